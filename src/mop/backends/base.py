@@ -1,0 +1,91 @@
+"""What a stage may ask of a frozen language model: two Protocols, and nothing to inherit from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from mop.errors import BackendError, ScoringUnsupportedError
+from mop.types import Decoding, Generation, GenerateRequest, Score, ScoreRequest
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A frozen model that can say how likely a given response is."""
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        ...
+
+    @property
+    def score_identity(self) -> str:
+        """All that a score depends on besides the request, as one canonical string; known without loading weights."""
+        ...
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Inverse temperatures β = 1/τ at which every score is given, ascending; (1.0,) if only τ = 1 is to be had."""
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
+        """Score every request once, in whatever order is fastest; yields finished batches of (index, score)."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A frozen model that can write a response."""
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        ...
+
+    @property
+    def generate_identity(self) -> str:
+        """All that a draw depends on besides request and decoding, as one canonical string."""
+        ...
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], decoding: Decoding
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Draw every request once, in whatever order is fastest; yields finished batches of (index, generation)."""
+        ...
+
+
+class LanguageModel(Scorer, Generator, Protocol):
+    """Both halves; what a local model offers."""
+
+
+def as_scorer(model: object) -> Scorer:
+    """Return ``model`` if it can score.
+
+    Raises
+    ------
+    ScoringUnsupportedError
+        If it cannot: said before any work has begun.
+    """
+    if isinstance(model, Scorer):
+        return model
+    raise ScoringUnsupportedError(
+        f"{getattr(model, 'name', model)} can write but not say how likely a given text is, which "
+        "fitting and scoring need; use a local model or a server that returns prompt "
+        "log-probabilities as lm, and this one to simulate with"
+    )
+
+
+def as_generator(model: object) -> Generator:
+    """Return ``model`` if it can write.
+
+    Raises
+    ------
+    BackendError
+        If it cannot.
+    """
+    if isinstance(model, Generator):
+        return model
+    raise BackendError(
+        f"{getattr(model, 'name', model)} can score but not write responses; "
+        "name a model that can generate"
+    )

@@ -1,0 +1,580 @@
+"""What is sent to each kind of server and what is accepted back: pure functions from values to JSON and from JSON to values.
+
+An answer is taken only if everything about it can be checked: at least five kinds of server accept a
+request for log-probabilities and return nothing, nulls, zeros or stale values. `mop.backends.remote`
+does the calling.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from mop.backends.retry import CallError
+from mop.types import Decoding, FinishReason, Prompt
+
+ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "other"]
+ScoreDialect = Literal["vllm", "sglang", "echo"]
+Json: TypeAlias = dict[str, Any]
+
+MAX_DEPTH = 64
+"""Nesting beyond this is an attack or a fault, not an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What a call used, as the server counted it, and which model it says it is."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    model: str | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A generated text as a server returned it."""
+
+    text: str
+    finish_reason: FinishReason
+    meter: Meter
+    ids: tuple[int, ...] | None
+    """The drawn ids, where the server returns them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probabilities of the response tokens, nats, in order."""
+
+    log_probs: tuple[float, ...]
+    meter: Meter
+
+
+# ------------------------------------------------------------------ requests
+
+
+def messages_of(
+    prompt: Prompt, neutral: Callable[[str], tuple[str, int]]
+) -> tuple[list[dict[str, str]], int]:
+    """Turn a prompt into chat messages; control strings in data are made visible and harmless.
+
+    Parameters
+    ----------
+    prompt : Prompt
+        Typed segments.
+    neutral : callable
+        As `neutraliser` makes it; applied to data segments and, once more, to each data-bearing turn
+        as a whole, because two harmless segments side by side can spell a control string.
+
+    Returns
+    -------
+    messages : list of {"role", "content"}
+    n_replaced : int
+        Control strings replaced.
+    """
+    messages, n_replaced = [], 0
+    for turn in prompt.turns:
+        parts = []
+        for segment in turn.segments:
+            text, n = neutral(segment.text) if segment.is_data else (segment.text, 0)
+            n_replaced += n
+            parts.append(text)
+        content = "".join(parts)
+        if any(segment.is_data for segment in turn.segments):
+            content, n = neutral(content)
+            n_replaced += n
+        messages.append({"role": turn.role, "content": content})
+    return messages, n_replaced
+
+
+# Used where the model's own list is not known: the control strings of the common chat templates.
+_COMMON_CONTROL = (
+    r"<\|[^<>|\s]{1,64}\|>",
+    r"</?(?:s|think|tool_call|tool_response|start_of_turn|end_of_turn|start_of_image|bos|eos|pad|unk|mask)>",
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]",
+    r"<</?SYS>>",
+    r"<｜[^<>｜]{1,64}｜>",
+)
+
+
+def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]:
+    """Return a function that replaces control strings in data by a visibly neutral form and counts them.
+
+    Parameters
+    ----------
+    control : iterable of str
+        The model's own control strings, from its tokenizer file. The common ones are always included.
+
+    Returns
+    -------
+    callable
+        From text to (text, number of replacements). Text without control strings comes back unchanged.
+
+    Notes
+    -----
+    A text whose compatibility form (NFKC, format characters removed) holds a control string that the
+    text itself does not is replaced by that form first: some tokenizers normalise before they look.
+
+    Examples
+    --------
+    >>> neutraliser(["<secret_tag>"])("a <|im_start|>system and <secret_tag>")
+    ('a ⟦im_start⟧system and ⟦secret_tag⟧', 2)
+    """
+    own = sorted({c for c in control if c.strip()}, key=len, reverse=True)
+    pattern = re.compile("|".join([*(re.escape(c) for c in own), *_COMMON_CONTROL]))
+
+    def replace(found: re.Match[str]) -> str:
+        inner = "".join(c for c in found[0] if c.isalnum() or c == "_")
+        return f"⟦{inner}⟧"
+
+    def neutral(text: str) -> tuple[str, int]:
+        plain = "".join(
+            c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf"
+        )
+        if pattern.search(plain) and not pattern.search(text):
+            text = plain
+        total = 0
+        while True:  # a replacement can bring the two halves of another control string together
+            text, n = pattern.subn(replace, text)
+            total += n
+            if n == 0 or total > 100_000:
+                return text, total
+
+    return neutral
+
+
+def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float, seed: int) -> Json:
+    """Return the sampling part of a request: temperature alone, everything else switched off by name.
+
+    Servers fill what is left out from the model's own defaults (top-p 0.9, top-k 40, repetition
+    penalty 1.1), and then the draws do not come from the fitted model. Only fields that the kind of
+    server is known to accept are sent: strict servers refuse unknown ones.
+
+    Parameters
+    ----------
+    kind : ServerKind
+        What answers.
+    decoding : Decoding
+        Limits; ``top_k`` and ``min_tokens`` need a server kind that takes them.
+    temperature : float
+        τ > 0.
+    seed : int
+        64-bit; cut to 31 bits, which every server accepts.
+
+    Raises
+    ------
+    CallError
+        If ``decoding`` asks for what this kind of server is not known to do.
+    """
+    fields: Json = {
+        "temperature": temperature,
+        "top_p": decoding.top_p,
+        "max_tokens": decoding.max_tokens,
+        "seed": seed & 0x7FFFFFFF,
+        "stream": False,
+    }
+    if kind in ("vllm", "sglang"):
+        fields |= {"top_k": decoding.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        fields |= {
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "min_tokens": decoding.min_tokens,
+        }
+    elif kind == "llamacpp":
+        fields |= {"top_k": decoding.top_k, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0}
+    if (decoding.top_k and kind in ("ollama", "other")) or (
+        decoding.min_tokens and kind not in ("vllm", "sglang")
+    ):
+        raise CallError(
+            f"top_k = {decoding.top_k} and min_tokens = {decoding.min_tokens} were asked for, and a server of "
+            f"kind {kind!r} is not known to honour them; set both to 0, or serve the model with vLLM or SGLang",
+            kind="fatal",
+            code="decoding",
+        )
+    return fields
+
+
+def score_request(
+    dialect: ScoreDialect, model: str, ids: Sequence[int], start: int, *, salt: str | None
+) -> tuple[str, Json]:
+    """Return path and body that ask for the log-probabilities of ``ids[start:]``.
+
+    Parameters
+    ----------
+    dialect : ScoreDialect
+        Which of the three forms.
+    model : str
+        Name on the server.
+    ids : sequence of int
+        Prompt and response together; ``start`` ≥ 1 is the first token of the response.
+    start : int
+        The first position that is scored.
+    salt : str or None
+        Keeps the prefix cache of a shared server apart (vLLM).
+    """
+    if dialect == "sglang":
+        # The row at logprob_start_len itself is null, so it is set one token before the response;
+        # 0 would work too, but defeats the prefix cache.
+        return "/generate", {
+            "input_ids": list(ids),
+            "return_logprob": True,
+            "logprob_start_len": start - 1,
+            "top_logprobs_num": 0,
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+            "stream": False,
+        }
+    body: Json = {
+        "model": model,
+        "prompt": list(ids),
+        "max_tokens": 1,
+        "temperature": 0,
+        "stream": False,
+    }
+    if dialect == "echo":
+        # max_tokens 0 means "no limit" on some servers, so one token is drawn and thrown away.
+        return "/v1/completions", body | {"echo": True, "logprobs": 1}
+    body |= {"prompt_logprobs": 0, "return_token_ids": True, "add_special_tokens": False}
+    return "/v1/completions", body | ({"cache_salt": salt} if salt else {})
+
+
+# ------------------------------------------------------------------ answers
+
+
+def read_json(raw: bytes) -> Json:
+    """Parse an answer strictly: a whole JSON object, no NaN, no name twice, no deep nesting.
+
+    Raises
+    ------
+    CallError
+        Of kind ``protocol``.
+
+    Examples
+    --------
+    >>> read_json(b'{"a": 1}')
+    {'a': 1}
+    """
+    try:
+        value = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        # ``from None``: the decoder's error holds the whole document, and with it people's words.
+        reason = str(error) if isinstance(error, _StrictJsonError) else type(error).__name__
+        raise _protocol(
+            "json", f"an answer of {len(raw)} bytes is not valid JSON ({reason})"
+        ) from None
+    if not isinstance(value, dict):
+        raise _protocol("json", f"an answer is a JSON {type(value).__name__}, not an object")
+    if _depth(value) > MAX_DEPTH:
+        raise _protocol("json", f"an answer is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
+    """Take one generated text out of a chat or completions answer.
+
+    Raises
+    ------
+    CallError
+        If the answer is incomplete (``protocol``), or if the server or the model declined (``item``).
+    """
+    choice = _only_choice(body)
+    reason = choice.get("finish_reason")
+    if reason in ("content_filter", "tool_calls", "function_call"):
+        raise CallError(
+            f"the server ended a response with {reason!r}", kind="item", code=str(reason)
+        )
+    finish = {
+        "stop": "stop",
+        "length": "length",
+        "eos": "stop",
+        "eos_token": "stop",
+        "stop_sequence": "stop",
+    }
+    if reason not in finish:
+        raise _protocol(
+            "finish", f"finish_reason is {_short(reason)}; accepted are 'stop' and 'length'"
+        )
+    if is_chat:
+        message = choice.get("message")
+        message = message if isinstance(message, dict) else {}
+        text = message.get("content")
+        if text is None and message.get("refusal"):
+            raise CallError("the model declined by its refusal field", kind="item", code="refusal")
+    else:
+        text = choice.get("text")
+    if not isinstance(text, str):
+        raise _protocol("text", f"the text of an answer is {_short(text)}; a string is needed")
+    meter = read_meter(body)
+    if meter.completion_tokens > max_tokens:
+        raise _protocol(
+            "max-tokens",
+            f"{meter.completion_tokens} tokens came where at most {max_tokens} were asked for",
+        )
+    ids = choice.get("token_ids")
+    drawn_ids = tuple(ids) if isinstance(ids, list) and all(type(i) is int for i in ids) else None
+    return Drawn(text, "stop" if finish[str(reason)] == "stop" else "length", meter, drawn_ids)
+
+
+def read_meter(body: Json) -> Meter:
+    """Take usage, model name and fingerprint out of an OpenAI-style answer.
+
+    Raises
+    ------
+    CallError
+        If the usage is missing: without it neither cost nor truncation can be seen.
+    """
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return Meter(
+        _count(usage.get("prompt_tokens"), "usage.prompt_tokens"),
+        _count(usage.get("completion_tokens", 0), "usage.completion_tokens"),
+        _text_or_none(body.get("model")),
+        _text_or_none(body.get("system_fingerprint")),
+    )
+
+
+def read_scores(
+    dialect: ScoreDialect,
+    body: Json,
+    ids: Sequence[int],
+    start: int,
+    *,
+    token_text: Callable[[int], str] | None = None,
+) -> Scored:
+    """Take the log-probabilities of ``ids[start:]`` out of an answer, if every check holds.
+
+    Parameters
+    ----------
+    dialect : ScoreDialect
+        The form that was asked for.
+    body : dict
+        The parsed answer.
+    ids : sequence of int
+        What was sent.
+    start : int
+        First position of the response.
+    token_text : callable, optional
+        Text of a token, to compare with where an ``echo`` answer names tokens by text alone.
+
+    Returns
+    -------
+    Scored
+        ``len(ids) - start`` values.
+
+    Raises
+    ------
+    CallError
+        Of kind ``protocol``, saying which check failed.
+    """
+    if dialect == "sglang":
+        return _read_sglang(body, ids, start)
+    choice = _only_choice(body)
+    meter = read_meter(body)
+    if meter.prompt_tokens != len(ids):
+        raise _protocol(
+            "prompt-length",
+            f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent; "
+            "it truncates, or adds a token of its own",
+        )
+    for holder in (choice, body, choice.get("raw_output")):
+        if isinstance(holder, dict) and holder.get("prompt_token_ids") is not None:
+            _same_ids(holder["prompt_token_ids"], ids)
+    rows = _vllm_rows(choice, ids) if dialect == "vllm" else _echo_rows(choice, ids, token_text)
+    return Scored(_checked(rows, len(rows) - (len(ids) - start)), meter)
+
+
+def _vllm_rows(choice: Json, ids: Sequence[int]) -> list[object]:
+    entries = choice.get("prompt_logprobs")
+    if not isinstance(entries, list):
+        raise _protocol(
+            "no-scores", f"prompt_logprobs is {_short(entries)}; the server does not score prompts"
+        )
+    if len(entries) != len(ids):
+        raise _protocol("score-count", f"{len(entries)} prompt_logprobs came for {len(ids)} tokens")
+    rows: list[object] = [0.0]  # nothing comes before position 0, and nobody reads it
+    for position in range(1, len(ids)):
+        entry = entries[position]
+        if entry is None:
+            raise _protocol(
+                "nulls", f"prompt_logprobs is null at position {position} of {len(ids)}"
+            )
+        value = entry.get(str(ids[position])) if isinstance(entry, dict) else None
+        if not isinstance(value, dict):
+            raise _protocol(
+                "wrong-ids", f"position {position} does not hold the token that was sent"
+            )
+        rows.append(value.get("logprob"))
+    return rows[1:]
+
+
+def _echo_rows(
+    choice: Json, ids: Sequence[int], token_text: Callable[[int], str] | None
+) -> list[object]:
+    block = choice.get("logprobs")
+    values = block.get("token_logprobs") if isinstance(block, dict) else None
+    if not isinstance(block, dict) or not isinstance(values, list):
+        raise _protocol(
+            "no-scores", "there are no token_logprobs; the server took 'echo' and ignored it"
+        )
+    # The last entry may be the token that was generated because max_tokens must be at least 1.
+    if len(values) not in (len(ids), len(ids) + 1):
+        raise _protocol(
+            "score-count",
+            f"{len(values)} token_logprobs came for {len(ids)} prompt tokens; "
+            "a server that returns generated tokens only cannot score",
+        )
+    if block.get("token_ids") is not None:
+        _same_ids(
+            block["token_ids"][: len(ids)] if isinstance(block["token_ids"], list) else None, ids
+        )
+    elif token_text is not None:
+        tokens = block.get("tokens")
+        sent = [token_text(i) for i in ids]
+        # A token that is half a character has no text of its own; servers write it in several ways.
+        same = (
+            isinstance(tokens, list)
+            and len(tokens) >= len(sent)
+            and all(a == b for a, b in zip(tokens, sent, strict=False) if "\ufffd" not in b and b)
+        )
+        if not same:
+            raise _protocol("wrong-ids", "the tokens that came back are not those that were sent")
+    return list(values[1 : len(ids)])
+
+
+def _read_sglang(body: Json, ids: Sequence[int], start: int) -> Scored:
+    info = body.get("meta_info")
+    if not isinstance(info, dict):
+        raise _protocol("no-scores", "the answer has no meta_info; this is not SGLang's /generate")
+    meter = Meter(
+        _count(info.get("prompt_tokens"), "meta_info.prompt_tokens"),
+        _count(info.get("completion_tokens", 0), "meta_info.completion_tokens"),
+        _text_or_none(info.get("model")),
+        _text_or_none(info.get("weight_version")),
+    )
+    if meter.prompt_tokens != len(ids):
+        raise _protocol(
+            "prompt-length",
+            f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent",
+        )
+    rows = info.get("input_token_logprobs")
+    wanted = ids[start - 1 :]
+    if not isinstance(rows, list):
+        raise _protocol("no-scores", f"input_token_logprobs is {_short(rows)}")
+    if len(rows) != len(wanted):
+        raise _protocol(
+            "score-count",
+            f"{len(rows)} input_token_logprobs came where {len(wanted)} were asked for",
+        )
+    if not all(isinstance(row, list) and len(row) >= 2 for row in rows):
+        raise _protocol(
+            "no-scores", "a row of input_token_logprobs is not [log-probability, id, text]"
+        )
+    _same_ids([row[1] for row in rows], wanted)
+    return Scored(_checked([row[0] for row in rows[1:]], 0), meter)
+
+
+def _checked(rows: Sequence[object], skip: int) -> tuple[float, ...]:
+    """Refuse what no language model says; return the values from ``skip`` on."""
+    values: list[float] = []
+    for position, value in enumerate(rows):
+        if value is None:
+            raise _protocol("nulls", f"the log-probability of token {position + 1} is null")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
+            raise _protocol(
+                "not-finite", f"the log-probability of token {position + 1} is {_short(value)}"
+            )
+        if value > 1e-6:
+            raise _protocol(
+                "positive", f"the log-probability of token {position + 1} is {value:.6g}, above 0"
+            )
+        if value <= -1000.0:
+            # vLLM writes -9999 for -inf, others the smallest float: averaged in, they ruin a score quietly.
+            raise _protocol(
+                "sentinel",
+                f"the log-probability of token {position + 1} is {value:.6g}: a stand-in, not a value",
+            )
+        values.append(min(float(value), 0.0))
+    span = values[skip:]
+    if not span:
+        raise _protocol("empty", "there is no log-probability for the response")
+    # One sure token may round to 0; a whole response, or a whole prompt, may not.
+    if not any(values) or (len(span) > 1 and not any(span)):
+        raise _protocol("zeros", f"all {len(span)} log-probabilities of the response are 0")
+    return tuple(span)
+
+
+def _only_choice(body: Json) -> Json:
+    choices = body.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        n = len(choices) if isinstance(choices, list) else 0
+        raise _protocol("choices", f"an answer has {n} choices; exactly one was asked for")
+    return choices[0]
+
+
+def _same_ids(came: object, sent: Sequence[int]) -> None:
+    if not isinstance(came, list) or came != list(sent):
+        n = len(came) if isinstance(came, list) else 0
+        raise _protocol(
+            "wrong-ids", f"the {n} token ids that came back are not the {len(sent)} that were sent"
+        )
+
+
+def _count(value: object, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _protocol(
+            "usage", f"{name} is {_short(value)}; a count is needed to see cost and truncation"
+        )
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _short(value: object) -> str:
+    """Name a foreign value without repeating it, for it may be text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _protocol(code: str, message: str) -> CallError:
+    return CallError(message, kind="protocol", code=code)
+
+
+def _depth(value: object, level: int = 1) -> int:
+    """Levels of nesting, counted only as far as it matters."""
+    deepest, layer = 0, [value]
+    while layer and deepest <= MAX_DEPTH:
+        deepest += level
+        inner: list[object] = []
+        for item in layer:
+            if isinstance(item, Mapping):
+                inner.extend(v for v in item.values() if isinstance(v, (dict, list)))
+            elif isinstance(item, list):
+                inner.extend(v for v in item if isinstance(v, (dict, list)))
+        layer = inner
+    return deepest
+
+
+class _StrictJsonError(ValueError):
+    """JSON that a lenient reader would take."""
+
+
+def _no_constant(name: str) -> float:
+    raise _StrictJsonError(f"{name} is not a number in JSON")
+
+
+def _no_twins(pairs: list[tuple[str, object]]) -> Json:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _StrictJsonError("a name occurs twice in one object")
+    return found

@@ -1,0 +1,598 @@
+"""Forward passes of a frozen transformers model over prompts that share beginnings.
+
+Two bodies with the same three methods. `GeneralBody` asks the model's own forward pass and
+works with any causal LM. `LlamaBody` does the arithmetic of Llama-like models itself: tokens
+of all rows are packed side by side without padding for the matrix products, only attention
+looks at single groups of rows, and the weights of products that read the same input are joined.
+It is used after a comparison with the model's own pass on a few tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """Keys and values of the tokens that a group of rows has in front of it."""
+
+    keys: torch.Tensor
+    """Shape (layers, heads, P, D)."""
+    values: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """P, tokens."""
+        return int(self.keys.shape[2])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Rows of token ids that continue the same prefix."""
+
+    prefix: Prefix | None
+    rows: tuple[Sequence[int], ...]
+    wanted: tuple[tuple[int, int], ...] = ()
+    """For each row, from which to which of its tokens the prediction is wanted; empty for none."""
+
+
+class Slots(Protocol):
+    """Rows that are being written, one token at a time."""
+
+    def admit(self, prefixes: Sequence[Prefix | None]) -> None:
+        """Add rows after the ones there are."""
+        ...
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to every row and return the logits after it, (rows, V) float32."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
+        ...
+
+
+class Body(Protocol):
+    """A frozen model as the scorer and the sampler use it."""
+
+    bytes_per_token: int
+    """Of keys and values."""
+
+    def predict(self, groups: Sequence[Group]) -> Any:
+        """Return a handle on the wanted predictions, packed in the order of groups and rows."""
+        ...
+
+    def logits(self, handle: Any, low: int, high: int) -> torch.Tensor:
+        """Return wanted predictions ``low`` to ``high``, (high - low, V) float32."""
+        ...
+
+    def extend(self, groups: Sequence[Group]) -> list[Prefix]:
+        """Return the prefix that each row becomes, in the order of groups and rows."""
+        ...
+
+    def slots(self, rows: int, length: int) -> Slots:
+        """Return room for ``rows`` rows of up to ``length`` tokens."""
+        ...
+
+
+class GeneralBody:
+    """Any transformers causal LM, through its own forward pass.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        In evaluation mode.
+    """
+
+    def __init__(self, model: Any) -> None:
+        import inspect
+
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        prefix = self.extend([Group(None, ((0,),))])[0]
+        size = prefix.keys.numel() + prefix.values.numel()
+        self.bytes_per_token = size * prefix.keys.element_size()
+
+    def predict(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Return the logits themselves; this body has no way to put them off."""
+        import torch
+
+        found: dict[int, torch.Tensor] = {}
+        for batch in _even_batches(groups):
+            low = min(row.wanted[0] for row in batch)
+            high = max(row.wanted[1] for row in batch)
+            logits, _ = self._run(batch, (low, high))
+            for place, row in enumerate(batch):
+                found[row.order] = logits[place, row.wanted[0] - low : row.wanted[1] - low]
+        return torch.cat([found[order] for order in range(len(found))])
+
+    def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        """Return a part of what `predict` found."""
+        return handle[low:high].float()
+
+    def extend(self, groups: Sequence[Group]) -> list[Prefix]:
+        """Return the prefix that each row becomes."""
+        import torch
+
+        found: dict[int, Prefix] = {}
+        for batch in _even_batches(groups):
+            _, cache = self._run(batch, (0, 1))
+            before = max(row.before for row in batch)
+            keys = torch.stack([layer.keys for layer in cache.layers])
+            values = torch.stack([layer.values for layer in cache.layers])
+            for place, row in enumerate(batch):
+                span = slice(before - row.before, before + len(row.tokens))
+                found[row.order] = Prefix(
+                    keys[:, place, :, span].clone(), values[:, place, :, span].clone()
+                )
+        return [found[order] for order in range(len(found))]
+
+    def slots(self, rows: int, length: int) -> Slots:
+        """Return rows that are padded on the left to one length."""
+        del rows, length  # this cache grows as it is needed
+        return _GeneralSlots(self._model, self._device)
+
+    def _run(self, batch: Sequence[_Row], span: tuple[int, int]) -> tuple[torch.Tensor, Any]:
+        """Run one padded batch: prefixes end in the same column, the rows' tokens begin there.
+
+        So within a row no padding lies between two tokens, and windows of attention are right.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        longest = max(len(row.tokens) for row in batch)
+        before = max(row.before for row in batch)
+        ids = torch.zeros((len(batch), longest), dtype=torch.long)
+        mask = torch.zeros((len(batch), before + longest), dtype=torch.long)
+        for place, row in enumerate(batch):
+            ids[place, : len(row.tokens)] = torch.tensor(row.tokens)
+            mask[place, before - row.before : before + len(row.tokens)] = 1
+        places = torch.tensor([row.before for row in batch])[:, None] + torch.arange(longest)
+        cache = DynamicCache()
+        if before:
+            keys = _side_by_side([row.prefix.keys if row.prefix else None for row in batch])
+            values = _side_by_side([row.prefix.values if row.prefix else None for row in batch])
+            cache = DynamicCache(list(zip(keys, values, strict=True)))
+        found = self._model(
+            input_ids=ids.to(self._device),
+            attention_mask=mask.to(self._device),
+            position_ids=places.to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+            **({"logits_to_keep": torch.arange(*span, device=self._device)} if self._keeps else {}),
+        )
+        logits = found.logits if self._keeps else found.logits[:, span[0] : span[1]]
+        return logits, found.past_key_values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Row:
+    """One row of a group, on its own."""
+
+    order: int
+    prefix: Prefix | None
+    tokens: Sequence[int]
+    wanted: tuple[int, int]
+
+    @property
+    def before(self) -> int:
+        return self.prefix.length if self.prefix else 0
+
+
+_EVEN = 0.75
+"""A row shorter than this share of the longest starts a batch of its own kind."""
+
+
+def _even_batches(groups: Sequence[Group]) -> list[list[_Row]]:
+    """Return all rows in batches of similar length, so that little of a batch is padding."""
+    rows = [
+        _Row(0, group.prefix, tokens, group.wanted[place] if group.wanted else (0, 1))
+        for group in groups
+        for place, tokens in enumerate(group.rows)
+    ]
+    rows = [replace(row, order=order) for order, row in enumerate(rows)]
+    rows.sort(key=lambda row: -len(row.tokens))
+    batches = [[rows[0]]]
+    for row in rows[1:]:
+        if len(row.tokens) < _EVEN * len(batches[-1][0].tokens):
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def _side_by_side(
+    parts: Sequence[torch.Tensor | None], known: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Put rows (layers, heads, P, D) below known ones, all ending in the same column.
+
+    Returns (layers, rows, heads, longest P, D), padded in front with zeros.
+    """
+    given = [part for part in parts if part is not None]
+    like = known[:, 0] if known is not None else given[0]
+    layers, heads, _, size = like.shape
+    old, seen = (known.shape[1], known.shape[3]) if known is not None else (0, 0)
+    width = max([seen, *(part.shape[2] for part in given)])
+    joined = like.new_zeros((layers, old + len(parts), heads, width, size))
+    if known is not None:
+        joined[:, :old, :, width - seen :] = known
+    for row, part in enumerate(parts, start=old):
+        if part is not None:
+            joined[:, row, :, width - part.shape[2] :] = part
+    return joined
+
+
+class _GeneralSlots:
+    """Rows padded on the left, in one growing cache of the model's own kind."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._lengths: list[int] = []
+        self._keys: torch.Tensor | None = None  # (layers, rows, heads, S, D)
+        self._values: torch.Tensor | None = None
+
+    def admit(self, prefixes: Sequence[Prefix | None]) -> None:
+        old = len(self._lengths)
+        self._lengths += [prefix.length if prefix else 0 for prefix in prefixes]
+        if self._keys is None and not any(prefixes):
+            return  # no row has seen anything yet
+        keys = [prefix.keys if prefix else None for prefix in prefixes]
+        values = [prefix.values if prefix else None for prefix in prefixes]
+        if self._keys is None:  # rows that are there, but empty
+            keys, values = [None] * old + keys, [None] * old + values
+        self._keys = _side_by_side(keys, self._keys)
+        self._values = _side_by_side(values, self._values)
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if self._keys is not None and self._values is not None:
+            cache = DynamicCache(list(zip(self._keys, self._values, strict=True)))
+        lengths = torch.tensor(self._lengths)
+        seen = self._keys.shape[3] if self._keys is not None else 0
+        mask = torch.arange(seen + 1) >= seen - lengths[:, None]
+        found = self._model(
+            input_ids=torch.tensor(tokens)[:, None].to(self._device),
+            attention_mask=mask.long().to(self._device),
+            position_ids=lengths[:, None].to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        layers = found.past_key_values.layers
+        self._keys = torch.stack([layer.keys for layer in layers])
+        self._values = torch.stack([layer.values for layer in layers])
+        self._lengths = [length + 1 for length in self._lengths]
+        logits: torch.Tensor = found.logits[:, -1].float()
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        import torch
+
+        self._lengths = [self._lengths[row] for row in rows]
+        if self._keys is None or self._values is None:
+            return
+        if not rows:
+            self._keys = self._values = None
+            return
+        longest = max(self._lengths)
+        chosen = torch.tensor(rows, device=self._device)
+        self._keys = self._keys[:, chosen, :, self._keys.shape[3] - longest :]
+        self._values = self._values[:, chosen, :, self._values.shape[3] - longest :]
+
+
+class LlamaBody:
+    """Llama-like models: root-mean-square norms, rotary positions, gated feed-forward blocks.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        One of `LLAMA_LIKE`. Its weights are shared, not copied: where products are joined,
+        the model's own weights become views of the joined ones.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        decoder = model.model
+        self._embed = decoder.embed_tokens.weight
+        self._rotary = decoder.rotary_emb
+        self._norm = decoder.norm
+        self._head = model.lm_head
+        first = decoder.layers[0].self_attn
+        self._size: int = first.head_dim
+        self._heads: int = config.num_attention_heads
+        self._shared: int = config.num_key_value_heads
+        self._eps: float = config.rms_norm_eps
+        self._layers = [_Layer(layer) for layer in decoder.layers]
+        numbers = 2 * len(self._layers) * self._shared * self._size
+        self.bytes_per_token = numbers * self._embed.element_size()
+
+    def predict(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Return the hidden states of the wanted tokens, (wanted, width)."""
+        hidden = self._run(groups, None)
+        assert hidden is not None
+        return hidden
+
+    def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        """Apply the output layer to a part of what `predict` found."""
+        logits: torch.Tensor = self._head(handle[low:high]).float()
+        return logits
+
+    def extend(self, groups: Sequence[Group]) -> list[Prefix]:
+        """Return the prefix that each row becomes."""
+        found: list[Prefix] = []
+        for group in groups:
+            before = group.prefix.length if group.prefix else 0
+            for row in group.rows:
+                shape = (len(self._layers), self._shared, before + len(row), self._size)
+                prefix = Prefix(self._embed.new_empty(shape), self._embed.new_empty(shape))
+                if group.prefix:
+                    prefix.keys[:, :, :before] = group.prefix.keys
+                    prefix.values[:, :, :before] = group.prefix.values
+                found.append(prefix)
+        self._run(groups, found)
+        return found
+
+    def slots(self, rows: int, length: int) -> Slots:
+        """Return rows in a cache of fixed size, each filled from the left."""
+        return _LlamaSlots(self, rows, length)
+
+    def _run(self, groups: Sequence[Group], kept: list[Prefix] | None) -> torch.Tensor | None:
+        """Run packed rows through all layers; fill `kept`, or return what is wanted."""
+        import torch
+
+        layouts = _layouts(groups, self._embed.device, kept)
+        ids = [token for group in groups for row in group.rows for token in row]
+        places = torch.cat([layout.places for layout in layouts])
+        hidden = torch.nn.functional.embedding(
+            torch.tensor(ids, device=self._embed.device), self._embed
+        )
+        turn = self._turns(hidden, places)
+        last = len(self._layers) - 1
+        for depth, layer in enumerate(self._layers):
+            queries, keys, values = self._project(layer, hidden, turn)
+            if kept is not None:
+                for layout in layouts:
+                    layout.store(depth, keys, values)
+                if depth == last:
+                    return None  # nobody asks for what the last layer makes of this
+            mixed = torch.empty_like(queries)
+            for layout in layouts:
+                layout.attend(depth, queries, keys, values, mixed)
+            mixed = mixed.flatten(1)
+            if depth == last:  # from here on only wanted tokens matter
+                chosen = torch.cat([layout.wanted for layout in layouts])
+                mixed, hidden = mixed[chosen], hidden[chosen]
+            hidden = self._finish(layer, hidden, mixed)
+        normed: torch.Tensor = self._norm(hidden)
+        return normed
+
+    def _turns(self, like: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines of the rotary positions, (N, 1, D) each."""
+        cos, sin = self._rotary(like, places[None])
+        return cos[0, :, None], sin[0, :, None]
+
+    def _project(
+        self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries (N, heads, D), keys and values (N, shared heads, D)."""
+        import torch
+
+        normed = layer.norm_in(hidden)
+        joined = torch.nn.functional.linear(normed, layer.qkv, layer.qkv_bias)
+        joined = joined.view(len(hidden), -1, self._size)
+        both = joined[:, : self._heads + self._shared]
+        if layer.norm_q is not None and layer.norm_k is not None:
+            both = torch.cat(
+                [layer.norm_q(both[:, : self._heads]), layer.norm_k(both[:, self._heads :])], dim=1
+            )
+        cos, sin = turn
+        low, high = both.chunk(2, dim=-1)
+        turned = both * cos + torch.cat([-high, low], dim=-1) * sin
+        return turned[:, : self._heads], turned[:, self._heads :], joined[:, -self._shared :]
+
+    def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Add what attention found, then the feed-forward block."""
+        import torch
+
+        hidden = hidden + torch.nn.functional.linear(mixed, layer.out, layer.out_bias)
+        gate, up = torch.nn.functional.linear(layer.norm_out(hidden), layer.gate_up).chunk(2, -1)
+        inner = torch.nn.functional.silu(gate) * up
+        return hidden + torch.nn.functional.linear(inner, layer.down)
+
+
+LLAMA_LIKE = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"}
+"""Classes of transformers whose arithmetic `LlamaBody` knows."""
+
+
+class _Layer:
+    """The weights of one layer, with products of the same input joined."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, block = layer.self_attn, layer.mlp
+        self.norm_in = layer.input_layernorm
+        self.norm_out = layer.post_attention_layernorm
+        self.norm_q = getattr(attention, "q_norm", None)
+        self.norm_k = getattr(attention, "k_norm", None)
+        parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.qkv = _join(parts, "weight")
+        self.qkv_bias = _join(parts, "bias") if parts[0].bias is not None else None
+        self.out, self.out_bias = attention.o_proj.weight, attention.o_proj.bias
+        self.gate_up = _join([block.gate_proj, block.up_proj], "weight")
+        self.down = block.down_proj.weight
+
+
+def _join(modules: Sequence[Any], name: str) -> torch.Tensor:
+    """Put weights below each other, and make the modules' own weights views of that."""
+    import torch
+
+    parts = [getattr(module, name) for module in modules]
+    joined = torch.cat([part.data for part in parts])
+    low = 0
+    for part in parts:
+        part.data = joined[low : low + len(part)]
+        low += len(part)
+    return joined
+
+
+@dataclass(slots=True, eq=False)
+class _Layout:
+    """Where the rows of one group lie among the packed tokens, and how they attend."""
+
+    prefix: Prefix | None
+    low: int
+    lengths: list[int]
+    places: torch.Tensor
+    """Positions in the text of the group's tokens."""
+    wanted: torch.Tensor
+    """Packed places of the tokens whose prediction is wanted."""
+    padded: torch.Tensor | None
+    """(B, T) packed place of each token, padding repeats the last; None for rows of one length."""
+    back: torch.Tensor | None
+    """For each packed token its place in the padded layout."""
+    mask: torch.Tensor
+    """(T, P + T), True where a token may look."""
+    kept: list[Prefix] | None
+
+    def store(self, depth: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Copy the new keys and values of one layer into the prefixes that are kept."""
+        assert self.kept is not None
+        low = self.low
+        for length, prefix in zip(self.lengths, self.kept, strict=True):
+            new = slice(prefix.length - length, prefix.length)
+            prefix.keys[depth, :, new] = keys[low : low + length].transpose(0, 1)
+            prefix.values[depth, :, new] = values[low : low + length].transpose(0, 1)
+            low += length
+
+    def attend(
+        self,
+        depth: int,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mixed: torch.Tensor,
+    ) -> None:
+        """Let each token look at the prefix and at the earlier tokens of its row."""
+        import torch
+
+        key_rows, value_rows = self._rows(keys), self._rows(values)
+        if self.prefix is not None:
+            ahead = self.prefix.keys[depth].expand(len(self.lengths), -1, -1, -1)
+            key_rows = torch.cat([ahead, key_rows], dim=2)
+            ahead = self.prefix.values[depth].expand(len(self.lengths), -1, -1, -1)
+            value_rows = torch.cat([ahead, value_rows], dim=2)
+        found = torch.nn.functional.scaled_dot_product_attention(
+            self._rows(queries), key_rows, value_rows, attn_mask=self.mask, enable_gqa=True
+        )
+        found = found.transpose(1, 2).flatten(0, 1)
+        high = self.low + sum(self.lengths)
+        mixed[self.low : high] = found if self.back is None else found[self.back]
+
+    def _rows(self, packed: torch.Tensor) -> torch.Tensor:
+        """Return the group's tokens as (B, heads, T, D)."""
+        if self.padded is None:
+            part = packed[self.low : self.low + sum(self.lengths)]
+            part = part.view(len(self.lengths), self.lengths[0], *packed.shape[1:])
+        else:
+            part = packed[self.padded]
+        return part.transpose(1, 2)
+
+
+def _layouts(
+    groups: Sequence[Group], device: torch.device, kept: list[Prefix] | None
+) -> list[_Layout]:
+    import torch
+
+    found, low, done = [], 0, 0
+    for group in groups:
+        lengths = [len(row) for row in group.rows]
+        before = group.prefix.length if group.prefix else 0
+        longest = max(lengths)
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0) + low
+        columns = torch.arange(longest)
+        inside = columns < torch.tensor(lengths)[:, None]
+        equal = bool(inside.all())
+        padded = starts[:, None] + torch.minimum(columns, torch.tensor(lengths)[:, None] - 1)
+        mask = torch.ones((longest, before + longest), dtype=torch.bool).tril(before)
+        wanted = [
+            torch.arange(start + first, start + last)
+            for start, (first, last) in zip(starts.tolist(), group.wanted, strict=False)
+        ]
+        found.append(
+            _Layout(
+                prefix=group.prefix,
+                low=low,
+                lengths=lengths,
+                places=(columns.expand(len(lengths), -1)[inside] + before).to(device),
+                wanted=torch.cat([torch.empty(0, dtype=torch.long), *wanted]).to(device),
+                padded=None if equal else padded.to(device),
+                back=None if equal else inside.flatten().nonzero()[:, 0].to(device),
+                mask=mask.to(device),
+                kept=None if kept is None else kept[done : done + len(lengths)],
+            )
+        )
+        low += sum(lengths)
+        done += len(lengths)
+    return found
+
+
+class _LlamaSlots:
+    """Rows filled from the left in keys and values of fixed size."""
+
+    def __init__(self, body: LlamaBody, rows: int, length: int) -> None:
+        shape = (len(body._layers), rows, body._shared, length, body._size)
+        self._body = body
+        self._keys = body._embed.new_zeros(shape)
+        self._values = body._embed.new_zeros(shape)
+        self._lengths: list[int] = []
+
+    def admit(self, prefixes: Sequence[Prefix | None]) -> None:
+        for prefix in prefixes:
+            row, length = len(self._lengths), 0
+            if prefix is not None:
+                length = prefix.length
+                self._keys[:, row, :, :length] = prefix.keys
+                self._values[:, row, :, :length] = prefix.values
+            self._lengths.append(length)
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        import torch
+
+        body, device = self._body, self._keys.device
+        places = torch.tensor(self._lengths, device=device)
+        rows = torch.arange(len(tokens), device=device)
+        seen = max(self._lengths) + 1
+        mask = (torch.arange(seen, device=device) <= places[:, None])[:, None, None]
+        hidden = torch.nn.functional.embedding(torch.tensor(tokens, device=device), body._embed)
+        turn = body._turns(hidden, places)
+        for depth, layer in enumerate(body._layers):
+            queries, keys, values = body._project(layer, hidden, turn)
+            self._keys[depth, rows, :, places] = keys
+            self._values[depth, rows, :, places] = values
+            # Query heads that share keys go side by side as queries of one head.
+            queries = queries.reshape(len(tokens), body._shared, -1, body._size)
+            mixed = torch.nn.functional.scaled_dot_product_attention(
+                queries,
+                self._keys[depth, : len(tokens), :, :seen],
+                self._values[depth, : len(tokens), :, :seen],
+                attn_mask=mask,
+            )
+            hidden = body._finish(layer, hidden, mixed.flatten(1))
+        self._lengths = [length + 1 for length in self._lengths]
+        logits: torch.Tensor = body._head(body._norm(hidden)).float()
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        for new, old in enumerate(rows):  # rows ascend, so no row is overwritten before its move
+            if new != old:
+                length = self._lengths[old]
+                self._keys[:, new, :, :length] = self._keys[:, old, :, :length]
+                self._values[:, new, :, :length] = self._values[:, old, :, :length]
+        self._lengths = [self._lengths[row] for row in rows]

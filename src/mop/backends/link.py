@@ -1,0 +1,826 @@
+"""The connection to the addresses of one served model: load, retries, ceilings, and what was found out.
+
+Calls run concurrently in a thread of their own; finished items come back in batches. Whether and when
+to call again is decided in `mop.backends.retry`, what an answer may be in `mop.backends.dialects`, and
+what may be spent in `mop.backends.ledger`. `mop.backends.remote` says what to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import math
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from mop.backends import dialects
+from mop.backends.dialects import Json, Meter, ServerKind
+from mop.backends.ledger import CeilingError, Ceilings, Ledger
+from mop.backends.probe import Conformance
+from mop.backends.retry import (
+    CallError,
+    Endpoint,
+    RetryPolicy,
+    Tries,
+    choose_endpoint,
+    classify_status,
+    parse_retry_after,
+    wait_before_retry,
+)
+from mop.errors import BackendError, ConfigError, MopError
+from mop.randomness import derive_seed
+from mop.redact import Secret, withhold_quotes
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+Dialect = Literal["auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo"]
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 64 * 2**20
+PROBE_EVERY = 500
+"""Calls between two checks that the model behind an address is still the same."""
+_BATCH = 256  # finished items handed over at once at the most
+
+
+class Clock:
+    """The time as the backend sees it; tests pass one that runs faster."""
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop whose time all waits and deadlines are measured in."""
+        return asyncio.new_event_loop()
+
+    def utc(self) -> float:
+        """Return the time of day, seconds since 1970, for ``Retry-After`` dates."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSettings:
+    """How to use a server."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; none for a server without keys."""
+    allow_remote_data: bool = False
+    """Whether records may be sent to an address that is not this machine's own."""
+    dialect: Dialect = "auto"
+    """What the server speaks; auto asks it."""
+    tokenizer: str | None = None
+    """Folder or Hugging Face name of the model's own tokenizer; needed to score and to send ids."""
+    revision: str = ""
+    """Which weights are served, in your words; part of the identity of every stored score and draw."""
+    max_concurrency: int = 64
+    """Calls in flight per address at the most; the backend finds a good number below it."""
+    deadline_s: float = 120.0
+    """Time for one call, from connecting to the last byte."""
+    max_failed_share: float = 0.0
+    """Share of the draws that may fail for good (refused, filtered) without stopping the run."""
+    price_in: float | None = None
+    """Money per million prompt tokens."""
+    price_out: float | None = None
+    """Money per million generated tokens."""
+    max_cost: float | None = None
+    """Stop, keeping what is done, before more than this is spent."""
+    max_lm_tokens: int | None = None
+    """Stop, keeping what is done, before more tokens than this are used."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        known = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo")
+        if self.dialect not in known:
+            raise ConfigError(
+                f"dialect must be one of {', '.join(known)}, got {self.dialect!r}; try 'auto'"
+            )
+        if not 1 <= self.max_concurrency <= 4096:
+            raise ConfigError(
+                f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64"
+            )
+        if not 0 < self.deadline_s < math.inf:
+            raise ConfigError(
+                f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120"
+            )
+        if not 0 <= self.max_failed_share <= 1:
+            raise ConfigError(
+                f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that could not be had. Its draw is not repeated under another persona."""
+
+    code: str
+    """Short stable name for counts: ``content_filter``, ``http-400``, ``nulls``."""
+    message: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is known about a server; for the manifest and the report."""
+
+    kind: ServerKind = "other"
+    max_len: int | None = None
+    """Context window that it states, tokens."""
+    is_seeded: bool | None = None
+    """Whether the same seed gave the same text twice; None if not asked."""
+    reported_models: dict[str, str] = field(default_factory=dict)
+    """Address to model name as its answers give it."""
+    conformance: dict[str, Conformance] = field(default_factory=dict)
+    """Address to what the scoring probe found."""
+    doubts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[T]):
+    """One item: what to send, how to read the answer, and the most it can cost."""
+
+    index: int
+    path: str
+    body: Json
+    read: Callable[[Json], tuple[T, Meter]]
+    max_in: int
+    max_out: int
+    private: tuple[str, ...]
+    """Texts that no message may quote."""
+    seed: int
+    is_counted: bool = True
+    """Whether it belongs to the run, rather than to a probe."""
+
+
+@dataclass(slots=True)
+class _Work(Generic[T]):
+    """What the workers of one `Link.stream` share."""
+
+    jobs: Iterator[Job[T]]
+    last_check: int
+    again: list[Job[T]] = field(default_factory=list)
+    ceiling: CeilingError | None = None
+    check: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Link:
+    """The connection to all addresses of one model: load, retries, cost and what was found out.
+
+    Parameters
+    ----------
+    name, model : str
+        As the user named it, and the name on the server.
+    urls : sequence of str
+        API addresses, ``…/v1``.
+    settings : RemoteSettings
+        How to use it.
+    key : Secret or None
+        Sent as a bearer token.
+    policy : RetryPolicy
+        How patient to be.
+    clock : Clock
+        The time.
+    transport : httpx.AsyncBaseTransport or None
+        Instead of the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model: str,
+        urls: Sequence[str],
+        settings: RemoteSettings,
+        key: Secret | None,
+        policy: RetryPolicy,
+        clock: Clock,
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.settings = settings
+        self.policy = policy
+        self.ledger = Ledger(
+            Ceilings(
+                price_in=settings.price_in,
+                price_out=settings.price_out,
+                max_cost=settings.max_cost,
+                max_lm_tokens=settings.max_lm_tokens,
+            )
+        )
+        self.findings = Findings()
+        self.failures: dict[int, Failure] = {}
+        self.endpoints = [
+            Endpoint(
+                url,
+                float(min(policy.first_limit, settings.max_concurrency)),
+                settings.max_concurrency,
+            )
+            for url in urls
+        ]
+        # Keeps the prefix cache of a shared server from telling others what our prompts begin with.
+        self.salt = None if all(is_loopback(url) for url in urls) else secrets.token_hex(32)
+        self._key = key
+        self._clock = clock
+        self._transport = transport
+        self._fingerprints: dict[str, str] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_detected = False
+
+    # -------------------------------------------------------------- one call
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Open the HTTP client; redirects, proxies and .netrc would all send records elsewhere."""
+        import httpx
+
+        async with (
+            httpx.AsyncClient(
+                headers={
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                    "User-Agent": "mop",
+                    # Built here and kept in no variable: some tracebacks print variables.
+                    **({"Authorization": f"Bearer {self._key.reveal()}"} if self._key else {}),
+                },
+                timeout=None,  # a limit per read never fires on a slow drip; `fetch` limits the whole call
+                follow_redirects=False,
+                trust_env=False,
+                transport=self._transport,
+                limits=httpx.Limits(
+                    max_connections=None, max_keepalive_connections=self.settings.max_concurrency
+                ),
+            ) as client
+        ):
+            yield client
+
+    async def fetch(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: str,
+        body: Json | None = None,
+        private: Iterable[str] = (),
+    ) -> Json:
+        """Send one request and return its parsed answer.
+
+        Raises
+        ------
+        CallError
+            For everything that can go wrong, without the request and without quoting it.
+        """
+        import httpx
+
+        content = (
+            None
+            if body is None
+            else json.dumps(body, ensure_ascii=True, allow_nan=False).encode("ascii")
+        )
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        status: int | None = None
+        failure: CallError
+        try:
+            async with (
+                asyncio.timeout(self.settings.deadline_s),
+                client.stream(method, url, content=content, headers=headers) as response,
+            ):
+                status = response.status_code
+                raw = await _read_body(response)
+                if classify_status(status) is None:
+                    return dialects.read_json(raw)
+                failure = self._status_error(url, response, raw, private)
+        except TimeoutError:
+            failure = CallError(
+                f"{url} did not finish its answer within {self.settings.deadline_s:g} s",
+                kind="transient",
+                code="timeout",
+            )
+        except httpx.TransportError as error:
+            # Only the class is kept: the exception holds the request, with key and text.
+            cut = status is not None
+            failure = CallError(
+                f"{url} {'broke off its answer' if cut else 'could not be reached'} ({type(error).__name__})",
+                kind="transient",
+                code="cut" if cut else _network_code(error),
+            )
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            failure = CallError(
+                f"{url} could not be called ({type(error).__name__})", kind="fatal", code="http"
+            )
+        # Raised here, outside the handlers, so that no traceback leads to the foreign exception.
+        raise failure
+
+    def _status_error(
+        self, url: str, response: httpx.Response, raw: bytes, private: Iterable[str]
+    ) -> CallError:
+        """Turn an HTTP status and its body into an error that quotes neither key nor records."""
+        status = response.status_code
+        kind = classify_status(status) or "protocol"
+        code, detail = _error_detail(raw, private)
+        wait = parse_retry_after(response.headers, utc_s=self._clock.utc())
+        if status == 429 and code in ("insufficient_quota", "billing_hard_limit_reached"):
+            kind, detail = "fatal", f"{detail}; the account has no credit left"
+        elif (
+            wait is not None
+            and kind in ("throttled", "transient")
+            and wait > self.policy.item_limit_s
+        ):
+            kind, detail = (
+                "fatal",
+                f"it asks to wait {wait:.0f} s; run the same command again after that",
+            )
+        elif status in (401, 403):
+            source = self._key.source if self._key is not None else None
+            detail = f"{detail}; {f'the key in {source} is not accepted' if source else 'set api_key_env'}"
+        elif 300 <= status < 400:
+            detail = "it redirects, and records are sent to no address but the one you named; correct the URL"
+        elif status == 404:
+            detail = f"{detail}; check the address and the model name {self.model!r}"
+        elif code == "context_length_exceeded" or any(
+            words in detail.lower()
+            for words in ("context length", "context window", "context size", "too long")
+        ):
+            return CallError(f"{url} answered {status}: {detail}", kind="item", code="too-long")
+        return CallError(
+            f"{url} answered {status}: {detail}",
+            kind=kind,
+            code=f"http-{status}",
+            retry_after_s=wait if kind in ("throttled", "transient") else None,
+        )
+
+    # -------------------------------------------------------------- one item
+
+    async def obtain(
+        self, client: httpx.AsyncClient, job: Job[T], only: Endpoint | None = None
+    ) -> T:
+        """Call until the item is had or given up, within the ceilings.
+
+        Raises
+        ------
+        CallError
+            The last error; of kind ``fatal`` if the run should stop.
+        CeilingError
+            If the call cannot be afforded.
+        """
+        loop = asyncio.get_running_loop()
+        tries = Tries()
+        while True:
+            await self._afford(job)
+            used: Meter | None = None
+            failure: CallError | None = None
+            is_lost = False
+            endpoint: Endpoint | None = None
+            sent = loop.time()
+            try:
+                endpoint = await self._enter(only)
+                sent = loop.time()
+                tries.calls += 1
+                is_lost = True
+                root = (
+                    endpoint.url
+                    if job.path.startswith("/v1/")
+                    else endpoint.url.removesuffix("/v1")
+                )
+                url = root + job.path.removeprefix("/v1")
+                answer = await self.fetch(client, "POST", url, job.body, job.private)
+                result, used = job.read(answer)
+                self._check_model(endpoint, used)
+                if job.is_counted:
+                    self.ledger.finish_item(used)
+                return result
+            except CallError as error:
+                failure = error
+                is_lost = error.kind == "protocol" or error.code in ("timeout", "cut")
+            finally:
+                tries.spent_s += loop.time() - sent
+                self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
+                if endpoint is not None:
+                    self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost)
+                else:
+                    self.ledger.release(job.max_in, job.max_out)
+                self._wake(2)  # one for the place, one more because a success may have made another
+            wait = wait_before_retry(failure, tries, self.policy, seed=job.seed)
+            if wait is None:
+                raise failure
+            self.ledger.retries += 1
+            logger.info(
+                "call %d of item %d failed (%s), again in %.1f s",
+                tries.calls,
+                job.index,
+                failure.code,
+                wait,
+            )
+            await asyncio.sleep(wait)
+
+    async def _afford(self, job: Job[Any]) -> None:
+        while not self.ledger.reserve(job.max_in, job.max_out):
+            if self.ledger.is_idle:
+                self._wake(len(self._waiting))  # nobody else will
+                raise self.ledger.ceiling_error()
+            await self._changed()
+
+    async def _enter(self, only: Endpoint | None) -> Endpoint:
+        """Wait until an endpoint has room, and take a place in it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            endpoints = self.endpoints if only is None else [only]
+            endpoint, wait = choose_endpoint(endpoints, now_s=loop.time())
+            if endpoint is not None:
+                endpoint.note_sent(loop.time())
+                return endpoint
+            if wait is None:
+                await self._changed()
+            else:
+                await asyncio.sleep(wait)
+
+    def _leave(
+        self,
+        endpoint: Endpoint | None,
+        failure: CallError | None,
+        *,
+        sent_s: float,
+        is_answered: bool,
+    ) -> None:
+        """Give the place back and let the endpoint know how it went."""
+        if endpoint is None:
+            return
+        now = asyncio.get_running_loop().time()
+        endpoint.in_flight -= 1
+        if is_answered or (failure is not None and failure.kind == "item"):
+            endpoint.note_success(now)
+        elif failure is not None and failure.kind == "throttled":
+            seed = derive_seed(0, "pause", endpoint.url, endpoint.calls)
+            endpoint.note_throttled(failure, self.policy, sent_s=sent_s, now_s=now, seed=seed)
+        elif failure is not None:
+            endpoint.note_failure(self.policy, now_s=now)
+            if failure.retry_after_s is not None:  # a 503 that names a time means the whole server
+                endpoint.paused_until_s = max(endpoint.paused_until_s, now + failure.retry_after_s)
+
+    async def _changed(self) -> None:
+        """Wait until some call has finished."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake(self, n: int) -> None:
+        """Let the longest waiting look again; all at once would cost more than their calls."""
+        while self._waiting and n > 0:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                n -= 1
+
+    def _check_model(self, endpoint: Endpoint, meter: Meter) -> None:
+        """Stop if another model answers than before."""
+        if meter.model is not None:
+            before = self.findings.reported_models.setdefault(endpoint.url, meter.model)
+            if before != meter.model:
+                raise CallError(
+                    f"stopped: {endpoint.url} answered as {before!r} and now as {meter.model!r}; one run needs one "
+                    "model throughout; start a new run for the new one",
+                    kind="fatal",
+                    code="swapped",
+                )
+        if meter.fingerprint is not None:
+            before = self._fingerprints.setdefault(endpoint.url, meter.fingerprint)
+            if before != meter.fingerprint:
+                self._fingerprints[endpoint.url] = meter.fingerprint
+                self.doubt(
+                    f"{endpoint.url} changed its fingerprint during the run: its settings may have changed"
+                )
+
+    def doubt(self, text: str) -> None:
+        """Keep a doubt for the report, once."""
+        if text not in self.findings.doubts:
+            self.findings.doubts.append(text)
+            logger.warning("%s", text)
+
+    # -------------------------------------------------------------- many items
+
+    def stream(
+        self,
+        jobs: Callable[[], Iterable[Job[T]]],
+        prepare: Callable[[httpx.AsyncClient], Awaitable[None]],
+        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None = None,
+    ) -> Iterator[list[tuple[int, T]]]:
+        """Run all jobs concurrently in a thread; yield finished (index, result) pairs in batches.
+
+        Parameters
+        ----------
+        jobs : callable
+            Makes the items; they are taken one by one.
+        prepare : callable
+            Awaited before the first item, such as a probe.
+        between : callable, optional
+            Awaited every `PROBE_EVERY` calls; no item is begun meanwhile.
+
+        Raises
+        ------
+        CeilingError
+            After everything finished has been handed over.
+        BackendError
+            If items failed for good beyond what is allowed, likewise; or at once if the run makes no sense.
+        """
+        finished: queue.SimpleQueue[tuple[int, T] | BaseException | None] = queue.SimpleQueue()
+        cancel: list[Callable[[], object]] = []
+        is_closed = threading.Event()
+
+        async def main() -> None:
+            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
+            if task is not None:
+                cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
+            if is_closed.is_set():
+                return
+            async with self.client() as client:
+                await prepare(client)
+                await self._run(client, jobs(), finished.put, between)
+
+        def run() -> None:
+            outcome: BaseException | None = None
+            try:
+                with asyncio.Runner(loop_factory=self._clock.new_loop) as runner:
+                    runner.run(main())
+            except asyncio.CancelledError:
+                pass
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+                outcome = error
+            finished.put(outcome)
+
+        thread = threading.Thread(target=run, name="mop-remote", daemon=True)
+        thread.start()
+        try:
+            yield from _batches(finished)
+        finally:
+            is_closed.set()
+            for stop in cancel:
+                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                    stop()
+            thread.join(timeout=10.0)
+
+    async def _run(
+        self,
+        client: httpx.AsyncClient,
+        jobs: Iterable[Job[T]],
+        emit: Callable[[tuple[int, T]], None],
+        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None,
+    ) -> None:
+        """Work through all jobs; those stopped by bad luck alone get a second round at the end."""
+        self.failures.clear()
+        work = _Work(iter(jobs), last_check=self.ledger.calls)
+        for is_last_round in (False, True):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self.settings.max_concurrency * len(self.endpoints)):
+                        group.create_task(
+                            self._take_jobs(
+                                client, work, emit, between, is_last_round=is_last_round
+                            )
+                        )
+            except* MopError as errors:
+                raise _first(errors) from None
+            work.jobs, work.again = iter(work.again), []
+        if work.ceiling is not None:
+            raise work.ceiling
+
+    async def _take_jobs(
+        self,
+        client: httpx.AsyncClient,
+        work: _Work[T],
+        emit: Callable[[tuple[int, T]], None],
+        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None,
+        *,
+        is_last_round: bool,
+    ) -> None:
+        """Take one job after the other, beside others who do the same."""
+        for job in work.jobs:
+            async with work.check:  # no new item while a check is going on
+                if between is not None and self.ledger.calls - work.last_check >= PROBE_EVERY:
+                    await between(client)
+                    work.last_check = self.ledger.calls
+            if work.ceiling is not None:
+                return
+            try:
+                emit((job.index, await self.obtain(client, job)))
+            except CallError as error:
+                if error.kind == "fatal":
+                    raise
+                if error.retryable and not is_last_round:
+                    work.again.append(job)
+                else:
+                    self.failures[job.index] = Failure(error.code, str(error))
+            except CeilingError as error:
+                work.ceiling = error
+
+    # -------------------------------------------------------------- the server itself
+
+    def detect(self) -> ServerKind:
+        """Ask every address what it is, once; free of charge.
+
+        Raises
+        ------
+        BackendError
+            If an address does not answer, or does not have the model.
+        """
+
+        async def main() -> None:
+            async with self.client() as client:
+                await self.find_kind(client)
+
+        _in_thread(lambda: _run_alone(main, self._clock))
+        return self.findings.kind
+
+    async def find_kind(self, client: httpx.AsyncClient) -> None:
+        """Fill `findings` from ``/v1/models``; a server without that list is of kind ``other``.
+
+        Raises
+        ------
+        BackendError
+            As in `detect`.
+        """
+        if self._is_detected:
+            return
+        kinds: list[ServerKind] = []
+        windows: list[int] = []
+        for endpoint in self.endpoints:
+            entry = await self._model_entry(client, endpoint)
+            kinds.append(_kind_of(entry))
+            window = entry.get("max_model_len")
+            if isinstance(window, int):
+                windows.append(window)
+        if len(set(kinds)) > 1:
+            raise BackendError(
+                f"the addresses are of different kinds ({', '.join(kinds)}); give servers of one kind"
+            )
+        self.findings.kind = kinds[0]
+        self.findings.max_len = min(windows) if windows else None
+        self._is_detected = True
+
+    async def _model_entry(self, client: httpx.AsyncClient, endpoint: Endpoint) -> Json:
+        """Return what a server's list says about our model; empty if it has no list."""
+        tries = Tries()
+        # A wrong address should be found out in seconds, not after all the patience of a long run.
+        short = RetryPolicy(max_tries=4, max_protocol_retries=1, item_limit_s=60.0)
+        while True:
+            try:
+                answer = await self.fetch(client, "GET", f"{endpoint.url}/models")
+                break
+            except CallError as error:
+                if error.code in ("http-404", "http-405", "http-501"):
+                    return {}
+                tries.calls += 1
+                wait = wait_before_retry(
+                    error, tries, short, seed=derive_seed(0, "list", endpoint.url)
+                )
+                if wait is None:
+                    raise
+            await asyncio.sleep(wait)
+        entries = answer.get("data")
+        entries = (
+            [entry for entry in entries if isinstance(entry, dict)]
+            if isinstance(entries, list)
+            else []
+        )
+        for entry in entries:
+            # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its file.
+            if entry.get("id") in (self.model, f"{self.model}:latest"):
+                return entry
+        if not entries or _kind_of(entries[0]) == "llamacpp":
+            return entries[0] if entries else {}
+        names = ", ".join(str(entry.get("id"))[:80] for entry in entries[:8])
+        raise BackendError(
+            f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these names before the @"
+        )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own, judged by its text alone.
+
+    Examples
+    --------
+    >>> [is_loopback(f"http://{host}:80") for host in ("127.0.0.1", "[::1]", "localhost", "localhost.evil.com")]
+    [True, True, True, False]
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _kind_of(entry: Json) -> ServerKind:
+    owner = str(entry.get("owned_by", "")).lower()
+    kinds: dict[str, ServerKind] = {
+        "vllm": "vllm",
+        "sglang": "sglang",
+        "llamacpp": "llamacpp",
+        "library": "ollama",
+    }
+    return kinds.get(owner, "other")
+
+
+async def _read_body(response: httpx.Response) -> bytes:
+    """Read a body up to the size cap; compressed ones are refused, since they were not asked for."""
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        raise CallError(
+            "an answer came compressed, which was not asked for", kind="protocol", code="encoding"
+        )
+    chunks, size = [], 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise CallError(
+                f"an answer is larger than {MAX_BODY_BYTES >> 20} MiB",
+                kind="protocol",
+                code="too-large",
+            )
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _error_detail(raw: bytes, private: Iterable[str]) -> tuple[str, str]:
+    """Take code and message out of an error body, without quoting the request."""
+    try:
+        body = dialects.read_json(raw)
+    except CallError:
+        return "", "no readable reason"
+    block = body.get("error", body)
+    block = block if isinstance(block, dict) else {"message": block}
+    code = block.get("code") or block.get("type") or ""
+    message = block.get("message") or block.get("detail") or ""
+    shown = withhold_quotes(message if isinstance(message, str) else json.dumps(message), private)
+    return str(code)[:60] if isinstance(code, (str, int)) else "", shown or "no reason given"
+
+
+def _network_code(error: httpx.TransportError) -> str:
+    import httpx
+
+    if isinstance(error, httpx.ConnectError):
+        return "connect"
+    return "cut" if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) else "network"
+
+
+def _batches(
+    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None],
+) -> Iterator[list[tuple[int, T]]]:
+    """Hand over what is there, waiting for the first; then raise what ended the run, if anything."""
+    while True:
+        batch: list[tuple[int, T]] = []
+        item = finished.get()
+        while isinstance(item, tuple):
+            batch.append(item)
+            if len(batch) >= _BATCH:
+                break
+            try:
+                item = finished.get_nowait()
+            except queue.Empty:
+                break
+        if batch:
+            yield batch
+        if isinstance(item, tuple):
+            continue
+        if item is not None:
+            raise item
+        return
+
+
+def _first(group: BaseExceptionGroup[MopError]) -> MopError:
+    """Return one error out of a group; the others are its echoes."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MopError)
+    return error
+
+
+def _run_alone(main: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    async def whole() -> None:
+        await main()
+
+    with asyncio.Runner(loop_factory=clock.new_loop) as runner:
+        runner.run(whole())
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """Run something with an event loop of its own, also where one is running already (a notebook)."""
+    outcome: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="mop-remote", daemon=True)
+    thread.start()
+    thread.join()
+    if outcome:
+        raise outcome[0]

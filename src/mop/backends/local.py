@@ -1,0 +1,636 @@
+"""A frozen transformers model on this machine: exact scores, and draws that agree with them.
+
+Scoring computes what prompts share once, asks the output layer about response positions only,
+and gives the whole temperature curve. Drawing samples the model's own distribution at the
+row's temperature. Neither depends on what else is in the list.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.backends.decode import Draft, write
+from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix
+from mop.backends.tokens import PromptEncoder
+from mop.backends.tree import Node, plan
+from mop.curve import BETAS, ONE, token_curve
+from mop.errors import BackendError, ConfigError, PromptTooLongError, require
+from mop.prompts import PROMPT_VERSION
+from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
+
+log = logging.getLogger(__name__)
+
+ENGINE_VERSION = 1
+"""Part of every identity; raised when the same request would get another score or draw."""
+
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+_ROWS = {"cpu": 128, "cuda": 512}
+_LOGIT_ROWS = {"cpu": 64, "cuda": 2048}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class LocalModel:
+    """A transformers causal LM that scores and writes responses.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel or callable
+        The model, or a function without parameters that loads it when it is first needed.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        With a `tokenizers` backend.
+    name : str
+        As the user named it.
+    revision : str
+        What changes exactly when the weights change; part of every identity.
+    device : str, optional
+        ``cpu``, ``cuda`` or ``cuda:1``; CUDA if there is one, else the processor.
+    dtype : str, optional
+        ``float32``, ``bfloat16`` or ``float16``; see `default_dtype`.
+    memory_gib : float, optional
+        What keys, values and activations may take together; a third of what is free if None.
+    betas : tuple of float
+        Nodes of the score curves: `mop.curve.BETAS`, or `mop.curve.ONE` for τ = 1 alone.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is out of range, or the tokenizer cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        revision: str,
+        device: str | None = None,
+        dtype: str | None = None,
+        memory_gib: float | None = None,
+        betas: tuple[float, ...] = BETAS,
+    ) -> None:
+        if betas not in (BETAS, ONE):
+            raise ConfigError(
+                f"betas must be mop.curve.BETAS or mop.curve.ONE, got {len(betas)} other nodes; "
+                "leave the setting out for the whole curve"
+            )
+        if memory_gib is not None and not memory_gib > 0:
+            raise ConfigError(
+                f"memory_gib must be a number above 0, got {memory_gib}; leave it out to use a "
+                "third of what is free"
+            )
+        self._name = name
+        self._revision = revision
+        self._betas = betas
+        self._device = device or default_device()
+        self._dtype = dtype or default_dtype(self._device)
+        if self._dtype not in _DTYPES:
+            raise ConfigError(
+                f"unknown dtype {self._dtype!r}; accepted are {', '.join(_DTYPES)}; leave it out "
+                "to let mop choose"
+            )
+        self._memory_gib = memory_gib
+        self._encoder = PromptEncoder(tokenizer)
+        self._given = model
+        self._body: Body | None = None
+        self._window = 0
+        self._batch_tokens = 0
+        self._rows = 0
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        return self._name
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Nodes of the score curves."""
+        return self._betas
+
+    @property
+    def score_identity(self) -> str:
+        """All that a score depends on besides the request; needs no weights."""
+        return self._identity(betas=[round(beta, 6) for beta in self._betas])
+
+    @property
+    def generate_identity(self) -> str:
+        """All that a draw depends on besides request and decoding; needs no weights."""
+        return self._identity()
+
+    def _identity(self, **more: Any) -> str:
+        parts = {
+            "backend": "local",
+            "engine": ENGINE_VERSION,
+            "revision": self._revision,
+            "tokens": self._encoder.fingerprint,
+            "prompts": PROMPT_VERSION,
+            "dtype": self._dtype,
+        }
+        return json.dumps({**parts, **more}, sort_keys=True)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
+        """Score every request once; yields finished batches of (index, score).
+
+        Raises
+        ------
+        DataError
+            If a response is empty.
+        PromptTooLongError
+            If prompt plus response exceed the model's window.
+        BackendError
+            If the model gives log-probabilities that are not finite or above 0, or one request
+            alone does not fit into memory.
+        """
+        body = self._load()
+        items = [self._item(index, request) for index, request in enumerate(requests)]
+        if not items:
+            return
+        root = plan([item.ids for item in items], [item.start for item in items])
+        ready: deque[tuple[_Item, Prefix | None]] = deque()
+        for leaf, prefix in self._leaves(body, items, [(root, None)]):
+            ready.append((leaf, prefix))
+            while sum(_rest(item, known) for item, known in ready) >= self._batch_tokens:
+                yield self._score_batch(body, ready)
+        while ready:
+            yield self._score_batch(body, ready)
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], decoding: Decoding
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Draw every request once; yields finished batches of (index, generation).
+
+        A drawn control token ends the response, whichever it is: the model has left the text.
+        Its probability counts in `Generation.log_lik`, nothing is masked or renormalised.
+
+        Raises
+        ------
+        ConfigError
+            If a temperature or a setting of `decoding` is out of range.
+        PromptTooLongError
+            If prompt plus `decoding.max_tokens` exceed the model's window.
+        BackendError
+            If the model's logits are not finite.
+        """
+        _check_decoding(decoding)
+        body = self._load()
+        drafts = [self._draft(index, request) for index, request in enumerate(requests)]
+        for draft in drafts:
+            longest = max(len(prompt) for prompt in draft.prompts)
+            self._check_length(draft.index, longest, decoding.max_tokens)
+        if not drafts:
+            return
+        drafts.sort(key=lambda draft: draft.prompts)  # neighbours share beginnings
+        length = max(len(p) for draft in drafts for p in draft.prompts) + decoding.max_tokens
+        rows = min(self._rows, int(self._memory() / 2 / body.bytes_per_token / length))
+        rows = max(rows, *(len(draft.prompts) for draft in drafts))
+        for finished in write(
+            body,
+            drafts,
+            decoding,
+            end_ids=self._encoder.end_ids,
+            rows=rows,
+            prefill=lambda heads: self._prefill(body, heads),
+        ):
+            yield [(draft.index, self._generation(draft)) for draft in finished]
+
+    def _load(self) -> Body:
+        """Bring the weights to the device, once, and choose how to run them."""
+        if self._body is None:
+            import torch
+
+            given = self._given
+            model = given if isinstance(given, torch.nn.Module) else given()
+            model = model.to(device=self._device, dtype=getattr(torch, self._dtype)).eval()
+            model.requires_grad_(False)
+            self._window = _window(model.config)
+            self._body = choose_body(model)
+            kind = torch.device(self._device).type
+            self._rows = _ROWS.get(kind, _ROWS["cpu"])
+            most = self._memory() / 4 / (_activation_bytes(model) + self._body.bytes_per_token)
+            self._batch_tokens = max(1, int(min(_BATCH_TOKENS.get(kind, 4096), most)))
+            self._logit_rows = _LOGIT_ROWS.get(kind, 64)
+        return self._body
+
+    def _memory(self) -> float:
+        """Bytes that keys, values and activations may take together."""
+        if self._memory_gib is None:
+            self._memory_gib = free_bytes(self._device) / 3 / 2**30
+        return self._memory_gib * 2**30
+
+    def _check_length(self, index: int, prompt: int, response: int) -> None:
+        if prompt + response > self._window:
+            raise PromptTooLongError(
+                f"request {index} has {prompt} prompt tokens and up to {response} response tokens, "
+                f"together {prompt + response}; {self._name} takes {self._window}; use fewer or "
+                "shorter exemplars, or a shorter response"
+            )
+
+    def _item(self, index: int, request: ScoreRequest) -> _Item:
+        prompt = self._encoder.prompt_ids(request.prompt)
+        response = self._encoder.response_ids(request.response)
+        self._check_length(index, len(prompt), len(response))
+        return _Item(index, prompt + response, len(prompt) - 1)
+
+    def _draft(self, index: int, request: GenerateRequest) -> Draft:
+        if not request.branches:
+            raise ConfigError(
+                f"request {index} has no branch; a response is drawn from at least one prompt"
+            )
+        for branch in request.branches:
+            if not 0 < branch.temperature < float("inf"):
+                raise ConfigError(
+                    f"request {index} has temperature {branch.temperature}; a temperature is a "
+                    "finite number above 0, so choose one such as 1.0"
+                )
+        log_weights = np.array([branch.log_weight for branch in request.branches])
+        shares = np.exp(log_weights - log_weights.max())
+        return Draft(
+            index=index,
+            prompts=[self._encoder.prompt_ids(branch.prompt) for branch in request.branches],
+            temperatures=[branch.temperature for branch in request.branches],
+            shares=(shares / shares.sum()).tolist(),
+            seed=request.seed,
+        )
+
+    def _generation(self, draft: Draft) -> Generation:
+        assert draft.finish_reason is not None
+        return Generation(
+            text=self._encoder.text(draft.drawn),
+            n_tokens=len(draft.drawn),
+            finish_reason=draft.finish_reason,
+            log_lik=draft.log_lik,
+        )
+
+    def _leaves(
+        self, body: Body, items: Sequence[_Item], nodes: Sequence[tuple[Node, Prefix | None]]
+    ) -> Iterator[tuple[_Item, Prefix | None]]:
+        """Walk the tree depth first, a batch of nodes at a time; yields each item with its prefix.
+
+        At each depth one batch of prefixes is alive, so memory stays bounded.
+        """
+        for node, prefix in nodes:
+            for index in node.leaves:
+                yield items[index], prefix
+        waiting = deque(
+            (child, prefix, items[child.example].ids[child.start : child.end])
+            for node, prefix in nodes
+            for child in node.children
+        )
+        while waiting:
+            batch = self._take(waiting, lambda entry: entry[0].end)
+            done = self._retrying(
+                waiting, batch, lambda batch: body.extend(_groups((p, ids) for _, p, ids in batch))
+            )
+            if done is not None:
+                yield from self._leaves(
+                    body,
+                    items,
+                    [(node, new) for (node, _, _), new in zip(batch, done, strict=True)],
+                )
+
+    def _score_batch(
+        self, body: Body, ready: deque[tuple[_Item, Prefix | None]]
+    ) -> list[tuple[int, Score]]:
+        """Score as many ready items as a batch holds."""
+        while True:
+            batch = self._take(ready, lambda entry: _rest(*entry))
+            # Items of one prefix side by side, longest first, so that padding is small.
+            batch.sort(key=lambda entry: (id(entry[1]), -len(entry[0].ids)))
+            found = self._retrying(ready, batch, lambda batch: self._curves(body, batch))
+            if found is not None:
+                return [
+                    self._checked(item, curve)
+                    for (item, _), curve in zip(batch, found, strict=True)
+                ]
+
+    def _curves(self, body: Body, batch: Sequence[tuple[_Item, Prefix | None]]) -> Any:
+        """Return the summed token curves of a batch, (items, G) float64."""
+        import torch
+
+        groups, targets, owners = [], [], []
+        for prefix, members in _by_prefix(batch):
+            before = prefix.length if prefix else 0
+            rows = tuple(item.ids[before:-1] for item in members)
+            wanted = tuple((item.start - before, len(item.ids) - 1 - before) for item in members)
+            groups.append(Group(prefix, rows, wanted))
+        for owner, (item, _) in enumerate(batch):
+            targets += item.ids[item.start + 1 :]
+            owners += [owner] * (len(item.ids) - 1 - item.start)
+        with torch.inference_mode():
+            handle = body.predict(groups)
+            goal = torch.tensor(targets, device=handle.device)
+            total = torch.zeros((len(batch), len(self._betas)), dtype=torch.float64)
+            for low in range(0, len(targets), self._logit_rows):
+                high = min(low + self._logit_rows, len(targets))
+                curve = token_curve(body.logits(handle, low, high), goal[low:high], self._betas)
+                total.index_add_(0, torch.tensor(owners[low:high]), curve.double().cpu())
+        return total.numpy()
+
+    def _checked(self, item: _Item, curve: Any) -> tuple[int, Score]:
+        if not np.isfinite(curve).all() or (curve > 1e-3).any():
+            raise BackendError(
+                f"request {item.index} got the log-likelihood {curve.tolist()[0]} at one "
+                "temperature; it must be finite and at most 0, so choose dtype='float32', or check "
+                "the model's weights"
+            )
+        n_tokens = len(item.ids) - 1 - item.start
+        return item.index, Score(np.minimum(curve, 0).astype(np.float32), n_tokens)
+
+    def _prefill(self, body: Body, heads: Sequence[Sequence[int]]) -> list[Prefix | None]:
+        """Return what the body knows of each prompt; shared beginnings are computed once."""
+        import torch
+
+        items = [_Item(index, list(ids), len(ids)) for index, ids in enumerate(heads)]
+        found: list[Prefix | None] = [None] * len(items)
+        waiting: deque[tuple[_Item, Prefix | None]] = deque()
+        with torch.inference_mode():
+            root = plan([item.ids for item in items], [item.start for item in items])
+            for item, prefix in self._leaves(body, items, [(root, None)]):
+                if len(item.ids) > (prefix.length if prefix else 0):
+                    waiting.append((item, prefix))
+                else:
+                    found[item.index] = prefix
+            while waiting:
+                batch = self._take(waiting, lambda entry: len(entry[0].ids))
+                batch.sort(key=lambda entry: (id(entry[1]), -len(entry[0].ids)))
+                done = self._retrying(waiting, batch, lambda batch: body.extend(_rests(batch)))
+                for (item, _), new in zip(batch, done or [], strict=False):
+                    found[item.index] = new
+        return found
+
+    def _take(self, waiting: deque[Any], cost: Callable[[Any], int]) -> list[Any]:
+        """Take entries from the queue up to the tokens of a batch, at least one."""
+        batch = [waiting.popleft()]
+        total = cost(batch[0])
+        while waiting and total + cost(waiting[0]) <= self._batch_tokens:
+            batch.append(waiting.popleft())
+            total += cost(batch[-1])
+        return batch
+
+    def _retrying(
+        self, waiting: deque[Any], batch: list[Any], run: Callable[[list[Any]], Any]
+    ) -> Any:
+        """Run a batch; if memory ends, put it back, halve what a batch may hold, return None."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                return run(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise BackendError(
+                    f"memory ended on a single request of {self._name}; give it more with "
+                    "memory_gib, or use a smaller model or shorter prompts"
+                ) from error
+        self._batch_tokens = max(1, self._batch_tokens // 2)
+        log.warning("out of memory: batches are now %d tokens", self._batch_tokens)
+        waiting.extendleft(reversed(batch))
+        return None
+
+
+class _Item:
+    """A request as token ids."""
+
+    __slots__ = ("ids", "index", "start")
+
+    def __init__(self, index: int, ids: list[int], start: int) -> None:
+        self.index = index
+        self.ids = ids
+        self.start = start
+        """The first token whose prediction is wanted; none before it is."""
+
+
+def open_local(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    memory_gib: float | None = None,
+    betas: tuple[float, ...] = BETAS,
+) -> LocalModel:
+    """Return a model by its name; the weights are loaded at first use.
+
+    Parameters
+    ----------
+    name : str
+        An embedded name (pulled if need be), ``hf:ORG/NAME``, or the path of a folder.
+    device, dtype, memory_gib, betas
+        As for `LocalModel`.
+
+    Raises
+    ------
+    ConfigError
+        If the name or a setting cannot be used.
+    PullError
+        If an embedded model cannot be fetched.
+    MissingDependencyError
+        If torch or transformers is not installed.
+    """
+    from mop import pull
+
+    place = pull.resolve(name, kind="lm")
+
+    def load() -> Any:
+        torch = require("torch", extra="local")
+        transformers = require("transformers", extra="local")
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            place, dtype=getattr(torch, model._dtype), **_offline(place)
+        )
+
+    model = LocalModel(
+        load,
+        load_tokenizer(place),
+        name=name,
+        revision=pull.revision(name),
+        device=device,
+        dtype=dtype,
+        memory_gib=memory_gib,
+        betas=betas,
+    )
+    return model
+
+
+def open_tokens(name: str) -> PromptEncoder:
+    """Return how a model turns prompts into ids, without the model.
+
+    Parameters and errors are those of `open_local`.
+    """
+    from mop import pull
+
+    return PromptEncoder(load_tokenizer(pull.resolve(name, kind="lm")))
+
+
+def load_tokenizer(place: Path | str) -> Any:
+    """Return the transformers tokenizer in a folder or of a Hugging Face model.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    transformers = require("transformers", extra="local")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(place, **_offline(place))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the tokenizer of {str(place)!r} cannot be loaded ({error}); a model needs its "
+            "tokenizer files beside it, so check the name or folder"
+        ) from error
+
+
+def _offline(place: Path | str) -> dict[str, bool]:
+    return {"local_files_only": True} if isinstance(place, Path) else {}
+
+
+def default_device() -> str:
+    """Return ``cuda`` if there is one, else ``cpu``."""
+    torch = require("torch", extra="local")
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> str:
+    """Return the fastest dtype that scores well on a device.
+
+    bfloat16 on CUDA and on processors with bfloat16 instructions (AVX-512 BF16 or AMX), float32
+    elsewhere: without such instructions bfloat16 products are ten times slower than float32
+    ones (`docs/engine.md`).
+    """
+    torch = require("torch", extra="local")
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def choose_body(model: Any) -> Body:
+    """Return a `LlamaBody` where it does what the model's own forward pass does, else general."""
+    import torch
+
+    with torch.inference_mode():
+        general = GeneralBody(model)
+        if not _is_llama_like(model):
+            return general
+        body = LlamaBody(model)
+        worst = _difference(body, general, model.config.vocab_size)
+    if worst < (1e-3 if model.dtype == torch.float32 else 0.1):
+        return body
+    log.warning("own forward pass differs by %.2g from the model's; the latter is used", worst)
+    return general
+
+
+def _difference(one: Body, other: Body, vocabulary: int) -> float:
+    """Return how far the logits of two bodies differ on a few tokens, relative to the largest."""
+    tokens = [(7 * place + 3) % vocabulary for place in range(24)]
+    head, rest = tokens[:9], tokens[9:]
+    found = []
+    for body in (one, other):
+        prefix = body.extend([Group(None, (head,))])[0]
+        handle = body.predict([Group(prefix, (rest,), ((0, len(rest)),))])
+        found.append(body.logits(handle, 0, len(rest)))
+    return float((found[0] - found[1]).abs().max() / (1 + found[1].abs().max()))
+
+
+def _is_llama_like(model: Any) -> bool:
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        type(model).__name__ in LLAMA_LIKE
+        and config.hidden_act == "silu"
+        and rope.get("rope_type", "default") in {"default", "linear", "llama3", "yarn"}
+        and not getattr(config, "mlp_bias", False)
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and (getattr(config, "sliding_window", None) is None or hasattr(config, "layer_types"))
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that memory ended, on any device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text
+
+
+def free_bytes(device: str) -> int:
+    """Return the memory that is free on a device now, bytes."""
+    import os
+
+    torch = require("torch", extra="local")
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 4 * 2**30  # a system that does not say
+
+
+def _window(config: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "seq_length"):
+        value = getattr(config.get_text_config(decoder=True), name, None)
+        if value:
+            return int(value)
+    return 2**31
+
+
+def _activation_bytes(model: Any) -> int:
+    """Roughly what one token of a batch takes while it passes a layer."""
+    config = model.config.get_text_config(decoder=True)
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int(4 * (8 * config.hidden_size + 4 * inner))
+
+
+def _rest(item: _Item, prefix: Prefix | None) -> int:
+    return len(item.ids) - (prefix.length if prefix else 0)
+
+
+def _by_prefix(
+    batch: Sequence[tuple[_Item, Prefix | None]],
+) -> Iterator[tuple[Prefix | None, list[_Item]]]:
+    """Return runs of neighbours with the same prefix."""
+    low = 0
+    while low < len(batch):
+        prefix, high = batch[low][1], low
+        while high < len(batch) and batch[high][1] is prefix:
+            high += 1
+        yield prefix, [item for item, _ in batch[low:high]]
+        low = high
+
+
+def _rests(batch: Sequence[tuple[_Item, Prefix | None]]) -> list[Group]:
+    return _groups((p, item.ids[p.length if p else 0 :]) for item, p in batch)
+
+
+def _groups(entries: Any) -> list[Group]:
+    """Put neighbours with the same prefix into one group."""
+    groups: list[Group] = []
+    for prefix, ids in entries:
+        if groups and groups[-1].prefix is prefix:
+            groups[-1] = Group(prefix, (*groups[-1].rows, ids))
+        else:
+            groups.append(Group(prefix, (ids,)))
+    return groups
+
+
+def _check_decoding(decoding: Decoding) -> None:
+    if decoding.max_tokens < 1:
+        raise ConfigError(
+            f"max_tokens is {decoding.max_tokens}; a response has at least 1 token, so give more"
+        )
+    if not 0 <= decoding.min_tokens <= decoding.max_tokens:
+        raise ConfigError(
+            f"min_tokens is {decoding.min_tokens}; it must be from 0 to max_tokens "
+            f"({decoding.max_tokens})"
+        )
+    if not 0 < decoding.top_p <= 1:
+        raise ConfigError(f"top_p is {decoding.top_p}; it must be above 0 and at most 1 (off)")
+    if decoding.top_k < 0:
+        raise ConfigError(f"top_k is {decoding.top_k}; it must be 0 (off) or more")

@@ -1,0 +1,203 @@
+"""Questions whose answers are known, asked of a scoring server before it is trusted.
+
+A server that gives wrong log-probabilities gives them without an error, so it is tested: with about
+24 calls at the start and 5 every 500 calls after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from mop.backends.retry import CallError
+from mop.errors import ScoringUnsupportedError
+from mop.prompts import simulation_prompt
+from mop.types import Prompt
+
+ScoreIds = Callable[[Sequence[int], int], Awaitable[tuple[float, ...]]]
+"""From (ids, start) to the log-probabilities of ``ids[start:]``, nats."""
+
+Encode = Callable[[Prompt, str], tuple[Sequence[int], int]]
+"""From (prompt, response) to (ids of both, first position of the response)."""
+
+TOLERANCE = 2e-2
+"""Nats per token by which two answers to one question may differ; half precision does by up to this
+much. Source: vLLM's own test of prompt log-probabilities, tests/v1/sample/test_logprobs.py."""
+
+# A sentence that repeats what was said, and as many letters that no language puts in that order.
+_PAIRS = (
+    (
+        "the rain came down on the old town all night.",
+        "zq vxk jw zzxq kj vqx jxz qkw vvzj xq kzzqj.",
+    ),
+    (
+        "she opened the letter and read it to her sister.",
+        "qx jzkvw xqz vkjzqx wzx kqvj xz qq vjzkxw kzq.",
+    ),
+    (
+        "a small dog ran over the bridge after the children.",
+        "z jxqkv wqz kxv jzqx vkq zxjqwk vzxq kjz qxvkwzjq.",
+    ),
+    (
+        "he sold the house and went to live near the sea.",
+        "xk jqzv wxq kzvjx qzk wvxj zq kxvj qzxw vkj zqx.",
+    ),
+    (
+        "we had bread and tea in the garden in the morning.",
+        "vq zkxj wqvzk xjq zvx kq wjx zqkvxj zq vxk jqwzkxv.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conformance:
+    """What the probe of one endpoint found; kept for the report and for later comparison."""
+
+    noise: float
+    """Largest difference, nats per token, between the same question asked alone and among others in another order."""
+    reference: tuple[tuple[float, ...], ...]
+    """Log-probabilities of the five sentences."""
+
+
+async def probe_scorer(
+    score_ids: ScoreIds, encode: Encode, *, where: str, max_len: int | None
+) -> Conformance:
+    """Ask a server questions whose answers are known; return what was found, or refuse the server.
+
+    Parameters
+    ----------
+    score_ids : callable
+        Asks the server.
+    encode : callable
+        The model's own encoding.
+    where : str
+        Address, for messages.
+    max_len : int or None
+        Context window that the server states; None skips the test that it refuses longer input.
+
+    Raises
+    ------
+    ScoringUnsupportedError
+        With the check that failed.
+
+    Notes
+    -----
+    Source: the table of `research/trust.md` 5.3. Checked are: a fluent sentence beats letters without
+    sense, five times of five (a server of constants fails); the same sequence gives the same values in
+    another order and in company (stale caches fail); a prefix gives the same values as the whole, and a
+    changed last token changes the last value and no other (values that are off by one fail); a sequence
+    longer than the window is an error (truncation fails).
+    """
+    sensible = [encode(simulation_prompt(good), good) for good, _ in _PAIRS]
+    senseless = [encode(simulation_prompt(good), bad) for good, bad in _PAIRS]
+    try:
+        alone = [await score_ids(ids, start) for ids, start in [*sensible, *senseless]]
+        backwards = [*sensible, *senseless][::-1]
+        together = await asyncio.gather(*(score_ids(ids, start) for ids, start in backwards))
+        noise = max(_distance(a, b) for a, b in zip(alone, together[::-1], strict=True))
+        if noise > TOLERANCE:
+            raise _refusal(
+                where,
+                f"the same text scores {noise:.3g} nats per token apart when asked in another order "
+                f"(at most {TOLERANCE} is allowed); switch prefix caching off on the server",
+            )
+        n_pairs = len(_PAIRS)
+        for good, bad in zip(alone[:n_pairs], alone[n_pairs:], strict=True):
+            if sum(good) - sum(bad) <= 1.0 or sum(good) / len(good) <= sum(bad) / len(bad):
+                raise _refusal(
+                    where,
+                    f"it finds a sentence ({sum(good):.2f} nats) no likelier than letters without sense ({sum(bad):.2f})",
+                )
+        await _probe_positions(score_ids, sensible[0], senseless[0], alone[0], where)
+        await _probe_length(score_ids, sensible[0], max_len, where)
+    except CallError as error:
+        if error.kind in ("transient", "throttled") or error.code in (
+            "http-401",
+            "http-403",
+            "breaker",
+        ):
+            raise
+        raise _refusal(where, str(error)) from None
+    return Conformance(noise, tuple(alone[:n_pairs]))
+
+
+async def probe_again(
+    score_ids: ScoreIds, encode: Encode, before: Conformance, *, where: str
+) -> None:
+    """Ask the five sentences again, last first; stop if the model behind the address has changed.
+
+    Raises
+    ------
+    CallError
+        Of kind ``fatal``.
+    """
+    questions = [encode(simulation_prompt(good), good) for good, _ in reversed(_PAIRS)]
+    answers = await asyncio.gather(*(score_ids(ids, start) for ids, start in questions))
+    apart = max(map(_distance, answers, reversed(before.reference)))
+    if apart > TOLERANCE:
+        raise CallError(
+            f"stopped: {where} now scores a known sentence {apart:.3g} nats per token differently "
+            f"(at most {TOLERANCE} is allowed); the model was changed or cached values are stale; "
+            "scores since the last check, at most 500 calls ago, are in doubt",
+            kind="fatal",
+            code="swapped",
+        )
+
+
+async def _probe_positions(
+    score_ids: ScoreIds,
+    sensible: tuple[Sequence[int], int],
+    senseless: tuple[Sequence[int], int],
+    known: tuple[float, ...],
+    where: str,
+) -> None:
+    """A prefix scores as it does within the whole; only the changed token's value changes."""
+    ids, start = sensible
+    middle = (start + len(ids) + 1) // 2
+    if middle > start:
+        part = await score_ids(ids[:middle], start)
+        if _distance(part, known[: middle - start]) > TOLERANCE:
+            raise _refusal(
+                where, "the first half of a sentence scores differently without its second half"
+            )
+    stranger = senseless[0][senseless[1]]
+    changed = await score_ids([*ids[:-1], stranger], start)
+    if _distance(changed[:-1], known[:-1]) > TOLERANCE or changed[-1] == known[-1]:
+        raise _refusal(
+            where,
+            "a changed last token does not change exactly the last value; values are off by one",
+        )
+
+
+async def _probe_length(
+    score_ids: ScoreIds, sensible: tuple[Sequence[int], int], max_len: int | None, where: str
+) -> None:
+    """One token more than fits must be an error."""
+    ids, start = sensible
+    if max_len is None or max_len > 65_536:
+        return
+    filler = ids[start]
+    try:
+        await score_ids([*ids, *[filler] * (max_len + 1 - len(ids))], start)
+    except CallError as error:
+        if error.kind == "item":
+            return
+        raise
+    raise _refusal(
+        where, f"it took {max_len + 1} tokens although its window is {max_len}: it cuts silently"
+    )
+
+
+def _distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Largest difference per token; infinite if the counts differ."""
+    if len(a) != len(b):
+        return float("inf")
+    return max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
+
+
+def _refusal(where: str, reason: str) -> ScoringUnsupportedError:
+    return ScoringUnsupportedError(
+        f"{where} cannot be used to score: {reason}; servers known to score are vLLM (dialect vllm) and SGLang "
+        "(dialect sglang); or fit with a small local model as scorer and use this server to generate only"
+    )

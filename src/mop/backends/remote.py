@@ -1,0 +1,681 @@
+"""Any server that speaks an OpenAI-like protocol, as a Generator and, where it can score, as a Scorer.
+
+`open_remote` turns ``openai:MODEL@URL`` into an object. What is sent and accepted is in
+`mop.backends.dialects`, the calling in `mop.backends.link`, the distrust in `mop.backends.probe`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from mop.backends import dialects
+from mop.backends.base import Scorer
+from mop.backends.dialects import Json, Meter, ScoreDialect
+from mop.backends.ledger import Ledger
+from mop.backends.link import Clock, Failure, Findings, Job, Link, RemoteSettings, is_loopback
+from mop.backends.probe import probe_again, probe_scorer
+from mop.backends.retry import CallError, Endpoint, RetryPolicy
+from mop.errors import (
+    BackendError,
+    ConfigError,
+    PromptTooLongError,
+    ScoringUnsupportedError,
+    require,
+)
+from mop.prompts import PROMPT_VERSION, simulation_prompt
+from mop.randomness import derive_seed
+from mop.redact import Secret, withhold_quotes
+from mop.types import (
+    Branch,
+    Decoding,
+    Generation,
+    GenerateRequest,
+    Prompt,
+    Score,
+    ScoreRequest,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_STOP_IDS = 512  # servers walk this list for every token
+
+
+class Encoder(Protocol):
+    """The model's own way from text to token ids; `mop.backends.tokens.PromptEncoder` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that ids depend on."""
+        ...
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a chat template frames the turns; else a response is one line."""
+        ...
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a drawn response."""
+        ...
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt, up to where the response begins."""
+        ...
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of a response, end-of-turn included."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of drawn ids."""
+        ...
+
+
+def open_remote(
+    name: str,
+    settings: RemoteSettings | None = None,
+    *,
+    encoder: Encoder | None = None,
+    control: Iterable[str] = (),
+    policy: RetryPolicy | None = None,
+    clock: Clock | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> RemoteGenerator:
+    """Open a served model: a `RemoteModel` if it can score, else a `RemoteGenerator`.
+
+    With ``dialect="auto"`` the server is asked what it is (one free GET); with a named dialect nothing
+    is sent until the first draw or score.
+
+    Parameters
+    ----------
+    name : str
+        ``openai:MODEL@URL`` or ``openai:MODEL@URL,URL2``: several addresses of one model share the load.
+    settings : RemoteSettings, optional
+        How to use it.
+    encoder : Encoder, optional
+        Instead of the one made from ``settings.tokenizer``.
+    control : iterable of str
+        Control strings of the model, with ``encoder``; replaced in data that goes to a chat endpoint.
+    policy : RetryPolicy, optional
+        How patient to be.
+    clock : Clock, optional
+        Instead of the machine's.
+    transport : httpx.AsyncBaseTransport, optional
+        Instead of the network.
+
+    Returns
+    -------
+    RemoteGenerator or RemoteModel
+        The second is a `Scorer` too; `require_scorer` says why where it is not.
+
+    Raises
+    ------
+    ConfigError
+        If name, settings or addresses cannot be used.
+    MissingDependencyError
+        If httpx is not installed.
+    BackendError
+        If no server answers (``dialect="auto"`` only).
+
+    Notes
+    -----
+    Scores are given at τ = 1 only: no server returns the logits that a curve over τ needs, and the
+    common ones ignore the temperature when they score a prompt.
+    """
+    require("httpx", extra="remote")
+    settings = settings or RemoteSettings()
+    model, urls = parse_name(name)
+    for url in urls:
+        check_url(url, allow_remote_data=settings.allow_remote_data)
+    key = Secret.from_env(settings.api_key_env) if settings.api_key_env else None
+    for url in urls:
+        if key is not None and urlsplit(url).scheme == "http" and not is_loopback(url):
+            raise ConfigError(
+                f"a key would travel unencrypted to {url}; use https, or leave api_key_env out"
+            )
+    if encoder is None and settings.tokenizer is not None:
+        encoder, control = load_encoder(settings.tokenizer)
+    link = Link(
+        name=name,
+        model=model,
+        urls=urls,
+        settings=settings,
+        key=key,
+        policy=policy or RetryPolicy(),
+        clock=clock or Clock(),
+        transport=transport,
+    )
+    dialect = settings.dialect
+    if dialect == "auto":
+        kind = link.detect()
+        dialect = kind if kind in ("vllm", "sglang") and encoder is not None else "openai-chat"
+    if dialect == "openai-chat":
+        return RemoteGenerator(link, None, control)
+    if encoder is None:
+        raise ConfigError(
+            f"dialect {dialect!r} sends token ids and needs the model's own tokenizer, got none; "
+            "set tokenizer to its folder or Hugging Face name, or use dialect 'openai-chat'"
+        )
+    if dialect == "openai-completions":
+        return RemoteGenerator(link, encoder, control)
+    return RemoteModel(link, encoder, control, dialect)
+
+
+def require_scorer(model: object) -> Scorer:
+    """Return ``model`` as a Scorer, or say why it cannot be one.
+
+    Raises
+    ------
+    ScoringUnsupportedError
+        Before any work, with what to do instead.
+    """
+    if isinstance(model, Scorer):
+        return model
+    reason = model.why_no_scores if isinstance(model, RemoteGenerator) else "it has no scorer"
+    raise ScoringUnsupportedError(
+        f"{getattr(model, 'name', type(model).__name__)} cannot score: {reason}; a server that returns the "
+        "log-probabilities of a given text is needed (vLLM, SGLang); or fit with a small local model as scorer "
+        "and use this one to generate only"
+    )
+
+
+def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """Split ``openai:MODEL@URL,URL2`` into model and addresses.
+
+    Raises
+    ------
+    ConfigError
+        If the form is another one.
+
+    Examples
+    --------
+    >>> parse_name("openai:org/model@http://127.0.0.1:8000/v1,http://127.0.0.1:8001")
+    ('org/model', ('http://127.0.0.1:8000/v1', 'http://127.0.0.1:8001/v1'))
+    """
+    body = name.removeprefix("openai:")
+    at = max(body.rfind("@http://"), body.rfind("@https://"))
+    if body == name or at <= 0:
+        raise ConfigError(
+            f"{withhold_quotes(name, ())!r} does not name a served model; the form is openai:MODEL@URL, "
+            "for example openai:qwen3-8b@http://127.0.0.1:8000"
+        )
+    urls = []
+    for part in body[at + 1 :].split(","):
+        url = part.strip().rstrip("/")
+        # A bare host means its /v1; a longer path is taken as it stands, as providers have them.
+        urls.append(url if urlsplit(url).path else f"{url}/v1")
+    if len(set(urls)) < len(urls):
+        raise ConfigError(f"an address occurs twice in {', '.join(urls)}; name each server once")
+    return body[:at], tuple(urls)
+
+
+def check_url(url: str, *, allow_remote_data: bool) -> None:
+    """Refuse an address that is malformed, unsafe, or foreign without leave.
+
+    Raises
+    ------
+    ConfigError
+        With the reason.
+
+    Notes
+    -----
+    Plain http is accepted on this machine and on private network addresses only; link-local addresses,
+    where cloud machines keep their credentials, never.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or any(c.isspace() or not c.isprintable() for c in url)
+    ):
+        raise ConfigError("a server address is not a URL like http://127.0.0.1:8000; correct it")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        # Not shown: what stands there may be a password.
+        raise ConfigError(
+            f"the address of {host} holds a user name, a password, a query or a fragment; give scheme, host, port "
+            "and path only, and a key through api_key_env"
+        )
+    if is_loopback(url):
+        return
+    address = _address(host)
+    if address is not None and (
+        address.is_link_local
+        or address.is_unspecified
+        or address.is_multicast
+        or address.is_reserved
+    ):
+        raise ConfigError(
+            f"{host} is a link-local or reserved address; give the server's own address"
+        )
+    # A name without a dot belongs to the local network.
+    is_private = address.is_private if address is not None else "." not in host
+    if not allow_remote_data:
+        raise ConfigError(
+            f"records would leave this machine: {host} is not a loopback address and allow_remote_data is not set; "
+            "set allow_remote_data = true if the people behind the records allow it, or serve the model here"
+        )
+    if parts.scheme == "http" and not is_private:
+        raise ConfigError(
+            f"{host} would be called without encryption; use https for an address outside your network"
+        )
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an IP address; None for a name. Other spellings of numbers are no names but disguises."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        last = host.rstrip(".").rpartition(".")[2].lower()
+        if last.isdigit() or last.startswith("0x"):
+            raise ConfigError(
+                f"{host} is not a proper IP address; write it as four numbers from 0 to 255"
+            ) from None
+        return None
+
+
+def load_encoder(tokenizer: str) -> tuple[Encoder, tuple[str, ...]]:
+    """Load a model's own tokenizer; return it as an `Encoder` with the model's control strings.
+
+    Parameters
+    ----------
+    tokenizer : str
+        Folder or Hugging Face name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such tokenizer.
+    """
+    transformers = require("transformers", extra="local")
+    from mop.backends.tokens import PromptEncoder
+
+    try:
+        loaded = transformers.AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no tokenizer could be loaded from {tokenizer!r} ({type(error).__name__}); give the folder or "
+            "Hugging Face name of the model that the server runs"
+        ) from error
+    return PromptEncoder(loaded), tuple(
+        str(token) for token in loaded.added_tokens_decoder.values()
+    )
+
+
+class RemoteGenerator:
+    """A served model that can write; a `mop.backends.base.Generator`.
+
+    Parameters
+    ----------
+    link : Link
+        The connection.
+    encoder : Encoder or None
+        To send token ids; None to send chat messages.
+    control : iterable of str
+        Control strings of the model, replaced in data that goes out as messages.
+    """
+
+    def __init__(self, link: Link, encoder: Encoder | None, control: Iterable[str]) -> None:
+        self._link = link
+        self._encoder = encoder
+        self._control = tuple(sorted(set(control)))
+        self._neutral = dialects.neutraliser(self._control)
+        self._is_ready = False
+        self._token_field = "max_tokens"
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        return self._link.name
+
+    @property
+    def generate_identity(self) -> str:
+        """Model, revision and the way prompts are sent; addresses are left out, for the model is what counts."""
+        return self._identity("remote-generate/1")
+
+    def _identity(self, kind: str, **more: object) -> str:
+        parts: dict[str, object] = {
+            "model": self._link.model,
+            "revision": self._link.settings.revision,
+            "prompts": PROMPT_VERSION,
+            "encoder": self._encoder.fingerprint if self._encoder else "chat",
+            **more,
+        }
+        if self._encoder is None:
+            parts["control"] = self._control
+        return f"{kind} {json.dumps(parts, sort_keys=True, ensure_ascii=True)}"
+
+    @property
+    def ledger(self) -> Ledger:
+        """Calls, tokens and money so far."""
+        return self._link.ledger
+
+    @property
+    def findings(self) -> Findings:
+        """What is known about the server."""
+        return self._link.findings
+
+    @property
+    def failures(self) -> dict[int, Failure]:
+        """Items of the latest `generate` or `score` that could not be had, by index: count them per persona."""
+        return self._link.failures
+
+    @property
+    def why_no_scores(self) -> str:
+        """Why this object is no Scorer."""
+        reasons = {
+            "llamacpp": "llama.cpp's server gives log-probabilities of generated tokens only",
+            "ollama": "Ollama gives log-probabilities of generated tokens only",
+            "vllm": "without the model's tokenizer no ids can be sent; set tokenizer",
+            "sglang": "without the model's tokenizer no ids can be sent; set tokenizer",
+        }
+        return reasons.get(
+            self.findings.kind,
+            "an endpoint for chat or plain completions does not score a given text",
+        )
+
+    def generate(
+        self, requests: Sequence[GenerateRequest], decoding: Decoding
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Draw every request once; see `mop.backends.base.Generator`.
+
+        Yields
+        ------
+        list of (index, Generation)
+            Finished draws in batches; ``log_lik`` is nan.
+
+        Raises
+        ------
+        BackendError
+            Before any call, if a request mixes several branches; at the end, if more draws failed for
+            good than ``max_failed_share`` allows. `failures` holds them.
+        CeilingError
+            At ``max_cost`` or ``max_lm_tokens``, after everything finished.
+        """
+        for index, request in enumerate(requests):
+            if len(request.branches) != 1:
+                raise BackendError(
+                    f"request {index} mixes {len(request.branches)} agents token by token, which needs the model's "
+                    'logits; a server draws from one branch; use mix = "prompt", or a local model'
+                )
+
+        async def prepare(client: httpx.AsyncClient) -> None:
+            await self._probe_generation(client)
+            dialects.sampling_fields(self.findings.kind, decoding, temperature=1.0, seed=0)
+
+        link = self._link
+        yield from link.stream(
+            lambda: (self._draw_job(i, request, decoding) for i, request in enumerate(requests)),
+            prepare,
+        )
+        self._settle_failures(len(requests), link.settings.max_failed_share)
+
+    def _settle_failures(self, n_items: int, allowed: float) -> None:
+        """Raise if more items failed for good than allowed."""
+        failures = self._link.failures
+        if len(failures) <= allowed * n_items:
+            return
+        codes = sorted({failure.code for failure in failures.values()})
+        first = failures[min(failures)]
+        kind = PromptTooLongError if codes == ["too-long"] else BackendError
+        raise kind(
+            f"{len(failures)} of {n_items} items could not be had ({', '.join(codes)}); first, item {min(failures)}: "
+            f"{first.message}; the others are kept; run the same command to try these again, or allow a share with "
+            "max_failed_share"
+        )
+
+    def _draw_job(
+        self, index: int, request: GenerateRequest, decoding: Decoding
+    ) -> Job[Generation]:
+        """Turn a request into a call; its seed is its own, so a repeated call asks for the same draw."""
+        branch = request.branches[0]
+        kind = self.findings.kind
+        fields = dialects.sampling_fields(
+            kind, decoding, temperature=branch.temperature, seed=request.seed
+        )
+        fields[self._token_field] = fields.pop("max_tokens")
+        body: Json = {"model": self._link.model, **fields}
+        encoder = self._encoder
+        if encoder is None:
+            body["messages"], n_replaced = dialects.messages_of(branch.prompt, self._neutral)
+            self.ledger.replaced_controls += n_replaced
+            path = "/v1/chat/completions"
+            # A token is at least one byte of text; 16 more frame each message.
+            max_in = sum(len(m["content"].encode()) + 16 for m in body["messages"]) + 16
+        else:
+            ids = encoder.prompt_ids(branch.prompt)
+            body["prompt"] = ids
+            path, max_in = "/v1/completions", len(ids)
+            if kind in ("vllm", "sglang"):
+                body["stop_token_ids"] = sorted(encoder.end_ids)[:_STOP_IDS]
+            if kind == "vllm":
+                body |= {"return_token_ids": True, "add_special_tokens": False}
+                body |= {"cache_salt": self._link.salt} if self._link.salt else {}
+            if not encoder.is_chat:
+                body["stop"] = ["\n"]
+
+        def read(answer: Json) -> tuple[Generation, Meter]:
+            drawn = dialects.read_generation(
+                answer, is_chat=encoder is None, max_tokens=decoding.max_tokens
+            )
+            if encoder is not None and drawn.meter.prompt_tokens != max_in:
+                raise CallError(
+                    f"the server counted {drawn.meter.prompt_tokens} prompt tokens where {max_in} were sent",
+                    kind="protocol",
+                    code="prompt-length",
+                )
+            text = drawn.text
+            if encoder is not None and drawn.ids is not None:
+                text = encoder.text(drawn.ids)
+            elif encoder is not None and not encoder.is_chat:
+                text = text.removeprefix(" ")
+            return Generation(
+                text, drawn.meter.completion_tokens, drawn.finish_reason, math.nan
+            ), drawn.meter
+
+        private = _data_texts(branch.prompt)
+        seed = derive_seed(request.seed, "retry")
+        return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0)
+
+    async def _probe_generation(self, client: httpx.AsyncClient) -> None:
+        """Find out what answers and whether it keeps to max_tokens and seed, before the first paid call."""
+        if self._is_ready:
+            return
+        link = self._link
+        await link.find_kind(client)
+        prompt = simulation_prompt("Write a few words about the weather.")
+        request = GenerateRequest((Branch(prompt, 1.0),), 7)
+        texts = []
+        for endpoint in link.endpoints:
+            for max_tokens in (2, 8, 8):
+                drawn = await self._probe_draw(
+                    client, request, Decoding(max_tokens=max_tokens), endpoint
+                )
+                texts.append(drawn.text)
+            link.findings.is_seeded = (
+                texts[-1] == texts[-2] and link.findings.is_seeded is not False
+            )
+        if self.findings.kind in ("ollama", "other"):
+            link.doubt(
+                f"{link.name}: a server of this kind may cut the distribution by its own defaults (top-k, top-p, "
+                "penalties), which cannot be seen from here; draws may then be less varied than the fitted model's"
+            )
+        if self._encoder is None:
+            link.doubt(
+                f"{link.name}: data is sent as chat messages, so control strings in it are replaced, and nothing "
+                "else keeps a record from speaking as the system"
+            )
+        self._is_ready = True
+
+    async def _probe_draw(
+        self,
+        client: httpx.AsyncClient,
+        request: GenerateRequest,
+        decoding: Decoding,
+        endpoint: Endpoint,
+    ) -> Generation:
+        try:
+            return await self._link.obtain(client, self._draw_job(-1, request, decoding), endpoint)
+        except CallError as error:
+            if error.kind != "item" or "max_completion_tokens" not in str(error):
+                raise
+        self._token_field = "max_completion_tokens"  # newer hosted models know no other name
+        return await self._link.obtain(client, self._draw_job(-1, request, decoding), endpoint)
+
+
+class RemoteModel(RemoteGenerator):
+    """A served model that can write and score; also a `mop.backends.base.Scorer`.
+
+    Parameters
+    ----------
+    link, encoder, control
+        As for `RemoteGenerator`; the encoder is needed.
+    dialect : {"vllm", "sglang", "echo"}
+        How the server is asked for the log-probabilities of a given text.
+    """
+
+    def __init__(
+        self, link: Link, encoder: Encoder, control: Iterable[str], dialect: ScoreDialect
+    ) -> None:
+        super().__init__(link, encoder, control)
+        self._ids = encoder
+        self._dialect = dialect
+
+    @property
+    def score_identity(self) -> str:
+        """Model, revision, tokenizer and dialect."""
+        return self._identity("remote-score/1", dialect=self._dialect)
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """(1.0,): servers score at τ = 1 only."""
+        return (1.0,)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
+        """Score every request once, prompts that begin alike one after the other; see `mop.backends.base.Scorer`.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            Before the first item, if the server fails the probe.
+        PromptTooLongError
+            Before the first item, if a request does not fit the window that the server states.
+        CeilingError
+            At ``max_cost`` or ``max_lm_tokens``, after everything finished.
+        BackendError
+            If an item's answer could not be trusted however often it was asked, after everything finished.
+        """
+        encoded = [self._encode(request.prompt, request.response) for request in requests]
+        # Neighbours share the longest prefix, which a server with a prefix cache computes once.
+        order = sorted(range(len(requests)), key=lambda i: encoded[i][0])
+
+        async def prepare(client: httpx.AsyncClient) -> None:
+            await self._probe_scoring(client)
+            window = self.findings.max_len
+            for i in order:
+                if window is not None and len(encoded[i][0]) >= window:
+                    raise PromptTooLongError(
+                        f"request {i} has {len(encoded[i][0])} tokens, and the server takes {window - 1}; "
+                        "use shorter exemplars or a model with a larger window"
+                    )
+
+        def jobs() -> Iterator[Job[Score]]:
+            for i in order:
+                ids, start = encoded[i]
+                private = (*_data_texts(requests[i].prompt), requests[i].response)
+                yield self._score_job(i, ids, start, private, _as_score)
+
+        yield from self._link.stream(jobs, prepare, self._probe_again)
+        self._settle_failures(len(requests), 0.0)
+
+    def _encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
+        ids = self._ids.prompt_ids(prompt)
+        return [*ids, *self._ids.response_ids(response)], len(ids)
+
+    def _score_job(
+        self,
+        index: int,
+        ids: Sequence[int],
+        start: int,
+        private: tuple[str, ...],
+        make: Callable[[tuple[float, ...]], T],
+    ) -> Job[T]:
+        path, body = dialects.score_request(
+            self._dialect, self._link.model, ids, start, salt=self._link.salt
+        )
+
+        def read(answer: Json) -> tuple[T, Meter]:
+            scored = dialects.read_scores(self._dialect, answer, ids, start)
+            return make(scored.log_probs), scored.meter
+
+        seed = derive_seed(0, "score", *ids[-8:], len(ids))
+        return Job(index, path, body, read, len(ids), 1, private, seed, index >= 0)
+
+    def _asker(
+        self, client: httpx.AsyncClient, endpoint: Endpoint
+    ) -> Callable[..., Awaitable[tuple[float, ...]]]:
+        async def ask(ids: Sequence[int], start: int) -> tuple[float, ...]:
+            job = self._score_job(-1, ids, start, (), lambda values: values)
+            return await self._link.obtain(client, job, endpoint)
+
+        return ask
+
+    async def _probe_scoring(self, client: httpx.AsyncClient) -> None:
+        link = self._link
+        await link.find_kind(client)
+        for endpoint in link.endpoints:
+            if endpoint.url in self.findings.conformance:
+                continue
+            found = await probe_scorer(
+                self._asker(client, endpoint),
+                self._encode,
+                where=endpoint.url,
+                max_len=self.findings.max_len,
+            )
+            for other, before in self.findings.conformance.items():
+                # Two addresses of one model must agree as one address agrees with itself.
+                await probe_again(
+                    self._asker(client, endpoint),
+                    self._encode,
+                    before,
+                    where=f"{endpoint.url} (beside {other})",
+                )
+                break
+            self.findings.conformance[endpoint.url] = found
+            logger.info(
+                "%s passed the scoring probe, noise %.2g nats per token", endpoint.url, found.noise
+            )
+
+    async def _probe_again(self, client: httpx.AsyncClient) -> None:
+        for endpoint in self._link.endpoints:
+            if endpoint.set_aside_until_s is None:
+                before = self.findings.conformance[endpoint.url]
+                await probe_again(
+                    self._asker(client, endpoint), self._encode, before, where=endpoint.url
+                )
+
+
+def _as_score(log_probs: tuple[float, ...]) -> Score:
+    return Score(np.array([math.fsum(log_probs)], dtype=np.float32), len(log_probs))
+
+
+def _data_texts(prompt: Prompt) -> tuple[str, ...]:
+    return tuple(
+        segment.text for turn in prompt.turns for segment in turn.segments if segment.is_data
+    )

@@ -1,0 +1,396 @@
+"""When to call a server again: pure decisions about waiting, load and giving up; no clock, no network.
+
+Every function takes the time as an argument, so a test can live through a day in a millisecond.
+`mop.backends.remote` is the caller.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from mop.errors import BackendError
+from mop.randomness import derive_seed, uniforms
+
+CallKind = Literal["throttled", "transient", "protocol", "item", "fatal"]
+"""What a failed call means: the server asks for patience; it may work next time; the answer was no
+answer; this one item cannot be had; the run makes no sense any more."""
+
+
+class CallError(BackendError):
+    """One call to a server failed.
+
+    Parameters
+    ----------
+    message : str
+        For a person; holds no secret and nobody's words.
+    kind : CallKind
+        What to do about it.
+    code : str
+        Short stable name for counts: ``http-503``, ``timeout``, ``nulls``.
+    retry_after_s : float, optional
+        Wait that the server asked for, seconds.
+    """
+
+    def __init__(
+        self, message: str, *, kind: CallKind, code: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retryable=kind in ("throttled", "transient", "protocol"))
+        self.kind = kind
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+# The time between calls shrinks by a four-hundredth with each success and grows by at least a
+# twentieth with each complaint: in balance, one call in twenty is refused at the most.
+_FASTER, _SLOWER = 1.0 - 1.0 / 400.0, 1.05
+_SLOWEST_S = 1.0  # a server that takes less than a call a second says so by Retry-After
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How patient a run is. The defaults suit a job that runs for hours without anyone watching."""
+
+    first_wait_s: float = 0.5
+    """Wait before the second try; doubles with every try."""
+    jitter: float = 0.25
+    """Share by which a wait is shortened at random, so that callers do not come back in step."""
+    longest_wait_s: float = 60.0
+    max_tries: int = 8
+    """Tries per item when the server fails; being asked to slow down does not count."""
+    max_protocol_retries: int = 3
+    """Further tries after an answer that is cut, garbled or not to be trusted."""
+    item_limit_s: float = 900.0
+    """Time for one item: its calls and the waits between them."""
+    breaker_failures: int = 20
+    """So many failures in a row, and `breaker_s` since the last success, set an endpoint aside."""
+    breaker_s: float = 30.0
+    """A restart of a server with a hundred calls in flight is a hundred failures in a row, but a short one."""
+    retrial_s: float = 60.0
+    """An endpoint that was set aside gets one trial call after this time, as long as another one works."""
+    first_limit: int = 20
+    """Calls in flight at the start."""
+    cut: float = 0.8
+    """Factor on the calls in flight when throttled."""
+    cut_every_s: float = 15.0
+    """At most one cut in this time: one overload makes many complaints."""
+
+
+@dataclass(slots=True)
+class Tries:
+    """What one item has been through."""
+
+    spent_s: float = 0.0
+    """Time in calls and in waits of its own; standing in line for a busy server does not count."""
+    calls: int = 0
+    transient: int = 0
+    protocol: int = 0
+
+
+def classify_status(status: int) -> CallKind | None:
+    """Say what an HTTP status means for the run; None for success.
+
+    Notes
+    -----
+    401, 403 and 404 are the same for every item, so they stop the run; 400, 413 and 422 concern one item.
+
+    Examples
+    --------
+    >>> classify_status(200), classify_status(429), classify_status(503), classify_status(401)
+    (None, 'throttled', 'transient', 'fatal')
+    """
+    if 200 <= status < 300:
+        return None
+    if status == 429:
+        return "throttled"
+    if status in (408, 409, 425) or status >= 500:
+        return "transient"
+    if status in (400, 413, 422):
+        return "item"
+    return "fatal"
+
+
+def wait_before_retry(
+    error: CallError, tries: Tries, policy: RetryPolicy, *, seed: int
+) -> float | None:
+    """Count a failure and say how long to wait before the next try; None means give up.
+
+    Parameters
+    ----------
+    error : CallError
+        What went wrong.
+    tries : Tries
+        The item's history; updated.
+    policy : RetryPolicy
+        The limits.
+    seed : int
+        64-bit; the jitter is a function of it and of the number of calls.
+
+    Returns
+    -------
+    float or None
+        Seconds from now.
+    """
+    if error.kind in ("item", "fatal"):
+        return None
+    if error.kind == "transient":
+        tries.transient += 1
+    if error.kind == "protocol":
+        tries.protocol += 1
+    if tries.transient >= policy.max_tries or tries.protocol > policy.max_protocol_retries:
+        return None
+    wait = backoff_s(
+        max(tries.transient + tries.protocol, 1), policy, seed=derive_seed(seed, tries.calls)
+    )
+    if error.retry_after_s is not None:
+        wait = max(wait, error.retry_after_s)
+    tries.spent_s += wait
+    return wait if tries.spent_s <= policy.item_limit_s else None
+
+
+def backoff_s(failures: int, policy: RetryPolicy, *, seed: int) -> float:
+    """Return the wait after so many failures, at least one: doubling, capped, shortened at random.
+
+    Examples
+    --------
+    >>> [backoff_s(n, RetryPolicy(jitter=0.0), seed=0) for n in (1, 2, 3, 30)]
+    [0.5, 1.0, 2.0, 60.0]
+    """
+    full = min(policy.first_wait_s * 2.0 ** min(failures - 1, 60), policy.longest_wait_s)
+    return full * (1.0 - policy.jitter * float(uniforms(seed, 0, 1)[0]))
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?"
+                       r"(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")  # fmt: skip
+
+
+def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | None:
+    """Return how long a server asks us to wait, seconds, or None if it does not say.
+
+    Parameters
+    ----------
+    headers : mapping
+        Response headers; names in lower case.
+    utc_s : float
+        The time of day, seconds since 1970, for the forms that name a date.
+
+    Notes
+    -----
+    In this order: ``retry-after-ms``; ``retry-after`` as seconds or as an HTTP date; the largest of the
+    headers that end in ``-reset`` or contain ``ratelimit-reset``, as a duration (``6m0s``, ``20ms``),
+    seconds, seconds since 1970, or an ISO date. What cannot be read is passed over; a time that has
+    passed is a wait of 0.
+
+    Examples
+    --------
+    >>> parse_retry_after({"retry-after": "7"}, utc_s=0.0)
+    7.0
+    >>> parse_retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, utc_s=60.0)
+    30.0
+    >>> parse_retry_after({"x-ratelimit-reset-tokens": "1m0.5s", "x-ratelimit-reset-requests": "20ms"}, utc_s=0.0)
+    60.5
+    """
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000.0
+    if (plain := headers.get("retry-after")) is not None:
+        for reader in (_number, lambda text: _http_date(text, utc_s)):
+            if (wait := reader(plain)) is not None:
+                return wait
+    resets = [
+        wait
+        for name, text in headers.items()
+        if name.endswith("-reset") or "ratelimit-reset" in name
+        if (wait := _reset(text, utc_s)) is not None
+    ]
+    return max(resets) if resets else None
+
+
+def _number(text: str | None) -> float | None:
+    """A plain count that is not negative, or None."""
+    if text is None or not re.fullmatch(r"\s*\d{1,12}(\.\d+)?\s*", text, re.ASCII):
+        return None
+    return float(text)
+
+
+def _http_date(text: str, utc_s: float) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return max(0.0, moment.timestamp() - utc_s)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _reset(text: str, utc_s: float) -> float | None:
+    text = text.strip()
+    if (number := _number(text)) is not None:
+        # Nobody asks for a wait of thirty years: a number this large is a date.
+        return max(0.0, number - utc_s) if number > 1e9 else number
+    if text and (found := _DURATION.fullmatch(text)):
+        units = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+        return math.fsum(
+            float(n) * unit for n, unit in zip(found.groups(), units, strict=True) if n
+        )
+    try:
+        return max(0.0, datetime.fromisoformat(text).timestamp() - utc_s)
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One server address: how many calls it may have in flight, and until when it is left alone."""
+
+    url: str
+    limit: float
+    """Calls allowed in flight; grows by success, shrinks when throttled."""
+    max_limit: int
+    in_flight: int = 0
+    paused_until_s: float = -math.inf
+    set_aside_until_s: float | None = None
+    """Not None once the breaker has opened; a success closes it."""
+    failures_in_row: int = 0
+    complaints_in_row: int = 0
+    """Separate throttling episodes since the last success."""
+    calls: int = 0
+    interval_s: float = 0.0
+    """Least time between two calls; 0 until the server has complained."""
+    _next_send_s: float = field(default=-math.inf)
+    _window_start_s: float | None = field(default=None)
+    _window_successes: int = field(default=0)
+    _last_success_s: float = field(default=-math.inf)
+    _last_cut_s: float = field(default=-math.inf)
+    _last_complaint_s: float = field(default=-math.inf)
+
+    def note_sent(self, now_s: float) -> None:
+        """Take a place for a call that goes out now."""
+        self.in_flight += 1
+        self.calls += 1
+        self._next_send_s = now_s + self.interval_s
+        if self._window_start_s is None:
+            self._window_start_s = now_s
+
+    def note_success(self, now_s: float) -> None:
+        """A call worked: the breaker closes and the load may grow."""
+        self.failures_in_row = 0
+        self.complaints_in_row = 0
+        self.set_aside_until_s = None
+        self._last_success_s = now_s
+        self._window_successes += 1
+        self.interval_s *= _FASTER
+        # Until the first complaint the limit doubles per round of calls, after it it grows by one per round.
+        step = 1.0 if self._last_cut_s == -math.inf else 1.0 / self.limit
+        self.limit = min(float(self.max_limit), self.limit + step)
+
+    def note_throttled(
+        self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int
+    ) -> None:
+        """The server asked for patience: nothing goes there until the pause is over.
+
+        Parameters
+        ----------
+        error : CallError
+            Holds the wait asked for, if any.
+        policy : RetryPolicy
+            Cut and backoff.
+        sent_s, now_s : float
+            When the call was sent and when the answer came. Complaints about calls that were already
+            on their way when the last pause began belong to that pause.
+        seed : int
+            For the jitter of a pause whose length the server did not say.
+        """
+        is_new = sent_s >= self._last_complaint_s
+        if is_new:
+            self.complaints_in_row += 1
+            self._last_complaint_s = now_s
+            self._adopt_pace(now_s)
+        wait = error.retry_after_s
+        if wait is None:
+            wait = backoff_s(
+                max(self.complaints_in_row, 1),
+                policy,
+                seed=derive_seed(seed, self.complaints_in_row),
+            )
+            if not is_new:
+                wait = 0.0
+        self.paused_until_s = max(self.paused_until_s, now_s + wait)
+        if now_s - self._last_cut_s >= policy.cut_every_s:
+            self.limit = max(1.0, self.limit * policy.cut)
+            self._last_cut_s = now_s
+
+    def _adopt_pace(self, now_s: float) -> None:
+        """Send no faster than the server has served since its last complaint, that pause included.
+
+        Without this, every pause ends in a burst, and most of the burst is refused.
+        """
+        elapsed = now_s - (now_s if self._window_start_s is None else self._window_start_s)
+        served = elapsed / self._window_successes if self._window_successes else _SLOWEST_S
+        if self.interval_s > 0:
+            served = min(max(served, self.interval_s * _SLOWER), self.interval_s * 2.0)
+        self.interval_s = min(served, _SLOWEST_S)
+        self._window_start_s, self._window_successes = now_s, 0
+
+    def note_failure(self, policy: RetryPolicy, *, now_s: float) -> None:
+        """The server failed; enough of that and it is set aside."""
+        if self._last_success_s == -math.inf:
+            self._last_success_s = now_s  # the row of failures begins here
+        self.failures_in_row += 1
+        quiet_s = now_s - self._last_success_s
+        if self.failures_in_row >= policy.breaker_failures and quiet_s >= policy.breaker_s:
+            self.set_aside_until_s = now_s + policy.retrial_s
+
+    def due_s(self) -> float:
+        """Return the time from which calls may be sent, if there is a place."""
+        return max(self.paused_until_s, self._next_send_s, self.set_aside_until_s or -math.inf)
+
+    def room(self, now_s: float) -> int:
+        """Further calls that may be sent now; 0 while paused, set aside or not yet due."""
+        if now_s < max(self.paused_until_s, self._next_send_s):
+            return 0
+        if self.set_aside_until_s is not None:
+            return 0 if now_s < self.set_aside_until_s else 1 - self.in_flight
+        return int(self.limit) - self.in_flight
+
+
+def choose_endpoint(
+    endpoints: Sequence[Endpoint], *, now_s: float
+) -> tuple[Endpoint | None, float | None]:
+    """Return the endpoint with most room, or else how long to wait for one.
+
+    Parameters
+    ----------
+    endpoints : sequence of Endpoint
+        At least one.
+    now_s : float
+        The time, seconds.
+
+    Returns
+    -------
+    endpoint : Endpoint or None
+    wait_s : float or None
+        If there is no endpoint: seconds until a pause ends, or None if one is merely full, in which
+        case a finished call makes room.
+
+    Raises
+    ------
+    CallError
+        Of kind ``fatal``, if all endpoints are set aside.
+    """
+    best = max(endpoints, key=lambda endpoint: endpoint.room(now_s) / max(endpoint.limit, 1.0))
+    if best.room(now_s) > 0:
+        return best, None
+    if all(endpoint.set_aside_until_s is not None for endpoint in endpoints):
+        failures = max(endpoint.failures_in_row for endpoint in endpoints)
+        raise CallError(
+            f"stopped: {failures} calls in a row failed at {', '.join(e.url for e in endpoints)}; "
+            "a working server is needed; what is finished is kept, so run the same command again once it answers",
+            kind="fatal",
+            code="breaker",
+        )
+    waits = [endpoint.due_s() - now_s for endpoint in endpoints]
+    is_full = any(wait <= 0 for wait in waits)
+    return None, None if is_full else min(waits)

@@ -1,0 +1,336 @@
+"""The command ``mop``: arguments to settings to one call; what it prints is made here, nothing is computed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from mop import __version__
+from mop.errors import ConfigError, MopError
+
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+VERBS = {"personas": "personas", "fit": "fit", "simulate": "simulate", "evaluate": "evaluate",
+         "report": "report", "run": "report"}  # fmt: skip
+"""Verbs that bring a run up to a stage."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM, turned into an exception so that files and the store are closed properly."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130/143 interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    _configure_logging(args)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = args.call(args)
+    except ConfigError as error:
+        return _complain(args, error, USAGE)
+    except MopError as error:
+        return _complain(args, error, FAILED)
+    except (KeyboardInterrupt, _Terminated) as stop:
+        terminated = isinstance(stop, _Terminated)
+        sys.stderr.write("\ninterrupted; what is done is kept: the same command goes on from there\n")
+        return TERMINATED if terminated else INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away; nobody is left to tell
+        return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if args.json:
+        sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
+    elif not args.quiet:
+        sys.stdout.write(args.show(result) + "\n")
+    return OK
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    parser = argparse.ArgumentParser(
+        prog="mop",
+        description="Mixture of Personas: make a frozen language model answer like a population.",
+        epilog="Start with: mop demo. Settings and their meaning: mop config --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"mop {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    demo = _verb(verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)")
+    _run_options(demo, out="runs/demo")
+    demo.set_defaults(preset="demo", until="report")
+    for verb, stage in VERBS.items():
+        about = "the whole chain" if verb == "run" else f"the chain up to and including: {stage}"
+        chain = _verb(verbs, verb, _run, _show_run, f"{about}, on a run folder; resumes")
+        _run_options(chain, out=None)
+        chain.set_defaults(until=stage)
+
+    pull = _verb(verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use")
+    pull.add_argument("names", nargs="*", metavar="NAME", help="none: list them")
+
+    score = _verb(verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture")
+    _fitted_options(score)
+    score.add_argument("--lm", help="another language model than the one it was fitted with")
+    score.add_argument("--components", type=int, default=64, help="components scored per record (default 64)")
+
+    explain = _verb(verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record")
+    _fitted_options(explain)
+    explain.add_argument("--key", help="a record's key; none: the first record")
+    explain.add_argument("--components", type=int, default=64, help="components scored (default 64)")
+
+    config = _verb(verbs, "config", _config, _show_config, "print the resolved settings and what each means")
+    _settings_options(config)
+
+    verify = _verb(verbs, "verify", _verify, _show_verify, "check a run folder: files, hashes, every score")
+    verify.add_argument("run", type=Path, metavar="RUN")
+
+    _verb(verbs, "doctor", _doctor, _show_doctor, "what is installed, which devices and models are there")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------- options
+
+
+def _verb(
+    verbs: Any, name: str, call: Callable[..., Any], show: Callable[..., str], about: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+    parser.set_defaults(call=call, show=show)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no result text")
+    parser.add_argument("--verbose", action="store_true", help="log what happens, in detail")
+    return parser
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--preset", help="demo, paper or quick: a named starting point")
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="one setting, over file and preset; may be given several times",
+    )  # fmt: skip
+
+
+def _run_options(parser: argparse.ArgumentParser, *, out: str | None) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", required=out is None, default=out and Path(out),
+        help="run folder: new, or one to go on with" + (f" (default {out})" if out else ""),
+    )  # fmt: skip
+    _settings_options(parser)
+
+
+def _fitted_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    parser.add_argument("--records", type=Path, metavar="FILE", help="records (default: the run's test split)")
+
+
+# ------------------------------------------------------------------------------------------------ verbs
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.pipeline import run
+    from mop.progress import ProgressDisplay
+
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        result = run(_settings(args), args.out, until=args.until, progress=progress)
+    if args.until == "report":
+        from mop.artifacts import read_json
+
+        result["metrics"] = read_json(args.out / "metrics.json")
+    return result
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    """The run folder's own settings, unless a file or preset is given; then assignments."""
+    from mop.config import config_from_dict, config_to_dict, merge_assignments, resolve_config
+    from mop.pipeline import read_config
+
+    out = getattr(args, "out", None)
+    if args.config is None and args.verb != "demo" and args.preset is None and out and (out / "config.json").is_file():
+        base = config_to_dict(read_config(out))
+        for section, values in merge_assignments(args.assignments).items():
+            base[section] = {**base[section], **values} if isinstance(values, dict) else values
+        return config_from_dict(base)
+    return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
+
+
+def _pull(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.progress import ProgressDisplay
+    from mop.pull import EMBEDDED, is_pulled, notice, pull
+
+    if not args.names:
+        return {
+            "known": {
+                name: {"kind": item.kind, "what": item.what, "licence": item.licence, "pulled": is_pulled(name)}
+                for name, item in EMBEDDED.items()
+            }
+        }
+    pulled = {}
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        for name in args.names:
+            folder = pull(name, progress=progress)
+            pulled[name] = {"folder": str(folder), "notice": notice(name)}
+    return {"pulled": pulled}
+
+
+def _open_fitted(args: argparse.Namespace) -> tuple[Any, list[Any]]:
+    from mop.data import read_records
+    from mop.estimator import MixtureOfPersonas
+    from mop.progress import ProgressDisplay
+
+    model = MixtureOfPersonas.load(
+        args.run / "mixture",
+        lm=getattr(args, "lm", None),
+        store=args.run / "store.sqlite",
+        score_components=args.components,
+        progress=ProgressDisplay(quiet=args.quiet),
+    )
+    return model, read_records(args.records or args.run / "records" / "test.jsonl")
+
+
+def _score(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.estimator import MixtureOfPersonas
+
+    model, records = _open_fitted(args)
+    assert isinstance(model, MixtureOfPersonas)
+    return model.score_report(records)
+
+
+def _explain(args: argparse.Namespace) -> dict[str, Any]:
+    model, records = _open_fitted(args)
+    found = [r for r in records if args.key is None or r.key == args.key]
+    if not found:
+        raise ConfigError(f"no record has the key {args.key!r}; keys look like {records[0].key!r}")
+    explained: dict[str, Any] = model.explain(found[0])
+    return explained
+
+
+def _config(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.config import config_to_dict, resolve_config
+
+    config = resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
+    return config_to_dict(config)
+
+
+def _verify(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.pipeline import verify
+
+    return verify(args.run)
+
+
+def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.doctor import examine
+
+    return examine()
+
+
+# ------------------------------------------------------------------------------------------- what is shown
+
+
+def _show_run(result: dict[str, Any]) -> str:
+    run = result["run"]
+    lines = [f"{run}: {len(result['done'])} stages done, {len(result['skipped'])} were done before"]
+    metrics = result.get("metrics")
+    if metrics is None:
+        last = (result["done"] or result["skipped"])[-1]
+        shown = {k: v for k, v in result[last].items() if k not in ("finished", "seconds", "written")}
+        lines.append(f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items()))
+        stages = ["records", "personas", "fit", "simulate", "evaluate", "report"]
+        lines.append(f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else "")
+        return "\n".join(filter(None, lines))
+    lines.append(f"{'method':<14}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'words':>8}")
+    for name, row in metrics["methods"].items():
+        lines.append(
+            f"{name:<14}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{row['mean_words']:>8.1f}"
+        )
+    held = metrics["held_out"]
+    low, high = held["gain_interval"]
+    lines += [
+        f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, untrained gates "
+        f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})",
+        f"report: {run}/report.html",
+        f"next: open {run}/report.html, or: mop explain {run}",
+    ]
+    return "\n".join(lines)
+
+
+def _show_pull(result: dict[str, Any]) -> str:
+    if "known" in result:
+        return "\n".join(
+            f"{name:<16}{item['kind']:<9}{'here' if item['pulled'] else '-':<6}{item['licence']:<14}{item['what']}"
+            for name, item in result["known"].items()
+        )
+    return "\n".join(f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values())
+
+
+def _show_score(result: dict[str, Any]) -> str:
+    kind = "exact" if result["is_exact"] else f"estimated from {result['n_components']} components"
+    lines = [f"mean log p(y|x) over {result['n_records']} records, {kind}, nats per record:"]
+    lines += [f"  {name:<24}{value:>10.3f}" for name, value in result["mean"].items()]
+    return "\n".join(lines)
+
+
+def _show_explain(result: dict[str, Any]) -> str:
+    lines = [f"record   {result['key']}", f"context  {result['context']}", f"response {result['response']}", ""]
+    lines += [f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}" for row in result["personas"]]
+    lines += ["", "exemplars that speak for it:"]
+    lines += [f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}" for row in result["exemplars"]]
+    return "\n".join(lines)
+
+
+def _show_config(result: dict[str, Any]) -> str:
+    from mop.config import SECTIONS, describe
+
+    lines = [f"seed = {result['seed']}"]
+    for section, cls in SECTIONS.items():
+        lines += ["", f"[{section}]"]
+        for name, _, _, meaning in describe(cls):
+            value = result[section][name]
+            shown = "# none" if value is None else f"= {json.dumps(value, ensure_ascii=False)}"
+            lines.append(f"{name} {shown}".ljust(44) + f" # {meaning}")
+    return "\n".join(lines)
+
+
+def _show_verify(result: dict[str, Any]) -> str:
+    if not result["problems"]:
+        return f"sound: {result['counts']}"
+    return "\n".join(["damaged:", *result["problems"], "run the same command again; damaged items are redone"])
+
+
+def _show_doctor(result: dict[str, Any]) -> str:
+    from mop.doctor import describe
+
+    return describe(result)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --------------------------------------------------------------------------------------- errors and signals
+
+
+def _complain(args: argparse.Namespace, error: MopError, code: int) -> int:
+    sys.stderr.write(f"mop {args.verb}: {error}\n")
+    if args.json:
+        document = {"error": {"type": type(error).__name__, "message": str(error)}}
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    return code
+
+
+def _configure_logging(args: argparse.Namespace) -> None:
+    level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("mop").setLevel(level)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated

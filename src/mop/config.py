@@ -1,0 +1,433 @@
+"""Settings: one frozen dataclass per stage, TOML in, JSON out; unknown keys and wrong values are errors.
+
+Precedence: the defaults below < preset < file < ``--set section.key=value``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mop.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which records, and how they are divided."""
+
+    source: str = ""
+    """A file (CSV, TSV, JSONL, Parquet; .gz too), `rotten-tomatoes`, or hf:ORG/NAME."""
+    context: str = "context"
+    """Column of the context, or a template such as "Film: {film}. Verdict: {verdict}."."""
+    response: str = "response"
+    """Column of the text that a person wrote."""
+    label: str | None = None
+    """Column of a class, if any."""
+    key: str | None = None
+    """Column that names each record; none: a name is made from the content."""
+    weight: str | None = None
+    """Column of survey weights, if any."""
+    group: str | None = None
+    """Column of what must not be split apart (a film, a respondent), if any."""
+    task: str = ""
+    """One line for the language model: what a response is ("a one-sentence film review")."""
+    strict: bool = False
+    """Stop at the first bad row instead of leaving it out and counting it."""
+    exemplars: int = 300
+    """N: records that prompts may show; personas are found in them too."""
+    train: int = 200
+    """Records that gates and temperatures are fitted on."""
+    valid: int = 80
+    """Records that decide when to stop and what to choose."""
+    test: int = 400
+    """Held-out records: their contexts are simulated, their real responses are the floor."""
+    golden: int = 2000
+    """Records of the real population that the metrics compare with; never shown to a method."""
+
+    def __post_init__(self) -> None:
+        """Reject sizes that leave a stage without records."""
+        for name in ("exemplars", "train", "valid", "test", "golden"):
+            _at_least("data", name, getattr(self, name), 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The frozen language model and the frozen sentence encoder."""
+
+    lm: str = "smollm2-135m"
+    """smollm2-135m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake."""
+    encoder: str = "minilm"
+    """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps, ..."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16, float16."""
+    memory_gib: float = 4.0
+    """Memory that batches and shared prefixes may take, besides the weights."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        _one_of("model", "dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        if not self.memory_gib > 0:
+            raise ConfigError(f"model.memory_gib must be above 0, got {self.memory_gib}; try 4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonaConfig:
+    """Where the personas come from."""
+
+    n_personas: int = 12
+    """K, clusters of the exemplars."""
+    writer: str = "keywords"
+    """keywords (from the cluster's words and manner), llm (the language model summarises), file."""
+    path: str | None = None
+    """Your personas (JSONL, or one a line in a .txt), for writer = "file"."""
+    n_sources: int = 10
+    """Records nearest the centre that the writer looks at."""
+    n_keywords: int = 8
+    """Words per persona, for writer = "keywords"."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        _at_least("personas", "n_personas", self.n_personas, 1)
+        _at_least("personas", "n_sources", self.n_sources, 1)
+        _at_least("personas", "n_keywords", self.n_keywords, 1)
+        _one_of("personas", "writer", self.writer, ("keywords", "llm", "file"))
+        if (self.writer == "file") != (self.path is not None):
+            raise ConfigError(
+                f'personas.path goes with personas.writer = "file", got writer {self.writer!r} '
+                f"and path {self.path!r}; set both or neither"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """How gates and temperatures are learned."""
+
+    method: str = "rounds"
+    """rounds (ours) or paper (the paper's recipe: sum over the gate's top pairs)."""
+    n_rounds: int = 2
+    """Rounds of proposing, scoring and fitting."""
+    components_per_record: int = 24
+    """(persona, exemplar) pairs newly scored for each training record in a round."""
+    records_per_component: int = 16
+    """Training records that share a pair, and with it the computed prefix of the prompt."""
+    valid_components: int = 32
+    """Pairs newly scored for every validation record in a round."""
+    test_components: int = 48
+    """Pairs scored for every test record for the held-out figures."""
+    test_records: int = 80
+    """Test records used for the held-out figures."""
+    dim: int = 128
+    """d, size of the space the gates work in."""
+    learning_rate: float = 0.02
+    """Adam step size."""
+    max_steps: int = 400
+    """Adam steps of one fit (paper: epochs) at the most."""
+    patience: int = 10
+    """Checks without a gain on the validation records before a fit stops."""
+    decays: tuple[float, ...] = (0.3, 0.03, 0.003)
+    """Weight decays tried; validation chooses."""
+    tau_spread: float = 0.2
+    """Prior standard deviation of a persona's log temperature around the common one."""
+    top_m: int = 4
+    """M of the paper's recipe."""
+    batch_size: int = 32
+    """Records per step of the paper's recipe."""
+    start_tau: float = 1.0
+    """Temperature before fitting."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        _one_of("fit", "method", self.method, ("rounds", "paper"))
+        for name in (
+            "n_rounds", "components_per_record", "records_per_component", "valid_components",
+            "dim", "max_steps", "patience", "top_m", "batch_size",
+        ):  # fmt: skip
+            _at_least("fit", name, getattr(self, name), 1)
+        for name in ("test_components", "test_records"):
+            _at_least("fit", name, getattr(self, name), 2)
+        for name in ("learning_rate", "tau_spread", "start_tau"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
+        if not self.decays or min(self.decays) < 0:
+            raise ConfigError(f"fit.decays needs values of at least 0, got {self.decays}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateConfig:
+    """What is drawn."""
+
+    n_responses: int = 400
+    """Responses per method, one for each of the first test contexts (at most data.test)."""
+    max_tokens: int = 96
+    """A response that is still going on there is cut."""
+    min_tokens: int = 0
+    """The end-of-turn token is not drawn before so many tokens."""
+    top_p: float = 1.0
+    """Nucleus truncation; below 1 the sampler is no longer the fitted model."""
+    top_k: int = 0
+    """Truncation to the k likeliest tokens; above 0 the sampler is no longer the fitted model."""
+    mix: str = "none"
+    """none, tokens (average the next-token distributions of L agents) or prompt (L exemplars in one prompt)."""
+    n_agents: int = 1
+    """L, agents drawn for one response; above 1 with mix = "tokens" or "prompt"."""
+    controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
+    """Methods drawn beside mop for comparison: zero-shot, few-shot, persona-only, mop-uniform."""
+    control_tau: float = 1.0
+    """Temperature of the controls that have none of their own."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        _at_least("simulate", "n_responses", self.n_responses, 2)
+        _at_least("simulate", "max_tokens", self.max_tokens, 1)
+        _at_least("simulate", "n_agents", self.n_agents, 1)
+        _at_least("simulate", "min_tokens", self.min_tokens, 0)
+        _at_least("simulate", "top_k", self.top_k, 0)
+        _one_of("simulate", "mix", self.mix, ("none", "tokens", "prompt"))
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"simulate.top_p must be above 0 and at most 1, got {self.top_p}")
+        if not self.control_tau > 0:
+            raise ConfigError(f"simulate.control_tau must be above 0, got {self.control_tau}")
+        if (self.mix == "none") != (self.n_agents == 1):
+            raise ConfigError(
+                f'simulate.n_agents above 1 goes with mix = "tokens" or "prompt", got n_agents '
+                f"{self.n_agents} and mix {self.mix!r}; set both or neither"
+            )
+        for control in self.controls:
+            _one_of("simulate", "controls", control, ("zero-shot", "few-shot", "persona-only", "mop-uniform"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """How the figures are made."""
+
+    n_seeds: int = 5
+    """k-means seeds of MAUVE."""
+    n_bootstrap: int = 200
+    """Resamples behind each interval."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        _at_least("evaluate", "n_seeds", self.n_seeds, 1)
+        _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    seed: int = 0
+    """Of every draw."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    personas: PersonaConfig = field(default_factory=PersonaConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    simulate: SimulateConfig = field(default_factory=SimulateConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        """Reject settings that contradict each other."""
+        if self.simulate.n_responses > self.data.test:
+            raise ConfigError(
+                f"simulate.n_responses ({self.simulate.n_responses}) is above data.test "
+                f"({self.data.test}): each response needs a test context; lower the one or raise the other"
+            )
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "demo": {
+        "data": {
+            "source": "rotten-tomatoes",
+            "context": "Film: {film}. Verdict: {verdict}.",
+            "response": "text",
+            "label": "verdict",
+            "key": "key",
+            "group": "film_id",
+            "task": "a film critic's verdict on the given film in one sentence, as printed in a newspaper",
+        },
+    },
+    "paper": {
+        "data": {"exemplars": 1000},
+        "model": {"encoder": "mpnet"},
+        "personas": {"n_personas": 100, "writer": "llm"},
+        "fit": {"method": "paper", "top_m": 4, "start_tau": 0.6, "learning_rate": 1e-3, "max_steps": 100},
+    },
+    "quick": {
+        "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
+        "model": {"lm": "fake", "encoder": "fake"},
+        "personas": {"n_personas": 3},
+        "fit": {"components_per_record": 8, "records_per_component": 4, "valid_components": 12,
+                "test_components": 12, "test_records": 12, "max_steps": 60},
+        "simulate": {"n_responses": 24, "max_tokens": 24},
+        "evaluate": {"n_seeds": 2, "n_bootstrap": 20},
+    },
+}  # fmt: skip
+"""Named starting points. ``demo``: film critics; ``paper``: the paper's recipe (its sizes; smaller models are
+yours to name); ``quick``: the built-in toy model, for trying a configuration in seconds."""
+
+
+def resolve_config(
+    *, file: Path | None = None, preset: str | None = None, assignments: Sequence[str] = ()
+) -> RunConfig:
+    """Settings from defaults, preset, file and ``section.key=value`` assignments, later ones winning.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown preset, section or key (the nearest known one is named), a value of
+        the wrong type or out of range, a file that is missing or no TOML.
+    """
+    merged: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
+        _merge(merged, PRESETS[preset])
+    if file is not None:
+        _merge(merged, _read_toml(file))
+    _merge(merged, merge_assignments(assignments))
+    return config_from_dict(merged)
+
+
+def merge_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``section.key=value`` texts as nested values, later ones winning.
+
+    Examples
+    --------
+    >>> merge_assignments(["fit.n_rounds=3", "model.lm=fake"])
+    {'fit': {'n_rounds': 3}, 'model': {'lm': 'fake'}}
+    """
+    merged: dict[str, Any] = {}
+    for assignment in assignments:
+        _merge(merged, _parse_assignment(assignment))
+    return merged
+
+
+def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """Build and check a configuration from nested plain values."""
+    return typing.cast(RunConfig, _build(RunConfig, values, ""))
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain values, ready for JSON."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def describe(section: type) -> list[tuple[str, str, Any, str]]:
+    """(name, type, default, meaning) of every setting of a section, read from its source."""
+    tree = ast.parse(inspect.getsource(section)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    meaning = {
+        node.target.id: after.value.value
+        for node, after in zip(tree.body, tree.body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+    return [
+        (f.name, str(f.type), f.default, " ".join(str(meaning.get(f.name, "")).split()))
+        for f in dataclasses.fields(section)
+    ]
+
+
+SECTIONS: Mapping[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "personas": PersonaConfig,
+    "fit": FitConfig,
+    "simulate": SimulateConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'the configuration'} must be a table of settings, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = [key for key in values if key not in hints]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], hints, n=1, cutoff=0.0)[0]
+        name = f"{where}.{unknown[0]}" if where else unknown[0]
+        raise ConfigError(
+            f"unknown setting {name}; did you mean {f'{where}.{near}' if where else near}? "
+            f"Known here: {', '.join(hints)}"
+        )
+    built = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else key
+        hint = hints[key]
+        built[key] = _build(hint, value, name) if dataclasses.is_dataclass(hint) else _coerce(hint, value, name)
+    return cls(**built)
+
+
+def _coerce(hint: Any, value: Any, name: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if option in (int, str, bool) and type(value) is option:
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            item = typing.get_args(option)[0]
+            return tuple(_coerce(item, v, f"{name}[{i}]") for i, v in enumerate(value))
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace("NoneType", "nothing")
+    raise ConfigError(f"{name} must be of type {wanted}, got {value!r} ({type(value).__name__})")
+
+
+def _parse_assignment(text: str) -> dict[str, Any]:
+    path, sign, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not sign or not all(keys) or len(keys) > 2:
+        raise ConfigError(f"--set takes section.key=value, got {text!r}; for example --set fit.n_rounds=3")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is text: --set model.lm=fake
+    for key in reversed(keys):
+        value = {key: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file at {file}; give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; mend it and run again") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; give a readable TOML file") from error
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _at_least(section: str, name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{section}.{name} must be at least {least}, got {value}")
+
+
+def _one_of(section: str, name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"{section}.{name} must be one of {', '.join(known)}, got {value!r}; did you mean {near!r}?"
+        )

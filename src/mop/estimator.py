@@ -1,0 +1,474 @@
+"""The Python face: an estimator in scikit-learn's manner around the whole chain."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mop.errors import ConfigError, DataError, NotFittedError
+from mop.types import Decoding, Persona, Progress, Record, Response
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mop.backends.base import Generator, LanguageModel, Scorer
+    from mop.embed import Encoder
+    from mop.fit import FitSettings
+    from mop.fitted import FittedMixture
+    from mop.likelihood import Table
+    from mop.store import Store
+
+
+class MixtureOfPersonas:
+    """A frozen language model that answers like the population it was fitted to.
+
+    Parameters
+    ----------
+    n_personas : int
+        K, clusters of the exemplars that personas are written from.
+    lm : str or LanguageModel
+        ``smollm2-135m``, ``hf:ORG/NAME``, a folder, ``openai:MODEL@URL``, ``fake``, or a ready backend.
+    encoder : str or Encoder
+        ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder, ``fake``, or a ready encoder.
+    n_exemplars : int
+        N, the most records that prompts may show.
+    personas : sequence of Persona, optional
+        Yours; then nothing is clustered and ``n_personas`` and ``writer`` do not matter.
+    writer : {"keywords", "llm"}
+        Who describes the clusters.
+    task : str
+        One line for the language model: what a response is ("a one-sentence film review").
+    valid_share : float
+        Share of the records given to `fit` that decides when to stop and what to choose.
+    method : {"rounds", "paper"}
+        Ours, or the paper's recipe.
+    settings : FitSettings, optional
+        Details of the fit.
+    score_components : int
+        Components scored for each record in `score`; with K × N at most that, the result is exact.
+    store : str or Path, optional
+        File that keeps every score and draw, so that a second run asks for nothing again; none:
+        kept in memory.
+    seed : int
+    progress : callable, optional
+        ``progress(what, done, total)``.
+
+    Attributes
+    ----------
+    mixture_ : FittedMixture
+        After `fit` or `load`.
+
+    Examples
+    --------
+    >>> records = [Record(key=str(i), context="Film?", response=r)
+    ...            for i, r in enumerate(["good fun", "dull", "great fun", "so dull"] * 5)]
+    >>> model = MixtureOfPersonas(n_personas=2, lm="fake", encoder="fake", seed=0).fit(records)
+    >>> bool(model.score(records[:4]) < 0)
+    True
+    >>> responses = model.sample(["Film?", "Film?"], seed=1)
+    >>> len(responses)
+    2
+    """
+
+    def __init__(
+        self,
+        n_personas: int = 20,
+        *,
+        lm: str | LanguageModel = "smollm2-135m",
+        encoder: str | Encoder = "minilm",
+        n_exemplars: int = 1000,
+        personas: Sequence[Persona] | None = None,
+        writer: str = "keywords",
+        task: str = "",
+        valid_share: float = 0.25,
+        method: str = "rounds",
+        settings: FitSettings | None = None,
+        score_components: int = 64,
+        store: str | Path | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.n_personas = n_personas
+        self.lm = lm
+        self.encoder = encoder
+        self.n_exemplars = n_exemplars
+        self.personas = personas
+        self.writer = writer
+        self.task = task
+        self.valid_share = valid_share
+        self.method = method
+        self.settings = settings
+        self.score_components = score_components
+        self.store = store
+        self.seed = seed
+        self.progress = progress
+
+    # ------------------------------------------------------------------ the estimator's conventions
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's arguments by name; ``deep`` is there for scikit-learn and changes nothing."""
+        return {name: getattr(self, name) for name in _parameters()}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change constructor arguments; takes effect at the next call.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown name.
+        """
+        for name, value in params.items():
+            if name not in _parameters():
+                raise ConfigError(
+                    f"MixtureOfPersonas has no parameter {name!r}; known: {', '.join(_parameters())}"
+                )
+            setattr(self, name, value)
+            self.__dict__.pop({"lm": "_lm", "encoder": "_encoder", "store": "_store"}.get(name, ""), None)
+        return self
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults."""
+        shown = ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name, parameter in _parameters().items()
+            if getattr(self, name) != parameter.default
+        )
+        return f"MixtureOfPersonas({shown})"
+
+    # ---------------------------------------------------------------------------------------- fitting
+
+    def fit(self, records: Iterable[Record | Mapping[str, Any]]) -> Self:
+        """Find personas in the records and fit gates and temperatures to them.
+
+        Parameters
+        ----------
+        records : iterable of Record or of mappings with ``context`` and ``response``
+            The observed population. For files and tables see `mop.data.load_records`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            If there are too few records for the personas or the splits.
+        """
+        from mop.data import split_records
+        from mop.fit import FitSettings, fit_mixture
+
+        observed = _as_records(records)
+        n_valid = max(2, round(self.valid_share * len(observed)))
+        if not 0 < self.valid_share < 1 or n_valid > len(observed) - 2:
+            raise DataError(
+                f"{len(observed)} records with valid_share {self.valid_share} leave too few to fit on; "
+                "give at least 4 records and a share between 0 and 1"
+            )
+        by_group = any(r.group is not None for r in observed)
+        parts = split_records(
+            observed, {"valid": n_valid, "train": len(observed) - n_valid}, seed=self.seed
+        ) if not by_group else split_records(
+            observed, {"valid": self.valid_share, "train": 1 - self.valid_share}, seed=self.seed, by_group=True
+        )  # fmt: skip
+        exemplars = parts["train"][: self.n_exemplars]
+        personas = list(self.personas) if self.personas is not None else self._write_personas(exemplars)
+        self.mixture_ = fit_mixture(
+            personas,
+            exemplars,
+            parts["train"],
+            parts["valid"],
+            encoder=self._open_encoder(),
+            scorer=self._open_scorer(),
+            store=self._open_store(),
+            task=self.task,
+            settings=self.settings or FitSettings(),
+            method="paper" if self.method == "paper" else "rounds",
+            seed=self.seed,
+            progress=self.progress,
+        )
+        return self
+
+    # ------------------------------------------------------------------------------------- likelihood
+
+    def score_samples(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
+        """Log-likelihood of each record under the mixture, shape (n,), in nats.
+
+        Exact if K × N is at most ``score_components``; otherwise an importance-sampling estimate
+        whose expectation is at most the true value (see `mop.mixture.estimate_log_mixture`).
+        """
+        from mop.likelihood import estimate
+
+        return estimate(self._table(_as_records(records)), self._fitted()).log_mix
+
+    def score(self, records: Iterable[Record | Mapping[str, Any]]) -> float:
+        """Mean log-likelihood per record, in nats, weighted by the records' survey weights."""
+        import numpy as np
+
+        observed = _as_records(records)
+        return float(np.average(self.score_samples(observed), weights=[r.weight for r in observed]))
+
+    def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
+        """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
+        from mop.likelihood import persona_posterior
+
+        return persona_posterior(self._table(_as_records(records)), self._fitted())
+
+    def score_report(self, records: Iterable[Record | Mapping[str, Any]]) -> dict[str, Any]:
+        """Mean log-likelihood per record, in nats, beside that of untrained gates.
+
+        Returns
+        -------
+        dict
+            ``mean`` by name, ``gain`` with its 95 % interval, ``is_exact``, ``n_records``,
+            ``n_components``.
+        """
+        from mop.fitted import uniform_mixture
+        from mop.likelihood import estimate, gain_interval
+
+        fitted, table = self._fitted(), self._table(_as_records(records))
+        uniform = uniform_mixture(fitted)
+        return {
+            "mean": {
+                "mop": float(estimate(table, fitted).log_mix.mean()),
+                "uniform gates": float(estimate(table, uniform).log_mix.mean()),
+            },
+            **gain_interval(table, fitted, uniform, seed=self.seed),
+            "is_exact": table.is_exact,
+            "n_records": len(table.hx),
+            "n_components": len(table.components),
+        }
+
+    def explain(self, record: Record | Mapping[str, Any], *, n_exemplars: int = 5) -> dict[str, Any]:
+        """Which personas and exemplars speak for this record, given its text.
+
+        Returns
+        -------
+        dict
+            ``personas`` and ``exemplars`` (the ``n_exemplars`` likeliest), each with its posterior;
+            ``log_lik`` (nats), ``is_exact``.
+        """
+        from mop.likelihood import component_posterior, estimate
+
+        (one,) = _as_records([record])
+        fitted, table = self._fitted(), self._table([one])
+        posterior = component_posterior(table, fitted)[0]
+        by_persona = [0.0] * len(fitted.personas)
+        by_exemplar: dict[int, float] = {}
+        for (k, j), share in zip(table.components, posterior.tolist(), strict=True):
+            by_persona[k] += share
+            by_exemplar[j] = by_exemplar.get(j, 0.0) + share
+        ranked = sorted(range(len(by_persona)), key=lambda k: -by_persona[k])
+        shown = sorted(by_exemplar, key=lambda j: -by_exemplar[j])[:n_exemplars]
+        return {
+            "key": one.key,
+            "context": one.context,
+            "response": one.response,
+            "log_lik": float(estimate(table, fitted).log_mix[0]),
+            "is_exact": table.is_exact,
+            "personas": [
+                {
+                    "persona": fitted.personas[k].key,
+                    "posterior": by_persona[k],
+                    "description": fitted.personas[k].description,
+                }
+                for k in ranked
+            ],
+            "exemplars": [
+                {
+                    "exemplar": fitted.exemplars[j].key,
+                    "posterior": by_exemplar[j],
+                    "context": fitted.exemplars[j].context,
+                    "response": fitted.exemplars[j].response,
+                }
+                for j in shown
+            ],
+        }
+
+    # ------------------------------------------------------------------------------------- simulation
+
+    def sample(
+        self,
+        contexts: Iterable[str | Record],
+        *,
+        seed: int = 0,
+        decoding: Decoding | None = None,
+    ) -> list[Response]:
+        """Draw one response to each context: persona, exemplar, then text.
+
+        Parameters
+        ----------
+        contexts : iterable of str or Record
+            A record's own response is never looked at. Equal strings are different people: the
+            draw depends on (seed, position) for strings, on (seed, key) for records.
+        seed : int
+        decoding : Decoding, optional
+
+        Returns
+        -------
+        list of Response
+            With persona, exemplar, temperature and weights of each.
+        """
+        from mop.embed import embed
+        from mop.fitted import draw_agents
+        from mop.simulate import simulate
+
+        asked = [
+            c if isinstance(c, Record) else Record(key=f"context-{i}", context=c, response="")
+            for i, c in enumerate(contexts)
+        ]
+        if not asked:
+            return []
+        fitted, store = self._fitted(), self._open_store()
+        hx = embed([r.context for r in asked], self._open_encoder(), store=store)
+        agents = [a[0] for a in draw_agents(fitted, hx, asked, seed=seed)]
+        return list(
+            simulate(
+                asked,
+                agents,
+                fitted.personas,
+                fitted.exemplars,
+                generator=self._open_generator(),
+                store=store,
+                decoding=decoding or Decoding(),
+                seed=seed,
+                task=fitted.task,
+                progress=self.progress,
+            )
+        )
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted mixture to a folder; the language model is named in it, not copied."""
+        from mop.fitted import save_mixture
+
+        names = {
+            "lm": self.lm if isinstance(self.lm, str) else self.lm.name,
+            "encoder": self.encoder if isinstance(self.encoder, str) else self.encoder.identity,
+        }
+        fitted = self._fitted()
+        save_mixture(replace(fitted, info={**fitted.info, **names}), Path(folder))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        lm: str | LanguageModel | None = None,
+        encoder: str | Encoder | None = None,
+        **params: Any,
+    ) -> Self:
+        """Read a saved mixture, to be used with its own language model or another.
+
+        Parameters
+        ----------
+        folder : str or Path
+            What `save` or ``mop fit`` wrote (``RUN/mixture``).
+        lm, encoder : optional
+            Instead of those it was fitted with. Another encoder must give the same embeddings.
+        **params
+            Further constructor arguments, such as ``store``.
+        """
+        from mop.fitted import load_mixture
+
+        fitted = load_mixture(Path(folder))
+        model = cls(
+            n_personas=len(fitted.personas),
+            lm=lm if lm is not None else fitted.info["lm"],
+            encoder=encoder if encoder is not None else fitted.info["encoder"],
+            task=fitted.task,
+            **params,
+        )
+        model.mixture_ = fitted
+        return model
+
+    # ---------------------------------------------------------------------------------------- private
+
+    def _fitted(self) -> FittedMixture:
+        fitted: FittedMixture | None = getattr(self, "mixture_", None)
+        if fitted is None:
+            raise NotFittedError("this mixture has no weights yet; call fit(records) or load(folder) first")
+        return fitted
+
+    def _write_personas(self, exemplars: Sequence[Record]) -> list[Persona]:
+        from mop.cluster import cluster
+        from mop.embed import embed
+        from mop.personas import keyword_personas, llm_personas
+
+        store = self._open_store()
+        vectors = embed([r.response for r in exemplars], self._open_encoder(), store=store)
+        clustering = cluster(vectors, self.n_personas, seed=self.seed)
+        if self.writer == "keywords":
+            return keyword_personas(exemplars, clustering, task=self.task)
+        if self.writer == "llm":
+            return llm_personas(
+                exemplars, clustering, self._open_generator(), task=self.task, seed=self.seed, store=store
+            )
+        raise ConfigError(f"writer must be 'keywords' or 'llm', got {self.writer!r}")
+
+    def _table(self, records: Sequence[Record]) -> Table:
+        from mop.embed import embed
+        from mop.likelihood import score_for_likelihood
+
+        store = self._open_store()
+        hx = embed([r.context for r in records], self._open_encoder(), store=store)
+        return score_for_likelihood(
+            self._fitted(),
+            records,
+            hx,
+            scorer=self._open_scorer(),
+            store=store,
+            n_components=self.score_components,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _open_lm(self) -> Scorer | Generator:
+        from mop.backends import open_model
+
+        if not hasattr(self, "_lm"):
+            self._lm: Any = open_model(self.lm) if isinstance(self.lm, str) else self.lm
+        opened: Scorer | Generator = self._lm
+        return opened
+
+    def _open_scorer(self) -> Scorer:
+        from mop.backends.base import as_scorer
+
+        return as_scorer(self._open_lm())
+
+    def _open_generator(self) -> Generator:
+        from mop.backends.base import as_generator
+
+        return as_generator(self._open_lm())
+
+    def _open_encoder(self) -> Encoder:
+        from mop.embed import open_encoder
+
+        if not hasattr(self, "_encoder"):
+            self._encoder = open_encoder(self.encoder) if isinstance(self.encoder, str) else self.encoder
+        return self._encoder
+
+    def _open_store(self) -> Store:
+        from mop.store import Store
+
+        if not hasattr(self, "_store"):
+            self._store = Store(self.store if self.store is not None else ":memory:")
+        return self._store
+
+
+def _parameters() -> dict[str, inspect.Parameter]:
+    signature = inspect.signature(MixtureOfPersonas.__init__)
+    return {name: p for name, p in signature.parameters.items() if name != "self"}
+
+
+def _as_records(records: Iterable[Record | Mapping[str, Any]]) -> list[Record]:
+    rows = list(records)
+    if all(isinstance(row, Record) for row in rows) and rows:
+        return [row for row in rows if isinstance(row, Record)]
+    from mop.data import load_records
+
+    return load_records(rows).records

@@ -1,0 +1,234 @@
+"""A fitted mixture: personas, exemplars, gates and temperatures, apart from any language model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.artifacts import write_atomic
+from mop.errors import ArtifactError, DataError
+from mop.mixture import Floats, draw
+from mop.randomness import derive_seed, uniforms
+from mop.score import own_exemplars
+from mop.types import Agent, Persona, Record
+
+if TYPE_CHECKING:
+    from mop.gate import Gate
+
+FORMAT_VERSION = 1
+"""Of the folder that `save_mixture` writes."""
+
+_TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
+
+
+@dataclass(frozen=True)
+class FittedMixture:
+    """What a simulation needs besides a language model."""
+
+    personas: tuple[Persona, ...]
+    """K personas."""
+    exemplars: tuple[Record, ...]
+    """N records that prompts may show."""
+    gate: Gate
+    """Holds the embeddings of both, the projections and the temperatures."""
+    task: str
+    """One line on what is being written; part of every prompt."""
+    info: dict[str, Any]
+    """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
+
+    @property
+    def temperatures(self) -> Floats:
+        """(K,) τ of each persona."""
+        return np.asarray(self.gate.temperatures().detach().numpy(), dtype=np.float64)
+
+    def own(self, records: Sequence[Record]) -> NDArray[np.int64]:
+        """Row of the exemplar that is the record itself (n,), -1 for a record that is no exemplar."""
+        return own_exemplars(records, self.exemplars)
+
+    def log_pi(self, hx: NDArray[np.float32]) -> Floats:
+        """Log persona weights of contexts hx (n, D): shape (n, K)."""
+        import torch
+
+        with torch.inference_mode():
+            return np.asarray(self.gate.log_pi(torch.as_tensor(hx)).numpy())
+
+    def log_omega(
+        self, hx: NDArray[np.float32], persona: NDArray[np.int64], own: NDArray[np.int64]
+    ) -> Floats:
+        """Log exemplar weights (n, N) of each context under one given persona each (n,)."""
+        import torch
+
+        with torch.inference_mode():
+            value = self.gate.log_omega(
+                torch.as_tensor(hx), torch.as_tensor(persona), torch.as_tensor(own)
+            )
+        return np.asarray(value.numpy())
+
+    def log_weight(
+        self,
+        hx: NDArray[np.float32],
+        components: Sequence[tuple[int, int]],
+        own: NDArray[np.int64],
+    ) -> Floats:
+        """Log weights (n, C) of given components, normalised over all of them."""
+        import torch
+
+        persona, exemplar = (torch.as_tensor(np.array(c, np.int64)) for c in zip(*components, strict=True))
+        with torch.inference_mode():
+            value = self.gate.log_weight(
+                torch.as_tensor(hx),
+                persona.expand(len(hx), -1),
+                exemplar.expand(len(hx), -1),
+                torch.as_tensor(own),
+            )
+        return np.asarray(value.numpy())
+
+
+def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
+    """The same personas and exemplars with untrained gates and the single temperature that suits them best."""
+    import torch
+
+    from mop.gate import Gate
+
+    tau = float(fitted.info["uniform_tau"])
+    gate = Gate(fitted.gate.hg, fitted.gate.he, dim=fitted.gate.w_x.shape[0], seed=0, log_tau=float(np.log(tau)))
+    with torch.no_grad():
+        gate.requires_grad_(False)
+    return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
+
+
+def draw_agents(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    contexts: Sequence[Record],
+    *,
+    seed: int,
+    n_agents: int = 1,
+    chunk: int = 64,
+) -> list[tuple[Agent, ...]]:
+    """Draw persona, then exemplar, for every context: the first two steps of the simulation.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+    hx : ndarray, shape (n, D)
+        Context embeddings.
+    contexts : sequence of n Record
+        The draw for a context depends on (seed, its key) alone; its response is not looked at,
+        except that a record never gets itself as exemplar.
+    seed : int
+    n_agents : int
+        L, agents for one response (the paper's persona mixing at inference).
+    chunk : int
+        Contexts at a time; memory is chunk × N.
+
+    Returns
+    -------
+    list of n tuples of L agents
+
+    Notes
+    -----
+    Source: Bui et al. 2025, arXiv 2504.05019, ancestral sampling.
+    """
+    if len(hx) != len(contexts):
+        raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
+    own = fitted.own(contexts)
+    tau = fitted.temperatures
+    agents: list[tuple[Agent, ...]] = []
+    for start in range(0, len(hx), chunk):
+        rows = slice(start, start + chunk)
+        log_pi = fitted.log_pi(hx[rows])
+        seeds = [derive_seed(seed, "agent", record.key) for record in contexts[rows]]
+        u = np.stack([uniforms(item, 0, 2 * n_agents) for item in seeds])
+        drawn: list[list[Agent]] = [[] for _ in range(len(u))]
+        for slot in range(n_agents):
+            k = draw(log_pi, u[:, 2 * slot])
+            log_omega = fitted.log_omega(hx[rows], k, own[rows])
+            j = draw(log_omega, u[:, 2 * slot + 1])
+            for i, (persona, exemplar) in enumerate(zip(k.tolist(), j.tolist(), strict=True)):
+                drawn[i].append(
+                    Agent(
+                        persona=persona,
+                        exemplars=(exemplar,),
+                        temperature=float(tau[persona]),
+                        log_pi=float(log_pi[i, persona]),
+                        log_omega=float(log_omega[i, exemplar]),
+                    )
+                )
+        agents.extend(tuple(a) for a in drawn)
+    return agents
+
+
+def save_mixture(fitted: FittedMixture, folder: Path) -> None:
+    """Write a folder that `load_mixture` can read by itself: ``gate.safetensors`` and ``mixture.json``."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: getattr(fitted.gate, name).detach().contiguous() for name in _TENSORS}
+    document = {
+        "format_version": FORMAT_VERSION,
+        "task": fitted.task,
+        "info": fitted.info,
+        "personas": [asdict(persona) for persona in fitted.personas],
+        "exemplars": [asdict(record) for record in fitted.exemplars],
+    }
+    write_atomic(folder / "gate.safetensors", save(state))
+    text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
+    write_atomic(folder / "mixture.json", text.encode("utf-8"))
+
+
+def load_mixture(folder: Path) -> FittedMixture:
+    """Read what `save_mixture` wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If a file is missing, damaged, of another format version, or holds numbers that are
+        not finite or shapes that do not agree.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from mop.gate import Gate
+
+    try:
+        document = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
+        state = load((folder / "gate.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{folder} holds no fitted mixture: {Path(error.filename).name} is missing; "
+            "give the folder that `mop fit` or `save` wrote"
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        raise ArtifactError(f"the fitted mixture in {folder} is damaged ({error}); fit again") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"the fitted mixture in {folder} has format version {version}, this program reads "
+            f"version {FORMAT_VERSION}; use the version of mop that wrote it, or fit again"
+        )
+    personas = tuple(
+        Persona(**{**p, "sources": tuple(p["sources"]), "doubts": tuple(p["doubts"])})
+        for p in document["personas"]
+    )
+    exemplars = tuple(Record(**record) for record in document["exemplars"])
+    missing = set(_TENSORS) - set(state)
+    if missing or any(not bool(t.isfinite().all()) for t in state.values()):
+        raise ArtifactError(
+            f"the weights in {folder} are incomplete or not finite (missing: {sorted(missing)}); fit again"
+        )
+    if len(state["hg"]) != len(personas) or len(state["he"]) != len(exemplars):
+        raise ArtifactError(
+            f"the weights in {folder} are for {len(state['hg'])} personas and {len(state['he'])} exemplars, "
+            f"mixture.json lists {len(personas)} and {len(exemplars)}; fit again"
+        )
+    gate = Gate(state["hg"], state["he"], dim=state["w_x"].shape[0], seed=0)
+    gate.load_state_dict(state)
+    gate.requires_grad_(False)
+    return FittedMixture(personas, exemplars, gate, document["task"], document["info"])

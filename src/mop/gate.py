@@ -1,0 +1,195 @@
+"""The gates: embeddings of context, personas and exemplars to log mixing weights; the only thing that learns.
+
+Letters: B contexts, K personas, N exemplars, D embedding size, d gate size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mop.errors import DataError
+
+
+_SAFE = 1e-200
+"""Sums of exponentials below this may have lost terms to underflow (float64 ends at 1e-308)."""
+
+
+class Gate(nn.Module):
+    """Persona gate π and exemplar gate Ω, with one temperature per persona.
+
+    ::
+
+        π_k(x)  = softmax_k  a_k + (W_x h(x)) · (W_g h(g_k))
+        Ω_kj(x) = softmax_j  b_j + (W_x h(x) + W_g h(g_k)) · (W_e h(e_j))
+
+    Parameters
+    ----------
+    hg : Tensor, shape (K, D)
+        Unit-norm persona embeddings.
+    he : Tensor, shape (N, D)
+        Unit-norm exemplar embeddings.
+    dim : int
+        d, the size of the shared space.
+    biases : bool
+        Whether a and b are learned. The paper has none; with them the gates are a departure from
+        weights that ignore the context. b_j = v · h(e_j) + δ_j, so that it says
+        something about exemplars that were never scored.
+    seed : int
+        Of the initial weights.
+    init_scale : float
+        Standard deviation of the initial W_g and W_e relative to W_x; 0 starts at
+        uniform gates exactly.
+    log_tau : float
+        Initial log temperature, the same for all personas.
+
+    Notes
+    -----
+    Source: Bui et al. 2025, arXiv 2504.05019, section 3. The biases are ours.
+    All arithmetic is float64: the tables are small and the exponents are not.
+    """
+
+    def __init__(
+        self,
+        hg: Tensor,
+        he: Tensor,
+        *,
+        dim: int = 128,
+        biases: bool = True,
+        seed: int,
+        init_scale: float = 0.0,
+        log_tau: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if hg.ndim != 2 or he.ndim != 2 or hg.shape[1] != he.shape[1]:
+            raise DataError(
+                "personas and exemplars need embeddings of the same size, "
+                f"got {tuple(hg.shape)} and {tuple(he.shape)}"
+            )
+        self.register_buffer("hg", hg.double())
+        self.register_buffer("he", he.double())
+        size = hg.shape[1]
+        rng = torch.Generator().manual_seed(seed % 2**63)
+
+        def weight(scale: float) -> nn.Parameter:
+            values = torch.randn(dim, size, generator=rng, dtype=torch.float64)
+            return nn.Parameter(values * scale / size**0.5)
+
+        self.w_x = weight(1.0)
+        self.w_g = weight(init_scale)
+        self.w_e = weight(init_scale)
+        self.log_tau = nn.Parameter(torch.full((len(hg),), log_tau, dtype=torch.float64))
+        self.a = nn.Parameter(torch.zeros(len(hg), dtype=torch.float64), requires_grad=biases)
+        self.delta = nn.Parameter(torch.zeros(len(he), dtype=torch.float64), requires_grad=biases)
+        self.v = nn.Parameter(torch.zeros(size, dtype=torch.float64), requires_grad=biases)
+
+    hg: Tensor
+    he: Tensor
+
+    def log_pi(self, hx: Tensor) -> Tensor:
+        """Log persona weights of contexts hx (B, D): shape (B, K), ``exp`` sums to 1 over K."""
+        logits = self.a + (hx.double() @ self.w_x.T) @ (self.hg @ self.w_g.T).T
+        return torch.log_softmax(logits, dim=-1)
+
+    def exemplar_logits(self, hx: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The two halves whose sum is the exemplar logit: (B, N) from the context, (K, N) from the persona.
+
+        ``own`` (B,) names the exemplar that a context must not use, -1 for none; its
+        logit is minus infinity.
+        """
+        keys = self.he @ self.w_e.T  # (N, d)
+        from_context = (hx.double() @ self.w_x.T) @ keys.T + (self.he @ self.v + self.delta)
+        if own is not None:
+            rows = torch.nonzero(own >= 0).squeeze(1)
+            blocked = torch.zeros_like(from_context, dtype=torch.bool)
+            blocked[rows, own[rows]] = True
+            from_context = from_context.masked_fill(blocked, -torch.inf)
+        from_persona = (self.hg @ self.w_g.T) @ keys.T
+        return from_context, from_persona
+
+    def log_omega_norm(self, from_context: Tensor, from_persona: Tensor) -> Tensor:
+        """Log normaliser of Ω for every context and persona: shape (B, K).
+
+        The logit is a sum of two halves, so the sum of its exponentials over N exemplars
+        is one matrix product: no table B × K × N is ever built.
+        """
+        top_context = from_context.detach().amax(dim=1, keepdim=True)
+        top_persona = from_persona.detach().amax(dim=1, keepdim=True)
+        total = torch.exp(from_context - top_context) @ torch.exp(from_persona - top_persona).T
+        vanishing = total < _SAFE
+        norm = torch.log(torch.where(vanishing, 1.0, total)) + top_context + top_persona.T
+        if bool(vanishing.any()):  # context and persona want opposite things, very strongly
+            i, k = torch.nonzero(vanishing, as_tuple=True)
+            exact = torch.logsumexp(from_context[i] + from_persona[k], dim=1)
+            norm = norm.index_put((i, k), exact)
+        return norm
+
+    def log_weight(
+        self, hx: Tensor, persona: Tensor, exemplar: Tensor, own: Tensor | None = None
+    ) -> Tensor:
+        """Log mixing weight π_k Ω_kj of given components.
+
+        Parameters
+        ----------
+        hx : Tensor, shape (B, D)
+        persona, exemplar : Tensor of int, shape (B, M)
+            Component m of context b.
+        own : Tensor of int, shape (B,), optional
+            As in `exemplar_logits`.
+
+        Returns
+        -------
+        Tensor, shape (B, M), float64
+            Normalised over all K × N components, whatever M is; minus infinity for the own exemplar.
+        """
+        from_context, from_persona = self.exemplar_logits(hx, own)
+        norm = self.log_omega_norm(from_context, from_persona)
+        logit = from_context.gather(1, exemplar) + from_persona[persona, exemplar]
+        return self.log_pi(hx).gather(1, persona) + logit - norm.gather(1, persona)
+
+    def log_omega(self, hx: Tensor, persona: Tensor, own: Tensor | None = None) -> Tensor:
+        """Log exemplar weights (B, N) of each context under one given persona each (B,)."""
+        query = hx.double() @ self.w_x.T + (self.hg[persona] @ self.w_g.T)  # (B, d)
+        logits = query @ (self.he @ self.w_e.T).T + (self.he @ self.v + self.delta)
+        if own is not None:
+            rows = torch.nonzero(own >= 0).squeeze(1)
+            logits[rows, own[rows]] = -torch.inf
+        return torch.log_softmax(logits, dim=-1)
+
+    def temperatures(self) -> Tensor:
+        """τ_k > 0, shape (K,)."""
+        return torch.exp(self.log_tau)
+
+
+def mean_weight(
+    gate: Gate, hx: NDArray[np.float32], own: NDArray[np.int64], *, chunk: int = 64
+) -> NDArray[np.float64]:
+    """Average gate weight of every component over some contexts.
+
+    Parameters
+    ----------
+    gate : Gate
+    hx : ndarray, shape (n, D)
+    own : ndarray of int, shape (n,)
+        Row of the exemplar that a context must not use, -1 for none.
+    chunk : int
+        Contexts at a time; memory is chunk × N.
+
+    Returns
+    -------
+    ndarray, shape (K·N,)
+        Component (k, j) at k·N + j; sums to 1.
+    """
+    n_personas, n_exemplars = len(gate.hg), len(gate.he)
+    total = np.zeros((n_personas, n_exemplars))
+    with torch.inference_mode():
+        for start in range(0, len(hx), chunk):
+            rows = torch.as_tensor(hx[start : start + chunk])
+            mine = torch.as_tensor(own[start : start + chunk])
+            pi = gate.log_pi(rows).exp().numpy()
+            for k in range(n_personas):
+                omega = gate.log_omega(rows, torch.full((len(rows),), k), mine).exp().numpy()
+                total[k] += pi[:, k] @ omega
+    return np.asarray(total.reshape(-1) / total.sum(), dtype=np.float64)

@@ -1,0 +1,146 @@
+"""A finished run folder to the plain values of its report; no model is needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.artifacts import RunFolder, read_json
+from mop.config import RunConfig, config_to_dict
+from mop.data import read_records
+from mop.embedded import EMBEDDED
+from mop.fitted import load_mixture
+from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
+from mop.simulate import read_responses
+from mop.types import Record, Response
+
+
+def response_files(folder: RunFolder) -> dict[str, Path]:
+    """Response file of every simulated method, ``mop`` first."""
+    files = {"mop": folder.responses}
+    files.update({path.stem: path for path in sorted(folder.methods.glob("*.jsonl"))})
+    return files
+
+
+def report_data(
+    folder: RunFolder,
+    config: RunConfig,
+    *,
+    versions: Mapping[str, str],
+    spent: Mapping[str, Sequence[int]],
+) -> ReportData:
+    """Collect what the report of a run shows.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        With all stages before the report done.
+    config : RunConfig
+    versions : mapping
+        Package to version.
+    spent : mapping
+        Stage to (LM calls, tokens).
+
+    Returns
+    -------
+    ReportData
+    """
+    fitted = load_mixture(folder.mixture)
+    metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
+    responses = {name: list(read_responses(path)) for name, path in response_files(folder).items()}
+    golden = read_records(folder.records / "golden.jsonl")
+    exemplars = {record.key: record for record in fitted.exemplars}
+    used = Counter(key for r in responses["mop"] for key in (r.exemplar or "").split() if key in exemplars)
+    weights = found["gates"][0]
+    problems = read_json(folder.records / "problems.json")["counts"]
+    return ReportData(
+        title=_title(config),
+        task=config.data.task or "texts",
+        language_model=config.model.lm,
+        encoder=config.model.encoder,
+        n_records=config.data.train + config.data.valid,
+        n_held_out=config.data.test,
+        methods=metrics["methods"],
+        held_out={
+            key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")
+        },
+        map_points=_points(found["map"], golden, responses),
+        personas=[
+            PersonaRow(
+                key=persona.key,
+                description=persona.description,
+                weight=weight,
+                temperature=tau,
+                size=persona.size,
+                writer=persona.writer,
+                sources=[exemplars[key].response for key in persona.sources if key in exemplars],
+                doubts=persona.doubts,
+            )
+            for persona, weight, tau in zip(
+                fitted.personas, weights, fitted.temperatures.tolist(), strict=True
+            )
+        ],
+        exemplars=[
+            ExemplarUse(key=key, context=record.context, response=record.response, uses=used[key])
+            for key, record in exemplars.items()
+        ],
+        gate_groups=found["gate_groups"],
+        gates=np.array(found["gates"]),
+        history=[
+            {key: value for key, value in row.items() if isinstance(value, int | float)}
+            for row in fitted.info["history"]
+        ],
+        histogram_edges=found["histogram_edges"],
+        histograms=found["histograms"],
+        responses=[r for rows in responses.values() for r in rows],
+        problems={
+            "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
+            "Evaluation": found["notes"],
+        },
+        settings=config_to_dict(config),
+        versions=versions,
+        cost={
+            "lm_calls": sum(calls for calls, _ in spent.values()),
+            "generated_tokens": sum(t for stage, (_, t) in spent.items() if stage.startswith("simulate")),
+            "scored_tokens": sum(t for stage, (_, t) in spent.items() if not stage.startswith("simulate")),
+        },
+        origins=_origins(config),
+        command=f"mop run --config {folder.config.name} --out RUN",
+    )
+
+
+def _title(config: RunConfig) -> str:
+    name = Path(config.data.source).name
+    return f"A simulated population: {name.removeprefix('hf:')}"
+
+
+def _points(
+    places: Mapping[str, Mapping[str, Any]],
+    golden: Sequence[Record],
+    responses: Mapping[str, Sequence[Response]],
+) -> list[MapPoint]:
+    points = []
+    for name, of in places.items():
+        for row, (x, y) in zip(of["rows"], of["places"], strict=True):
+            if name == "golden":
+                text, label, kind = golden[row].response, golden[row].label, REAL
+            else:
+                text, label, kind = responses[name][row].response, responses[name][row].label, name
+            points.append(MapPoint(x=x, y=y, kind=kind, text=text, label=label or ""))
+    return points
+
+
+def _origins(config: RunConfig) -> list[dict[str, str]]:
+    found = []
+    for name in (config.model.lm, config.model.encoder, config.data.source):
+        if name in EMBEDDED:
+            item = EMBEDDED[name]
+            found.append(
+                {"name": name, "kind": item.kind, "revision": item.revision,
+                 "licence": item.licence, "source": item.origin}
+            )  # fmt: skip
+    return found

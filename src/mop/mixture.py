@@ -1,0 +1,300 @@
+"""What weights and scores add up to: pure functions in the log domain, without a model and without state.
+
+A component is one (persona, exemplar) pair. Letters: N records, C components, G nodes of the score curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import DataError
+
+Floats = NDArray[np.float64]
+
+
+def log_sum_exp(values: NDArray[np.floating], axis: int = -1) -> Floats:
+    """Log of a sum of exponentials, exact also far below the range of floats.
+
+    Rows of minus infinity give minus infinity.
+
+    Examples
+    --------
+    >>> float(log_sum_exp(np.array([-1000.0, -1000.0]))) == -1000.0 + np.log(2)
+    True
+    """
+    top = np.max(values, axis=axis, keepdims=True)
+    safe = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        total = np.log(np.sum(np.exp(values - safe), axis=axis, dtype=np.float64))
+    return np.asarray(total + np.squeeze(safe, axis=axis), dtype=np.float64)
+
+
+def log_mixture(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> Floats:
+    """Log-likelihood of each record under the whole mixture, in nats.
+
+    Parameters
+    ----------
+    log_lik : ndarray, shape (N, C)
+        Log-likelihood of record n under component c, nats, summed over tokens.
+    log_weight : ndarray, shape (N, C) or (C,)
+        Log mixing weight; ``exp`` sums to at most 1 over C. If it sums to less,
+        because components were left out, the result is a lower bound.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+
+    Raises
+    ------
+    DataError
+        If the shapes do not agree.
+
+    Notes
+    -----
+    Source: Bui et al. 2025, arXiv 2504.05019, the contextual mixture.
+
+    Examples
+    --------
+    >>> log_lik = np.log([[0.2, 0.6]])
+    >>> round(float(np.exp(log_mixture(log_lik, np.log([0.5, 0.5]))[0])), 4)
+    0.4
+    """
+    _check(log_lik, log_weight)
+    return log_sum_exp(log_lik + log_weight)
+
+
+def responsibilities(
+    log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]
+) -> tuple[Floats, Floats]:
+    """Mixture log-likelihood and the posterior weight of every component.
+
+    Parameters
+    ----------
+    log_lik, log_weight : ndarray
+        As in `log_mixture`.
+
+    Returns
+    -------
+    log_mix : ndarray, shape (N,)
+        Nats per record.
+    log_resp : ndarray, shape (N, C)
+        Log posterior; ``exp`` sums to 1 over C.
+
+    Examples
+    --------
+    >>> _, log_resp = responsibilities(np.log([[0.2, 0.6]]), np.log([0.5, 0.5]))
+    >>> np.exp(log_resp).round(4).tolist()
+    [[0.25, 0.75]]
+    """
+    log_mix = log_mixture(log_lik, log_weight)
+    return log_mix, np.asarray(log_lik + log_weight - log_mix[:, None], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated log-likelihood of each record, when only some components were scored."""
+
+    log_mix: Floats
+    """(N,) nats. Its expectation is at most the true value (Jensen), so it errs on the safe side."""
+    standard_error: Floats
+    """(N,) nats, delta method; 0 where every component was scored."""
+    effective_components: Floats
+    """(N,) number of equally useful components that the estimate rests on; near 1 means: do not trust it."""
+
+
+def estimate_log_mixture(
+    log_lik: NDArray[np.floating],
+    log_weight: NDArray[np.floating],
+    log_proposal: NDArray[np.floating],
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Estimate:
+    """Importance-sampling estimate of the mixture log-likelihood from drawn components.
+
+    The m columns are components drawn (with replacement, the same for all records)
+    from the proposal q; then p(y|x) = E_q[w_c p_c / q_c] is estimated by its mean.
+
+    Parameters
+    ----------
+    log_lik : ndarray, shape (N, m)
+        Nats.
+    log_weight : ndarray, shape (N, m)
+        Log mixing weight of the drawn components, normalised over *all* components.
+    log_proposal : ndarray, shape (m,) or (N, m)
+        Log probability with which each drawn component is drawn, normalised likewise.
+    allowed : ndarray of bool, shape (N, m), optional
+        False where a component must not be used for a record (its own exemplar).
+        Such terms count as zero, which is right because their weight is zero.
+
+    Returns
+    -------
+    Estimate
+
+    Notes
+    -----
+    Source: importance sampling; the Jensen gap as in Burda et al. 2016, arXiv 1509.00519.
+    """
+    _check(log_lik, log_weight)
+    log_term = np.asarray(log_lik + log_weight - log_proposal, dtype=np.float64)
+    if allowed is not None:
+        log_term = np.where(allowed, log_term, -np.inf)
+    m = log_term.shape[1]
+    log_mix = log_sum_exp(log_term) - np.log(m)
+    share = np.exp(log_term - np.where(np.isfinite(log_mix), log_mix, 0.0)[:, None])  # mean 1
+    variance = share.var(axis=1, ddof=1) / m if m > 1 else np.full(len(log_term), np.inf)
+    squared = np.square(share).sum(axis=1)
+    effective = np.square(share.sum(axis=1)) / np.where(squared > 0, squared, 1.0)
+    return Estimate(log_mix, np.sqrt(variance), effective)
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """The best weights that do not look at the context, with their certificate."""
+
+    log_weight: Floats
+    """(C,) log weights."""
+    mean_log_lik: float
+    """Nats per record at these weights."""
+    slack: float
+    """No other weighting of the same components can raise the mean by more than this many nats."""
+    log_d: Floats
+    """(C,) log of mean_i p_c(i) / p_mix(i); the largest say where to look next."""
+    n_iterations: int
+
+
+def unconditional_weights(
+    log_lik: NDArray[np.floating],
+    *,
+    record_weight: NDArray[np.floating] | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 5_000,
+) -> Unconditional:
+    """Maximum-likelihood weights of fixed components, certified.
+
+    The problem is concave. EM raises the likelihood at every step; with
+    d_c = mean_i p_c(i) / p_mix(i), concavity gives the bound log max_c d_c on what
+    is still to be gained, and EM stops when that is below ``tolerance``.
+
+    Parameters
+    ----------
+    log_lik : ndarray, shape (N, C)
+        Nats.
+    record_weight : ndarray, shape (N,), optional
+        Survey weights, > 0.
+    tolerance : float
+        Nats per record.
+    max_iterations : int
+        At the limit the certificate still holds; it is only looser.
+
+    Returns
+    -------
+    Unconditional
+
+    Notes
+    -----
+    Source: Lindsay 1983 (the gradient function of a mixture); the bound follows from
+    Jensen: mean log(p_new/p) <= log mean(p_new/p) = log sum_c w_c d_c <= log max_c d_c.
+
+    Examples
+    --------
+    >>> best = unconditional_weights(np.log([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]))
+    >>> best.slack < 1e-6
+    True
+    """
+    log_lik = np.asarray(log_lik, dtype=np.float64)
+    if log_lik.ndim != 2 or 0 in log_lik.shape:
+        raise DataError(f"log_lik must be a non-empty table (N, C), got shape {log_lik.shape}")
+    share = np.ones(len(log_lik)) if record_weight is None else np.asarray(record_weight, float)
+    log_share = np.log(share / share.sum())
+    log_weight = np.full(log_lik.shape[1], -np.log(log_lik.shape[1]))
+    iteration = 0
+    while True:
+        log_mix = log_sum_exp(log_lik + log_weight)
+        log_d = log_sum_exp(log_share[:, None] + log_lik - log_mix[:, None], axis=0)
+        slack = float(max(np.max(log_d), 0.0))
+        if slack <= tolerance or iteration >= max_iterations:
+            break
+        log_weight = log_weight + log_d  # EM: the mean responsibility is w_c d_c
+        log_weight -= log_sum_exp(log_weight)
+        iteration += 1
+    mean = float(np.sum(np.exp(log_share) * log_mix))
+    return Unconditional(log_weight, mean, slack, log_d, iteration)
+
+
+def draw(log_weight: NDArray[np.floating], uniform: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Draw one column per row by inverse CDF.
+
+    Parameters
+    ----------
+    log_weight : ndarray, shape (N, C)
+        Log weights, normalised or not; minus infinity is never drawn.
+    uniform : ndarray, shape (N,)
+        One uniform number in [0, 1) per row.
+
+    Returns
+    -------
+    ndarray of int, shape (N,)
+
+    Raises
+    ------
+    DataError
+        If a row has no finite weight.
+
+    Examples
+    --------
+    >>> draw(np.log([[0.25, 0.75], [0.25, 0.75]]), np.array([0.2, 0.3])).tolist()
+    [0, 1]
+    """
+    top = np.max(log_weight, axis=1, keepdims=True)
+    if not np.all(np.isfinite(top)):
+        row = int(np.argmin(np.isfinite(top[:, 0])))
+        raise DataError(f"row {row} of the weights has no finite entry; there is nothing to draw from")
+    cumulative = np.cumsum(np.exp(np.asarray(log_weight, np.float64) - top), axis=1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return np.asarray(np.argmax(cumulative > target, axis=1), dtype=np.int64)
+
+
+def spread_draw(
+    weight: NDArray[np.floating], n: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw n components so that component c is expected exactly n·w_c times, spread as evenly as can be.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C,)
+        Non-negative weights, normalised or not.
+    n : int
+        Number of draws.
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        In random order; a component may occur more than once.
+
+    Notes
+    -----
+    Systematic sampling on a shuffled list: less variance than independent draws, so formulas
+    for those err on the safe side.
+
+    Examples
+    --------
+    >>> sorted(spread_draw(np.ones(4), 4, np.random.default_rng(0)).tolist())
+    [0, 1, 2, 3]
+    """
+    order = rng.permutation(len(weight))
+    cumulative = np.cumsum(np.asarray(weight, np.float64)[order])
+    points = (rng.random() + np.arange(n)) / n * cumulative[-1]
+    hits = np.minimum(np.searchsorted(cumulative, points, side="right"), len(order) - 1)
+    return np.asarray(rng.permutation(order[hits]), dtype=np.int64)
+
+
+def _check(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> None:
+    if log_lik.ndim != 2 or log_weight.shape not in (log_lik.shape, log_lik.shape[1:]):
+        raise DataError(
+            f"log_lik {log_lik.shape} needs log_weight of its own shape or {log_lik.shape[1:]}, "
+            f"got {log_weight.shape}"
+        )

@@ -1,0 +1,100 @@
+"""How long work is shown on standard error: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LINE_EVERY_S = 5.0
+"""Without a terminal, a stage prints at most one line in so many seconds, besides its first and last."""
+
+
+class ProgressDisplay:
+    """A progress callback ``(what, done, total)`` that draws.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show nothing.
+    stream : text stream, optional
+        Standard error by default.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, _Lines] = {}
+
+    def __enter__(self) -> Self:
+        """Take the terminal, if there is one."""
+        if not self._quiet and self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import TimeRemainingColumn as Eta
+
+            self._bars = Progress(
+                TextColumn("{task.description:<18}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                Eta(),
+                console=Console(file=self._stream),
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the terminal back."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` items of ``what`` are finished."""
+        if self._quiet:
+            return
+        lines = self._lines.setdefault(what, _Lines(done))
+        if self._bars is None:
+            text = lines.text(what, done, total)
+            if text:
+                self._stream.write(text + "\n")
+                self._stream.flush()
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, rate="")
+        self._bars.update(self._tasks[what], completed=done, total=total, rate=lines.rate(done))
+
+
+class _Lines:
+    """Clock of one stage."""
+
+    def __init__(self, done: int) -> None:
+        self._began, self._shown, self._first = time.monotonic(), -LINE_EVERY_S, done
+        self._finished = False
+
+    def rate(self, done: int) -> str:
+        spent = time.monotonic() - self._began
+        return f"{(done - self._first) / spent:.1f}/s" if spent > 1 and done > self._first else ""
+
+    def text(self, what: str, done: int, total: int) -> str:
+        now = time.monotonic()
+        is_last = done >= total
+        if (is_last and self._finished) or (not is_last and now - self._shown < LINE_EVERY_S):
+            return ""
+        self._shown, self._finished = now, is_last
+        rate = self.rate(done)
+        left = (total - done) * (now - self._began) / (done - self._first) if done > self._first else 0.0
+        eta = f", {left:.0f} s left" if rate and not is_last else ""
+        return f"{what}: {done}/{total}" + (f" ({rate}{eta})" if rate else "")

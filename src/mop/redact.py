@@ -1,0 +1,209 @@
+"""Keep secrets and people's words out of logs, errors and files.
+
+A key is read from a named environment variable into a `Secret`, which never prints itself and
+which makes every `redact` and every `RedactingFilter` of the process know its value.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+from urllib.parse import quote
+
+from mop.errors import ConfigError
+
+HIDDEN = "[hidden]"
+
+# What looks like a credential even if this process never read it: a server's error body may quote one.
+_SHAPES = (
+    re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"),
+    re.compile(
+        r"(?i)\b((?:api|access|secret)[_-]?(?:key|token)|authorization|password)([\"']?\s*[:=]\s*[\"']?)[^\s\"',;]{4,}"
+    ),
+    re.compile(r"\b(?:sk|pk|rk|hf|gsk|xai|fw|key)[-_][A-Za-z0-9_-]{16,}"),
+)
+
+# Every value this process ever read as a secret. One set for the process, because a log filter that
+# had to be told about each secret would leak the one it was not told about.
+_known: set[str] = set()
+
+
+class Secret:
+    """A value that shows itself to nobody but `reveal`.
+
+    Parameters
+    ----------
+    value : str
+        The secret; printable ASCII without spaces, since it travels in an HTTP header.
+    source : str
+        Where it came from, for messages: the name of an environment variable.
+
+    Raises
+    ------
+    ConfigError
+        If the value cannot be sent in a header. The value is not shown.
+
+    Examples
+    --------
+    >>> Secret("abcd-efgh-ijkl", source="MY_KEY")
+    Secret(from MY_KEY)
+    """
+
+    __slots__ = ("_value", "source")
+
+    def __init__(self, value: str, *, source: str) -> None:
+        if not re.fullmatch(r"[\x21-\x7e]{8,4096}", value):
+            raise ConfigError(
+                f"the key in {source} cannot be used: it has {len(value)} characters and must have 8 to 4096, "
+                "all printable ASCII without spaces; check for a quote or a line end that was copied with it"
+            )
+        self._value = value
+        self.source = source
+        _known.update(_spellings(value))
+
+    @classmethod
+    def from_env(cls, name: str, environment: Mapping[str, str] | None = None) -> Secret:
+        """Read a secret from the environment variable ``name``.
+
+        Parameters
+        ----------
+        name : str
+            Name of the variable, not its value.
+        environment : mapping, optional
+            Instead of ``os.environ``.
+
+        Raises
+        ------
+        ConfigError
+            If the variable is not set, or if ``name`` looks like a key itself.
+        """
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+            # The value is not shown: a person who misread the option has typed the key here.
+            raise ConfigError(
+                "api_key_env must be the name of an environment variable, and what was given is no such name; "
+                "put the key into a variable and give that variable's name, like OPENAI_API_KEY"
+            )
+        value = (os.environ if environment is None else environment).get(name, "")
+        if not value:
+            raise ConfigError(
+                f"no API key: the environment variable {name} is not set or empty; "
+                f"set it in the shell that runs mop, or leave api_key_env out for a server without keys"
+            )
+        return cls(value, source=name)
+
+    def reveal(self) -> str:
+        """Return the value; call it only where a header is built."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret(from {self.source})"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} is not written to disk or sent to another process; read it there again"
+        )
+
+
+def redact(text: str) -> str:
+    """Replace every known secret, in any usual spelling, and whatever looks like one.
+
+    Parameters
+    ----------
+    text : str
+        A log line, a message, a file's content.
+
+    Examples
+    --------
+    >>> redact("sent Authorization: Bearer abcdefgh12345678")
+    'sent Authorization: [hidden]'
+    """
+    # Longest first: a short secret may be part of a long one.
+    for value in sorted(_known, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    text = _SHAPES[0].sub(HIDDEN, text)
+    text = _SHAPES[1].sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}", text)
+    return _SHAPES[2].sub(HIDDEN, text)
+
+
+class RedactingFilter(logging.Filter):
+    """Rewrites every log record so that no known secret leaves the process; put it on handlers, not on loggers.
+
+    A handler's filter sees the records of every library, a logger's only its own.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Redact message, arguments and traceback; the record always passes."""
+        record.msg = redact(record.getMessage())
+        record.args = None
+        if record.exc_info:
+            # The formatter would print the traceback itself, past us; it prefers exc_text if that is set.
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        elif record.exc_text:
+            record.exc_text = redact(record.exc_text)
+        return True
+
+
+def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -> str:
+    """Return a foreign message fit for a log: short, one line, no secrets, and not one that quotes private text.
+
+    Servers like to repeat a request in their error message, and the request holds people's words.
+
+    Parameters
+    ----------
+    message : str
+        What a server said.
+    private : iterable of str
+        Texts that must not be repeated, such as the data segments of a prompt.
+    limit : int
+        Characters kept.
+
+    Returns
+    -------
+    str
+        The message, or a note that it was withheld.
+
+    Notes
+    -----
+    Compared are letters and digits only, in lower case, so that escaping and quoting hide nothing. A
+    run of 12 of them in common withholds the message; a shorter private text, of at least 5, if it
+    occurs whole.
+
+    Examples
+    --------
+    >>> withhold_quotes("bad value in 'I loved this film so much'", ["I loved this film so much."])
+    "[withheld: the server's message repeats the request]"
+    >>> withhold_quotes("max_tokens is too large", ["I loved this film so much."])
+    'max_tokens is too large'
+    """
+    plain = _letters(message)
+    for text in private:
+        letters = _letters(text)
+        width = min(12, len(letters))
+        if width >= 5 and any(
+            letters[start : start + width] in plain for start in range(len(letters) - width + 1)
+        ):
+            return "[withheld: the server's message repeats the request]"
+    line = " ".join("".join(c if c.isprintable() else " " for c in redact(message)).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+
+
+def _spellings(value: str) -> set[str]:
+    """A secret as it may turn up: plain, in a URL, in JSON, in base64."""
+    return {
+        value,
+        quote(value, safe=""),
+        json.dumps(value)[1:-1],
+        base64.b64encode(value.encode()).decode().rstrip("="),
+    }

@@ -1,0 +1,265 @@
+"""Contexts and drawn components to responses with their full provenance: the simulated population.
+
+Which persona, exemplar and temperature answers is drawn before (`mop.gate`, `mop.mixture`); here
+the frozen model writes, and every text is in the store before it is handed on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mop.artifacts import read_jsonl, write_jsonl
+from mop.backends.base import Generator
+from mop.errors import ArtifactError, BackendError, DataError
+from mop.prompts import PROMPT_VERSION, simulation_prompt
+from mop.randomness import derive_seed
+from mop.store import Store, generation_key
+from mop.types import (
+    Agent,
+    Branch,
+    Decoding,
+    GenerateRequest,
+    Generation,
+    Persona,
+    Progress,
+    Record,
+    Response,
+)
+
+_CHUNK = 4096  # requests in memory at a time; large enough for a backend to sort by length
+
+
+def simulate(  # noqa: PLR0913 - what, who, with what, and how: each is one plain value
+    contexts: Sequence[Record],
+    agents: Sequence[Agent | tuple[Agent, ...]],
+    personas: Sequence[Persona],
+    exemplars: Sequence[Record],
+    *,
+    generator: Generator,
+    store: Store,
+    decoding: Decoding,
+    seed: int,
+    method: str = "mop",
+    task: str = "",
+    progress: Progress | None = None,
+) -> Iterator[Response]:
+    """Let each context be answered by its agent; yield responses in order, as they get ready.
+
+    Parameters
+    ----------
+    contexts : sequence of Record, length N
+        What is responded to. Key, context and label are used; the responses never are.
+    agents : sequence of Agent or tuple of Agent, length N
+        Who answers. One agent with several exemplars has them all in one prompt (``mix="prompt"``).
+        A tuple of agents writes one response together, next-token distributions averaged with the
+        weights π·Ω renormalised over the tuple (``mix="tokens"``).
+    personas : sequence of Persona, length K
+        Rows that agents refer to.
+    exemplars : sequence of Record
+        Rows that agents refer to.
+    generator : Generator
+        The frozen model.
+    store : Store
+        What is in it is not drawn again; a killed call loses at most one batch.
+    decoding : Decoding
+        Common to the run.
+    seed : int
+        Of the run. Row seeds are ``derive_seed(seed, "simulate", method, key)``, so that a response
+        depends on neither order, batch nor the other contexts.
+    method : str
+        Name of the method, for the seed, the row and the cost (``simulate/NAME``).
+    task : str
+        What the responses are, for the prompt.
+    progress : callable, optional
+        Called at the start and after each batch with the stage, responses done, responses in all.
+
+    Yields
+    ------
+    Response
+        For a tuple of agents: persona and exemplar keys joined by a space (``-`` for none), the
+        weighted mean of the temperatures, and the log-probability of the joint draw.
+
+    Raises
+    ------
+    DataError
+        If agents and contexts differ in number, a key occurs twice, or an agent is empty.
+    BackendError
+        If the model leaves a request out.
+    ArtifactError
+        If the store cannot be read or written.
+    """
+    if len(agents) != len(contexts):
+        raise DataError(
+            f"got {len(contexts)} contexts and {len(agents)} agents; give one agent per context"
+        )
+    _refuse_twins(contexts)
+    stage = f"simulate/{method}"
+    for start in range(0, len(contexts), _CHUNK):
+        some = contexts[start : start + _CHUNK]
+        voices = [_voices(agent) for agent in agents[start : start + _CHUNK]]
+        seeds = [derive_seed(seed, "simulate", method, record.key) for record in some]
+        requests = [
+            _request(record, voice, personas, exemplars, row_seed, task)
+            for record, voice, row_seed in zip(some, voices, seeds, strict=True)
+        ]
+        drawn = _drawn(
+            requests,
+            generator,
+            store,
+            decoding,
+            stage=stage,
+            progress=progress,
+            span=(start, len(contexts)),
+        )
+        for record, voice, row_seed, generation in zip(some, voices, seeds, drawn, strict=True):
+            yield Response(
+                id=record.key,
+                context=record.context,
+                response=generation.text,
+                label=record.label,
+                seed=row_seed,
+                model=generator.name,
+                prompt_version=PROMPT_VERSION,
+                finish_reason=generation.finish_reason,
+                n_tokens=generation.n_tokens,
+                method=method,
+                persona=_joined(
+                    None if a.persona is None else personas[a.persona].key for a in voice
+                ),
+                exemplar=_joined(" ".join(exemplars[j].key for j in a.exemplars) for a in voice),
+                temperature=_mean_temperature(voice),
+                log_pi=math.fsum(a.log_pi for a in voice),
+                log_omega=math.fsum(a.log_omega for a in voice),
+            )
+
+
+def write_responses(path: Path, responses: Iterable[Response]) -> int:
+    """Write responses as they come; the file appears, whole, after the last; return how many.
+
+    Raises
+    ------
+    ArtifactError
+        If the disk is full or the file cannot be written; what was there before stays.
+    """
+    return write_jsonl(path, (dataclasses.asdict(response) for response in responses))
+
+
+def read_responses(path: Path) -> Iterator[Response]:
+    """Yield the responses of a file.
+
+    Raises
+    ------
+    ArtifactError
+        If it is missing, or a line is no response of this version.
+    """
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            yield Response(**row)
+        except TypeError as error:
+            raise ArtifactError(
+                f"{path}, row {number}: not a response ({error}); expected the columns "
+                f"{', '.join(f.name for f in dataclasses.fields(Response))}; simulate again"
+            ) from error
+
+
+def _refuse_twins(contexts: Sequence[Record]) -> None:
+    """Two contexts with one key would have one seed, and could get the same response."""
+    seen: set[str] = set()
+    for record in contexts:
+        if record.key in seen:
+            raise DataError(
+                f"key {record.key!r} occurs twice among the contexts; keys must differ, because a "
+                "response's seed is made from its key; to draw several, number the keys"
+            )
+        seen.add(record.key)
+
+
+def _voices(agent: Agent | tuple[Agent, ...]) -> tuple[Agent, ...]:
+    if isinstance(agent, Agent):
+        return (agent,)
+    if not agent:
+        raise DataError("got an empty tuple of agents; give at least one agent for each context")
+    return agent
+
+
+def _request(
+    record: Record,
+    voices: tuple[Agent, ...],
+    personas: Sequence[Persona],
+    exemplars: Sequence[Record],
+    row_seed: int,
+    task: str,
+) -> GenerateRequest:
+    branches = []
+    for agent in voices:
+        prompt = simulation_prompt(
+            record.context,
+            persona=None if agent.persona is None else personas[agent.persona].description,
+            exemplars=[exemplars[j] for j in agent.exemplars],
+            task=task,
+        )
+        # A lone voice has all the weight; 0 keeps its key free of how likely its draw was.
+        log_weight = 0.0 if len(voices) == 1 else float(agent.log_pi + agent.log_omega)
+        branches.append(Branch(prompt, float(agent.temperature), log_weight))
+    return GenerateRequest(tuple(branches), row_seed)
+
+
+def _drawn(
+    requests: Sequence[GenerateRequest],
+    generator: Generator,
+    store: Store,
+    decoding: Decoding,
+    *,
+    stage: str,
+    progress: Progress | None,
+    span: tuple[int, int],
+) -> Iterator[Generation]:
+    """Yield generations in order; ``span``: how many went before, how many there are in all."""
+    keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
+    ready = store.get_generations(keys)
+    missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in ready}
+    names = list(missing)
+    done, total = span[0] + len(keys) - len(missing), span[1]
+    next_row = 0
+    if progress is not None:
+        progress(stage, done, total)
+    # A model that is not needed is not loaded.
+    for batch in generator.generate(list(missing.values()), decoding) if missing else ():
+        pairs = [(names[i], generation) for i, generation in batch]
+        store.put_generations(pairs, stage=stage)
+        ready.update(pairs)
+        done += len(pairs)
+        if progress is not None:
+            progress(stage, done, total)
+        while next_row < len(keys) and keys[next_row] in ready:
+            yield ready[keys[next_row]]
+            next_row += 1
+    absent = sum(name not in ready for name in names)
+    if absent:
+        raise BackendError(
+            f"{generator.name} left out {absent} of {len(names)} requests; each must be answered "
+            "once; give the same command again to ask for the rest",
+            retryable=True,
+        )
+    for key in keys[next_row:]:
+        yield ready[key]
+
+
+def _joined(keys: Iterable[str | None]) -> str | None:
+    """Join the keys of several agents; None if nobody has one."""
+    keys = list(keys)
+    return " ".join(key or "-" for key in keys) if any(keys) else None
+
+
+def _mean_temperature(voices: tuple[Agent, ...]) -> float:
+    """Return the temperature of one agent, or the mean of several, weighted like their words."""
+    if len(voices) == 1:
+        return float(voices[0].temperature)
+    log_weight = np.array([a.log_pi + a.log_omega for a in voices])
+    weight = np.exp(log_weight - log_weight.max())
+    return float(weight @ np.array([a.temperature for a in voices]) / weight.sum())

@@ -1,0 +1,192 @@
+"""The nouns of the package as frozen records without behaviour; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32] | NDArray[np.float64]
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)`` while long work goes on; totals may grow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One observed pair: what a person was given, and what that person wrote."""
+
+    key: str
+    """Stable name, unique within a data set."""
+    context: str
+    """x: what the person responded to."""
+    response: str
+    """y: the text the person wrote."""
+    label: str | None = None
+    """Class name, if the data has one."""
+    weight: float = 1.0
+    """Survey weight, > 0."""
+    group: str | None = None
+    """What must not be split apart: a film, a respondent."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """Further columns that the user asked to keep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persona:
+    """A short text that describes a subpopulation (g_k in the paper)."""
+
+    key: str
+    description: str
+    cluster: int | None = None
+    """Number of the cluster it was written from; None if a person wrote it."""
+    size: int = 0
+    """Records in that cluster."""
+    sources: tuple[str, ...] = ()
+    """Keys of the records that the writer was shown, nearest to the centre first."""
+    writer: str = "user"
+    """``keywords``, ``llm`` or ``user``."""
+    doubts: tuple[str, ...] = ()
+    """What looks wrong with the description (``repetition``, ``refusal``, ...); empty if nothing."""
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of prompt text: written by us (template) or taken from data.
+
+    Data is encoded with a tokenizer that has no control tokens, so that a record
+    can never speak as the system.
+    """
+
+    text: str
+    is_data: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a dialogue, as typed segments."""
+
+    role: Role
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A dialogue that ends where the response begins."""
+
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """How likely is ``response`` after ``prompt``?"""
+
+    prompt: Prompt
+    response: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """Log-likelihood of one response at several inverse temperatures.
+
+    The sum over its tokens (end-of-turn included) and their number are both kept,
+    so that every average can be formed later.
+    """
+
+    log_lik: NDArray[np.float32]
+    """Shape (G,), nats, one value per node of the scorer's ``betas``."""
+    n_tokens: int
+    """Response tokens scored, end-of-turn included; at least 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One agent that takes part in writing a response."""
+
+    prompt: Prompt
+    temperature: float
+    """τ > 0; logits are divided by it."""
+    log_weight: float = 0.0
+    """Natural log of its share when several branches are mixed token by token; normalised on use."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One response to draw: usually one branch; several are mixed token by token."""
+
+    branches: tuple[Branch, ...]
+    seed: int
+    """64-bit; token t of this request is a function of (seed, t) and the model alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """What is common to all draws of a run. Anything but the defaults below departs from the fitted model."""
+
+    max_tokens: int = 128
+    """A response that is still going on there is cut (finish_reason ``length``)."""
+    min_tokens: int = 0
+    """The end-of-turn token is not drawn before so many tokens."""
+    top_p: float = 1.0
+    """Nucleus truncation; 1 is off."""
+    top_k: int = 0
+    """Truncation to the k likeliest tokens; 0 is off."""
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A drawn text, before it is known what it was drawn for."""
+
+    text: str
+    n_tokens: int
+    """Tokens drawn, end-of-turn included."""
+    finish_reason: FinishReason
+    log_lik: float
+    """Sum of the sampler's own log-probabilities of the drawn tokens, nats; nan where a backend gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A drawn component: which persona, which exemplar, how warm, and how likely the draw was."""
+
+    persona: int | None
+    """Row of the persona list; None for no persona."""
+    exemplars: tuple[int, ...]
+    """Rows of the exemplar list; empty for none; several only with ``mix="prompt"``."""
+    temperature: float
+    log_pi: float = 0.0
+    """Natural log of the persona's weight at the draw."""
+    log_omega: float = 0.0
+    """Natural log of the exemplar's weight given the persona."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One simulated response with its full provenance: a row of ``responses.jsonl``."""
+
+    id: str
+    context: str
+    response: str
+    label: str | None
+    persona: str | None
+    """Persona key."""
+    exemplar: str | None
+    """Record key of the exemplar; several keys are joined by a space."""
+    temperature: float
+    log_pi: float
+    log_omega: float
+    seed: int
+    model: str
+    prompt_version: int
+    finish_reason: FinishReason
+    n_tokens: int
+    method: str = "mop"

@@ -1,0 +1,80 @@
+"""Fixtures that many tests share: film reviews in miniature, the fake model, a mixture fitted with it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mop.types import Record
+
+GOOD = ["great fun", "a joy", "so good", "good and warm", "great cast", "a great joy", "warm fun", "good fun"]
+BAD = ["so dull", "a bore", "bad jokes", "dull and slow", "a bad bore", "slow plot", "bad cast", "so slow"]
+
+
+def reviews(n: int) -> list[Record]:
+    """n distinct records, half of them good."""
+    rows = []
+    for i in range(n):
+        label, words = ("good", GOOD) if i % 2 == 0 else ("bad", BAD)
+        text = f"{words[(i // 2) % 8]}{'!' * (i // 16)}"
+        rows.append(Record(key=f"r{i}", context=f"Verdict: {label}.", response=text, label=label, group=f"film{i % 12}"))
+    return rows
+
+
+@dataclass
+class SmallRun:
+    """A mixture fitted on the fake model, and records that it has not seen."""
+
+    fitted: Any
+    lm: Any
+    encoder: Any
+    store: Any
+    held_out: list[Record]
+    hx: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def small_run():
+    from mop.backends.fake import FakeModel
+    from mop.cluster import cluster
+    from mop.embed import FakeEncoder, embed
+    from mop.fit import FitSettings, fit_mixture
+    from mop.personas import keyword_personas
+    from mop.store import Store
+
+    records = reviews(64)
+    exemplars, train, valid, held_out = records[:10], records[:32], records[32:48], records[48:]
+    lm, encoder, store = FakeModel(), FakeEncoder(), Store(":memory:")
+    clustering = cluster(embed([r.response for r in exemplars], encoder), 3, seed=0)
+    fitted = fit_mixture(
+        keyword_personas(exemplars, clustering, task="film reviews"), exemplars, train, valid,
+        encoder=encoder, scorer=lm, store=store, task="a film review", seed=0,
+        settings=FitSettings(components_per_record=10, records_per_component=8, valid_components=15,
+                             dim=8, max_steps=60, patience=5),
+    )  # fmt: skip
+    hx = embed([r.context for r in held_out], encoder)
+    return SmallRun(fitted, lm, encoder, store, held_out, hx)
+
+
+def sum_over_components(run: SmallRun) -> list[float]:
+    """log p(y|x) by two nested loops, each score asked of the fake model by itself at τ_k."""
+    from mop.curve import weights
+    from mop.prompts import simulation_prompt
+    from mop.types import ScoreRequest
+
+    fitted, result = run.fitted, []
+    for record, hx in zip(run.held_out, run.hx, strict=True):
+        log_pi = fitted.log_pi(hx[None])[0]
+        total = 0.0
+        for k, persona in enumerate(fitted.personas):
+            log_omega = fitted.log_omega(hx[None], np.array([k]), fitted.own([record]))[0]
+            for j, exemplar in enumerate(fitted.exemplars):
+                prompt = simulation_prompt(
+                    record.context, persona=persona.description, exemplars=[exemplar], task=fitted.task
+                )
+                ((_, score),) = next(iter(run.lm.score([ScoreRequest(prompt, record.response)])))
+                log_lik = score.log_lik @ weights(1 / fitted.temperatures[k], run.lm.betas)
+                total += float(np.exp(log_pi[k] + log_omega[j] + log_lik))
+        result.append(float(np.log(total)))
+    return result

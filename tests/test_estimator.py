@@ -1,0 +1,118 @@
+"""The Python face behaves like an estimator."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import reviews
+
+from mop import MixtureOfPersonas, Persona
+from mop.errors import ConfigError, DataError, NotFittedError, ScoringUnsupportedError
+from mop.fit import FitSettings
+
+SETTINGS = FitSettings(components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return MixtureOfPersonas(
+        3, lm="fake", encoder="fake", n_exemplars=12, task="a film review", settings=SETTINGS, score_components=100
+    ).fit(reviews(48))
+
+
+def test_scores_are_log_likelihoods_and_score_is_their_mean(model):
+    held = reviews(64)[48:]
+    samples = model.score_samples(held)
+    assert samples.shape == (16,)
+    assert (samples < 0).all()
+    assert model.score(held) == pytest.approx(samples.mean())
+
+
+def test_rows_of_predict_proba_sum_to_one(model):
+    posterior = model.predict_proba(reviews(52)[48:])
+    assert posterior.shape == (4, 3)
+    assert posterior.sum(axis=1) == pytest.approx(np.ones(4))
+
+
+def test_samples_are_reproducible_and_carry_their_provenance(model):
+    first = model.sample(["Verdict: good."] * 3, seed=1)
+    assert model.sample(["Verdict: good."] * 3, seed=1) == first
+    assert {r.persona for r in model.sample(["Verdict: good."] * 40, seed=2)} <= {
+        p.key for p in model.mixture_.personas
+    }
+    assert len({r.seed for r in first}) == 3
+    assert model.sample([]) == []
+
+
+def test_saved_and_loaded_gives_the_same_scores_and_samples(model, tmp_path):
+    model.save(tmp_path / "critics")
+    again = MixtureOfPersonas.load(tmp_path / "critics", score_components=100)
+    held = reviews(52)[48:]
+    assert again.score_samples(held).tolist() == model.score_samples(held).tolist()
+    assert again.sample(["Verdict: bad."], seed=4) == model.sample(["Verdict: bad."], seed=4)
+    assert (again.lm, again.encoder, again.task) == ("fake", "fake", "a film review")
+
+
+def test_explain_ranks_all_personas_and_some_exemplars(model):
+    explained = model.explain(reviews(49)[48], n_exemplars=4)
+    posterior = [row["posterior"] for row in explained["personas"]]
+    assert posterior == sorted(posterior, reverse=True)
+    assert sum(posterior) == pytest.approx(1)
+    assert len(explained["exemplars"]) == 4
+    assert math.isfinite(explained["log_lik"])
+
+
+def test_score_report_compares_with_untrained_gates(model):
+    report = model.score_report(reviews(64)[48:])
+    assert report["gain"] == pytest.approx(report["mean"]["mop"] - report["mean"]["uniform gates"])
+
+
+def test_personas_can_be_given():
+    mine = [Persona(key="a", description="You love films."), Persona(key="b", description="You hate films.")]
+    model = MixtureOfPersonas(lm="fake", encoder="fake", personas=mine, settings=SETTINGS).fit(reviews(24))
+    assert [p.key for p in model.mixture_.personas] == ["a", "b"]
+
+
+def test_the_language_model_can_write_the_personas():
+    model = MixtureOfPersonas(2, lm="fake", encoder="fake", writer="llm", task="a review", settings=SETTINGS)
+    model.fit(reviews(24))
+    assert [p.writer for p in model.mixture_.personas] == ["llm", "llm"]
+
+
+def test_parameters_can_be_read_and_set():
+    model = MixtureOfPersonas(4, seed=3)
+    assert model.get_params()["n_personas"] == 4
+    assert model.set_params(n_personas=5).n_personas == 5
+    assert repr(model) == "MixtureOfPersonas(n_personas=5, seed=3)"
+    assert MixtureOfPersonas(**model.get_params()).get_params() == model.get_params()
+    with pytest.raises(ConfigError, match="MixtureOfPersonas has no parameter 'k'; known: n_personas, lm"):
+        model.set_params(k=3)
+
+
+def test_use_before_fit_is_an_error():
+    with pytest.raises(NotFittedError, match=r"no weights yet; call fit\(records\) or load\(folder\) first"):
+        MixtureOfPersonas(lm="fake", encoder="fake").score([{"context": "a", "response": "b"}])
+
+
+def test_too_few_records_are_an_error():
+    with pytest.raises(DataError, match="2 records with valid_share 0.25 leave too few to fit on"):
+        MixtureOfPersonas(lm="fake", encoder="fake").fit(reviews(2))
+
+
+def test_an_unknown_writer_is_an_error():
+    with pytest.raises(ConfigError, match="writer must be 'keywords' or 'llm', got 'gpt'"):
+        MixtureOfPersonas(2, lm="fake", encoder="fake", writer="gpt").fit(reviews(24))
+
+
+class OnlyWrites:
+    name = "mute"
+    generate_identity = "mute"
+
+    def generate(self, requests, decoding):
+        yield []
+
+
+def test_a_model_that_cannot_score_is_refused_before_work_begins():
+    model = MixtureOfPersonas(2, lm=OnlyWrites(), encoder="fake")
+    with pytest.raises(ScoringUnsupportedError, match="mute can write but not say how likely a given text is"):
+        model.fit(reviews(24))

@@ -1,0 +1,136 @@
+"""A fitted mixture: draws, files and what damaged files say."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mop.errors import ArtifactError, DataError
+from mop.fitted import FittedMixture, draw_agents, load_mixture, save_mixture, uniform_mixture
+from mop.gate import Gate
+from mop.types import Persona, Record
+
+
+def exemplar(j):
+    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"})
+
+
+@pytest.fixture
+def fitted():
+    rng = torch.Generator().manual_seed(0)
+    gate = Gate(torch.randn(3, 5, generator=rng), torch.randn(4, 5, generator=rng), dim=2, seed=1, init_scale=2.0)
+    with torch.no_grad():
+        gate.log_tau.copy_(torch.tensor([-0.2, 0.0, 0.3]))
+    return FittedMixture(
+        tuple(Persona(key=f"p{k}", description=f"persona {k}", sources=("e0",)) for k in range(3)),
+        tuple(exemplar(j) for j in range(4)),
+        gate.requires_grad_(False),
+        "a line",
+        {"uniform_tau": 0.9, "lm": "fake"},
+    )
+
+
+def contexts(n):
+    return [Record(key=f"x{i}", context="?", response="") for i in range(n)]
+
+
+def test_drawn_frequencies_follow_the_gates(fitted):
+    n = 8000
+    hx = np.tile(np.array([[0.3, -1.0, 0.5, 0.1, 0.8]], np.float32), (n, 1))
+    drawn = draw_agents(fitted, hx, contexts(n), seed=0, chunk=500)
+    pi = np.exp(fitted.log_pi(hx[:1])[0])
+    count = Counter((a.persona, a.exemplars[0]) for (a,) in drawn)
+    for k in range(3):
+        omega = np.exp(fitted.log_omega(hx[:1], np.array([k]), np.array([-1]))[0])
+        for j in range(4):
+            expected = n * pi[k] * omega[j]
+            assert abs(count[k, j] - expected) < 4.5 * max(expected, 1) ** 0.5
+
+
+def test_a_draw_depends_on_seed_and_key_alone(fitted):
+    hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    people = contexts(20)
+    whole = draw_agents(fitted, hx, people, seed=3, n_agents=2)
+    assert draw_agents(fitted, hx[7:9], people[7:9], seed=3, n_agents=2, chunk=1) == whole[7:9]
+    assert draw_agents(fitted, hx, people, seed=4, n_agents=2) != whole
+
+
+def test_an_agent_carries_its_temperature_and_log_weights(fitted):
+    hx = np.ones((1, 5), np.float32)
+    ((agent,),) = draw_agents(fitted, hx, contexts(1), seed=0)
+    assert agent.temperature == pytest.approx(float(np.exp([-0.2, 0.0, 0.3][agent.persona])))
+    assert agent.log_pi == pytest.approx(fitted.log_pi(hx)[0, agent.persona])
+    omega = fitted.log_omega(hx, np.array([agent.persona]), np.array([-1]))
+    assert agent.log_omega == pytest.approx(omega[0, agent.exemplars[0]])
+
+
+def test_a_context_never_gets_its_own_record(fitted):
+    people = [replace(fitted.exemplars[2], key=f"dup{i}") for i in range(300)]
+    drawn = draw_agents(fitted, np.ones((300, 5), np.float32), people, seed=0)
+    assert 2 not in {a.exemplars[0] for (a,) in drawn}
+
+
+def test_uniform_gates_have_one_temperature(fitted):
+    uniform = uniform_mixture(fitted)
+    assert uniform.temperatures.tolist() == pytest.approx([0.9] * 3)
+    assert np.exp(uniform.log_pi(np.ones((1, 5), np.float32)))[0] == pytest.approx([1 / 3] * 3)
+
+
+def test_saved_and_loaded_is_the_same(fitted, tmp_path):
+    save_mixture(fitted, tmp_path / "m")
+    again = load_mixture(tmp_path / "m")
+    assert (again.personas, again.exemplars, again.task, again.info) == (
+        fitted.personas, fitted.exemplars, fitted.task, fitted.info,
+    )  # fmt: skip
+    for name, tensor in fitted.gate.state_dict().items():
+        assert torch.equal(tensor, again.gate.state_dict()[name]), name
+
+
+def test_contexts_and_embeddings_must_agree(fitted):
+    with pytest.raises(DataError, match="every context needs an embedding, got 2 and 1"):
+        draw_agents(fitted, np.ones((1, 5), np.float32), contexts(2), seed=0)
+
+
+def test_an_empty_folder_is_no_mixture(tmp_path):
+    with pytest.raises(ArtifactError, match=r"holds no fitted mixture: mixture\.json is missing; give the folder"):
+        load_mixture(tmp_path)
+
+
+def test_every_cut_of_the_weights_is_noticed(fitted, tmp_path):
+    save_mixture(fitted, tmp_path)
+    file = tmp_path / "gate.safetensors"
+    whole = file.read_bytes()
+    for cut in range(0, len(whole), 37):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(ArtifactError, match="is damaged"):
+            load_mixture(tmp_path)
+
+
+def _edit(folder, change):
+    document = json.loads((folder / "mixture.json").read_text())
+    change(document)
+    (folder / "mixture.json").write_text(json.dumps(document))
+
+
+def test_another_version_is_refused(fitted, tmp_path):
+    save_mixture(fitted, tmp_path)
+    _edit(tmp_path, lambda d: d.update(format_version=2))
+    with pytest.raises(ArtifactError, match="has format version 2, this program reads version 1; use the version"):
+        load_mixture(tmp_path)
+
+
+def test_weights_for_other_personas_are_refused(fitted, tmp_path):
+    save_mixture(fitted, tmp_path)
+    _edit(tmp_path, lambda d: d["personas"].pop())
+    with pytest.raises(ArtifactError, match=r"are for 3 personas and 4 exemplars, mixture\.json lists 2 and 4"):
+        load_mixture(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(fitted, tmp_path):
+    fitted.gate.w_x[0, 0] = float("nan")
+    save_mixture(fitted, tmp_path)
+    with pytest.raises(ArtifactError, match=r"incomplete or not finite \(missing: \[\]\); fit again"):
+        load_mixture(tmp_path)

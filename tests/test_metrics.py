@@ -1,0 +1,512 @@
+"""Metrics against naive formulas, arithmetic and the laws that the definitions imply."""
+
+import gzip
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mop import metrics
+from mop.errors import DataError
+from mop.metrics import DoubtfulMetricWarning
+from oracles import (
+    integrated_frontier,
+    loop_bleu,
+    loop_cosine_histogram,
+    loop_kl,
+    loop_mauve,
+    textbook_fid,
+)
+
+RNG = np.random.default_rng(7)
+CLOUD = RNG.normal(size=(60, 5)) @ RNG.normal(size=(5, 5)) + 1
+OTHER = RNG.normal(size=(45, 5)) + np.array([0, 0, 1, 0, 0])
+
+
+def quiet_mauve(*args, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DoubtfulMetricWarning)
+        return metrics.mauve(*args, **settings)
+
+
+# FID
+
+
+def test_fid_equals_the_textbook_matrix_root():
+    assert metrics.fid(CLOUD, OTHER) == pytest.approx(textbook_fid(CLOUD, OTHER), rel=1e-9)
+
+
+def test_fid_of_a_sample_with_itself_is_zero():
+    assert metrics.fid(CLOUD, CLOUD) < 1e-8
+
+
+def test_fid_with_itself_is_zero_with_fewer_texts_than_dimensions():
+    few = RNG.normal(size=(20, 64))
+    with pytest.warns(
+        DoubtfulMetricWarning, match="FID from 20 golden and 20 synthetic texts in 64"
+    ):
+        assert metrics.fid(few, few) < 1e-8
+
+
+def test_fid_of_a_shift_is_its_squared_length():
+    shift = np.array([3.0, 0.0, 4.0, 0.0, 0.0])
+    assert metrics.fid(CLOUD, CLOUD + shift) == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 2.0])
+def test_fid_of_a_scaling_is_the_scaled_trace(a):
+    centred = CLOUD - CLOUD.mean(axis=0)
+    trace = centred.var(axis=0, ddof=1).sum()
+    assert metrics.fid(centred, a * centred) == pytest.approx((1 - a) ** 2 * trace)
+
+
+def test_fid_is_symmetric():
+    assert metrics.fid(CLOUD, OTHER) == pytest.approx(metrics.fid(OTHER, CLOUD))
+
+
+def test_fid_does_not_change_under_a_common_rotation():
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))
+    turned = metrics.fid(CLOUD @ rotation, OTHER @ rotation)
+    assert turned == pytest.approx(metrics.fid(CLOUD, OTHER))
+
+
+def test_fid_agrees_on_either_side_of_n_equal_to_dimension():
+    wide = np.random.default_rng(2).normal(size=(12, 8))
+    with pytest.warns(DoubtfulMetricWarning):
+        few = metrics.fid(wide, wide[:6] * 2)
+    assert few == pytest.approx(textbook_fid(wide, wide[:6] * 2), rel=1e-6)
+
+
+def test_fid_of_whole_numbers_is_that_of_floats():
+    square = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    assert metrics.fid(square, square + 1) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("golden", "synthetic", "sentence"),
+    [
+        (CLOUD[:1], OTHER, r"golden vectors have shape \(1, 5\); a metric needs two-dimensional"),
+        (CLOUD, OTHER[:, 0], r"synthetic vectors have shape \(45,\); a metric needs two-dimen"),
+        (
+            CLOUD,
+            OTHER[:, :4],
+            r"golden vectors have shape \(60, 5\) and the synthetic ones \(45, 4\); both need the "
+            "same number of columns; embed both with one encoder",
+        ),
+        (
+            CLOUD,
+            np.where(np.eye(45, 5) > 0, np.nan, OTHER),
+            r"5 of the synthetic vectors, shape \(45, 5\), hold nan or infinity \(first: row 0\)",
+        ),
+        (CLOUD.astype(str), OTHER, "golden vectors have the type <U.*; accepted are real numbers"),
+    ],
+)
+def test_vectors_that_cannot_be_compared_are_named(golden, synthetic, sentence):
+    with pytest.raises(DataError, match=sentence):
+        metrics.fid(golden, synthetic)
+    with pytest.raises(DataError, match=sentence):
+        metrics.mauve(synthetic, golden)
+    with pytest.raises(DataError, match=sentence):
+        metrics.kl_cosine(golden, synthetic, seed=0)
+
+
+def test_a_gaussian_of_another_dimension_is_refused():
+    with pytest.raises(
+        DataError, match=r"dimension 5 and the synthetic vectors have shape \(9, 3\)"
+    ):
+        metrics.frechet_distance(metrics.gaussian(CLOUD), np.ones((9, 3)))
+
+
+# MAUVE
+
+
+def test_mauve_of_counts_equals_the_plain_loop():
+    p, q = np.array([5, 0, 3, 9, 1]), np.array([2, 7, 0, 4, 4])
+    assert metrics.mauve_of_counts(p, q).mauve == pytest.approx(loop_mauve(p, q))
+    assert metrics.mauve_of_counts(p, q, c=2.0).mauve == pytest.approx(loop_mauve(p, q, c=2.0))
+
+
+def test_mauve_star_is_mauve_of_counts_with_a_half_added():
+    p, q = np.array([5, 0, 3, 9, 1]), np.array([2, 7, 0, 4, 4])
+    assert metrics.mauve_of_counts(p, q).mauve_star == pytest.approx(loop_mauve(p + 0.5, q + 0.5))
+
+
+def test_mauve_of_equal_histograms_is_one():
+    for counts in ([3, 3], [1, 2, 3, 0], [7]):
+        result = metrics.mauve_of_counts(np.array(counts), 2 * np.array(counts))
+        assert result.mauve == pytest.approx(1.0)
+        assert result.frontier_integral == pytest.approx(0.0)
+
+
+def test_mauve_without_a_shared_cluster_has_its_least_value():
+    result = metrics.mauve_of_counts(np.array([4, 4, 0]), np.array([0, 0, 9]))
+    assert round(result.mauve, 5) == 0.00407
+    assert result.frontier_integral == pytest.approx(1.0)
+
+
+def test_the_curve_runs_between_its_end_points():
+    curve = metrics.mauve_of_counts(np.array([4, 2]), np.array([1, 9])).curve
+    assert curve.shape == (27, 2)
+    assert curve[0].tolist() == [1.0, 0.0]
+    assert curve[-1].tolist() == [0.0, 1.0]
+
+
+def test_mauve_lies_between_zero_and_one_and_is_symmetric():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        p, q = rng.poisson(1.0, size=(2, 8)) + np.eye(8, dtype=int)[:2]
+        forth, back = metrics.mauve_of_counts(p, q), metrics.mauve_of_counts(q, p)
+        assert 0 <= forth.mauve <= 1
+        assert forth.mauve == pytest.approx(back.mauve)
+
+
+def test_the_frontier_integral_equals_the_integral():
+    p, q = np.array([5, 0, 3, 9, 1]), np.array([2, 7, 3, 4, 4])
+    result = metrics.mauve_of_counts(p, q)
+    assert result.frontier_integral == pytest.approx(integrated_frontier(p, q), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "settings", "sentence"),
+    [
+        ([1, 2], [1, 2, 3], {}, r"shapes \(2,\) and \(3,\) and a least value of 0"),
+        ([1, -2], [1, 2], {}, "a least value of -2; accepted are two equally long lists"),
+        ([0, 0], [1, 2], {}, "sum to 0 and 3; MAUVE needs texts on both sides"),
+        ([1, 2], [1, 2], {"c": 0.0}, "c is 0.0 and n_weights is 25; accepted are c > 0"),
+        ([1, 2], [1, 2], {"n_weights": 1}, "c is 5.0 and n_weights is 1; accepted are c > 0"),
+    ],
+)
+def test_counts_that_cannot_be_compared_are_named(p, q, settings, sentence):
+    with pytest.raises(DataError, match=sentence):
+        metrics.mauve_of_counts(np.array(p), np.array(q), **settings)
+
+
+def test_mauve_warns_of_small_samples():
+    with pytest.warns(DoubtfulMetricWarning, match="MAUVE from 45 synthetic and 60 golden texts"):
+        metrics.mauve(OTHER, CLOUD)
+
+
+def test_the_same_seed_gives_the_same_mauve():
+    assert quiet_mauve(OTHER, CLOUD, seed=3).mauve == quiet_mauve(OTHER, CLOUD, seed=3).mauve
+
+
+def test_one_population_scores_high_and_two_far_ones_low():
+    rng = np.random.default_rng(5)
+    here, again = rng.normal(size=(2, 200, 6)) + np.array([9, 0, 0, 0, 0, 0])
+    there = rng.normal(size=(200, 6)) - np.array([9, 0, 0, 0, 0, 0])
+    assert quiet_mauve(here, again).mauve > 0.9
+    assert quiet_mauve(here, there).mauve == pytest.approx(0.00407, abs=1e-5)
+
+
+def test_there_is_a_cluster_for_every_ten_texts_of_the_smaller_side():
+    assert quiet_mauve(OTHER[:34], CLOUD).n_clusters == 3
+    assert quiet_mauve(OTHER[:5], CLOUD).n_clusters == 2
+
+
+def test_texts_that_are_all_the_same_fall_into_one_cluster():
+    same = np.ones((30, 4))
+    assert quiet_mauve(same, same).mauve == pytest.approx(1.0)
+
+
+def test_a_few_repeated_texts_against_many_score_low():
+    rng = np.random.default_rng(6)
+    many = rng.normal(size=(200, 8))
+    assert quiet_mauve(np.repeat(many[:2], 100, axis=0), many).mauve < 0.1
+
+
+@pytest.mark.parametrize("k", [1, 106])
+def test_a_number_of_clusters_out_of_range_is_named(k):
+    with pytest.raises(DataError, match=rf"^{k} clusters were asked for .* MAUVE accepts 2 to 105"):
+        metrics.mauve(OTHER, CLOUD, n_clusters=k)
+
+
+def test_a_vector_of_zeros_has_no_direction():
+    rows = OTHER.copy()
+    rows[4] = 0
+    sentence = r"1 of the synthetic vectors, shape \(45, 5\), are all zeros \(first: row 4\)"
+    with pytest.raises(DataError, match=sentence):
+        metrics.mauve(rows, CLOUD)
+
+
+def test_principal_axes_have_one_order_and_one_sign():
+    centred, axes, variances = metrics.principal_axes(CLOUD)
+    assert (centred @ axes).var(axis=0, ddof=1) == pytest.approx(variances)
+    assert (axes.max(axis=0) == np.abs(axes).max(axis=0)).all()
+    assert (np.diff(variances) <= 0).all()
+    assert variances.sum() == pytest.approx(CLOUD.var(axis=0, ddof=1).sum())
+
+
+# KL-cosine
+
+
+def test_the_cosine_histogram_counts_every_pair_once():
+    assert metrics.cosine_histogram(OTHER, seed=0).tolist() == loop_cosine_histogram(OTHER)
+
+
+def test_many_texts_are_sampled_without_pairing_a_text_with_itself():
+    rows = np.random.default_rng(8).normal(size=(2_001, 3))
+    first, second, bins = metrics.pair_bins(rows, seed=1)
+    assert len(bins) == 200_000
+    assert (first != second).all()
+    assert {int(first.min()), int(second.min())} == {0}
+    assert {int(first.max()), int(second.max())} == {2_000}
+    everything = np.bincount(metrics.pair_bins(rows[:2_000], seed=1)[2], minlength=100)
+    share = np.bincount(bins, minlength=100) / 200_000
+    assert np.abs(share - everything / everything.sum()).max() < 0.003
+
+
+def test_the_divergence_equals_the_plain_loop():
+    p, q = np.array([3, 0, 5]), np.array([1, 4, 0])
+    smooth = [[(n + 0.5) / (sum(counts) + 1.5) for n in counts] for counts in (p, q)]
+    kl = metrics.kl_of_histograms(p, q)
+    assert kl.golden_synthetic == pytest.approx(loop_kl(*smooth))
+    assert kl.synthetic_golden == pytest.approx(loop_kl(*smooth[::-1]))
+
+
+def test_kl_cosine_of_a_sample_with_itself_is_zero():
+    assert metrics.kl_cosine(CLOUD, CLOUD, seed=4) == (0.0, 0.0)
+    many = np.random.default_rng(9).normal(size=(2_100, 3))
+    assert metrics.kl_cosine(many, many, seed=4) == (0.0, 0.0)
+
+
+def test_kl_cosine_is_finite_and_grows_when_half_the_texts_are_one():
+    rng = np.random.default_rng(10)
+    golden, other = rng.normal(size=(2, 120, 16))
+    collapsed = other.copy()
+    collapsed[::2] = other[0]
+    before = metrics.kl_cosine(golden, other, seed=0)
+    after = metrics.kl_cosine(golden, collapsed, seed=0)
+    assert all(math.isfinite(value) and value >= 0 for value in (*before, *after))
+    assert after.golden_synthetic > before.golden_synthetic
+    assert after.synthetic_golden > before.synthetic_golden
+
+
+# Paired bootstrap
+
+
+def test_the_paired_interval_is_close_to_the_normal_one():
+    rng = np.random.default_rng(11)
+    base = rng.normal(size=400) * 50 - 100
+    gain = rng.normal(2.0, 1.0, size=400)
+    mean, low, high = metrics.paired_bootstrap(base + gain, base, seed=0)
+    reach = 1.96 * gain.std(ddof=1) / 20
+    assert mean == pytest.approx(gain.mean())
+    assert low == pytest.approx(mean - reach, abs=0.02)
+    assert high == pytest.approx(mean + reach, abs=0.02)
+
+
+def test_the_paired_interval_depends_on_the_seed_alone():
+    first, second = RNG.normal(size=(2, 50))
+    once = metrics.paired_bootstrap(first, second, seed=1, n=500)
+    assert once == metrics.paired_bootstrap(first, second, seed=1, n=500)
+    assert once != metrics.paired_bootstrap(first, second, seed=2, n=500)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "n", "sentence"),
+    [
+        ([1.0, 2.0], [1.0], 10, r"shapes \(2,\) and \(1,\) and 10 resamples"),
+        ([1.0], [1.0], 10, r"shapes \(1,\) and \(1,\) and 10 resamples; accepted are two lists"),
+        ([1.0, 2.0], [1.0, 2.0], 1, "and 1 resamples; accepted are two lists of one length"),
+        (
+            [1.0, -math.inf],
+            [1.0, 2.0],
+            10,
+            r"1 of 2 paired differences are not finite \(first: record 1, -inf - 2.0\)",
+        ),
+    ],
+)
+def test_figures_that_are_no_pairs_are_named(first, second, n, sentence):
+    with pytest.raises(DataError, match=sentence):
+        metrics.paired_bootstrap(np.array(first), np.array(second), seed=0, n=n)
+
+
+# Words
+
+
+def test_words_ignore_case_punctuation_and_the_kind_of_apostrophe():
+    assert metrics.words("“It’s  GOOD” – isn't it? 5/10 für Ödön") == [
+        "it's", "good", "isn't", "it", "5", "10", "für", "ödön",
+    ]  # fmt: skip
+
+
+def test_distinct_n_is_zero_where_no_text_is_long_enough():
+    assert metrics.distinct_n(["one", "..."], 2) == 0.0
+
+
+def test_self_bleu_equals_the_plain_loop():
+    texts = [
+        "a dull film with a dull end",
+        "a dull film with a good end and a good start",
+        "the plot is thin, the cast is good",
+        "good",
+        "the cast of a dull film with a plot",
+    ]
+    tokens = [metrics.words(text) for text in texts]
+    expected = [
+        loop_bleu(mine, [other for j, other in enumerate(tokens) if j != i])
+        for i, mine in enumerate(tokens)
+    ]
+    assert metrics.self_bleu(texts, seed=0) == pytest.approx(sum(expected) / len(expected))
+
+
+def test_self_bleu_of_many_texts_looks_at_five_hundred():
+    same = ["a film that is long and dull"] * 600
+    assert metrics.self_bleu(same, seed=0) == pytest.approx(1.0)
+    numbered = [f"w{i} x{i} y{i} z{i} v{i}" for i in range(2_000)]
+    assert metrics.self_bleu(numbered, seed=0) < 0.05
+
+
+def test_self_bleu_needs_two_texts_with_words():
+    with pytest.raises(DataError, match="self-BLEU was asked of 1 texts with words in them"):
+        metrics.self_bleu(["a film", "..."], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("As an AI language model, I have no opinions.", True),
+        ("I’m sorry, but I cannot write that.", True),
+        ("Sorry. I can't help with this request.", True),
+        ("As an aid to sleep it works.", False),
+        ("I can't recommend this film to anyone.", False),
+        ("I'm sorry, but I can only call this a mess.", False),
+        ("A film about a robot. " * 8 + "It says: as an AI I obey.", False),
+    ],
+)
+def test_a_refusal_is_known_by_how_it_begins(text, expected):
+    assert metrics.is_refusal(text) is expected
+
+
+def test_shares_are_shares():
+    assert metrics.refusal_share(["As an AI, no.", "fine", "ok", "good"]) == 0.25
+    assert metrics.empty_share(["", " \n", "a", "b"]) == 0.5
+    assert metrics.duplicate_share(["x", "x", "x", "y"]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "exemplar", "expected"),
+    [
+        ("a b c d e", "x A, b; c. d e! y", True),
+        ("a b c d e f g h i", "a b c d e f g x y z", True),  # 3 of 5 runs
+        ("a b c d e f g h i", "a b c d e f x y z w", False),  # 2 of 5
+        ("dull", "a dull film", False),
+        ("A dull film.", "a dull film", True),
+        ("...", "...", False),
+    ],
+)
+def test_a_near_copy_shares_six_tenths_of_its_five_word_runs(text, exemplar, expected):
+    assert metrics.is_near_copy(text, exemplar) is expected
+    assert metrics.is_near_copy(exemplar, text) is expected
+
+
+def test_only_texts_with_an_exemplar_can_be_copies():
+    copy = "one of the best films"
+    assert metrics.near_copy_share([copy, "no", copy], [copy, "a film", None]) == 0.5
+    assert metrics.near_copy_share([copy], [None]) is None
+
+
+def test_exemplars_must_be_as_many_as_texts():
+    with pytest.raises(DataError, match="near-copies were asked of 1 texts and 2 exemplars"):
+        metrics.near_copy_share(["a"], ["b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("measure", "name"),
+    [
+        (lambda texts: metrics.distinct_n(texts, 2), "distinct-2"),
+        (metrics.mean_words, "the mean length"),
+        (metrics.refusal_share, "the refusal share"),
+        (metrics.empty_share, "the share of empty texts"),
+        (metrics.duplicate_share, "the duplicate share"),
+    ],
+)
+def test_no_texts_have_no_share(measure, name):
+    with pytest.raises(DataError, match=f"{name} was asked of 0 texts; it needs at least 1"):
+        measure([])
+
+
+# Real texts
+
+
+def shared_texts(name, split):
+    root = Path(os.environ.get("MOP_SHARED", Path(__file__).parents[2] / "shared"))
+    path = root / "data" / name / f"{split}.jsonl.gz"
+    if not path.is_file():
+        pytest.skip(f"the evaluation data are not there: {path}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [row["response"].strip() for row in rows], [row["label"] for row in rows]
+
+
+def minilm_vectors(tmp_path_factory, texts):
+    """Embeddings at 128 word pieces, kept in MOP_TEST_EMBEDDINGS between runs if it is set."""
+    from mop.embed import embed, open_encoder
+    from mop.store import Store
+
+    folder = os.environ.get("MOP_TEST_EMBEDDINGS")
+    path = Path(folder) if folder else tmp_path_factory.mktemp("embeddings")
+    with Store(path / "embeddings.sqlite") as store:
+        return embed(texts, open_encoder("minilm", max_length=128), store=store)
+
+
+@pytest.fixture(scope="module")
+def ag_news(tmp_path_factory):
+    golden, _ = shared_texts("agnews", "golden")
+    exemplars, labels = shared_texts("agnews", "exemplars")
+    train, more_labels = shared_texts("agnews", "train")
+    every = minilm_vectors(tmp_path_factory, golden + exemplars + train)
+    return every[:5_000], every[5_000:], np.array(labels + more_labels)
+
+
+def business_only(real, labels):
+    return real[labels == "Business"]
+
+
+def half_way_to_the_class_means(real, labels):
+    means = {label: real[labels == label].mean(axis=0) for label in set(labels)}
+    pulled = real + np.stack([means[label] for label in labels])
+    return pulled / np.linalg.norm(pulled, axis=1, keepdims=True)
+
+
+def fifty_repeated(real, _):
+    return np.tile(real[:50], (60, 1))
+
+
+# The values were recorded with another implementation (FAISS k-means, best of 2), to be met within
+# some percent; which fifty texts are repeated is not known, so that row is met more loosely.
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("choose", "fid", "mauve", "forth", "back", "tolerance"),
+    [
+        (lambda real, _: real, 0.027, 0.974, 0.0003, 0.0003, 0.1),
+        (lambda real, _: real[:1_000], 0.061, 0.986, 0.0004, 0.0005, 0.1),
+        (business_only, 0.217, 0.229, 0.249, 0.237, 0.1),
+        (half_way_to_the_class_means, 0.090, 0.791, 0.365, 0.483, 0.1),
+        (fifty_repeated, 0.882, 0.004, 0.037, 0.124, 0.5),
+    ],
+    ids=["floor", "1,000 real", "only business", "pulled to class means", "50 repeated"],
+)
+def test_ag_news_gives_the_recorded_reference_values(
+    ag_news, choose, fid, mauve, forth, back, tolerance
+):
+    golden, real, labels = ag_news
+    other = choose(real, labels)
+    assert metrics.fid(golden, other) == pytest.approx(fid, rel=0.05)
+    kl = metrics.kl_cosine(golden, other, seed=0)
+    assert kl.golden_synthetic == pytest.approx(forth, rel=tolerance, abs=3e-4)
+    assert kl.synthetic_golden == pytest.approx(back, rel=tolerance, abs=3e-4)
+    assert quiet_mauve(other, golden).mauve == pytest.approx(mauve, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_spread_of_ag_news_is_the_recorded_one(ag_news):
+    fitted = metrics.gaussian(ag_news[0])
+    assert fitted.trace == pytest.approx(0.951, abs=0.003)
+    assert fitted.mean @ fitted.mean == pytest.approx(1 - fitted.trace, abs=0.001)

@@ -1,0 +1,161 @@
+"""Mixture arithmetic against plain loops, brute force and laws."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mop.errors import DataError
+from mop.mixture import (
+    draw,
+    estimate_log_mixture,
+    log_mixture,
+    log_sum_exp,
+    responsibilities,
+    spread_draw,
+    unconditional_weights,
+)
+
+
+@pytest.fixture
+def tables():
+    rng = np.random.default_rng(0)
+    log_lik = rng.normal(-4, 2, (5, 6))
+    log_weight = np.log(rng.dirichlet(np.ones(6), size=5))
+    return log_lik, log_weight
+
+
+def loop_log_mixture(log_lik, log_weight):
+    """The mixture as the formula reads."""
+    return [
+        math.log(sum(math.exp(w) * math.exp(ll) for w, ll in zip(ws, lls, strict=True)))
+        for ws, lls in zip(log_weight, log_lik, strict=True)
+    ]
+
+
+def test_log_mixture_equals_the_plain_sum(tables):
+    assert log_mixture(*tables) == pytest.approx(loop_log_mixture(*tables), rel=1e-12)
+
+
+def test_responsibilities_sum_to_one_and_equal_likelihoods_give_back_the_prior(tables):
+    _, log_weight = tables
+    _, log_resp = responsibilities(np.full((5, 6), -700.0), log_weight)
+    assert np.exp(log_resp).sum(axis=1) == pytest.approx(np.ones(5))
+    assert log_resp == pytest.approx(log_weight)
+
+
+def test_permuting_components_permutes_the_responsibilities(tables):
+    order = [3, 1, 5, 0, 2, 4]
+    _, plain = responsibilities(*tables)
+    _, permuted = responsibilities(tables[0][:, order], tables[1][:, order])
+    assert permuted == pytest.approx(plain[:, order])
+
+
+def test_a_very_unlikely_response_stays_finite():
+    assert np.isfinite(log_mixture(np.array([[-5000.0, -5001.0]]), np.log([0.5, 0.5]))).all()
+
+
+def test_nothing_but_impossible_gives_minus_infinity_and_no_warning():
+    assert log_sum_exp(np.array([[-np.inf, -np.inf]])).tolist() == [-np.inf]
+
+
+def test_disagreeing_shapes_are_named():
+    with pytest.raises(DataError, match=r"log_lik \(4, 3\) needs log_weight of its own shape or \(3,\), got \(4,\)"):
+        log_mixture(np.zeros((4, 3)), np.zeros(4))
+
+
+def test_estimate_is_exact_when_every_component_is_drawn_once(tables):
+    log_lik, log_weight = tables
+    even = np.full(6, -math.log(6))
+    estimate = estimate_log_mixture(log_lik, log_weight, even)
+    assert estimate.log_mix == pytest.approx(log_mixture(log_lik, log_weight))
+
+
+def test_the_estimate_of_p_is_unbiased_and_its_standard_error_is_right(tables):
+    log_lik, log_weight = tables
+    proposal = np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.1])
+    rng = np.random.default_rng(1)
+    values, errors = [], []
+    for _ in range(3000):
+        c = rng.choice(6, size=40, p=proposal)
+        estimate = estimate_log_mixture(log_lik[:, c], log_weight[:, c], np.log(proposal[c]))
+        values.append(np.exp(estimate.log_mix))
+        errors.append(np.exp(estimate.log_mix) * estimate.standard_error)
+    truth = np.exp(log_mixture(log_lik, log_weight))
+    spread = np.std(values, axis=0)
+    assert np.abs(np.mean(values, axis=0) - truth) == pytest.approx(np.zeros(5), abs=4 * spread.max() / 3000**0.5)
+    assert np.sqrt(np.mean(np.square(errors), axis=0)) == pytest.approx(spread, rel=0.15)
+
+
+def test_a_forbidden_component_counts_as_zero(tables):
+    log_lik, log_weight = tables
+    allowed = np.ones((5, 6), bool)
+    allowed[:, 2] = False
+    weight = np.where(allowed, log_weight, -np.inf)
+    estimate = estimate_log_mixture(log_lik, weight, np.full(6, -math.log(6)), allowed=allowed)
+    assert estimate.log_mix == pytest.approx(loop_log_mixture(log_lik, weight))
+
+
+def test_one_useful_component_is_seen_as_one():
+    estimate = estimate_log_mixture(
+        np.array([[0.0, -900.0, -900.0]]), np.log(np.full((1, 3), 1 / 3)), np.log(np.full(3, 1 / 3))
+    )
+    assert estimate.effective_components == pytest.approx([1.0])
+
+
+def test_unconditional_weights_match_brute_force_and_the_certificate_holds():
+    rng = np.random.default_rng(3)
+    log_lik = rng.normal(-3, 1.5, (30, 3))
+    best = unconditional_weights(log_lik)
+    grid = np.linspace(0, 1, 101)
+    with np.errstate(divide="ignore"):
+        values = [
+            np.mean(log_mixture(log_lik, np.log([a, b, 1 - a - b]))) for a in grid for b in grid if a + b <= 1 + 1e-12
+            and 1 - a - b >= 0
+        ]  # fmt: skip
+    assert best.mean_log_lik >= max(values) - 1e-9
+    assert best.mean_log_lik <= max(values) + 1e-3
+    assert np.mean(log_mixture(log_lik, best.log_weight)) == pytest.approx(best.mean_log_lik)
+
+
+def test_the_certificate_bounds_every_other_weighting_before_convergence_too():
+    rng = np.random.default_rng(4)
+    log_lik = rng.normal(-3, 2, (40, 8))
+    early = unconditional_weights(log_lik, max_iterations=2)
+    best = unconditional_weights(log_lik)
+    assert early.slack > 1e-3
+    assert best.mean_log_lik - early.mean_log_lik <= early.slack
+    assert best.slack <= 1e-6
+
+
+def test_survey_weights_count_as_repeated_records():
+    log_lik = np.random.default_rng(5).normal(-3, 1, (4, 3))
+    weighted = unconditional_weights(log_lik, record_weight=np.array([1, 2, 1, 3]))
+    repeated = unconditional_weights(np.repeat(log_lik, [1, 2, 1, 3], axis=0))
+    assert weighted.mean_log_lik == pytest.approx(repeated.mean_log_lik, abs=1e-6)
+
+
+def test_an_empty_table_is_refused():
+    with pytest.raises(DataError, match=r"log_lik must be a non-empty table \(N, C\), got shape \(0, 3\)"):
+        unconditional_weights(np.zeros((0, 3)))
+
+
+def test_drawn_frequencies_follow_the_weights():
+    weight = np.array([0.1, 0.6, 0.0, 0.3])
+    with np.errstate(divide="ignore"):
+        log_weight = np.tile(np.log(weight), (20_000, 1))
+    drawn = draw(log_weight, np.random.default_rng(6).random(20_000))
+    share = np.bincount(drawn, minlength=4) / 20_000
+    assert share[2] == 0
+    assert share == pytest.approx(weight, abs=4 * 0.5 / 20_000**0.5)
+
+
+def test_there_must_be_something_to_draw_from():
+    with pytest.raises(DataError, match="row 1 of the weights has no finite entry; there is nothing to draw from"):
+        draw(np.array([[0.0, 0.0], [-np.inf, -np.inf]]), np.array([0.5, 0.5]))
+
+
+def test_spread_draws_meet_their_expected_counts_to_within_one():
+    weight = np.array([0.5, 0.3, 0.15, 0.05])
+    counts = np.bincount(spread_draw(weight, 21, np.random.default_rng(0)), minlength=4)
+    assert np.abs(counts - 21 * weight).max() < 1

@@ -1,0 +1,195 @@
+"""Figures: what is drawn where, theming for a page, files for a paper, hostile labels."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from mop import plots
+from mop.errors import ConfigError
+
+HOSTILE = [
+    "</text><script>alert(1)</script>",
+    "$\\frac{broken",
+    "\x00\ud800\ufffe\u202etxet",
+    "日本語 😀",
+    "<!-- ]]> &amp; ' \"",
+    "",
+]
+
+
+def tags(svg):
+    return [element.tag for element in ElementTree.fromstring(svg).iter()]
+
+
+def texts(svg):
+    return [
+        e.text for e in ElementTree.fromstring(svg).iter() if e.tag in {"text", "tspan"} and e.text
+    ]
+
+
+def small_map():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    kinds = ["real", "mop", "mop", "real"]
+    return plots.map_figure(points, kinds, ["real", "mop"], series=["mop"])
+
+
+def all_figures(names):
+    n = len(names)
+    draw = np.random.default_rng(0)
+    gates = draw.dirichlet(np.ones(n), size=n)
+    return {
+        "metrics": plots.metric_figure(
+            draw.random((n, n)), np.full((n, n, 2), np.nan), draw.random(n), names, names
+        ),
+        "weights": plots.weights_figure(gates[0], draw.random(n), names),
+        "gates": plots.gates_figure(gates, names, names),
+        "history": plots.history_figure(
+            np.arange(3.0), {name: np.arange(3.0) for name in names}, x_label=names[0]
+        ),
+        "similarity": plots.similarity_figure(
+            np.linspace(-1, 1, 5), {"golden": np.ones(4)} | {f"{x} ": np.ones(4) for x in names},
+            series=[f"{x} " for x in names],
+        ),
+        "panels": plots.map_panels_figure(
+            draw.random((2 * n, 2)), [*names, *["real"] * n], series=names
+        ),
+    }  # fmt: skip
+
+
+def test_the_points_of_a_kind_are_one_group_in_the_order_given():
+    svg, _ = plots.themed_svg(small_map(), "map", "a map")
+    root = ElementTree.fromstring(svg)
+    groups = {e.get("id"): e for e in root.iter("g") if (e.get("id") or "").startswith("map-kind")}
+    real = [(float(u.get("x")), float(u.get("y"))) for u in groups["map-kind-0"].iter("use")]
+    mop = [(float(u.get("x")), float(u.get("y"))) for u in groups["map-kind-1"].iter("use")]
+    assert real[0][0] == real[1][0] < mop[0][0] == mop[1][0]
+    assert real[0][1] == mop[0][1] > mop[1][1] == real[1][1], "y points down in an SVG"
+
+
+def test_a_themed_figure_has_no_colour_of_its_own_and_no_inline_style():
+    svg, rules = plots.themed_svg(small_map(), "map", "a map")
+    assert "style=" not in svg
+    assert any("var(--series-1)" in rule for rule in rules.values())
+    assert any("var(--real)" in rule for rule in rules.values())
+    assert "#" not in "".join(rules.values())
+
+
+def test_every_figure_is_themed_entirely():
+    for name, figure in all_figures(["one", "two", "three"]).items():
+        _, rules = plots.themed_svg(figure, name, name)
+        assert not [rule for rule in rules.values() if "#" in rule], name
+
+
+def test_every_colour_has_one_role():
+    assert len(set(plots.COLOURS.values())) == len(plots.COLOURS)
+
+
+def test_ids_begin_with_the_name_of_the_figure():
+    svg, _ = plots.themed_svg(small_map(), "chart", "a map")
+    root = ElementTree.fromstring(svg)
+    assert all(e.get("id").startswith("chart-") for e in root.iter() if e.get("id"))
+    assert all(e.get("href").startswith("#chart-") for e in root.iter("use"))
+
+
+def test_hostile_labels_stay_text():
+    for name, figure in all_figures(HOSTILE[:5]).items():
+        svg, _ = plots.themed_svg(figure, name, HOSTILE[0])
+        assert "script" not in tags(svg)
+        svg.encode("utf-8")
+
+
+def test_a_dollar_sign_is_not_a_formula():
+    figure = plots.weights_figure(np.array([1.0]), np.array([1.0]), ["earns $5 or $x^2$"])
+    svg, _ = plots.themed_svg(figure, "weights", "")
+    assert "earns $5 or $x^2$" in texts(svg)
+
+
+def test_the_last_row_of_the_gates_is_the_rest():
+    gates = np.array([[0.5, 0.3, 0.15, 0.05]])
+    figure = plots.gates_figure(gates, ["all"], ["a", "b", "c", "d"], n_rows=2)
+    words = texts(plots.themed_svg(figure, "gates", "")[0])
+    assert "the other 2 personas together" in words
+    assert [word for word in words if "." in word] == ["50.0", "30.0", "20.0"]
+
+
+def test_cumulated_use_starts_at_nothing_and_ends_at_everything():
+    figure = plots.usage_figure(np.array([1, 0, 3.0]))
+    line = figure.axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(line, [[0, 0], [100 / 3, 75], [200 / 3, 100], [100, 100]])
+
+
+def test_the_gain_is_always_seen_beside_zero():
+    for gain in (-2.0, 0.0, 3.5):
+        low, high = plots.gain_figure(gain, gain - 1, gain + 1).axes[0].get_xlim()
+        assert low < min(0, gain - 1) + 1e-9
+        assert high > max(0, gain + 1) - 1e-9
+
+
+def test_the_same_figure_gives_the_same_files(tmp_path):
+    first = plots.save_figures({"map": small_map()}, tmp_path / "a")
+    second = plots.save_figures({"map": small_map()}, tmp_path / "b")
+    assert [path.name for path in first] == ["map.pdf", "map.svg"]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    assert b"#0b62a4" in first[1].read_bytes()
+
+
+def test_text_in_files_stays_text(tmp_path):
+    figure = plots.weights_figure(np.array([1.0]), np.array([1.0]), ["a reader"])
+    _, svg = plots.save_figures({"weights": figure}, tmp_path)
+    assert ">a reader<" in svg.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (
+            lambda: plots.weights_figure(np.ones(2), np.ones(3), ["a", "b", "c"]),
+            r"a figure needs one weight per persona: got \(2,\), wanted \(3,\); "
+            "pass arrays that agree",
+        ),
+        (
+            lambda: plots.map_figure(np.ones((2, 2)), ["real"], ["real"], series=[]),
+            r"a figure needs a place for every point: got \(2, 2\), wanted \(1, 2\)",
+        ),
+        (
+            lambda: plots.map_panels_figure(np.ones((1, 2)), ["real"], series=["mop"]),
+            r"a figure needs at least one method: got \['real'\], wanted one of \['mop'\]",
+        ),
+        (
+            lambda: plots.gates_figure(np.ones((2, 2)), ["a"], ["b", "c"]),
+            r"a figure needs one weight per group and persona: got \(2, 2\), wanted \(1, 2\)",
+        ),
+        (
+            lambda: plots.usage_figure(np.zeros(3)),
+            r"a figure needs at least one draw: got 0\.0, wanted a positive sum of uses",
+        ),
+        (
+            lambda: plots.history_figure(np.ones(2), {"valid": np.ones(3)}, x_label="round"),
+            r"a figure needs a value of 'valid' per step: got \(3,\), wanted \(2,\)",
+        ),
+        (
+            lambda: plots.similarity_figure(np.ones(3), {"mop": np.ones(2)}, series=["mop"]),
+            r"a figure needs the histogram 'golden': got \['mop'\], wanted 'golden' among",
+        ),
+        (
+            lambda: plots.metric_figure(
+                np.ones((1, 2)), np.ones((1, 2, 2)), np.ones(2), ["a"], ["b"]
+            ),
+            r"a figure needs one value per method and metric: got \(1, 2\), wanted \(1, 1\)",
+        ),
+    ],
+)
+def test_arrays_that_do_not_agree_are_named(draw, message):
+    with pytest.raises(ConfigError, match=message):
+        draw()
+
+
+def test_unprintable_characters_become_visible():
+    assert plots.printable("a\x00\x1b\x7f\x85\ud800\ufffe\r\n\tb") == "a␀␛␡���\n\tb"
+    assert plots.printable("日本語 😀 \u202e") == "日本語 😀 \u202e"
+
+
+def test_a_label_is_one_line_without_direction_overrides():
+    assert plots.shorten("a\u202eb\nc", 9) == "ab c"
+    assert plots.shorten("x" * 50, 10) == "x" * 9 + "…"
