@@ -8,8 +8,26 @@ import pytest
 
 from mop.types import Record
 
-GOOD = ["great fun", "a joy", "so good", "good and warm", "great cast", "a great joy", "warm fun", "good fun"]
-BAD = ["so dull", "a bore", "bad jokes", "dull and slow", "a bad bore", "slow plot", "bad cast", "so slow"]
+GOOD = [
+    "great fun",
+    "a joy",
+    "so good",
+    "good and warm",
+    "great cast",
+    "a great joy",
+    "warm fun",
+    "good fun",
+]
+BAD = [
+    "so dull",
+    "a bore",
+    "bad jokes",
+    "dull and slow",
+    "a bad bore",
+    "slow plot",
+    "bad cast",
+    "so slow",
+]
 
 
 def reviews(n: int) -> list[Record]:
@@ -18,7 +36,15 @@ def reviews(n: int) -> list[Record]:
     for i in range(n):
         label, words = ("good", GOOD) if i % 2 == 0 else ("bad", BAD)
         text = f"{words[(i // 2) % 8]}{'!' * (i // 16)}"
-        rows.append(Record(key=f"r{i}", context=f"Verdict: {label}.", response=text, label=label, group=f"film{i % 12}"))
+        rows.append(
+            Record(
+                key=f"r{i}",
+                context=f"Verdict: {label}.",
+                response=text,
+                label=label,
+                group=f"film{i % 12}",
+            )
+        )
     return rows
 
 
@@ -48,7 +74,7 @@ def small_run():
     lm, encoder, store = FakeModel(), FakeEncoder(), Store(":memory:")
     clustering = cluster(embed([r.response for r in exemplars], encoder), 3, seed=0)
     fitted = fit_mixture(
-        keyword_personas(exemplars, clustering, task="film reviews"), exemplars, train, valid,
+        keyword_personas(exemplars, clustering), exemplars, train, valid,
         encoder=encoder, scorer=lm, store=store, task="a film review", seed=0,
         settings=FitSettings(components_per_record=10, records_per_component=8, valid_components=15,
                              dim=8, max_steps=60, patience=5),
@@ -71,7 +97,10 @@ def sum_over_components(run: SmallRun) -> list[float]:
             log_omega = fitted.log_omega(hx[None], np.array([k]), fitted.own([record]))[0]
             for j, exemplar in enumerate(fitted.exemplars):
                 prompt = simulation_prompt(
-                    record.context, persona=persona.description, exemplars=[exemplar], task=fitted.task
+                    record.context,
+                    persona=persona.description,
+                    exemplars=[exemplar],
+                    task=fitted.task,
                 )
                 ((_, score),) = next(iter(run.lm.score([ScoreRequest(prompt, record.response)])))
                 log_lik = score.log_lik @ weights(1 / fitted.temperatures[k], run.lm.betas)

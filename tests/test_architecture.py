@@ -70,9 +70,22 @@ def test_public_names_are_sorted_and_there():
     assert all(hasattr(mop, name) for name in mop.__all__)
 
 
-@pytest.mark.parametrize("code", ["import mop", "from mop.cli import build_parser; build_parser().format_help()"])
+@pytest.mark.parametrize(
+    "code", ["import mop", "from mop.cli import build_parser; build_parser().format_help()"]
+)
 def test_the_light_parts_load_no_heavy_package(code):
-    heavy = "torch transformers sentence_transformers sklearn scipy pyarrow matplotlib jinja2 httpx rich".split()
+    heavy = [
+        "torch",
+        "transformers",
+        "sentence_transformers",
+        "sklearn",
+        "scipy",
+        "pyarrow",
+        "matplotlib",
+        "jinja2",
+        "httpx",
+        "rich",
+    ]
     check = f"{code}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

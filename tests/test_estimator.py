@@ -4,19 +4,27 @@ import math
 
 import numpy as np
 import pytest
-from conftest import reviews
 
+from conftest import reviews
 from mop import MixtureOfPersonas, Persona
 from mop.errors import ConfigError, DataError, NotFittedError, ScoringUnsupportedError
 from mop.fit import FitSettings
 
-SETTINGS = FitSettings(components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40)
+SETTINGS = FitSettings(
+    components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40
+)
 
 
 @pytest.fixture(scope="module")
 def model():
     return MixtureOfPersonas(
-        3, lm="fake", encoder="fake", n_exemplars=12, task="a film review", settings=SETTINGS, score_components=100
+        3,
+        lm="fake",
+        encoder="fake",
+        n_exemplars=12,
+        task="a film review",
+        settings=SETTINGS,
+        score_components=100,
     ).fit(reviews(48))
 
 
@@ -68,13 +76,20 @@ def test_score_report_compares_with_untrained_gates(model):
 
 
 def test_personas_can_be_given():
-    mine = [Persona(key="a", description="You love films."), Persona(key="b", description="You hate films.")]
-    model = MixtureOfPersonas(lm="fake", encoder="fake", personas=mine, settings=SETTINGS).fit(reviews(24))
+    mine = [
+        Persona(key="a", description="You love films."),
+        Persona(key="b", description="You hate films."),
+    ]
+    model = MixtureOfPersonas(lm="fake", encoder="fake", personas=mine, settings=SETTINGS).fit(
+        reviews(24)
+    )
     assert [p.key for p in model.mixture_.personas] == ["a", "b"]
 
 
 def test_the_language_model_can_write_the_personas():
-    model = MixtureOfPersonas(2, lm="fake", encoder="fake", writer="llm", task="a review", settings=SETTINGS)
+    model = MixtureOfPersonas(
+        2, lm="fake", encoder="fake", writer="llm", task="a review", settings=SETTINGS
+    )
     model.fit(reviews(24))
     assert [p.writer for p in model.mixture_.personas] == ["llm", "llm"]
 
@@ -85,12 +100,16 @@ def test_parameters_can_be_read_and_set():
     assert model.set_params(n_personas=5).n_personas == 5
     assert repr(model) == "MixtureOfPersonas(n_personas=5, seed=3)"
     assert MixtureOfPersonas(**model.get_params()).get_params() == model.get_params()
-    with pytest.raises(ConfigError, match="MixtureOfPersonas has no parameter 'k'; known: n_personas, lm"):
+    with pytest.raises(
+        ConfigError, match="MixtureOfPersonas has no parameter 'k'; known: n_personas, lm"
+    ):
         model.set_params(k=3)
 
 
 def test_use_before_fit_is_an_error():
-    with pytest.raises(NotFittedError, match=r"no weights yet; call fit\(records\) or load\(folder\) first"):
+    with pytest.raises(
+        NotFittedError, match=r"no weights yet; call fit\(records\) or load\(folder\) first"
+    ):
         MixtureOfPersonas(lm="fake", encoder="fake").score([{"context": "a", "response": "b"}])
 
 
@@ -114,5 +133,7 @@ class OnlyWrites:
 
 def test_a_model_that_cannot_score_is_refused_before_work_begins():
     model = MixtureOfPersonas(2, lm=OnlyWrites(), encoder="fake")
-    with pytest.raises(ScoringUnsupportedError, match="mute can write but not say how likely a given text is"):
+    with pytest.raises(
+        ScoringUnsupportedError, match="mute can write but not say how likely a given text is"
+    ):
         model.fit(reviews(24))

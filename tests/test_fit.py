@@ -5,10 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from planted import plant
 
 from mop.errors import DataError
-from mop.fit import Cells, FitSettings, best_single_tau, fit_paper, fit_rounds, log_lik_of, pack_cells
+from mop.fit import (
+    Cells,
+    FitSettings,
+    best_single_tau,
+    fit_paper,
+    fit_rounds,
+    log_lik_of,
+    pack_cells,
+)
+from planted import plant
 
 FAST = FitSettings(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12,
@@ -30,7 +38,9 @@ def test_planted_gates_are_recovered(planted, fitted):
     rows = np.arange(400, 500)
     truth = planted.log_lik(planted.gate, rows).mean()
     found = planted.log_lik(fitted.gate, rows).mean()
-    uniform = planted.log_lik(type(planted.gate)(planted.gate.hg, planted.gate.he, seed=0), rows).mean()
+    uniform = planted.log_lik(
+        type(planted.gate)(planted.gate.hg, planted.gate.he, seed=0), rows
+    ).mean()
     assert fitted.chosen.startswith("gates")
     assert truth - uniform > 0.1  # there is something to learn
     assert found - uniform > 0.7 * (truth - uniform)
@@ -49,7 +59,9 @@ def test_a_resumed_fit_equals_an_unbroken_one(planted, fitted):
 
 def test_a_record_is_never_scored_with_itself():
     planted = plant(n=60, n_train=40, own=True)
-    result = fit_rounds(planted.problem, planted.score, replace(FAST, max_steps=5), seed=0)  # score() asserts it
+    result = fit_rounds(
+        planted.problem, planted.score, replace(FAST, max_steps=5), seed=0
+    )  # score() asserts it
     assert result.n_cells == sum(planted.calls)
 
 
@@ -62,7 +74,11 @@ def test_without_signal_validation_does_not_choose_worse_than_uniform():
 def test_the_value_of_fully_scored_cells_is_the_exact_log_likelihood(planted):
     rows = np.arange(5)
     cells = pack_cells(
-        [list(range(12))] * 5, planted.curve, np.zeros(12), n_exemplars=4, n_nodes=len(planted.problem.betas)
+        [list(range(12))] * 5,
+        planted.curve,
+        np.zeros(12),
+        n_exemplars=4,
+        n_nodes=len(planted.problem.betas),
     )
     with torch.inference_mode():
         value = log_lik_of(
@@ -81,11 +97,17 @@ def test_the_best_single_temperature_is_found():
         z = planted.logits[rng.integers(12)] / 0.8
         planted.outcomes[i] = rng.choice(12, p=np.exp(z) / np.exp(z).sum())
     cells = pack_cells(
-        [list(range(12))] * 400, planted.curve, np.zeros(12), n_exemplars=4, n_nodes=len(planted.problem.betas)
+        [list(range(12))] * 400,
+        planted.curve,
+        np.zeros(12),
+        n_exemplars=4,
+        n_nodes=len(planted.problem.betas),
     )
     tau, value = best_single_tau(cells, np.ones(400), planted.problem.betas)
     assert _uniform(planted, tau) == pytest.approx(value, abs=1e-3)
-    assert value == pytest.approx(max(_uniform(planted, t) for t in np.linspace(0.5, 1.5, 101)), abs=1e-3)
+    assert value == pytest.approx(
+        max(_uniform(planted, t) for t in np.linspace(0.5, 1.5, 101)), abs=1e-3
+    )
 
 
 def _uniform(planted, tau):
@@ -96,7 +118,9 @@ def _uniform(planted, tau):
 
 def test_the_papers_recipe_learns_and_reports_bound_and_full_value():
     planted = plant(n=200, n_train=150)
-    settings = replace(FAST, max_steps=12, top_m=4, learning_rate=0.02, start_tau=0.6, valid_components=12)
+    settings = replace(
+        FAST, max_steps=12, top_m=4, learning_rate=0.02, start_tau=0.6, valid_components=12
+    )
     result = fit_paper(planted.problem, planted.score, settings, seed=0)
     first, best = result.history[0], max(result.history, key=lambda row: row["valid"])
     assert best["valid"] > first["valid"]
@@ -107,28 +131,40 @@ def test_the_papers_recipe_learns_and_reports_bound_and_full_value():
 
 def test_the_papers_recipe_masks_the_own_exemplar():
     planted = plant(n=60, n_train=40, own=True)
-    fit_paper(planted.problem, planted.score, replace(FAST, max_steps=3), seed=0)  # score() asserts it
+    fit_paper(
+        planted.problem, planted.score, replace(FAST, max_steps=3), seed=0
+    )  # score() asserts it
 
 
 def test_with_one_node_temperatures_stay():
     planted = plant(n=60, n_train=40)
     one = replace(planted.problem, betas=(1.0,))
-    score = lambda i, k, j: (planted.score(i, k, j)[0][:, [list(planted.problem.betas).index(1.0)]], 0)  # noqa: E731
+    at_one = list(planted.problem.betas).index(1.0)
+
+    def score(i, k, j):
+        return planted.score(i, k, j)[0][:, [at_one]], 0
+
     result = fit_rounds(one, score, replace(FAST, max_steps=20), seed=0)
     assert result.gate.temperatures().tolist() == pytest.approx([1, 1, 1])
 
 
 def test_training_needs_validation_records(planted):
-    with pytest.raises(DataError, match="needs training and validation records, got 500 of 500 for training"):
+    with pytest.raises(
+        DataError, match="needs training and validation records, got 500 of 500 for training"
+    ):
         replace(planted.problem, n_train=500)
 
 
 def test_no_scored_component_is_an_error():
-    with pytest.raises(DataError, match="no component was scored for any record; raise fit.components_per_record"):
+    with pytest.raises(
+        DataError, match="no component was scored for any record; raise fit.components_per_record"
+    ):
         pack_cells([[], []], lambda i, c: np.zeros(1), np.zeros(4), n_exemplars=2, n_nodes=1)
 
 
 def test_cells_count_what_is_present():
-    cells = pack_cells([[0], [1, 2]], lambda i, c: np.zeros(1, np.float32), np.zeros(4), n_exemplars=2, n_nodes=1)
+    cells = pack_cells(
+        [[0], [1, 2]], lambda i, c: np.zeros(1, np.float32), np.zeros(4), n_exemplars=2, n_nodes=1
+    )
     assert isinstance(cells, Cells)
     assert cells.n_cells == 3

@@ -15,13 +15,21 @@ from mop.types import Persona, Record
 
 
 def exemplar(j):
-    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"})
+    return Record(
+        key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"}
+    )
 
 
 @pytest.fixture
 def fitted():
     rng = torch.Generator().manual_seed(0)
-    gate = Gate(torch.randn(3, 5, generator=rng), torch.randn(4, 5, generator=rng), dim=2, seed=1, init_scale=2.0)
+    gate = Gate(
+        torch.randn(3, 5, generator=rng),
+        torch.randn(4, 5, generator=rng),
+        dim=2,
+        seed=1,
+        init_scale=2.0,
+    )
     with torch.no_grad():
         gate.log_tau.copy_(torch.tensor([-0.2, 0.0, 0.3]))
     return FittedMixture(
@@ -95,7 +103,9 @@ def test_contexts_and_embeddings_must_agree(fitted):
 
 
 def test_an_empty_folder_is_no_mixture(tmp_path):
-    with pytest.raises(ArtifactError, match=r"holds no fitted mixture: mixture\.json is missing; give the folder"):
+    with pytest.raises(
+        ArtifactError, match=r"holds no fitted mixture: mixture\.json is missing; give the folder"
+    ):
         load_mixture(tmp_path)
 
 
@@ -118,19 +128,25 @@ def _edit(folder, change):
 def test_another_version_is_refused(fitted, tmp_path):
     save_mixture(fitted, tmp_path)
     _edit(tmp_path, lambda d: d.update(format_version=2))
-    with pytest.raises(ArtifactError, match="has format version 2, this program reads version 1; use the version"):
+    with pytest.raises(
+        ArtifactError, match="has format version 2, this program reads version 1; use the version"
+    ):
         load_mixture(tmp_path)
 
 
 def test_weights_for_other_personas_are_refused(fitted, tmp_path):
     save_mixture(fitted, tmp_path)
     _edit(tmp_path, lambda d: d["personas"].pop())
-    with pytest.raises(ArtifactError, match=r"are for 3 personas and 4 exemplars, mixture\.json lists 2 and 4"):
+    with pytest.raises(
+        ArtifactError, match=r"are for 3 personas and 4 exemplars, mixture\.json lists 2 and 4"
+    ):
         load_mixture(tmp_path)
 
 
 def test_weights_that_are_not_finite_are_refused(fitted, tmp_path):
     fitted.gate.w_x[0, 0] = float("nan")
     save_mixture(fitted, tmp_path)
-    with pytest.raises(ArtifactError, match=r"incomplete or not finite \(missing: \[\]\); fit again"):
+    with pytest.raises(
+        ArtifactError, match=r"incomplete or not finite \(missing: \[\]\); fit again"
+    ):
         load_mixture(tmp_path)

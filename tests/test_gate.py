@@ -13,7 +13,13 @@ from mop.gate import Gate, mean_weight
 @pytest.fixture
 def gate():
     rng = torch.Generator().manual_seed(0)
-    g = Gate(torch.randn(3, 5, generator=rng), torch.randn(4, 5, generator=rng), dim=2, seed=1, init_scale=2.0)
+    g = Gate(
+        torch.randn(3, 5, generator=rng),
+        torch.randn(4, 5, generator=rng),
+        dim=2,
+        seed=1,
+        init_scale=2.0,
+    )
     with torch.no_grad():
         for p in (g.a, g.delta, g.v):
             p.copy_(torch.randn(p.shape, generator=rng))
@@ -49,7 +55,9 @@ def test_weights_equal_the_formulas(gate, hx):
     for i in range(2):
         for c in range(12):
             if c % 4 != int(own[i]):
-                assert float(log_w[i, c]) == pytest.approx(loop_log_weight(gate, hx[i], c // 4, c % 4, int(own[i])))
+                assert float(log_w[i, c]) == pytest.approx(
+                    loop_log_weight(gate, hx[i], c // 4, c % 4, int(own[i]))
+                )
 
 
 def test_weights_sum_to_one_and_the_own_exemplar_has_none(gate, hx):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import sum_over_components
 
+from conftest import sum_over_components
 from mop.fitted import uniform_mixture
 from mop.likelihood import (
     component_posterior,

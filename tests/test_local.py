@@ -12,14 +12,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from scipy import stats  # noqa: E402
-from tiny_models import (  # noqa: E402
-    byte_tokenizer,
-    tiny_gemma3,
-    tiny_gpt2,
-    tiny_llama,
-    tiny_qwen2,
-    tiny_qwen3,
-)
 
 from mop.backends.base import Generator, Scorer  # noqa: E402
 from mop.backends.decode import invert  # noqa: E402
@@ -29,6 +21,14 @@ from mop.curve import BETAS, ONE, weights  # noqa: E402
 from mop.errors import BackendError, ConfigError, DataError, PromptTooLongError  # noqa: E402
 from mop.prompts import simulation_prompt  # noqa: E402
 from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest  # noqa: E402
+from tiny_models import (  # noqa: E402
+    byte_tokenizer,
+    tiny_gemma3,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_qwen2,
+    tiny_qwen3,
+)
 
 BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
 TASK = "a short review"

@@ -60,7 +60,9 @@ def test_nothing_but_impossible_gives_minus_infinity_and_no_warning():
 
 
 def test_disagreeing_shapes_are_named():
-    with pytest.raises(DataError, match=r"log_lik \(4, 3\) needs log_weight of its own shape or \(3,\), got \(4,\)"):
+    with pytest.raises(
+        DataError, match=r"log_lik \(4, 3\) needs log_weight of its own shape or \(3,\), got \(4,\)"
+    ):
         log_mixture(np.zeros((4, 3)), np.zeros(4))
 
 
@@ -83,7 +85,9 @@ def test_the_estimate_of_p_is_unbiased_and_its_standard_error_is_right(tables):
         errors.append(np.exp(estimate.log_mix) * estimate.standard_error)
     truth = np.exp(log_mixture(log_lik, log_weight))
     spread = np.std(values, axis=0)
-    assert np.abs(np.mean(values, axis=0) - truth) == pytest.approx(np.zeros(5), abs=4 * spread.max() / 3000**0.5)
+    assert np.abs(np.mean(values, axis=0) - truth) == pytest.approx(
+        np.zeros(5), abs=4 * spread.max() / 3000**0.5
+    )
     assert np.sqrt(np.mean(np.square(errors), axis=0)) == pytest.approx(spread, rel=0.15)
 
 
@@ -136,7 +140,9 @@ def test_survey_weights_count_as_repeated_records():
 
 
 def test_an_empty_table_is_refused():
-    with pytest.raises(DataError, match=r"log_lik must be a non-empty table \(N, C\), got shape \(0, 3\)"):
+    with pytest.raises(
+        DataError, match=r"log_lik must be a non-empty table \(N, C\), got shape \(0, 3\)"
+    ):
         unconditional_weights(np.zeros((0, 3)))
 
 
@@ -151,7 +157,9 @@ def test_drawn_frequencies_follow_the_weights():
 
 
 def test_there_must_be_something_to_draw_from():
-    with pytest.raises(DataError, match="row 1 of the weights has no finite entry; there is nothing to draw from"):
+    with pytest.raises(
+        DataError, match="row 1 of the weights has no finite entry; there is nothing to draw from"
+    ):
         draw(np.array([[0.0, 0.0], [-np.inf, -np.inf]]), np.array([0.5, 0.5]))
 
 

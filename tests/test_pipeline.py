@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import reviews
 
+from conftest import reviews
 from mop.artifacts import read_json, read_jsonl
 from mop.config import resolve_config
 from mop.errors import ArtifactError, ConfigError, DataError
@@ -104,7 +104,9 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows(finished, source, t
 def test_a_damaged_file_is_noticed_and_made_again(finished, source, tmp_path):
     path = copy(finished[0], tmp_path / "run")
     (path / "responses.jsonl").write_text("{}\n")
-    assert verify(path)["problems"] == [f"{path / 'responses.jsonl'}: changed since stage 'simulate'"]
+    assert verify(path)["problems"] == [
+        f"{path / 'responses.jsonl'}: changed since stage 'simulate'"
+    ]
     assert "simulate" in run(quick(source), path)["done"]
     assert (path / "responses.jsonl").read_bytes() == (finished[0] / "responses.jsonl").read_bytes()
     assert verify(path)["problems"] == []
@@ -155,7 +157,17 @@ def test_both_ways_of_fitting_run(source, tmp_path, method):
 
 def test_thirty_kills_lose_nothing_double_nothing_and_change_no_byte(finished, source, tmp_path):
     path = tmp_path / "run"
-    command = [sys.executable, "-m", "mop", "run", "--quiet", "--out", str(path), "--preset", "quick"]
+    command = [
+        sys.executable,
+        "-m",
+        "mop",
+        "run",
+        "--quiet",
+        "--out",
+        str(path),
+        "--preset",
+        "quick",
+    ]
     for assignment in settings(source):
         command += ["--set", assignment]
     rng, kills, done = random.Random(0), 0, False
@@ -188,7 +200,9 @@ def test_an_unknown_stage_is_named(source, tmp_path):
 
 
 def test_no_source_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME"):
+    with pytest.raises(
+        ConfigError, match=r"data\.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME"
+    ):
         run(resolve_config(preset="quick"), tmp_path / "run")
 
 
@@ -211,8 +225,12 @@ def test_naughty_strings_survive_the_whole_chain(tmp_path):
     rows = [{"v": str(i), "text": text} for i, text in enumerate(texts)]
     file = tmp_path / "naughty.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    config = quick(file, "data.label=\"v\"", "data.exemplars=200", "data.golden=100", "simulate.max_tokens=4")
+    config = quick(
+        file, 'data.label="v"', "data.exemplars=200", "data.golden=100", "simulate.max_tokens=4"
+    )
     run(config, tmp_path / "run")
-    held = [r["response"] for f in (tmp_path / "run" / "records").glob("*.jsonl") for r in read_jsonl(f)]
+    held = [
+        r["response"] for f in (tmp_path / "run" / "records").glob("*.jsonl") for r in read_jsonl(f)
+    ]
     assert set(held) <= set(texts)
     assert len(set(held)) == 200 + 100 + 16 + 8 + 24

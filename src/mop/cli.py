@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(args, error, FAILED)
     except (KeyboardInterrupt, _Terminated) as stop:
         terminated = isinstance(stop, _Terminated)
-        sys.stderr.write("\ninterrupted; what is done is kept: the same command goes on from there\n")
+        sys.stderr.write(
+            "\ninterrupted; what is done is kept: the same command goes on from there\n"
+        )
         return TERMINATED if terminated else INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away; nobody is left to tell
@@ -64,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mop {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    demo = _verb(verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)")
+    demo = _verb(
+        verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)"
+    )
     _run_options(demo, out="runs/demo")
     demo.set_defaults(preset="demo", until="report")
     for verb, stage in VERBS.items():
@@ -73,26 +77,46 @@ def build_parser() -> argparse.ArgumentParser:
         _run_options(chain, out=None)
         chain.set_defaults(until=stage)
 
-    pull = _verb(verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use")
+    pull = _verb(
+        verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use"
+    )
     pull.add_argument("names", nargs="*", metavar="NAME", help="none: list them")
 
-    score = _verb(verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture")
+    score = _verb(
+        verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture"
+    )
     _fitted_options(score)
     score.add_argument("--lm", help="another language model than the one it was fitted with")
-    score.add_argument("--components", type=int, default=64, help="components scored per record (default 64)")
+    score.add_argument(
+        "--components", type=int, default=64, help="components scored per record (default 64)"
+    )
 
-    explain = _verb(verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record")
+    explain = _verb(
+        verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record"
+    )
     _fitted_options(explain)
     explain.add_argument("--key", help="a record's key; none: the first record")
-    explain.add_argument("--components", type=int, default=64, help="components scored (default 64)")
+    explain.add_argument(
+        "--components", type=int, default=64, help="components scored (default 64)"
+    )
 
-    config = _verb(verbs, "config", _config, _show_config, "print the resolved settings and what each means")
+    config = _verb(
+        verbs, "config", _config, _show_config, "print the resolved settings and what each means"
+    )
     _settings_options(config)
 
-    verify = _verb(verbs, "verify", _verify, _show_verify, "check a run folder: files, hashes, every score")
+    verify = _verb(
+        verbs, "verify", _verify, _show_verify, "check a run folder: files, hashes, every score"
+    )
     verify.add_argument("run", type=Path, metavar="RUN")
 
-    _verb(verbs, "doctor", _doctor, _show_doctor, "what is installed, which devices and models are there")
+    _verb(
+        verbs,
+        "doctor",
+        _doctor,
+        _show_doctor,
+        "what is installed, which devices and models are there",
+    )
     return parser
 
 
@@ -129,7 +153,9 @@ def _run_options(parser: argparse.ArgumentParser, *, out: str | None) -> None:
 
 def _fitted_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
-    parser.add_argument("--records", type=Path, metavar="FILE", help="records (default: the run's test split)")
+    parser.add_argument(
+        "--records", type=Path, metavar="FILE", help="records (default: the run's test split)"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -154,7 +180,13 @@ def _settings(args: argparse.Namespace) -> Any:
     from mop.pipeline import read_config
 
     out = getattr(args, "out", None)
-    if args.config is None and args.verb != "demo" and args.preset is None and out and (out / "config.json").is_file():
+    if (
+        args.config is None
+        and args.verb != "demo"
+        and args.preset is None
+        and out
+        and (out / "config.json").is_file()
+    ):
         base = config_to_dict(read_config(out))
         for section, values in merge_assignments(args.assignments).items():
             base[section] = {**base[section], **values} if isinstance(values, dict) else values
@@ -169,7 +201,12 @@ def _pull(args: argparse.Namespace) -> dict[str, Any]:
     if not args.names:
         return {
             "known": {
-                name: {"kind": item.kind, "what": item.what, "licence": item.licence, "pulled": is_pulled(name)}
+                name: {
+                    "kind": item.kind,
+                    "what": item.what,
+                    "licence": item.licence,
+                    "pulled": is_pulled(name),
+                }
                 for name, item in EMBEDDED.items()
             }
         }
@@ -223,7 +260,8 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
 def _verify(args: argparse.Namespace) -> dict[str, Any]:
     from mop.pipeline import verify
 
-    return verify(args.run)
+    checked: dict[str, Any] = verify(args.run)
+    return checked
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
@@ -241,10 +279,16 @@ def _show_run(result: dict[str, Any]) -> str:
     metrics = result.get("metrics")
     if metrics is None:
         last = (result["done"] or result["skipped"])[-1]
-        shown = {k: v for k, v in result[last].items() if k not in ("finished", "seconds", "written")}
-        lines.append(f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items()))
+        shown = {
+            k: v for k, v in result[last].items() if k not in ("finished", "seconds", "written")
+        }
+        lines.append(
+            f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items())
+        )
         stages = ["records", "personas", "fit", "simulate", "evaluate", "report"]
-        lines.append(f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else "")
+        lines.append(
+            f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else ""
+        )
         return "\n".join(filter(None, lines))
     lines.append(f"{'method':<14}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'words':>8}")
     for name, row in metrics["methods"].items():
@@ -268,7 +312,9 @@ def _show_pull(result: dict[str, Any]) -> str:
             f"{name:<16}{item['kind']:<9}{'here' if item['pulled'] else '-':<6}{item['licence']:<14}{item['what']}"
             for name, item in result["known"].items()
         )
-    return "\n".join(f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values())
+    return "\n".join(
+        f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values()
+    )
 
 
 def _show_score(result: dict[str, Any]) -> str:
@@ -279,10 +325,21 @@ def _show_score(result: dict[str, Any]) -> str:
 
 
 def _show_explain(result: dict[str, Any]) -> str:
-    lines = [f"record   {result['key']}", f"context  {result['context']}", f"response {result['response']}", ""]
-    lines += [f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}" for row in result["personas"]]
+    lines = [
+        f"record   {result['key']}",
+        f"context  {result['context']}",
+        f"response {result['response']}",
+        "",
+    ]
+    lines += [
+        f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}"
+        for row in result["personas"]
+    ]
     lines += ["", "exemplars that speak for it:"]
-    lines += [f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}" for row in result["exemplars"]]
+    lines += [
+        f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}"
+        for row in result["exemplars"]
+    ]
     return "\n".join(lines)
 
 
@@ -302,7 +359,9 @@ def _show_config(result: dict[str, Any]) -> str:
 def _show_verify(result: dict[str, Any]) -> str:
     if not result["problems"]:
         return f"sound: {result['counts']}"
-    return "\n".join(["damaged:", *result["problems"], "run the same command again; damaged items are redone"])
+    return "\n".join(
+        ["damaged:", *result["problems"], "run the same command again; damaged items are redone"]
+    )
 
 
 def _show_doctor(result: dict[str, Any]) -> str:
@@ -328,7 +387,9 @@ def _complain(args: argparse.Namespace, error: MopError, code: int) -> int:
 
 def _configure_logging(args: argparse.Namespace) -> None:
     level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("mop").setLevel(level)
 
 

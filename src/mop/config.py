@@ -205,7 +205,12 @@ class SimulateConfig:
                 f"{self.n_agents} and mix {self.mix!r}; set both or neither"
             )
         for control in self.controls:
-            _one_of("simulate", "controls", control, ("zero-shot", "few-shot", "persona-only", "mop-uniform"))
+            _one_of(
+                "simulate",
+                "controls",
+                control,
+                ("zero-shot", "few-shot", "persona-only", "mop-uniform"),
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,7 +358,9 @@ SECTIONS: Mapping[str, type] = {
 
 def _build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'the configuration'} must be a table of settings, got {values!r}")
+        raise ConfigError(
+            f"{where or 'the configuration'} must be a table of settings, got {values!r}"
+        )
     hints = typing.get_type_hints(cls)
     unknown = [key for key in values if key not in hints]
     if unknown:
@@ -367,7 +374,11 @@ def _build(cls: type, values: Any, where: str) -> Any:
     for key, value in values.items():
         name = f"{where}.{key}" if where else key
         hint = hints[key]
-        built[key] = _build(hint, value, name) if dataclasses.is_dataclass(hint) else _coerce(hint, value, name)
+        built[key] = (
+            _build(typing.cast(type, hint), value, name)
+            if dataclasses.is_dataclass(hint)
+            else _coerce(hint, value, name)
+        )
     return cls(**built)
 
 
@@ -383,7 +394,9 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
             item = typing.get_args(option)[0]
             return tuple(_coerce(item, v, f"{name}[{i}]") for i, v in enumerate(value))
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace("NoneType", "nothing")
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace(
+        "NoneType", "nothing"
+    )
     raise ConfigError(f"{name} must be of type {wanted}, got {value!r} ({type(value).__name__})")
 
 
@@ -391,7 +404,9 @@ def _parse_assignment(text: str) -> dict[str, Any]:
     path, sign, raw = text.partition("=")
     keys = path.strip().split(".")
     if not sign or not all(keys) or len(keys) > 2:
-        raise ConfigError(f"--set takes section.key=value, got {text!r}; for example --set fit.n_rounds=3")
+        raise ConfigError(
+            f"--set takes section.key=value, got {text!r}; for example --set fit.n_rounds=3"
+        )
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
@@ -405,11 +420,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"no configuration file at {file}; give the path of a TOML file") from error
+        raise ConfigError(
+            f"no configuration file at {file}; give the path of a TOML file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend it and run again") from error
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}; give a readable TOML file") from error
+        raise ConfigError(
+            f"{file} cannot be read: {error.strerror}; give a readable TOML file"
+        ) from error
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -69,7 +69,7 @@ class PromptTooLongError(BackendError):
 
 
 class ScoringUnsupportedError(BackendError):
-    """This backend cannot give log-likelihoods of a given text."""
+    """A backend cannot give log-likelihoods of a given text."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -127,7 +127,9 @@ class MixtureOfPersonas:
                     f"MixtureOfPersonas has no parameter {name!r}; known: {', '.join(_parameters())}"
                 )
             setattr(self, name, value)
-            self.__dict__.pop({"lm": "_lm", "encoder": "_encoder", "store": "_store"}.get(name, ""), None)
+            self.__dict__.pop(
+                {"lm": "_lm", "encoder": "_encoder", "store": "_store"}.get(name, ""), None
+            )
         return self
 
     def __repr__(self) -> str:
@@ -175,7 +177,9 @@ class MixtureOfPersonas:
             observed, {"valid": self.valid_share, "train": 1 - self.valid_share}, seed=self.seed, by_group=True
         )  # fmt: skip
         exemplars = parts["train"][: self.n_exemplars]
-        personas = list(self.personas) if self.personas is not None else self._write_personas(exemplars)
+        personas = (
+            list(self.personas) if self.personas is not None else self._write_personas(exemplars)
+        )
         self.mixture_ = fit_mixture(
             personas,
             exemplars,
@@ -242,7 +246,9 @@ class MixtureOfPersonas:
             "n_components": len(table.components),
         }
 
-    def explain(self, record: Record | Mapping[str, Any], *, n_exemplars: int = 5) -> dict[str, Any]:
+    def explain(
+        self, record: Record | Mapping[str, Any], *, n_exemplars: int = 5
+    ) -> dict[str, Any]:
         """Which personas and exemplars speak for this record, given its text.
 
         Returns
@@ -391,7 +397,9 @@ class MixtureOfPersonas:
     def _fitted(self) -> FittedMixture:
         fitted: FittedMixture | None = getattr(self, "mixture_", None)
         if fitted is None:
-            raise NotFittedError("this mixture has no weights yet; call fit(records) or load(folder) first")
+            raise NotFittedError(
+                "this mixture has no weights yet; call fit(records) or load(folder) first"
+            )
         return fitted
 
     def _write_personas(self, exemplars: Sequence[Record]) -> list[Persona]:
@@ -403,10 +411,15 @@ class MixtureOfPersonas:
         vectors = embed([r.response for r in exemplars], self._open_encoder(), store=store)
         clustering = cluster(vectors, self.n_personas, seed=self.seed)
         if self.writer == "keywords":
-            return keyword_personas(exemplars, clustering, task=self.task)
+            return keyword_personas(exemplars, clustering)
         if self.writer == "llm":
             return llm_personas(
-                exemplars, clustering, self._open_generator(), task=self.task, seed=self.seed, store=store
+                exemplars,
+                clustering,
+                self._open_generator(),
+                task=self.task,
+                seed=self.seed,
+                store=store,
             )
         raise ConfigError(f"writer must be 'keywords' or 'llm', got {self.writer!r}")
 
@@ -449,7 +462,9 @@ class MixtureOfPersonas:
         from mop.embed import open_encoder
 
         if not hasattr(self, "_encoder"):
-            self._encoder = open_encoder(self.encoder) if isinstance(self.encoder, str) else self.encoder
+            self._encoder = (
+                open_encoder(self.encoder) if isinstance(self.encoder, str) else self.encoder
+            )
         return self._encoder
 
     def _open_store(self) -> Store:

@@ -1,8 +1,9 @@
 """A server on this machine that answers in every dialect, over a toy model with known probabilities.
 
-It is the test bed of `mop.backends.remote` and ships with the package (``mop fake-server``), so that
-anyone can try a client, ours or theirs, against faults and against servers that lie about scores.
-`FakeServer` is the behaviour, without a network; `start` puts it behind an HTTP port on loopback.
+It is the test bed of `mop.backends.remote` and ships with the package (``mop fake-server``), so
+that anyone can try a client, ours or theirs, against faults and against servers that lie about
+scores. `FakeServer` is the behaviour, without a network; `start` puts it behind an HTTP port on
+loopback.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ServerKind = Literal[
 Breakage = Literal[
     "none", "silent", "generated-only", "nulls", "zeros", "constant", "positive", "sentinel", "text",
     "stale", "shifted", "wrong-ids", "short", "truncates", "no-usage", "two-choices", "runs-on",
-    "renamed", "swapped",
+    "renamed", "swapped", "greedy",
 ]  # fmt: skip
 Json = dict[str, Any]
 
@@ -96,10 +97,11 @@ class Faults:
     """What goes wrong, call by call.
 
     A fault is written as its name, with a number where one makes sense: ``429`` or ``429:2`` (with
-    ``Retry-After: 2``), ``500``, ``502``, ``503:5``, ``504``, ``529``, ``400``, ``401``, ``404``, ``reset`` (the connection
-    closes without an answer), ``cut:40`` (after 40 bytes), ``slow:0.1`` (seconds per 16 bytes), ``hang``,
-    ``garbage``, ``filter`` (finish_reason ``content_filter``), ``unfinished`` (no finish_reason), ``quote`` (an error that
-    repeats the request and its key), ``redirect``, ``bomb`` (an endless body), ``ok``.
+    ``Retry-After: 2``), ``500``, ``502``, ``503:5``, ``504``, ``529``, ``400``, ``401``, ``404``,
+    ``reset`` (the connection closes without an answer), ``cut:40`` (after 40 bytes), ``slow:0.1``
+    (seconds per 16 bytes), ``hang``, ``garbage``, ``filter`` (finish_reason ``content_filter``),
+    ``unfinished`` (no finish_reason), ``quote`` (an error that repeats the request and its key),
+    ``redirect``, ``bomb`` (an endless body), ``ok``.
     """
 
     script: tuple[str, ...] = ()
@@ -121,7 +123,8 @@ class Faults:
             name, _, number = fault.partition(":")
             if name not in known or (number and not number.replace(".", "", 1).isdigit()):
                 raise ConfigError(
-                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(known))}, with a number after a "
+                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(known))}, with "
+                    "a number after a "
                     "colon where one makes sense, like 429:2"
                 )
         if not 0 <= self.rate <= 1:
@@ -185,9 +188,9 @@ class FakeServer:
 
     Notes
     -----
-    The toy model is `mop.backends.fake.FakeModel`. A prompt arrives as ids of `ToyEncoder`, or as chat
-    messages, whose whole content then counts as data. Log-probabilities of prompt tokens are no part
-    of the toy model's definition; they are ``-3.5`` less a hundredth of the id.
+    The toy model is `mop.backends.fake.FakeModel`. A prompt arrives as ids of `ToyEncoder`, or as
+    chat messages, whose whole content then counts as data. Log-probabilities of prompt tokens are
+    no part of the toy model's definition; they are ``-3.5`` less a hundredth of the id.
     """
 
     def __init__(
@@ -205,7 +208,8 @@ class FakeServer:
     ) -> None:
         if kind not in get_args(ServerKind) or broken not in get_args(Breakage):
             raise ConfigError(
-                f"got kind {kind!r} and broken {broken!r}; kinds are {', '.join(get_args(ServerKind))}, and broken is "
+                f"got kind {kind!r} and broken {broken!r}; kinds are "
+                f"{', '.join(get_args(ServerKind))}, and broken is "
                 f"one of {', '.join(get_args(Breakage))}"
             )
         self.kind = kind
@@ -250,7 +254,9 @@ class FakeServer:
             return early
         try:
             request = json.loads(raw)
-            self.requests = [*self.requests[-9_999:], request] if number >= 10_000 else self.requests
+            self.requests = (
+                [*self.requests[-9_999:], request] if number >= 10_000 else self.requests
+            )
             if number < 10_000:
                 self.requests.append(request)
             answer = self._answer(path, request)
@@ -277,7 +283,9 @@ class FakeServer:
             return 0.0
         return (1.0 - self._tokens) / per_s
 
-    def _early_fault(self, fault: str, amount: str, headers: Mapping[str, str], raw: bytes) -> Reply | None:
+    def _early_fault(
+        self, fault: str, amount: str, headers: Mapping[str, str], raw: bytes
+    ) -> Reply | None:
         """Faults that need no answer."""
         if fault.isdigit():
             extra = {"retry-after": amount} if amount else {}
@@ -293,7 +301,8 @@ class FakeServer:
         if fault == "bomb":
             return Reply(200, b'{"a": "' + b"x" * 65_536, is_endless=True)
         if fault == "quote":
-            said = f"bad input: {raw.decode('utf-8', 'replace')} with {headers.get('authorization', 'no key')}"
+            said = f"bad input: {raw.decode('utf-8', 'replace')} with "
+                   f"{headers.get('authorization', 'no key')}"
             return _error(400, said)
         return None
 
@@ -338,12 +347,19 @@ class FakeServer:
         if self.broken == "truncates":
             prompt = prompt[-self._window :]
         if len(prompt) + int(request.get("max_tokens") or 1) > self._window + 1:
-            return _error(400, f"maximum context length is {self._window}", "context_length_exceeded")
+            return _error(
+                400, f"maximum context length is {self._window}", "context_length_exceeded"
+            )
         wants_echo = bool(request.get("echo")) and request.get("logprobs") is not None
         if wants_echo and self.kind == "openai":
             return _error(400, "Setting 'echo' and 'logprobs' at the same time is not supported")
         drawn = self._draw(_data_of(prompt), request)
-        choice: Json = {"index": 0, "text": drawn.text, "finish_reason": drawn.finish_reason, "logprobs": None}
+        choice: Json = {
+            "index": 0,
+            "text": drawn.text,
+            "finish_reason": drawn.finish_reason,
+            "logprobs": None,
+        }
         if self.kind == "vllm" and request.get("return_token_ids"):
             choice["prompt_token_ids"] = self._returned(prompt)
             ends = [END] if drawn.finish_reason == "stop" else []
@@ -377,8 +393,11 @@ class FakeServer:
         if self.kind == "ollama" or self.broken == "silent":
             return  # the field is dropped without a word
         if self.kind == "llamacpp" or self.broken == "generated-only":
-            # Answers 200 to echo and gives the generated token alone: exact chance on every benchmark.
-            choice["logprobs"] = {"tokens": [_text_of(drawn_ids)], "token_logprobs": [-0.1], "text_offset": [0]}
+            # Answers 200 to echo and gives the generated token alone: exact chance on every
+            # benchmark.
+            tokens = {"tokens": [_text_of(drawn_ids)], "token_logprobs": [-0.1], "text_offset": [0]}
+            content = {"content": [{"token": _text_of(drawn_ids), "logprob": -0.1}]}
+            choice["logprobs"] = content if self.kind == "llamacpp" else tokens
             return
         sent = self._returned(ids)
         values = [*self._values(ids), -0.1]
@@ -404,12 +423,18 @@ class FakeServer:
         if len(ids) + 1 > self._window + 1:
             return _error(400, f"the input is longer than the context length {self._window}")
         start = max(0, int(request.get("logprob_start_len", len(ids))))
-        info: Json = {"prompt_tokens": len(ids), "completion_tokens": 1, "finish_reason": {"type": "length"}}
+        info: Json = {
+            "prompt_tokens": len(ids),
+            "completion_tokens": 1,
+            "finish_reason": {"type": "length"},
+        }
         if self.broken == "no-usage":
             del info["prompt_tokens"]
         if request.get("return_logprob") and self.broken != "silent":
             sent, values = self._returned(ids), self._values(ids)
-            rows: list[list[Any]] = [[v, i, None] for v, i in zip(values, sent, strict=True)][start:]
+            rows: list[list[Any]] = [[v, i, None] for v, i in zip(values, sent, strict=True)][
+                start:
+            ]
             rows[0][0] = None  # the row at logprob_start_len itself is null
             info["input_token_logprobs"] = rows[:-1] if self.broken == "short" else rows
         return {"text": "a", "meta_info": info}
@@ -420,7 +445,9 @@ class FakeServer:
         return {"generated_text": "a", "details": details, "echoed": bool(request.get("echo"))}
 
     def _envelope(self, name: str, choice: Json, usage: Json) -> Json:
-        model = f"{self._model}-next" if self.broken == "renamed" and self.calls > 30 else self._model
+        model = (
+            f"{self._model}-next" if self.broken == "renamed" and self.calls > 30 else self._model
+        )
         answer: Json = {"id": f"fake-{self.calls}", "object": name, "created": 0, "model": model}
         answer["choices"] = [choice, choice] if self.broken == "two-choices" else [choice]
         if self.broken != "no-usage":
@@ -442,13 +469,16 @@ class FakeServer:
         # Temperature 0 means the likeliest token; the toy model wants a positive number.
         temperature = max(float(request.get("temperature", 1.0)), 1e-3)
         seed = request.get("seed")
+        if self.broken == "greedy":  # temperature and seed are accepted and ignored
+            temperature, seed = 1e-3, 0
         branch = Branch(_as_prompt(data), temperature)
         one = GenerateRequest((branch,), int(seed) if seed is not None else self.calls)
         [(_, drawn)] = next(self._toy.generate([one], decoding))
         return drawn
 
     def _values(self, ids: Sequence[int]) -> list[Any]:
-        """Log-probability of each token after those before it, and one lie if there is one to tell."""
+        """Log-probability of each token after those before it, and one lie if there is one to
+        tell."""
         values: list[Any] = [None]
         start = _reply_start(ids)
         exact = self._log_probs(_data_of(ids), ids[start:])
@@ -461,8 +491,18 @@ class FakeServer:
         kinds = sorted(set(response) | {END})
         prompt = _as_prompt(data)
         texts = ["" if i == END else CHARACTERS[i] for i in kinds if i <= END]
-        scored = {i: float(s.log_lik[0]) for batch in self._toy.score([ScoreRequest(prompt, t) for t in texts]) for i, s in batch}
-        known = dict(zip([i for i in kinds if i <= END], (scored[row] for row in range(len(texts))), strict=True))
+        scored = {
+            i: float(s.log_lik[0])
+            for batch in self._toy.score([ScoreRequest(prompt, t) for t in texts])
+            for i, s in batch
+        }
+        known = dict(
+            zip(
+                [i for i in kinds if i <= END],
+                (scored[row] for row in range(len(texts))),
+                strict=True,
+            )
+        )
         end = known[END]
         # A score ends with the end of the turn, so its share is taken off again.
         return [end if i == END else known[i] - end if i < END else -3.5 for i in response]
@@ -490,7 +530,11 @@ class FakeServer:
 
     def _returned(self, ids: Sequence[int]) -> list[int]:
         """Return the ids that the server says it worked on."""
-        return [(i + 1) % END if i < END else i for i in ids] if self.broken == "wrong-ids" else list(ids)
+        return (
+            [(i + 1) % END if i < END else i for i in ids]
+            if self.broken == "wrong-ids"
+            else list(ids)
+        )
 
 
 class RunningServer:
@@ -508,7 +552,8 @@ class RunningServer:
             self._http = _Server(("127.0.0.1", port), handler)
         except OSError as error:
             raise ConfigError(
-                f"port {port} of this machine cannot be used ({error.strerror}); give another one, or 0 for any"
+                f"port {port} of this machine cannot be used ({error.strerror}); give another "
+                "one, or 0 for any"
             ) from error
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -648,7 +693,11 @@ def _as_prompt(data: str) -> Prompt:
 
 
 def _usage(tokens_in: int, tokens_out: int) -> Json:
-    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+    return {
+        "prompt_tokens": tokens_in,
+        "completion_tokens": tokens_out,
+        "total_tokens": tokens_in + tokens_out,
+    }
 
 
 def _json(status: int, value: Json, headers: dict[str, str] | None = None) -> Reply:
@@ -656,5 +705,7 @@ def _json(status: int, value: Json, headers: dict[str, str] | None = None) -> Re
     return Reply(status, json.dumps(value).encode(), headers or {})
 
 
-def _error(status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None) -> Reply:
+def _error(
+    status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
+) -> Reply:
     return _json(status, {"error": {"message": message, "type": "fake", "code": code}}, headers)

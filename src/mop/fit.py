@@ -107,7 +107,9 @@ class Problem:
                 "give at least 2 exemplars"
             )
         if self.own.shape != (n,) or self.weight.shape != (n,):
-            raise DataError(f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}")
+            raise DataError(
+                f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
+            )
 
 
 @dataclass(frozen=True)
@@ -460,7 +462,9 @@ def _choose(
     for kind, decay in kinds:
         gate = _new_gate(problem, settings, uniform_tau, seed)
         trained, value = _fit_gate(gate, kind, decay, problem, train, valid, settings)
-        candidates.append((value, trained, kind if kind != "gates" else f"gates, decay {decay:g}", gate))
+        candidates.append(
+            (value, trained, kind if kind != "gates" else f"gates, decay {decay:g}", gate)
+        )
     best = max(range(len(candidates)), key=lambda c: candidates[c][0])  # the first wins a tie
     value, trained, name, gate = candidates[best]
     row = {
@@ -529,7 +533,9 @@ def _fit_gate(
         loss = -data + _penalty(gate, decay, settings, n_train, mean_log_tau)
         loss.backward()  # type: ignore[no-untyped-call]
         if not bool(torch.isfinite(loss)):
-            raise DataError("the fit met a value that is not finite; check the scores with: mop verify")
+            raise DataError(
+                "the fit met a value that is not finite; check the scores with: mop verify"
+            )
         optimizer.step()
         _keep_in_range(gate, problem.betas)
         if step % 5 == 4:
@@ -626,7 +632,9 @@ def fit_paper(
         cells.update({(i, c): curve for (c, i), curve in zip(new, curves, strict=True)})
 
     rest = _even_components(problem, settings, seed)
-    score_new([(i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i]])
+    score_new(
+        [(i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i]]
+    )
     free = [p for p in gate.parameters() if p.requires_grad]
     if len(problem.betas) == 1:
         free = [p for p in free if p is not gate.log_tau]
@@ -671,7 +679,9 @@ def fit_paper(
 def _even_components(problem: Problem, settings: FitSettings, seed: int) -> list[int]:
     n_all = len(problem.hg) * len(problem.he)
     rng = generator(seed, "rest")
-    return sorted(set(spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng).tolist()))
+    return sorted(
+        set(spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng).tolist())
+    )
 
 
 def _top_components(gate: Gate, problem: Problem, m: int) -> Ints:
@@ -715,7 +725,10 @@ def _top_sum(
     nodes = torch_weights(torch.exp(-gate.log_tau), problem.betas)
     log_lik = (torch.as_tensor(curves).double() * nodes[persona]).sum(-1)
     log_w = gate.log_weight(
-        torch.as_tensor(problem.hx[rows]), persona, flat % n_exemplars, torch.as_tensor(problem.own[rows])
+        torch.as_tensor(problem.hx[rows]),
+        persona,
+        flat % n_exemplars,
+        torch.as_tensor(problem.own[rows]),
     )
     return torch.logsumexp(log_w + log_lik, dim=1)
 
@@ -762,7 +775,9 @@ def _full_sum(
                 torch.as_tensor(problem.own[i : i + 1]),
             ).numpy()[0]
             # Evenly drawn components stand for n_all / len(rest) components each.
-            scale = np.where(np.arange(len(components)) < len(exact), 0.0, math.log(n_all / len(rest)))
+            scale = np.where(
+                np.arange(len(components)) < len(exact), 0.0, math.log(n_all / len(rest))
+            )
             log_lik = np.array(
                 [cells[i, int(c)] @ nodes[k] for c, k in zip(components, persona, strict=True)]
             )

@@ -79,7 +79,9 @@ class FittedMixture:
         """Log weights (n, C) of given components, normalised over all of them."""
         import torch
 
-        persona, exemplar = (torch.as_tensor(np.array(c, np.int64)) for c in zip(*components, strict=True))
+        persona, exemplar = (
+            torch.as_tensor(np.array(c, np.int64)) for c in zip(*components, strict=True)
+        )
         with torch.inference_mode():
             value = self.gate.log_weight(
                 torch.as_tensor(hx),
@@ -97,7 +99,13 @@ def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
     from mop.gate import Gate
 
     tau = float(fitted.info["uniform_tau"])
-    gate = Gate(fitted.gate.hg, fitted.gate.he, dim=fitted.gate.w_x.shape[0], seed=0, log_tau=float(np.log(tau)))
+    gate = Gate(
+        fitted.gate.hg,
+        fitted.gate.he,
+        dim=fitted.gate.w_x.shape[0],
+        seed=0,
+        log_tau=float(np.log(tau)),
+    )
     with torch.no_grad():
         gate.requires_grad_(False)
     return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
@@ -206,7 +214,9 @@ def load_mixture(folder: Path) -> FittedMixture:
             "give the folder that `mop fit` or `save` wrote"
         ) from error
     except (ValueError, SafetensorError) as error:
-        raise ArtifactError(f"the fitted mixture in {folder} is damaged ({error}); fit again") from error
+        raise ArtifactError(
+            f"the fitted mixture in {folder} is damaged ({error}); fit again"
+        ) from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
         raise ArtifactError(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mop.errors import DataError
 
-
 _SAFE = 1e-200
 """Sums of exponentials below this may have lost terms to underflow (float64 ends at 1e-308)."""
 

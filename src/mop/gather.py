@@ -54,7 +54,9 @@ def report_data(
     responses = {name: list(read_responses(path)) for name, path in response_files(folder).items()}
     golden = read_records(folder.records / "golden.jsonl")
     exemplars = {record.key: record for record in fitted.exemplars}
-    used = Counter(key for r in responses["mop"] for key in (r.exemplar or "").split() if key in exemplars)
+    used = Counter(
+        key for r in responses["mop"] for key in (r.exemplar or "").split() if key in exemplars
+    )
     weights = found["gates"][0]
     problems = read_json(folder.records / "problems.json")["counts"]
     return ReportData(
@@ -105,8 +107,12 @@ def report_data(
         versions=versions,
         cost={
             "lm_calls": sum(calls for calls, _ in spent.values()),
-            "generated_tokens": sum(t for stage, (_, t) in spent.items() if stage.startswith("simulate")),
-            "scored_tokens": sum(t for stage, (_, t) in spent.items() if not stage.startswith("simulate")),
+            "generated_tokens": sum(
+                t for stage, (_, t) in spent.items() if stage.startswith("simulate")
+            ),
+            "scored_tokens": sum(
+                t for stage, (_, t) in spent.items() if not stage.startswith("simulate")
+            ),
         },
         origins=_origins(config),
         command=f"mop run --config {folder.config.name} --out RUN",

@@ -105,7 +105,14 @@ def score_for_likelihood(
         progress=progress,
     )
     return Table(
-        components, scored.curves, ~scored.masked, scored.n_tokens, log_proposal, hx, own, scorer.betas
+        components,
+        scored.curves,
+        ~scored.masked,
+        scored.n_tokens,
+        log_proposal,
+        hx,
+        own,
+        scorer.betas,
     )
 
 
@@ -119,7 +126,7 @@ def log_terms(table: Table, fitted: FittedMixture) -> tuple[Floats, Floats]:
 
 
 def estimate(table: Table, fitted: FittedMixture) -> Estimate:
-    """log p(y|x) of every record under a mixture with the same personas and exemplars.
+    """Log p(y|x) of every record under a mixture with the same personas and exemplars.
 
     Returns
     -------
@@ -156,14 +163,19 @@ def persona_posterior(table: Table, fitted: FittedMixture) -> Floats:
 
 
 def _log_joint(table: Table, fitted: FittedMixture) -> Floats:
-    """log w_c p_c / q_c, (n, m); -inf where not allowed."""
+    """Log w_c p_c / q_c, (n, m); -inf where not allowed."""
     log_lik, log_weight = log_terms(table, fitted)
     log_proposal = 0.0 if table.log_proposal is None else table.log_proposal
     return np.where(table.allowed, log_lik + log_weight - log_proposal, -np.inf)
 
 
 def gain_interval(
-    table: Table, fitted: FittedMixture, reference: FittedMixture, *, seed: int, n_resamples: int = 2_000
+    table: Table,
+    fitted: FittedMixture,
+    reference: FittedMixture,
+    *,
+    seed: int,
+    n_resamples: int = 2_000,
 ) -> dict[str, Any]:
     """Gain of one mixture over another on the same records and components, with a 95 % interval.
 

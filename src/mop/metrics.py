@@ -325,8 +325,8 @@ def _spread_starts(
 ) -> NDArray[np.float32]:
     """First centres by k-means++: each further one is a row drawn by its squared distance.
 
-    One candidate a step, as first published. scikit-learn tries several, which takes fifteen times
-    as long as all the rest at 500 clusters and lowers the inertia by under 1 %.
+    One candidate a step, as first published. scikit-learn tries several, which at 500 clusters
+    takes seven times as long as the steps that follow and lowers the inertia by 2 % (AG News).
     """
     norms = np.einsum("nd,nd->n", rows, rows)
     chosen = [int(draw.integers(len(rows)))]
@@ -374,7 +374,7 @@ def joint_clusters(
     -----
     Source: Pillutla et al. 2021 and 2023. Rows are scaled to unit length, the stack is projected
     on its principal axes up to the one at which they hold 0.9 of the variance, unwhitened. k-means
-    is scikit-learn's from k-means++ starts; the authors' package uses random starts.
+    is scikit-learn's from our k-means++ starts; the authors' package uses random starts.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

@@ -251,7 +251,9 @@ def draw(log_weight: NDArray[np.floating], uniform: NDArray[np.floating]) -> NDA
     top = np.max(log_weight, axis=1, keepdims=True)
     if not np.all(np.isfinite(top)):
         row = int(np.argmin(np.isfinite(top[:, 0])))
-        raise DataError(f"row {row} of the weights has no finite entry; there is nothing to draw from")
+        raise DataError(
+            f"row {row} of the weights has no finite entry; there is nothing to draw from"
+        )
     cumulative = np.cumsum(np.exp(np.asarray(log_weight, np.float64) - top), axis=1)
     target = uniform[:, None] * cumulative[:, -1:]
     return np.asarray(np.argmax(cumulative > target, axis=1), dtype=np.int64)

@@ -26,7 +26,7 @@ from mop.cluster import cluster
 from mop.config import RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
-from mop.errors import ArtifactError, ConfigError, DataError
+from mop.errors import ArtifactError, ConfigError
 from mop.evaluate import evaluate, text_map
 from mop.fit import FitSettings, fit_mixture
 from mop.fitted import FittedMixture, draw_agents, load_mixture, save_mixture, uniform_mixture
@@ -36,10 +36,10 @@ from mop.personas import keyword_personas, llm_personas, read_personas, save_per
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed, generator
-from mop.report import write_report
+from mop.report import draw_figures, write_report
 from mop.simulate import read_responses, simulate, write_responses
 from mop.store import Store
-from mop.types import Agent, Decoding, Persona, Progress, Record
+from mop.types import Agent, Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,9 @@ def run(
         inputs: dict[str, Any] = {"format": 1}
         for name, stage in STAGES.items():
             inputs_hash = hash_of([inputs, work.inputs_of(name)])
-            if folder.stage_done(name, inputs_hash) and (name != "personas" or folder.personas.is_file()):
+            if folder.stage_done(name, inputs_hash) and (
+                name != "personas" or folder.personas.is_file()
+            ):
                 result["skipped"].append(name)
             else:
                 began = time.monotonic()
@@ -143,20 +145,45 @@ class Work:
         """What a stage depends on besides the stages before it."""
         config, seed = config_to_dict(self.config), self.config.seed
         if stage == "records":
-            return {"data": config["data"], "seed": seed, "source": _source_stamp(self.config.data.source)}
+            return {
+                "data": config["data"],
+                "seed": seed,
+                "source": _source_stamp(self.config.data.source),
+            }
         if stage == "personas":
-            writer = as_generator(self.lm).generate_identity if config["personas"]["writer"] == "llm" else ""
-            return {"personas": config["personas"], "seed": seed, "lm": writer,
-                    "encoder": self.encoder.identity, "file": _source_stamp(config["personas"]["path"] or "")}
+            writer = (
+                as_generator(self.lm).generate_identity
+                if config["personas"]["writer"] == "llm"
+                else ""
+            )
+            return {
+                "personas": config["personas"],
+                "seed": seed,
+                "lm": writer,
+                "encoder": self.encoder.identity,
+                "file": _source_stamp(config["personas"]["path"] or ""),
+            }
         if stage == "fit":
-            return {"fit": config["fit"], "seed": seed, "lm": as_scorer(self.lm).score_identity, "prompts": PROMPT_VERSION,
-                    "personas": hash_of(self._personas_now())}
+            return {
+                "fit": config["fit"],
+                "seed": seed,
+                "lm": as_scorer(self.lm).score_identity,
+                "prompts": PROMPT_VERSION,
+                "personas": hash_of(self._personas_now()),
+            }
         if stage == "simulate":
-            return {"simulate": config["simulate"], "seed": seed,
-                    "lm": as_generator(self.lm).generate_identity, "prompts": PROMPT_VERSION}
+            return {
+                "simulate": config["simulate"],
+                "seed": seed,
+                "lm": as_generator(self.lm).generate_identity,
+                "prompts": PROMPT_VERSION,
+            }
         if stage == "evaluate":
-            return {"evaluate": config["evaluate"], "seed": seed,
-                    "test": [config["fit"]["test_components"], config["fit"]["test_records"]]}
+            return {
+                "evaluate": config["evaluate"],
+                "seed": seed,
+                "test": [config["fit"]["test_components"], config["fit"]["test_records"]],
+            }
         return {"version": __version__}  # fmt: skip
 
     def _personas_now(self) -> list[str]:
@@ -193,7 +220,9 @@ def make_records(work: Work) -> Made:
         files.append(work.folder.records / f"{name}.jsonl")
         save_records(records, files[-1])
     problems = [asdict(problem) for problem in loaded.problems]
-    write_json(work.folder.records / "problems.json", {"counts": loaded.counts, "problems": problems})
+    write_json(
+        work.folder.records / "problems.json", {"counts": loaded.counts, "problems": problems}
+    )
     for code, count in loaded.counts.items():
         logger.warning("%d rows: %s (see records/problems.json)", count, code)
     files.append(work.folder.records / "problems.json")
@@ -213,7 +242,6 @@ def make_personas(work: Work) -> Made:
             personas = keyword_personas(
                 exemplars,
                 clustering,
-                task=work.config.data.task,
                 n_keywords=settings.n_keywords,
                 n_sources=settings.n_sources,
             )
@@ -232,7 +260,12 @@ def make_personas(work: Work) -> Made:
     save_personas(personas, target)
     doubtful = sum(bool(persona.doubts) for persona in personas)
     if doubtful:
-        logger.warning("%d of %d personas look doubtful; see their doubts in %s", doubtful, len(personas), target)
+        logger.warning(
+            "%d of %d personas look doubtful; see their doubts in %s",
+            doubtful,
+            len(personas),
+            target,
+        )
     # The file is not hashed: a person may edit it, and the fit then starts from the edited one.
     return [], {"n_personas": len(personas), "doubtful": doubtful, "written": _digest(target)}
 
@@ -244,7 +277,9 @@ def _keep_edited(folder: RunFolder) -> None:
     if folder.stage_info("personas").get("written") != _digest(folder.personas):
         aside = folder.personas.with_name("personas.edited.jsonl")
         folder.personas.replace(aside)
-        logger.warning("the settings of the personas changed; your edited file is kept as %s", aside)
+        logger.warning(
+            "the settings of the personas changed; your edited file is kept as %s", aside
+        )
 
 
 def _digest(path: Path) -> str:
@@ -254,7 +289,7 @@ def _digest(path: Path) -> str:
 def make_fit(work: Work) -> Made:
     """Learn gates and temperatures from scores of the frozen model."""
     config = work.config
-    names = {f for f in FitSettings.__dataclass_fields__}
+    names = set(FitSettings.__dataclass_fields__)
     settings = FitSettings(**{k: v for k, v in asdict(config.fit).items() if k in names})
     fitted = fit_mixture(
         read_personas(work.folder.personas),
@@ -275,7 +310,11 @@ def make_fit(work: Work) -> Made:
     work.__dict__.pop("fitted", None)
     last = fitted.info["history"][-1]
     headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells")}
-    return [work.folder.mixture], {**headline, "valid": last["valid"], "valid_uniform": last.get("valid_uniform")}
+    return [work.folder.mixture], {
+        **headline,
+        "valid": last["valid"],
+        "valid_uniform": last.get("valid_uniform"),
+    }
 
 
 def make_responses(work: Work) -> Made:
@@ -309,7 +348,10 @@ def make_responses(work: Work) -> Made:
         write_responses(path, responses)
         files.append(path)
     write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
-    return [*files, work.folder.responses_parquet], {"n_responses": len(contexts), "methods": len(files)}
+    return [*files, work.folder.responses_parquet], {
+        "n_responses": len(contexts),
+        "methods": len(files),
+    }
 
 
 def agents_for(
@@ -335,11 +377,17 @@ def agents_for(
         return [Agent(None, (), tau)] * len(contexts)
     size = {"few-shot": len(fitted.exemplars), "persona-only": len(fitted.personas)}.get(method)
     if size is None:
-        raise ConfigError(f"unknown method {method!r}; known: mop, mop-uniform, zero-shot, few-shot, persona-only")
+        raise ConfigError(
+            f"unknown method {method!r}; known: mop, mop-uniform, zero-shot, few-shot, persona-only"
+        )
     own = fitted.own(contexts)
     agents = []
     for record, mine in zip(contexts, own.tolist(), strict=True):
-        drawn_row = int(generator(seed, method, record.key).integers(size - (method == "few-shot" and mine >= 0)))
+        drawn_row = int(
+            generator(seed, method, record.key).integers(
+                size - (method == "few-shot" and mine >= 0)
+            )
+        )
         if method == "few-shot":
             row = drawn_row + (0 <= mine <= drawn_row)  # all exemplars but the record itself
             agents.append(Agent(None, (row,), tau, 0.0, -float(np.log(size))))
@@ -358,7 +406,9 @@ def make_metrics(work: Work) -> Made:
     """Compare what was simulated with the golden records, and score held-out records."""
     config = work.config
     contexts = work.records("test")[: config.simulate.n_responses]
-    responses = {name: list(read_responses(path)) for name, path in response_files(work.folder).items()}
+    responses = {
+        name: list(read_responses(path)) for name, path in response_files(work.folder).items()
+    }
     exemplar_text = {record.key: record.response for record in work.fitted.exemplars}
     evaluation = evaluate(
         {name: [r.response for r in rows] for name, rows in responses.items()},
@@ -370,7 +420,8 @@ def make_metrics(work: Work) -> Made:
         n_bootstrap=config.evaluate.n_bootstrap,
         seed=config.seed,
         exemplar_texts={
-            name: [exemplar_text.get(r.exemplar or "") for r in rows] for name, rows in responses.items()
+            name: [exemplar_text.get(r.exemplar or "") for r in rows]
+            for name, rows in responses.items()
         },
         progress=work.progress,
     )
@@ -411,7 +462,9 @@ def gates_by_label(work: Work, contexts: Sequence[Record]) -> tuple[list[str], N
     """Mean persona weights over all contexts, then over those of each of the 11 most frequent labels, (G, K)."""
     pi = np.exp(work.fitted.log_pi(work.embed([record.context for record in contexts])))
     counts = Counter(record.label for record in contexts if record.label is not None)
-    labels = [label for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:11]]
+    labels = [
+        label for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:11]
+    ]
     means = [pi.mean(axis=0)]
     means += [pi[[record.label == label for record in contexts]].mean(axis=0) for label in labels]
     return ["all contexts", *labels], np.stack(means)
@@ -451,8 +504,6 @@ def held_out_likelihood(work: Work) -> dict[str, Any]:
 
 def make_report(work: Work) -> Made:
     """One page for people."""
-    from mop.figures import draw_figures
-
     data = report_data(work.folder, work.config, versions=_versions(), spent=work.store.spent())
     write_report(data, work.folder.report)
     save_figures(draw_figures(data), work.folder.figures)
@@ -483,7 +534,9 @@ def read_config(path: Path) -> RunConfig:
     """
     file = path / "config.json"
     if not file.is_file():
-        raise ArtifactError(f"{path} has no config.json, so it is no run; start one with: mop run --out {path}")
+        raise ArtifactError(
+            f"{path} has no config.json, so it is no run; start one with: mop run --out {path}"
+        )
     return config_from_dict(read_json(file))
 
 
@@ -502,8 +555,8 @@ def _source(name: str) -> Any:
 
     if name.startswith("hf:"):
         return name
-    resolved = resolve(name, kind="data")
-    return resolved / "records.csv" if Path(resolved).is_dir() else resolved
+    place = Path(resolve(name, kind="data"))
+    return place / "records.csv" if place.is_dir() else place
 
 
 def _source_stamp(name: str) -> str:
@@ -519,7 +572,11 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"mop": __version__, "python": platform.python_version(), "machine": platform.platform()}
+    found = {
+        "mop": __version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
     for name in ("torch", "transformers", "sentence-transformers", "numpy", "scikit-learn"):
         try:
             found[name] = version(name)

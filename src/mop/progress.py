@@ -36,7 +36,13 @@ class ProgressDisplay:
         """Take the terminal, if there is one."""
         if not self._quiet and self._stream.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
             from rich.progress import TimeRemainingColumn as Eta
 
             self._bars = Progress(
@@ -95,6 +101,10 @@ class _Lines:
             return ""
         self._shown, self._finished = now, is_last
         rate = self.rate(done)
-        left = (total - done) * (now - self._began) / (done - self._first) if done > self._first else 0.0
+        left = (
+            (total - done) * (now - self._began) / (done - self._first)
+            if done > self._first
+            else 0.0
+        )
         eta = f", {left:.0f} s left" if rate and not is_last else ""
         return f"{what}: {done}/{total}" + (f" ({rate}{eta})" if rate else "")

@@ -20,7 +20,8 @@ from mop.errors import ConfigError
 
 HIDDEN = "[hidden]"
 
-# What looks like a credential even if this process never read it: a server's error body may quote one.
+# What looks like a credential even if this process never read it: a server's error body may quote
+# one.
 _SHAPES = (
     re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"),
     re.compile(
@@ -60,8 +61,10 @@ class Secret:
     def __init__(self, value: str, *, source: str) -> None:
         if not re.fullmatch(r"[\x21-\x7e]{8,4096}", value):
             raise ConfigError(
-                f"the key in {source} cannot be used: it has {len(value)} characters and must have 8 to 4096, "
-                "all printable ASCII without spaces; check for a quote or a line end that was copied with it"
+                f"the key in {source} cannot be used: it has {len(value)} characters and must "
+                "have 8 to 4096, "
+                "all printable ASCII without spaces; check for a quote or a line end that was "
+                "copied with it"
             )
         self._value = value
         self.source = source
@@ -86,14 +89,16 @@ class Secret:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
             # The value is not shown: a person who misread the option has typed the key here.
             raise ConfigError(
-                "api_key_env must be the name of an environment variable, and what was given is no such name; "
+                "api_key_env must be the name of an environment variable, and what was given is "
+                "no such name; "
                 "put the key into a variable and give that variable's name, like OPENAI_API_KEY"
             )
         value = (os.environ if environment is None else environment).get(name, "")
         if not value:
             raise ConfigError(
                 f"no API key: the environment variable {name} is not set or empty; "
-                f"set it in the shell that runs mop, or leave api_key_env out for a server without keys"
+                "set it in the shell that runs mop, or leave api_key_env out for a server "
+                "without keys"
             )
         return cls(value, source=name)
 
@@ -144,7 +149,8 @@ class RedactingFilter(logging.Filter):
         record.msg = redact(record.getMessage())
         record.args = None
         if record.exc_info:
-            # The formatter would print the traceback itself, past us; it prefers exc_text if that is set.
+            # The formatter would print the traceback itself, past us; it prefers exc_text if that
+            # is set.
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         elif record.exc_text:
             record.exc_text = redact(record.exc_text)
@@ -172,9 +178,9 @@ def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -
 
     Notes
     -----
-    Compared are letters and digits only, in lower case, so that escaping and quoting hide nothing. A
-    run of 12 of them in common withholds the message; a shorter private text, of at least 5, if it
-    occurs whole.
+    Compared are letters and digits only, in lower case, so that escaping and quoting hide nothing.
+    A run of 12 of them in common withholds the message; a shorter private text, of at least 5, if
+    it occurs whole.
 
     Examples
     --------
@@ -183,7 +189,7 @@ def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -
     >>> withhold_quotes("max_tokens is too large", ["I loved this film so much."])
     'max_tokens is too large'
     """
-    plain = _letters(message)
+    plain = _letters(_ESCAPE.sub(_unescaped, message))
     for text in private:
         letters = _letters(text)
         width = min(12, len(letters))
@@ -195,15 +201,26 @@ def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+_ESCAPE = re.compile(r"\\(?:[nrtbf]|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    digits = found[1] or found[2]
+    return chr(int(digits, 16)) if digits else " "
+
+
 def _letters(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
 
 
 def _spellings(value: str) -> set[str]:
-    """A secret as it may turn up: plain, in a URL, in JSON, in base64."""
+    """Return a secret as it may turn up: plain, in a URL, in JSON, as Python shows it, in
+    base64.
+    """
     return {
         value,
         quote(value, safe=""),
         json.dumps(value)[1:-1],
+        repr(value)[1:-1],
         base64.b64encode(value.encode()).decode().rstrip("="),
     }

@@ -48,7 +48,7 @@ class Persona:
     sources: tuple[str, ...] = ()
     """Keys of the records that the writer was shown, nearest to the centre first."""
     writer: str = "user"
-    """``keywords``, ``llm`` or ``user``."""
+    """``keywords``, ``llm``, ``user``, or of the ablations ``record`` and ``random``."""
     doubts: tuple[str, ...] = ()
     """What looks wrong with the description (``repetition``, ``refusal``, ...); empty if nothing."""
 
@@ -85,7 +85,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """How likely is ``response`` after ``prompt``?"""
+    """The question how likely ``response`` is after ``prompt``."""
 
     prompt: Prompt
     response: str

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from mop.errors import BackendError, ScoringUnsupportedError
-from mop.types import Decoding, Generation, GenerateRequest, Score, ScoreRequest
+from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """What is sent to each kind of server and what is accepted back: pure functions from values to JSON and from JSON to values.
 
-An answer is taken only if everything about it can be checked: at least five kinds of server accept a
-request for log-probabilities and return nothing, nulls, zeros or stale values. `mop.backends.remote`
-does the calling.
+An answer is taken only if everything about it can be checked: at least five kinds of server accept
+a request for log-probabilities and return nothing, nulls, zeros or stale values.
+`mop.backends.remote` does the calling.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def messages_of(
     prompt : Prompt
         Typed segments.
     neutral : callable
-        As `neutraliser` makes it; applied to data segments and, once more, to each data-bearing turn
-        as a whole, because two harmless segments side by side can spell a control string.
+        As `neutraliser` makes it; applied to data segments and, once more, to each data-bearing
+        turn as a whole, because two harmless segments side by side can spell a control string.
 
     Returns
     -------
@@ -108,17 +108,20 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
     Parameters
     ----------
     control : iterable of str
-        The model's own control strings, from its tokenizer file. The common ones are always included.
+        The model's own control strings, from its tokenizer file. The common ones are always
+        included.
 
     Returns
     -------
     callable
-        From text to (text, number of replacements). Text without control strings comes back unchanged.
+        From text to (text, number of replacements). Text without control strings comes back
+        unchanged.
 
     Notes
     -----
-    A text whose compatibility form (NFKC, format characters removed) holds a control string that the
-    text itself does not is replaced by that form first: some tokenizers normalise before they look.
+    A text whose compatibility form (NFKC, format characters removed) holds a control string that
+    the text itself does not is replaced by that form first: some tokenizers normalise before they
+    look.
 
     Examples
     --------
@@ -191,8 +194,10 @@ def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float,
         decoding.min_tokens and kind not in ("vllm", "sglang")
     ):
         raise CallError(
-            f"top_k = {decoding.top_k} and min_tokens = {decoding.min_tokens} were asked for, and a server of "
-            f"kind {kind!r} is not known to honour them; set both to 0, or serve the model with vLLM or SGLang",
+            f"top_k = {decoding.top_k} and min_tokens = {decoding.min_tokens} were asked for, "
+            "and a server of "
+            f"kind {kind!r} is not known to honour them; set both to 0, or serve the model with "
+            "vLLM or SGLang",
             kind="fatal",
             code="decoding",
         )
@@ -279,7 +284,8 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     Raises
     ------
     CallError
-        If the answer is incomplete (``protocol``), or if the server or the model declined (``item``).
+        If the answer is incomplete (``protocol``), or if the server or the model declined
+        (``item``).
     """
     choice = _only_choice(body)
     reason = choice.get("finish_reason")
@@ -496,10 +502,12 @@ def _checked(rows: Sequence[object], skip: int) -> tuple[float, ...]:
                 "positive", f"the log-probability of token {position + 1} is {value:.6g}, above 0"
             )
         if value <= -1000.0:
-            # vLLM writes -9999 for -inf, others the smallest float: averaged in, they ruin a score quietly.
+            # vLLM writes -9999 for -inf, others the smallest float: averaged in, they ruin a score
+            # quietly.
             raise _protocol(
                 "sentinel",
-                f"the log-probability of token {position + 1} is {value:.6g}: a stand-in, not a value",
+                f"the log-probability of token {position + 1} is {value:.6g}: a stand-in, not a "
+                "value",
             )
         values.append(min(float(value), 0.0))
     span = values[skip:]

@@ -45,8 +45,10 @@ class Ceilings:
                 )
         if self.max_cost is not None and (self.price_in is None or self.price_out is None):
             raise ConfigError(
-                f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and price_out = "
-                f"{self.price_out}; give both, in money per million tokens, from your provider's price list"
+                f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
+                "price_out = "
+                f"{self.price_out}; give both, in money per million tokens, from your provider's "
+                "price list"
             )
 
     def cost(self, tokens_in: float, tokens_out: float) -> float:
@@ -137,7 +139,8 @@ class Ledger:
         """Take a reservation back whose call was never sent."""
         self._reserved_tokens -= tokens_in + tokens_out
         cost = self.ceilings.cost(tokens_in, tokens_out)
-        # Back to an exact 0 when nothing is reserved, so that rounding does not add up over a long run.
+        # Back to an exact 0 when nothing is reserved, so that rounding does not add up over a long
+        # run.
         self._reserved_cost = 0.0 if self._reserved_tokens == 0 else self._reserved_cost - cost
 
     def settle(
@@ -189,12 +192,13 @@ class Ledger:
 
         Notes
         -----
-        Repeated and lost calls are charged at their share so far. The interval is that of the mean, two
-        standard errors either way; it is right only if the pilot is a random part of the run.
+        Repeated and lost calls are charged at their share so far. The interval is that of the mean,
+        two standard errors either way; it is right only if the pilot is a random part of the run.
         """
         if self.items < 2:
             raise BackendError(
-                f"a forecast needs at least 2 finished items, got {self.items}; let the pilot run further"
+                f"a forecast needs at least 2 finished items, got {self.items}; let the pilot "
+                "run further"
             )
         tokens, cost, squares = (value / self.items for value in self._item_sums)
         waste = self.tokens / max(self._item_sums[0], 1.0)
@@ -227,7 +231,9 @@ class Ledger:
         """Return the error to raise when nothing more can be afforded."""
         limits = self.ceilings
         return CeilingError(
-            f"stopped at the ceiling: {self.line()}, and the next call could pass it; what is finished is kept; "
-            f"raise {'max_cost' if limits.max_cost is not None else 'max_lm_tokens'} and run the same command "
+            f"stopped at the ceiling: {self.line()}, and the next call could pass it; what is "
+            "finished is kept; "
+            f"raise {'max_cost' if limits.max_cost is not None else 'max_lm_tokens'} and run the "
+            "same command "
             "again to go on from here"
         )

@@ -1,8 +1,9 @@
 """The connection to the addresses of one served model: load, retries, ceilings, and what was found out.
 
-Calls run concurrently in a thread of their own; finished items come back in batches. Whether and when
-to call again is decided in `mop.backends.retry`, what an answer may be in `mop.backends.dialects`, and
-what may be spent in `mop.backends.ledger`. `mop.backends.remote` says what to send.
+Calls run concurrently in a thread of their own; finished items come back in batches. Whether and
+when to call again is decided in `mop.backends.retry`, what an answer may be in
+`mop.backends.dialects`, and what may be spent in `mop.backends.ledger`. `mop.backends.remote` says
+what to send.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import queue
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -80,7 +80,8 @@ class RemoteSettings:
     tokenizer: str | None = None
     """Folder or Hugging Face name of the model's own tokenizer; needed to score and to send ids."""
     revision: str = ""
-    """Which weights are served, in your words; part of the identity of every stored score and draw."""
+    """Which weights are served, in your words; part of the identity of every stored score and
+    draw."""
     max_concurrency: int = 64
     """Calls in flight per address at the most; the backend finds a good number below it."""
     deadline_s: float = 120.0
@@ -231,7 +232,6 @@ class Link:
         self._clock = clock
         self._transport = transport
         self._fingerprints: dict[str, str] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_detected = False
 
     # -------------------------------------------------------------- one call
@@ -240,6 +240,10 @@ class Link:
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
         """Open the HTTP client; redirects, proxies and .netrc would all send records elsewhere."""
         import httpx
+
+        # Both belong to the event loop that runs now.
+        self._turn = asyncio.Lock()
+        self._finished = asyncio.Event()
 
         async with (
             httpx.AsyncClient(
@@ -306,7 +310,8 @@ class Link:
             # Only the class is kept: the exception holds the request, with key and text.
             cut = status is not None
             failure = CallError(
-                f"{url} {'broke off its answer' if cut else 'could not be reached'} ({type(error).__name__})",
+                f"{url} {'broke off its answer' if cut else 'could not be reached'} "
+                f"({type(error).__name__})",
                 kind="transient",
                 code="cut" if cut else _network_code(error),
             )
@@ -338,9 +343,11 @@ class Link:
             )
         elif status in (401, 403):
             source = self._key.source if self._key is not None else None
-            detail = f"{detail}; {f'the key in {source} is not accepted' if source else 'set api_key_env'}"
+            detail = f"{detail}; "
+                     f"{f'the key in {source} is not accepted' if source else 'set api_key_env'}"
         elif 300 <= status < 400:
-            detail = "it redirects, and records are sent to no address but the one you named; correct the URL"
+            detail = "it redirects, and records are sent to no address but the one you named; "
+                     "correct the URL"
         elif status == 404:
             detail = f"{detail}; check the address and the model name {self.model!r}"
         elif code == "context_length_exceeded" or any(
@@ -372,24 +379,21 @@ class Link:
         loop = asyncio.get_running_loop()
         tries = Tries()
         while True:
-            await self._afford(job)
+            endpoint = await self._enter(job, only)
             used: Meter | None = None
             failure: CallError | None = None
-            is_lost = False
-            endpoint: Endpoint | None = None
+            is_lost = True
             sent = loop.time()
+            tries.calls += 1
             try:
-                endpoint = await self._enter(only)
-                sent = loop.time()
-                tries.calls += 1
-                is_lost = True
                 root = (
                     endpoint.url
                     if job.path.startswith("/v1/")
                     else endpoint.url.removesuffix("/v1")
                 )
-                url = root + job.path.removeprefix("/v1")
-                answer = await self.fetch(client, "POST", url, job.body, job.private)
+                answer = await self.fetch(
+                    client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private
+                )
                 result, used = job.read(answer)
                 self._check_model(endpoint, used)
                 if job.is_counted:
@@ -401,11 +405,8 @@ class Link:
             finally:
                 tries.spent_s += loop.time() - sent
                 self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
-                if endpoint is not None:
-                    self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost)
-                else:
-                    self.ledger.release(job.max_in, job.max_out)
-                self._wake(2)  # one for the place, one more because a success may have made another
+                self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost)
+                self._finished.set()
             wait = wait_before_retry(failure, tries, self.policy, seed=job.seed)
             if wait is None:
                 raise failure
@@ -419,38 +420,43 @@ class Link:
             )
             await asyncio.sleep(wait)
 
-    async def _afford(self, job: Job[Any]) -> None:
-        while not self.ledger.reserve(job.max_in, job.max_out):
-            if self.ledger.is_idle:
-                self._wake(len(self._waiting))  # nobody else will
-                raise self.ledger.ceiling_error()
-            await self._changed()
-
-    async def _enter(self, only: Endpoint | None) -> Endpoint:
-        """Wait until an endpoint has room, and take a place in it."""
+    async def _enter(self, job: Job[Any], only: Endpoint | None) -> Endpoint:
+        """Wait, in line, until the call can be afforded and an endpoint has room; take both."""
         loop = asyncio.get_running_loop()
-        while True:
-            endpoints = self.endpoints if only is None else [only]
-            endpoint, wait = choose_endpoint(endpoints, now_s=loop.time())
-            if endpoint is not None:
+        async with (
+            self._turn
+        ):  # one looks, the others stand behind: nobody is overtaken or woken in vain
+            while not self.ledger.reserve(job.max_in, job.max_out):
+                if self.ledger.is_idle:
+                    raise self.ledger.ceiling_error()
+                await self._change()
+            endpoint: Endpoint | None = None
+            try:
+                while endpoint is None:
+                    endpoints = self.endpoints if only is None else [only]
+                    endpoint, wait = choose_endpoint(endpoints, now_s=loop.time())
+                    if endpoint is None:
+                        await (self._change() if wait is None else asyncio.sleep(wait))
                 endpoint.note_sent(loop.time())
-                return endpoint
-            if wait is None:
-                await self._changed()
-            else:
-                await asyncio.sleep(wait)
+            finally:
+                if endpoint is None:
+                    self.ledger.release(job.max_in, job.max_out)
+            return endpoint
+
+    async def _change(self) -> None:
+        """Wait until some call has finished."""
+        self._finished.clear()
+        await self._finished.wait()
 
     def _leave(
         self,
-        endpoint: Endpoint | None,
+        endpoint: Endpoint,
         failure: CallError | None,
         *,
         sent_s: float,
         is_answered: bool,
     ) -> None:
         """Give the place back and let the endpoint know how it went."""
-        if endpoint is None:
-            return
         now = asyncio.get_running_loop().time()
         endpoint.in_flight -= 1
         if is_answered or (failure is not None and failure.kind == "item"):
@@ -463,27 +469,14 @@ class Link:
             if failure.retry_after_s is not None:  # a 503 that names a time means the whole server
                 endpoint.paused_until_s = max(endpoint.paused_until_s, now + failure.retry_after_s)
 
-    async def _changed(self) -> None:
-        """Wait until some call has finished."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
-
-    def _wake(self, n: int) -> None:
-        """Let the longest waiting look again; all at once would cost more than their calls."""
-        while self._waiting and n > 0:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                n -= 1
-
     def _check_model(self, endpoint: Endpoint, meter: Meter) -> None:
         """Stop if another model answers than before."""
         if meter.model is not None:
             before = self.findings.reported_models.setdefault(endpoint.url, meter.model)
             if before != meter.model:
                 raise CallError(
-                    f"stopped: {endpoint.url} answered as {before!r} and now as {meter.model!r}; one run needs one "
+                    f"stopped: {endpoint.url} answered as {before!r} and now as {meter.model!r}; "
+                    "one run needs one "
                     "model throughout; start a new run for the new one",
                     kind="fatal",
                     code="swapped",
@@ -493,7 +486,8 @@ class Link:
             if before != meter.fingerprint:
                 self._fingerprints[endpoint.url] = meter.fingerprint
                 self.doubt(
-                    f"{endpoint.url} changed its fingerprint during the run: its settings may have changed"
+                    f"{endpoint.url} changed its fingerprint during the run: its settings may "
+                    "have changed"
                 )
 
     def doubt(self, text: str) -> None:
@@ -526,7 +520,8 @@ class Link:
         CeilingError
             After everything finished has been handed over.
         BackendError
-            If items failed for good beyond what is allowed, likewise; or at once if the run makes no sense.
+            If items failed for good beyond what is allowed, likewise; or at once if the run makes
+            no sense.
         """
         finished: queue.SimpleQueue[tuple[int, T] | BaseException | None] = queue.SimpleQueue()
         cancel: list[Callable[[], object]] = []
@@ -652,12 +647,14 @@ class Link:
         for endpoint in self.endpoints:
             entry = await self._model_entry(client, endpoint)
             kinds.append(_kind_of(entry))
-            window = entry.get("max_model_len")
-            if isinstance(window, int):
+            meta = entry.get("meta")
+            window = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else 0)
+            if isinstance(window, int) and window > 0:
                 windows.append(window)
         if len(set(kinds)) > 1:
             raise BackendError(
-                f"the addresses are of different kinds ({', '.join(kinds)}); give servers of one kind"
+                f"the addresses are of different kinds ({', '.join(kinds)}); give servers of one "
+                "kind"
             )
         self.findings.kind = kinds[0]
         self.findings.max_len = min(windows) if windows else None
@@ -679,6 +676,9 @@ class Link:
                 wait = wait_before_retry(
                     error, tries, short, seed=derive_seed(0, "list", endpoint.url)
                 )
+                if wait is None and error.code.startswith("http-5"):
+                    self.doubt(f"{endpoint.url} cannot list its models ({error.code})")
+                    return {}
                 if wait is None:
                     raise
             await asyncio.sleep(wait)
@@ -689,14 +689,16 @@ class Link:
             else []
         )
         for entry in entries:
-            # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its file.
+            # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its
+            # file.
             if entry.get("id") in (self.model, f"{self.model}:latest"):
                 return entry
         if not entries or _kind_of(entries[0]) == "llamacpp":
             return entries[0] if entries else {}
         names = ", ".join(str(entry.get("id"))[:80] for entry in entries[:8])
         raise BackendError(
-            f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these names before the @"
+            f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these "
+            "names before the @"
         )
 
 
@@ -705,8 +707,8 @@ def is_loopback(url: str) -> bool:
 
     Examples
     --------
-    >>> [is_loopback(f"http://{host}:80") for host in ("127.0.0.1", "[::1]", "localhost", "localhost.evil.com")]
-    [True, True, True, False]
+    >>> [is_loopback(f"http://{host}:80") for host in ("127.0.0.1", "[::1]", "localhost",
+    "localhost.evil.com")] [True, True, True, False]
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -727,7 +729,8 @@ def _kind_of(entry: Json) -> ServerKind:
 
 
 async def _read_body(response: httpx.Response) -> bytes:
-    """Read a body up to the size cap; compressed ones are refused, since they were not asked for."""
+    """Read a body up to the size cap; compressed ones are refused, since they were not asked
+    for."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
         raise CallError(
@@ -771,7 +774,8 @@ def _network_code(error: httpx.TransportError) -> str:
 def _batches(
     finished: queue.SimpleQueue[tuple[int, T] | BaseException | None],
 ) -> Iterator[list[tuple[int, T]]]:
-    """Hand over what is there, waiting for the first; then raise what ended the run, if anything."""
+    """Hand over what is there, waiting for the first; then raise what ended the run, if
+    anything."""
     while True:
         batch: list[tuple[int, T]] = []
         item = finished.get()
@@ -810,7 +814,8 @@ def _run_alone(main: Callable[[], Awaitable[None]], clock: Clock) -> None:
 
 
 def _in_thread(work: Callable[[], None]) -> None:
-    """Run something with an event loop of its own, also where one is running already (a notebook)."""
+    """Run something with an event loop of its own, also where one is running already (a
+    notebook)."""
     outcome: list[BaseException] = []
 
     def run() -> None:

@@ -55,7 +55,8 @@ class Conformance:
     """What the probe of one endpoint found; kept for the report and for later comparison."""
 
     noise: float
-    """Largest difference, nats per token, between the same question asked alone and among others in another order."""
+    """Largest difference, nats per token, between the same question asked alone and among others in
+    another order."""
     reference: tuple[tuple[float, ...], ...]
     """Log-probabilities of the five sentences."""
 
@@ -83,11 +84,11 @@ async def probe_scorer(
 
     Notes
     -----
-    Source: the table of `research/trust.md` 5.3. Checked are: a fluent sentence beats letters without
-    sense, five times of five (a server of constants fails); the same sequence gives the same values in
-    another order and in company (stale caches fail); a prefix gives the same values as the whole, and a
-    changed last token changes the last value and no other (values that are off by one fail); a sequence
-    longer than the window is an error (truncation fails).
+    Source: the table of `research/trust.md` 5.3. Checked are: a fluent sentence beats letters
+    without sense, five times of five (a server of constants fails); the same sequence gives the
+    same values in another order and in company (stale caches fail); a prefix gives the same values
+    as the whole, and a changed last token changes the last value and no other (values that are off
+    by one fail); a sequence longer than the window is an error (truncation fails).
     """
     sensible = [encode(simulation_prompt(good), good) for good, _ in _PAIRS]
     senseless = [encode(simulation_prompt(good), bad) for good, bad in _PAIRS]
@@ -99,7 +100,8 @@ async def probe_scorer(
         if noise > TOLERANCE:
             raise _refusal(
                 where,
-                f"the same text scores {noise:.3g} nats per token apart when asked in another order "
+                f"the same text scores {noise:.3g} nats per token apart when asked in another "
+                "order "
                 f"(at most {TOLERANCE} is allowed); switch prefix caching off on the server",
             )
         n_pairs = len(_PAIRS)
@@ -107,7 +109,8 @@ async def probe_scorer(
             if sum(good) - sum(bad) <= 1.0 or sum(good) / len(good) <= sum(bad) / len(bad):
                 raise _refusal(
                     where,
-                    f"it finds a sentence ({sum(good):.2f} nats) no likelier than letters without sense ({sum(bad):.2f})",
+                    f"it finds a sentence ({sum(good):.2f} nats) no likelier than letters "
+                    f"without sense ({sum(bad):.2f})",
                 )
         await _probe_positions(score_ids, sensible[0], senseless[0], alone[0], where)
         await _probe_length(score_ids, sensible[0], max_len, where)
@@ -198,6 +201,8 @@ def _distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _refusal(where: str, reason: str) -> ScoringUnsupportedError:
     return ScoringUnsupportedError(
-        f"{where} cannot be used to score: {reason}; servers known to score are vLLM (dialect vllm) and SGLang "
-        "(dialect sglang); or fit with a small local model as scorer and use this server to generate only"
+        f"{where} cannot be used to score: {reason}; servers known to score are vLLM (dialect "
+        "vllm) and SGLang "
+        "(dialect sglang); or fit with a small local model as scorer and use this server to "
+        "generate only"
     )

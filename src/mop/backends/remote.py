@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -36,8 +37,8 @@ from mop.redact import Secret, withhold_quotes
 from mop.types import (
     Branch,
     Decoding,
-    Generation,
     GenerateRequest,
+    Generation,
     Prompt,
     Score,
     ScoreRequest,
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STOP_IDS = 512  # servers walk this list for every token
+_PROBE_DRAWS = ((2, 7), (24, 7), (24, 7), (24, 8), (24, 9))  # max_tokens and seed
 
 
 class Encoder(Protocol):
@@ -93,28 +95,33 @@ def open_remote(
     policy: RetryPolicy | None = None,
     clock: Clock | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
+    **fields: Any,
 ) -> RemoteGenerator:
     """Open a served model: a `RemoteModel` if it can score, else a `RemoteGenerator`.
 
-    With ``dialect="auto"`` the server is asked what it is (one free GET); with a named dialect nothing
-    is sent until the first draw or score.
+    With ``dialect="auto"`` the server is asked what it is (one free GET); with a named dialect
+    nothing is sent until the first draw or score.
 
     Parameters
     ----------
     name : str
-        ``openai:MODEL@URL`` or ``openai:MODEL@URL,URL2``: several addresses of one model share the load.
+        ``openai:MODEL@URL`` or ``openai:MODEL@URL,URL2``: several addresses of one model share the
+        load.
     settings : RemoteSettings, optional
         How to use it.
     encoder : Encoder, optional
         Instead of the one made from ``settings.tokenizer``.
     control : iterable of str
-        Control strings of the model, with ``encoder``; replaced in data that goes to a chat endpoint.
+        Control strings of the model, with ``encoder``; replaced in data that goes to a chat
+        endpoint.
     policy : RetryPolicy, optional
         How patient to be.
     clock : Clock, optional
         Instead of the machine's.
     transport : httpx.AsyncBaseTransport, optional
         Instead of the network.
+    **fields
+        Fields of `RemoteSettings`, instead of or over those of ``settings``.
 
     Returns
     -------
@@ -136,7 +143,12 @@ def open_remote(
     common ones ignore the temperature when they score a prompt.
     """
     require("httpx", extra="remote")
-    settings = settings or RemoteSettings()
+    known = [field.name for field in dataclasses.fields(RemoteSettings)]
+    if unknown := sorted(set(fields) - set(known)):
+        raise ConfigError(
+            f"a server has no setting {', '.join(unknown)}; its settings are {', '.join(known)}"
+        )
+    settings = dataclasses.replace(settings or RemoteSettings(), **fields)
     model, urls = parse_name(name)
     for url in urls:
         check_url(url, allow_remote_data=settings.allow_remote_data)
@@ -186,8 +198,10 @@ def require_scorer(model: object) -> Scorer:
         return model
     reason = model.why_no_scores if isinstance(model, RemoteGenerator) else "it has no scorer"
     raise ScoringUnsupportedError(
-        f"{getattr(model, 'name', type(model).__name__)} cannot score: {reason}; a server that returns the "
-        "log-probabilities of a given text is needed (vLLM, SGLang); or fit with a small local model as scorer "
+        f"{getattr(model, 'name', type(model).__name__)} cannot score: {reason}; a server that "
+        "returns the "
+        "log-probabilities of a given text is needed (vLLM, SGLang); or fit with a small local "
+        "model as scorer "
         "and use this one to generate only"
     )
 
@@ -209,7 +223,8 @@ def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
     at = max(body.rfind("@http://"), body.rfind("@https://"))
     if body == name or at <= 0:
         raise ConfigError(
-            f"{withhold_quotes(name, ())!r} does not name a served model; the form is openai:MODEL@URL, "
+            f"{withhold_quotes(name, ())!r} does not name a served model; the form is "
+            "openai:MODEL@URL, "
             "for example openai:qwen3-8b@http://127.0.0.1:8000"
         )
     urls = []
@@ -232,8 +247,8 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
 
     Notes
     -----
-    Plain http is accepted on this machine and on private network addresses only; link-local addresses,
-    where cloud machines keep their credentials, never.
+    Plain http is accepted on this machine and on private network addresses only; link-local
+    addresses, where cloud machines keep their credentials, never.
     """
     try:
         parts = urlsplit(url)
@@ -249,7 +264,8 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         # Not shown: what stands there may be a password.
         raise ConfigError(
-            f"the address of {host} holds a user name, a password, a query or a fragment; give scheme, host, port "
+            f"the address of {host} holds a user name, a password, a query or a fragment; give "
+            "scheme, host, port "
             "and path only, and a key through api_key_env"
         )
     if is_loopback(url):
@@ -268,17 +284,22 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
     is_private = address.is_private if address is not None else "." not in host
     if not allow_remote_data:
         raise ConfigError(
-            f"records would leave this machine: {host} is not a loopback address and allow_remote_data is not set; "
-            "set allow_remote_data = true if the people behind the records allow it, or serve the model here"
+            f"records would leave this machine: {host} is not a loopback address and "
+            "allow_remote_data is not set; "
+            "set allow_remote_data = true if the people behind the records allow it, or serve "
+            "the model here"
         )
     if parts.scheme == "http" and not is_private:
         raise ConfigError(
-            f"{host} would be called without encryption; use https for an address outside your network"
+            f"{host} would be called without encryption; use https for an address outside your "
+            "network"
         )
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Read an IP address; None for a name. Other spellings of numbers are no names but disguises."""
+    """Read an IP address; None for a name. Other spellings of numbers are no names but
+    disguises.
+    """
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -310,7 +331,8 @@ def load_encoder(tokenizer: str) -> tuple[Encoder, tuple[str, ...]]:
         loaded = transformers.AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"no tokenizer could be loaded from {tokenizer!r} ({type(error).__name__}); give the folder or "
+            f"no tokenizer could be loaded from {tokenizer!r} ({type(error).__name__}); give the "
+            "folder or "
             "Hugging Face name of the model that the server runs"
         ) from error
     return PromptEncoder(loaded), tuple(
@@ -346,7 +368,9 @@ class RemoteGenerator:
 
     @property
     def generate_identity(self) -> str:
-        """Model, revision and the way prompts are sent; addresses are left out, for the model is what counts."""
+        """Model, revision and the way prompts are sent; addresses are left out, for the model is
+        what counts.
+        """
         return self._identity("remote-generate/1")
 
     def _identity(self, kind: str, **more: object) -> str:
@@ -373,7 +397,9 @@ class RemoteGenerator:
 
     @property
     def failures(self) -> dict[int, Failure]:
-        """Items of the latest `generate` or `score` that could not be had, by index: count them per persona."""
+        """Items of the latest `generate` or `score` that could not be had, by index: count them per
+        persona.
+        """
         return self._link.failures
 
     @property
@@ -390,6 +416,10 @@ class RemoteGenerator:
             "an endpoint for chat or plain completions does not score a given text",
         )
 
+    def detect(self) -> None:
+        """Fill `findings` by asking the server what it is; free of charge."""
+        self._link.detect()
+
     def generate(
         self, requests: Sequence[GenerateRequest], decoding: Decoding
     ) -> Iterator[list[tuple[int, Generation]]]:
@@ -403,15 +433,16 @@ class RemoteGenerator:
         Raises
         ------
         BackendError
-            Before any call, if a request mixes several branches; at the end, if more draws failed for
-            good than ``max_failed_share`` allows. `failures` holds them.
+            Before any call, if a request mixes several branches; at the end, if more draws failed
+            for good than ``max_failed_share`` allows. `failures` holds them.
         CeilingError
             At ``max_cost`` or ``max_lm_tokens``, after everything finished.
         """
         for index, request in enumerate(requests):
             if len(request.branches) != 1:
                 raise BackendError(
-                    f"request {index} mixes {len(request.branches)} agents token by token, which needs the model's "
+                    f"request {index} mixes {len(request.branches)} agents token by token, which "
+                    "needs the model's "
                     'logits; a server draws from one branch; use mix = "prompt", or a local model'
                 )
 
@@ -435,15 +466,19 @@ class RemoteGenerator:
         first = failures[min(failures)]
         kind = PromptTooLongError if codes == ["too-long"] else BackendError
         raise kind(
-            f"{len(failures)} of {n_items} items could not be had ({', '.join(codes)}); first, item {min(failures)}: "
-            f"{first.message}; the others are kept; run the same command to try these again, or allow a share with "
+            f"{len(failures)} of {n_items} items could not be had ({', '.join(codes)}); first, "
+            f"item {min(failures)}: "
+            f"{first.message}; the others are kept; run the same command to try these again, or "
+            "allow a share with "
             "max_failed_share"
         )
 
     def _draw_job(
         self, index: int, request: GenerateRequest, decoding: Decoding
     ) -> Job[Generation]:
-        """Turn a request into a call; its seed is its own, so a repeated call asks for the same draw."""
+        """Turn a request into a call; its seed is its own, so a repeated call asks for the same
+        draw.
+        """
         branch = request.branches[0]
         kind = self.findings.kind
         fields = dialects.sampling_fields(
@@ -476,7 +511,8 @@ class RemoteGenerator:
             )
             if encoder is not None and drawn.meter.prompt_tokens != max_in:
                 raise CallError(
-                    f"the server counted {drawn.meter.prompt_tokens} prompt tokens where {max_in} were sent",
+                    f"the server counted {drawn.meter.prompt_tokens} prompt tokens where "
+                    f"{max_in} were sent",
                     kind="protocol",
                     code="prompt-length",
                 )
@@ -494,31 +530,38 @@ class RemoteGenerator:
         return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0)
 
     async def _probe_generation(self, client: httpx.AsyncClient) -> None:
-        """Find out what answers and whether it keeps to max_tokens and seed, before the first paid call."""
+        """Find out whether it keeps to max_tokens and seed, and whether it samples at all."""
         if self._is_ready:
             return
         link = self._link
         await link.find_kind(client)
-        prompt = simulation_prompt("Write a few words about the weather.")
-        request = GenerateRequest((Branch(prompt, 1.0),), 7)
-        texts = []
+        prompt = simulation_prompt("Write some random words.")
         for endpoint in link.endpoints:
-            for max_tokens in (2, 8, 8):
-                drawn = await self._probe_draw(
-                    client, request, Decoding(max_tokens=max_tokens), endpoint
+            texts = []
+            for max_tokens, seed in _PROBE_DRAWS:
+                request = GenerateRequest((Branch(prompt, 1.0),), seed)
+                decoding = Decoding(max_tokens=max_tokens)
+                texts.append((await self._probe_draw(client, request, decoding, endpoint)).text)
+            if len(set(texts[1:])) == 1:
+                raise BackendError(
+                    f"{endpoint.url} does not sample: {len(texts) - 1} draws of 24 tokens at "
+                    "temperature 1 with 3 seeds "
+                    "are one and the same text; a population needs a server that draws at "
+                    "random, so switch "
+                    "sampling on in the server's own settings"
                 )
-                texts.append(drawn.text)
-            link.findings.is_seeded = (
-                texts[-1] == texts[-2] and link.findings.is_seeded is not False
-            )
+            link.findings.is_seeded = texts[1] == texts[2] and link.findings.is_seeded is not False
         if self.findings.kind in ("ollama", "other"):
             link.doubt(
-                f"{link.name}: a server of this kind may cut the distribution by its own defaults (top-k, top-p, "
-                "penalties), which cannot be seen from here; draws may then be less varied than the fitted model's"
+                f"{link.name}: a server of this kind may cut the distribution by its own "
+                "defaults (top-k, top-p, "
+                "penalties), which cannot be seen from here; draws may then be less varied than "
+                "the fitted model's"
             )
         if self._encoder is None:
             link.doubt(
-                f"{link.name}: data is sent as chat messages, so control strings in it are replaced, and nothing "
+                f"{link.name}: data is sent as chat messages, so control strings in it are "
+                "replaced, and nothing "
                 "else keeps a record from speaking as the system"
             )
         self._is_ready = True
@@ -579,7 +622,8 @@ class RemoteModel(RemoteGenerator):
         CeilingError
             At ``max_cost`` or ``max_lm_tokens``, after everything finished.
         BackendError
-            If an item's answer could not be trusted however often it was asked, after everything finished.
+            If an item's answer could not be trusted however often it was asked, after everything
+            finished.
         """
         encoded = [self._encode(request.prompt, request.response) for request in requests]
         # Neighbours share the longest prefix, which a server with a prefix cache computes once.
@@ -591,7 +635,8 @@ class RemoteModel(RemoteGenerator):
             for i in order:
                 if window is not None and len(encoded[i][0]) >= window:
                     raise PromptTooLongError(
-                        f"request {i} has {len(encoded[i][0])} tokens, and the server takes {window - 1}; "
+                        f"request {i} has {len(encoded[i][0])} tokens, and the server takes "
+                        f"{window - 1}; "
                         "use shorter exemplars or a model with a larger window"
                     )
 

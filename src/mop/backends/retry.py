@@ -70,9 +70,11 @@ class RetryPolicy:
     breaker_failures: int = 20
     """So many failures in a row, and `breaker_s` since the last success, set an endpoint aside."""
     breaker_s: float = 30.0
-    """A restart of a server with a hundred calls in flight is a hundred failures in a row, but a short one."""
+    """A restart of a server with a hundred calls in flight is a hundred failures in a row, but a
+    short one."""
     retrial_s: float = 60.0
-    """An endpoint that was set aside gets one trial call after this time, as long as another one works."""
+    """An endpoint that was set aside gets one trial call after this time, as long as another one
+    works."""
     first_limit: int = 20
     """Calls in flight at the start."""
     cut: float = 0.8
@@ -97,7 +99,8 @@ def classify_status(status: int) -> CallKind | None:
 
     Notes
     -----
-    401, 403 and 404 are the same for every item, so they stop the run; 400, 413 and 422 concern one item.
+    401, 403 and 404 are the same for every item, so they stop the run; 400, 413 and 422 concern one
+    item.
 
     Examples
     --------
@@ -181,10 +184,10 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
 
     Notes
     -----
-    In this order: ``retry-after-ms``; ``retry-after`` as seconds or as an HTTP date; the largest of the
-    headers that end in ``-reset`` or contain ``ratelimit-reset``, as a duration (``6m0s``, ``20ms``),
-    seconds, seconds since 1970, or an ISO date. What cannot be read is passed over; a time that has
-    passed is a wait of 0.
+    In this order: ``retry-after-ms``; ``retry-after`` as seconds or as an HTTP date; the largest of
+    the headers that end in ``-reset`` or contain ``ratelimit-reset``, as a duration (``6m0s``,
+    ``20ms``), seconds, seconds since 1970, or an ISO date. What cannot be read is passed over; a
+    time that has passed is a wait of 0.
 
     Examples
     --------
@@ -192,8 +195,8 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
     7.0
     >>> parse_retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, utc_s=60.0)
     30.0
-    >>> parse_retry_after({"x-ratelimit-reset-tokens": "1m0.5s", "x-ratelimit-reset-requests": "20ms"}, utc_s=0.0)
-    60.5
+    >>> parse_retry_after({"x-ratelimit-reset-tokens": "1m0.5s", "x-ratelimit-reset-requests":
+    "20ms"}, utc_s=0.0) 60.5
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000.0
@@ -282,7 +285,8 @@ class Endpoint:
         self._last_success_s = now_s
         self._window_successes += 1
         self.interval_s *= _FASTER
-        # Until the first complaint the limit doubles per round of calls, after it it grows by one per round.
+        # Until the first complaint the limit doubles per round of calls, after it it grows by one
+        # per round.
         step = 1.0 if self._last_cut_s == -math.inf else 1.0 / self.limit
         self.limit = min(float(self.max_limit), self.limit + step)
 
@@ -298,8 +302,8 @@ class Endpoint:
         policy : RetryPolicy
             Cut and backoff.
         sent_s, now_s : float
-            When the call was sent and when the answer came. Complaints about calls that were already
-            on their way when the last pause began belong to that pause.
+            When the call was sent and when the answer came. Complaints about calls that were
+            already on their way when the last pause began belong to that pause.
         seed : int
             For the jitter of a pause whose length the server did not say.
         """
@@ -387,7 +391,8 @@ def choose_endpoint(
         failures = max(endpoint.failures_in_row for endpoint in endpoints)
         raise CallError(
             f"stopped: {failures} calls in a row failed at {', '.join(e.url for e in endpoints)}; "
-            "a working server is needed; what is finished is kept, so run the same command again once it answers",
+            "a working server is needed; what is finished is kept, so run the same command again "
+            "once it answers",
             kind="fatal",
             code="breaker",
         )

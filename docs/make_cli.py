@@ -1,0 +1,37 @@
+"""Write docs/cli.md from the command line's own help: ``python docs/make_cli.py``."""
+
+import os
+from pathlib import Path
+
+from mop.cli import build_parser
+from mop.config import PRESETS, SECTIONS, describe
+
+
+def page() -> str:
+    """The whole page."""
+    os.environ["COLUMNS"] = "96"
+    parser = build_parser()
+    (verbs,) = (action for action in parser._actions if action.dest == "verb")
+    parts = ["# Command line", "Made by `make docs` from the program's own help; do not edit.", _block(parser.format_help())]
+    for name, verb in verbs.choices.items():  # type: ignore[union-attr]
+        parts += [f"## mop {name}", _block(verb.format_help())]
+    parts.append("## Settings")
+    parts.append("In a TOML file as `[section]` and `key = value`, or as `--set section.key=value`. Presets: "
+                 + ", ".join(f"`{name}`" for name in PRESETS) + ".")  # fmt: skip
+    for section, cls in SECTIONS.items():
+        rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
+        rows += [f"| `{name}` | `{_shown(default)}` | {meaning} |" for name, _, default, meaning in describe(cls)]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text.rstrip()}\n```"
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else repr(value).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("cli.md").write_text(page(), encoding="utf-8")

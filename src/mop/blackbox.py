@@ -1,0 +1,192 @@
+"""Persona weights for a model without likelihoods: match embeddings of its samples to the population.
+
+Where a model gives no log-probabilities, its mixture cannot be fitted by likelihood. What can be
+done is to draw some responses per persona, embed them, and find the mixture of personas whose
+embeddings are distributed most like those of real responses. That is a surrogate: it sees what the
+encoder sees, weighs whole personas only (no contexts, exemplars or temperatures), and must be
+called a surrogate wherever its weights are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import DataError
+
+Floats = NDArray[np.float64]
+
+_BLOCK = 2048  # rows of a kernel matrix in memory at a time
+
+
+class WeightMatch(NamedTuple):
+    """What `match_weights` found."""
+
+    weights: Floats
+    """Shape (K,), ≥ 0, sum 1."""
+    mmd2: float
+    """Squared maximum mean discrepancy between the weighted samples and the target; about 0 if they
+    match."""
+    mmd2_uniform: float
+    """The same with equal weights, for comparison."""
+    bandwidth: float
+    """Width of the Gaussian kernel, in units of embedding distance."""
+
+
+def match_weights(
+    sample_embeddings_by_persona: Sequence[NDArray[np.float32] | Floats],
+    target_embeddings: NDArray[np.float32] | Floats,
+    *,
+    target_weights: Floats | None = None,
+    bandwidth: float | None = None,
+) -> WeightMatch:
+    """Find persona weights under which a model's samples are distributed like the population.
+
+    Parameters
+    ----------
+    sample_embeddings_by_persona : sequence of K arrays, each of shape (n_k, D)
+        Embeddings of responses drawn under each persona; n_k ≥ 2.
+    target_embeddings : ndarray, shape (N, D)
+        Embeddings of real responses; N ≥ 2.
+    target_weights : ndarray, shape (N,), optional
+        Survey weights > 0; equal if None.
+    bandwidth : float, optional
+        Width σ of the kernel exp(-|a - b|² / 2σ²); the median distance between targets if None.
+
+    Returns
+    -------
+    WeightMatch
+
+    Raises
+    ------
+    DataError
+        If there are too few rows, the sizes differ, or a value is not finite.
+
+    Notes
+    -----
+    Minimised over the simplex is the squared maximum mean discrepancy ::
+
+        w' A w - 2 w' b + c,   A_kl = mean k(s, s'), b_k = mean k(s, t), c = mean k(t, t')
+
+    with s from persona k, s' from persona l and t from the target; a text is never compared with
+    itself, so all three are unbiased and small sample sizes do not favour one persona. Source:
+    kernel mean matching (Huang et al. 2006; Gretton et al. 2012 for the unbiased estimate), here
+    with one weight per persona instead of one per sample. The programme is made convex by lifting
+    negative eigenvalues of A, which noise can produce, to zero, and solved as a non-negative
+    least-squares problem.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> left, right = rng.normal(-1, 0.3, (200, 2)), rng.normal(1, 0.3, (200, 2))
+    >>> target = np.concatenate([rng.normal(-1, 0.3, (320, 2)), rng.normal(1, 0.3, (80, 2))])
+    >>> match_weights([left, right], target).weights.round(1).tolist()
+    [0.8, 0.2]
+    """
+    samples = [
+        _checked(array, f"persona {k}") for k, array in enumerate(sample_embeddings_by_persona)
+    ]
+    target = _checked(target_embeddings, "the target")
+    if not samples or any(array.shape[1] != target.shape[1] for array in samples):
+        raise DataError(
+            f"samples of {len(samples)} personas have the sizes {[a.shape for a in samples]} and "
+            "the target "
+            f"{target.shape}; at least one persona and one embedding size throughout are needed; "
+            "embed all texts "
+            "with one encoder"
+        )
+    share = _shares(target_weights, len(target))
+    width = _median_distance(target) if bandwidth is None else bandwidth
+    if not (np.isfinite(width) and width > 0):
+        raise DataError(
+            f"the kernel width is {width}; it must be above 0; give bandwidth, or targets that "
+            "are not all alike"
+        )
+    n_personas = len(samples)
+    even = [np.full(len(array), 1.0 / len(array)) for array in samples]
+    a = np.empty((n_personas, n_personas))
+    for k in range(n_personas):
+        for m in range(k, n_personas):
+            a[k, m] = a[m, k] = _mean_kernel(
+                samples[k], samples[m], even[k], even[m], width, is_same=k == m
+            )
+    b = np.array(
+        [_mean_kernel(s, target, e, share, width) for s, e in zip(samples, even, strict=True)]
+    )
+    c = _mean_kernel(target, target, share, share, width, is_same=True)
+    weights = _on_simplex(a, b)
+
+    def mmd2(w: Floats) -> float:
+        return float(w @ a @ w - 2.0 * w @ b + c)
+
+    return WeightMatch(
+        weights, mmd2(weights), mmd2(np.full(n_personas, 1.0 / n_personas)), float(width)
+    )
+
+
+def _on_simplex(a: Floats, b: Floats) -> Floats:
+    """Minimise w'Aw - 2w'b over w ≥ 0 with sum 1, A symmetric."""
+    from scipy.optimize import nnls
+
+    values, vectors = np.linalg.eigh(a)
+    # The smallest eigenvalues are lifted a little above zero, which keeps the root invertible.
+    values = np.maximum(values, 1e-9 * max(values[-1], 1e-12))
+    root = np.sqrt(values)[:, None] * vectors.T
+    right = (vectors.T @ b) / np.sqrt(values)
+    # A heavy row holds the sum at 1; scaled to the problem, since nnls works with one tolerance.
+    heavy = 1e4 * np.sqrt(values[-1])
+    weights, _ = nnls(
+        np.vstack([root, np.full((1, len(b)), heavy)]),
+        np.append(right, heavy),
+        maxiter=100 * len(b),
+    )
+    result: Floats = weights / weights.sum()
+    return result
+
+
+def _mean_kernel(
+    x: Floats, y: Floats, wx: Floats, wy: Floats, width: float, *, is_same: bool = False
+) -> float:
+    """Weighted mean of the Gaussian kernel over pairs; over pairs of different rows if x is y."""
+    total = 0.0
+    for start in range(0, len(x), _BLOCK):
+        rows = x[start : start + _BLOCK]
+        squared = (rows**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2.0 * rows @ y.T
+        kernel = np.exp(-np.maximum(squared, 0.0) / (2.0 * width**2))
+        if is_same:
+            kernel[np.arange(len(rows)), np.arange(start, start + len(rows))] = 0.0
+        total += float(wx[start : start + _BLOCK] @ kernel @ wy)
+    return total / (1.0 - float(wx @ wy)) if is_same else total
+
+
+def _median_distance(x: Floats) -> float:
+    """Median distance between different rows; of every third row or so where there are many."""
+    some = x[:: max(1, len(x) // 1000)]
+    squared = (some**2).sum(1)[:, None] + (some**2).sum(1)[None, :] - 2.0 * some @ some.T
+    return float(np.sqrt(np.median(np.maximum(squared[np.triu_indices(len(some), 1)], 0.0))))
+
+
+def _checked(array: NDArray[np.float32] | Floats, what: str) -> Floats:
+    result = np.asarray(array, dtype=np.float64)
+    if result.ndim != 2 or len(result) < 2 or not np.isfinite(result).all():
+        raise DataError(
+            f"embeddings of {what} have shape {result.shape}; finite numbers in at least 2 rows "
+            "and any number of "
+            "columns are needed; draw more responses"
+        )
+    return result
+
+
+def _shares(weights: Floats | None, n: int) -> Floats:
+    if weights is None:
+        return np.full(n, 1.0 / n)
+    result = np.asarray(weights, dtype=np.float64)
+    if result.shape != (n,) or not (np.isfinite(result).all() and (result > 0).all()):
+        raise DataError(
+            f"target_weights has shape {result.shape}; {n} finite numbers above 0 are needed, "
+            "one per target"
+        )
+    return np.asarray(result / result.sum())

@@ -1,0 +1,216 @@
+"""The command line: exit codes, one JSON document, one clear sentence for each kind of bad input."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mop.cli import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, main
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    from conftest import reviews
+
+    path = tmp_path_factory.mktemp("cli") / "reviews.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"context": r.context, "response": r.response}) for r in reviews(160))
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_folder(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli-run") / "run"
+    assert main(["run", "--quiet", "--out", str(out), *options(source)]) == OK
+    return out
+
+
+def options(source, *more):
+    found = [
+        "--preset",
+        "quick",
+        "--set",
+        f'data.source="{source}"',
+        "--set",
+        "data.task=a film review",
+    ]
+    return [*found, *(part for assignment in more for part in ("--set", assignment))]
+
+
+def test_json_is_one_document_on_stdout_and_progress_stays_off_it(run_folder, source, capsys):
+    assert main(["run", "--json", "--out", str(run_folder), *options(source)]) == OK
+    out, _ = capsys.readouterr()
+    result = json.loads(out)
+    assert result["done"] == []
+    assert "mop" in result["metrics"]["methods"]
+
+
+def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, capsys):
+    assert main(["run", "--out", str(run_folder)]) == OK  # the folder's own settings
+    out = capsys.readouterr().out
+    assert "zero-shot" in out
+    assert "held-out log-likelihood" in out
+    assert f"next: open {run_folder}/report.html" in out
+
+
+def test_a_stage_names_the_next_one(run_folder, capsys):
+    assert main(["fit", "--out", str(run_folder)]) == OK
+    assert f"next: mop simulate --out {run_folder}" in capsys.readouterr().out
+
+
+def test_quiet_prints_nothing(run_folder, capsys):
+    assert main(["run", "--quiet", "--out", str(run_folder)]) == OK
+    assert capsys.readouterr() == ("", "")
+
+
+def test_score_says_whether_it_is_exact(run_folder, capsys):
+    assert main(["score", str(run_folder), "--components", "500"]) == OK
+    assert "24 records, exact, nats per record" in capsys.readouterr().out
+    assert main(["score", str(run_folder), "--components", "20", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["is_exact"] is False
+
+
+def test_explain_shows_who_wrote_a_record(run_folder, capsys):
+    assert main(["explain", str(run_folder)]) == OK
+    out = capsys.readouterr().out
+    assert "p000" in out
+    assert "exemplars that speak for it" in out
+
+
+def test_verify_finds_a_sound_run(run_folder, capsys):
+    assert main(["verify", str(run_folder)]) == OK
+    assert capsys.readouterr().out.startswith("sound: ")
+
+
+def test_config_prints_every_setting_with_its_meaning(capsys):
+    assert main(["config", "--preset", "paper", "--set", "fit.top_m=8"]) == OK
+    out = capsys.readouterr().out
+    assert "top_m = 8" in out
+    assert "# M of the paper's recipe." in out
+
+
+def test_pull_without_a_name_lists_what_there_is(capsys):
+    assert main(["pull"]) == OK
+    assert "smollm2-135m" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--set", 'data.source="/none/here.csv"'], USAGE, "here.csv"),
+        (["--set", "data.response=tekst"], FAILED, "tekst"),
+        (["--set", "personas.n_personas=25"], USAGE, "25"),
+        (
+            ["--set", "fit.n_round=3"],
+            USAGE,
+            "unknown setting fit.n_round; did you mean fit.n_rounds?",
+        ),
+        (["--set", "model.lm=smolm2-135m"], USAGE, "smollm2-135m"),
+        (["--set", "model.encoder=minilmm"], USAGE, "minilm"),
+        (["--preset", "demmo"], USAGE, "unknown preset 'demmo'; known presets: demo, paper, quick"),
+        (
+            ["--config", "none.toml"],
+            USAGE,
+            "no configuration file at none.toml; give the path of a TOML file",
+        ),
+        (["--set", "data.golden=5000"], FAILED, "5000"),
+    ],
+)
+def test_bad_input_gives_one_clear_message_and_its_code(
+    source, tmp_path, capsys, arguments, code, sentence
+):
+    command = ["run", "--quiet", "--out", str(tmp_path / "run"), *options(source), *arguments]
+    assert main(command) == code
+    out, err = capsys.readouterr()
+    assert sentence in err
+    assert err.startswith("mop run: ")
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_empty_data_are_an_error(tmp_path, capsys):
+    (tmp_path / "empty.csv").write_text("context,response\n")
+    command = ["run", "--quiet", "--out", str(tmp_path / "run"), *options(tmp_path / "empty.csv")]
+    assert main(command) == FAILED
+    assert "empty.csv" in capsys.readouterr().err
+
+
+def test_with_json_an_error_is_one_document_too(tmp_path, capsys):
+    assert main(["run", "--json", "--out", str(tmp_path), "--set", "fit.dim=0"]) == USAGE
+    assert json.loads(capsys.readouterr().out)["error"] == {
+        "type": "ConfigError", "message": "fit.dim must be at least 1, got 0",
+    }  # fmt: skip
+
+
+def test_a_folder_of_another_version_is_refused(run_folder, source, tmp_path, capsys):
+    other = tmp_path / "run"
+    subprocess.run(["cp", "-a", str(run_folder), str(other)], check=True)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
+    assert main(["run", "--quiet", "--out", str(other), *options(source)]) == FAILED
+    assert "99" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_left_alone(source, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert main(["run", "--quiet", "--out", str(tmp_path), *options(source)]) == FAILED
+    assert "thesis.tex" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.tex"]
+
+
+def test_unknown_verbs_and_missing_arguments_are_usage_errors(capsys):
+    for arguments in ([], ["simulat"], ["run"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == USAGE
+    assert "usage: mop" in capsys.readouterr().err
+
+
+def command_line(source, out, *more):
+    return [sys.executable, "-m", "mop", "run", "--out", str(out), *options(source, *more)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)]
+)
+def test_an_interrupted_run_says_so_and_goes_on_later(source, tmp_path, sent, code):
+    out = tmp_path / "run"
+    child = subprocess.Popen(command_line(source, out, "fit.max_steps=100000", "fit.patience=100000"),
+                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (out / "personas.jsonl").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    child.send_signal(sent)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == code
+    assert "interrupted; what is done is kept: the same command goes on from there" in err
+    assert "Traceback" not in err
+    done = subprocess.run(
+        [*command_line(source, out), "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["skipped"][:2] == ["records", "personas"]
+
+
+def test_a_full_disk_stops_with_one_sentence_and_the_run_goes_on_when_there_is_room(
+    source, tmp_path
+):
+    out = tmp_path / "run"
+
+    def no_room():  # a limit on file size stands for a full disk; Python ignores the signal that comes with it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    full = subprocess.run(command_line(source, out), capture_output=True, text=True, preexec_fn=no_room,
+                          env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
+    assert full.returncode == FAILED
+    assert "no space left" in full.stderr
+    assert "Traceback" not in full.stderr
+    subprocess.run(command_line(source, out), check=True, capture_output=True)
+    assert (out / "report.html").is_file()

@@ -1,0 +1,68 @@
+"""A finished run becomes the values of its report."""
+
+import pytest
+
+from conftest import reviews
+from mop.artifacts import RunFolder
+from mop.config import resolve_config
+from mop.gather import report_data, response_files
+from mop.pipeline import read_config, run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    import json
+
+    folder = tmp_path_factory.mktemp("gather")
+    rows = [{"context": r.context, "response": r.response, "label": r.label} for r in reviews(160)]
+    (folder / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = resolve_config(
+        preset="quick",
+        assignments=[
+            f'data.source="{folder / "r.jsonl"}"',
+            'data.label="label"',
+            "data.task=a review",
+        ],
+    )
+    run(config, folder / "run", until="evaluate")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def data(finished):
+    with RunFolder.open(finished) as folder:
+        return report_data(
+            folder, read_config(finished), versions={"mop": "x"}, spent={"fit": (2, 30)}
+        )
+
+
+def test_persona_weights_are_shares_of_the_population(data):
+    assert sum(p.weight for p in data.personas) == pytest.approx(1, abs=1e-4)
+    assert all(p.sources for p in data.personas)
+
+
+def test_exemplar_uses_add_up_to_the_responses(data):
+    assert sum(e.uses for e in data.exemplars) == 24
+
+
+def test_gates_have_a_row_for_all_and_one_for_each_label(data):
+    assert data.gate_groups == ["all contexts", "bad", "good"] or data.gate_groups == [
+        "all contexts",
+        "good",
+        "bad",
+    ]
+    assert data.gates.sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_the_map_shows_real_and_every_method(data):
+    assert {p.kind for p in data.map_points} == {"real", "mop", "zero-shot", "mop-uniform"}
+
+
+def test_costs_are_told_apart(data):
+    assert data.cost["lm_calls"] == 2
+    assert (data.cost["scored_tokens"], data.cost["generated_tokens"]) == (30, 0)
+
+
+def test_the_mixture_comes_first_among_the_methods(finished):
+    with RunFolder.open(finished) as folder:
+        assert list(response_files(folder)) == ["mop", "mop-uniform", "zero-shot"]

@@ -1,0 +1,153 @@
+"""Secrets do not show, in any spelling; messages do not quote people."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import logging
+import pickle
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mop.errors import ConfigError
+from mop.redact import RedactingFilter, Secret, redact, withhold_quotes
+
+KEY = "canary/key+with=odd&chars\"'<>42"
+
+
+def test_a_secret_shows_its_source_and_nothing_else() -> None:
+    secret = Secret(KEY, source="MY_KEY")
+    for shown in (repr(secret), str(secret), f"{secret}", f"{[secret]}", "%s" % secret):  # noqa: UP031
+        assert "MY_KEY" in shown
+        assert "canary" not in shown
+    assert secret.reveal() == KEY
+
+
+@pytest.mark.parametrize("copier", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_secret_is_not_written_or_copied(copier: object) -> None:
+    with pytest.raises(TypeError, match="is not written to disk or sent to another process"):
+        copier(Secret(KEY, source="MY_KEY"))  # type: ignore[operator]
+
+
+def test_a_secret_comes_from_a_named_variable() -> None:
+    assert Secret.from_env("MY_KEY", {"MY_KEY": KEY}).reveal() == KEY
+    with pytest.raises(ConfigError, match="the environment variable MY_KEY is not set or empty"):
+        Secret.from_env("MY_KEY", {"MY_KEY": ""})
+
+
+def test_a_key_given_instead_of_a_name_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="must be the name of an environment variable") as caught:
+        Secret.from_env("sk-proj-abcdefghijklmnop", {})
+    assert "abcdefgh" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["short", "has space in it", "line\nend-of-it", "umlaut-ä-key", "x" * 5000])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(value: str) -> None:
+    with pytest.raises(ConfigError, match="the key in MY_KEY cannot be used") as caught:
+        Secret(value, source="MY_KEY")
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        KEY,
+        quote(KEY, safe=""),
+        json.dumps(KEY),
+        json.dumps({"a": KEY}),
+        base64.b64encode(KEY.encode()).decode(),
+        f"https://host/v1?key={quote(KEY, safe='')}",
+    ],
+)
+def test_a_known_secret_is_hidden_in_every_spelling(spelling: str) -> None:
+    Secret(KEY, source="MY_KEY")
+    shown = redact(f"before {spelling} after")
+    assert shown.startswith("before ")
+    assert "canary" not in shown
+    assert base64.b64encode(KEY.encode()).decode()[:12] not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abcdefghijkl",
+        "api_key=abcdefghijkl",
+        'x {"api-key": "abcdefghijkl"}',
+        "sk-abcdefghijklmnopqrstu is wrong",
+        "hf_abcdefghijklmnopqrstu",
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden_too(text: str) -> None:
+    assert "abcdefghijkl" not in redact(text)
+
+
+def test_plain_text_is_left_alone() -> None:
+    text = "the tokens of item 7: 12 in, 30 out; keys and bearers are words"
+    assert redact(text) == text
+
+
+def test_no_log_line_leaves_with_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    Secret(KEY, source="MY_KEY")
+    logger = logging.getLogger("mop.test_redact")
+    handler = logging.StreamHandler()
+    handler.addFilter(RedactingFilter())
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        logger.warning("key %s and %r", KEY, {"h": KEY})
+        try:
+            raise RuntimeError(f"with {KEY}")
+        except RuntimeError:
+            logger.exception("it failed")
+        logger.warning("plain %d%%", 5)
+    finally:
+        logger.removeHandler(handler)
+    written = capsys.readouterr().err
+    assert "canary" not in written
+    assert written.count("[hidden]") >= 3
+    assert "RuntimeError: with [hidden]" in written
+    assert "plain 5%" in written
+
+
+WORDS = "I lost my job in May, and my son José left."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"invalid input: {WORDS}",
+        f"invalid input: {json.dumps(WORDS)}",
+        f"invalid input: {WORDS!r}"[:40],
+        "INVALID: LOST MY JOB IN MAY",
+        "got 'lost  my\\njob in may'",
+        "got 'my son Jos\\u00e9 left'",
+    ],
+)
+def test_a_message_that_quotes_a_record_is_withheld(message: str) -> None:
+    assert withhold_quotes(message, [WORDS]) == "[withheld: the server's message repeats the "
+                                                "request]"
+
+
+def test_a_short_text_is_withheld_when_it_occurs_whole() -> None:
+    assert withhold_quotes("cannot read 'Marie!'", ["Marie"]).startswith("[withheld")
+    assert withhold_quotes("max_tokens must be positive", ["no", "Marie"]) == "max_tokens must "
+                                                                              "be positive"
+
+
+def test_a_message_becomes_one_short_line_without_secrets() -> None:
+    Secret(KEY, source="MY_KEY")
+    shown = withhold_quotes(f"a\n\x1b[31mb\u202e {KEY} " + "word " * 99, [])
+    assert shown.startswith("a [31mb [hidden] word")
+    assert len(shown) == 200
+    assert shown.isprintable()
+
+
+@given(st.text(min_size=5), st.text(max_size=30), st.text(max_size=30))
+def test_a_record_quoted_whole_never_comes_through(text: str, before: str, after: str) -> None:
+    shown = withhold_quotes(f"{before} {text} {after}", [text])
+    letters = [c for c in text if c.isalnum()]
+    assert len(letters) < 5 or shown.startswith("[withheld") or text not in shown
