@@ -109,7 +109,8 @@ def records(encoder: Any) -> tuple[list[Record], list[Record]]:
     news = []
     file = Path(os.environ.get("MOP_SHARED", ROOT.parent / "shared")) / "data/agnews/train.jsonl.gz"
     if file.exists():
-        lines = [json.loads(line) for line in gzip.open(file, "rt", encoding="utf-8")]
+        with gzip.open(file, "rt", encoding="utf-8") as stream:
+            lines = [json.loads(line) for line in stream]
         news = [
             Record(key=line["id"], context=f"Write {line['context']}.", response=line["response"])
             for line in lines
@@ -310,7 +311,9 @@ def _resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def race(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def race(
+    sides: dict[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """Run every side once per round, in turn; returns median seconds and peak memory by side."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, float] = {}
@@ -368,7 +371,10 @@ def needed(load: Load, config: Any) -> float:
     visit(root)
     layers = config.num_hidden_layers
     positions = sum(map(len, load.responses))
-    return layers * (tokens * per_token + 4 * looks * queries) + 2 * positions * width * config.vocab_size
+    return (
+        layers * (tokens * per_token + 4 * looks * queries)
+        + 2 * positions * width * config.vocab_size
+    )
 
 
 # ---------------------------------------------------------------------------------- the table
@@ -385,7 +391,7 @@ class Bench:
         self.tokenizer = load_tokenizer(self.folder)
         self._models: dict[tuple[str, tuple[float, ...]], LocalModel] = {}
         self._plain: dict[str, Any] = {}
-        self.encoder = self.model()._encoder
+        self.encoder = self.model().encoder
         self.load = shared_load(self.encoder, arguments.size)
         self.unshared = unshared_load(self.encoder, max(16, arguments.size // 4))
         self.claims: dict[str, Claim] = {}
@@ -422,7 +428,6 @@ class Bench:
         sides["ours"] = lambda: ours(self.load, mine)
         # The loops take long and do not depend on what is shared: an eighth of the requests.
         part = _load(self.encoder, self.load.requests[::8])
-        scale = self.load.tokens / part.tokens
         if self.wants("score_vs_loop_f32"):
             plain = self.plain("float32")
             sides["loop_float32"] = lambda: loop(part, plain)
@@ -430,22 +435,35 @@ class Bench:
             rough = self.plain("bfloat16")
             tiny = _load(self.encoder, part.requests[:: 1 if self.dtype == "bfloat16" else 8])
             sides["loop_bfloat16"] = lambda: loop(tiny, rough)
-        judge_size = self._judge(sides) if self.wants("score_vs_lm_eval") else None
+        judge_size = (
+            self._judge("score_vs_lm_eval", self.load, sides)
+            if self.wants("score_vs_lm_eval")
+            else None
+        )
         seconds, peaks = race(sides, self.arguments.rounds)
         rate = self.load.tokens / seconds["ours"]
         self.rates["ours"] = rate
-        for name, row in (("loop_float32", "score_vs_loop_f32"), ("loop_bfloat16", "score_vs_loop_bf16")):
+        for name, row in (
+            ("loop_float32", "score_vs_loop_f32"),
+            ("loop_bfloat16", "score_vs_loop_bf16"),
+        ):
             if name in seconds:
                 asked = part.tokens if name == "loop_float32" else tiny.tokens
                 other = asked / seconds[name]
                 self.rates[name] = other
                 note = f"{rate:.0f} against {other:.0f} tokens/s; ours in {self.dtype}"
-                self.claims[row] = Claim(rate / other, f"one-by-one loop, {name[5:]}", note, _mib(peaks, "ours", name))
-        del scale
+                self.claims[row] = Claim(
+                    rate / other, f"one-by-one loop, {name[5:]}", note, _mib(peaks, "ours", name)
+                )
         if "lm_eval" in seconds:
             other = self.load.tokens / seconds["lm_eval"]
             note = f"{rate:.0f} against {other:.0f} tokens/s, batch size {judge_size}"
-            self.claims["score_vs_lm_eval"] = Claim(rate / other, f"HFLM.loglikelihood, {self.dtype}", note, _mib(peaks, "ours", "lm_eval"))
+            self.claims["score_vs_lm_eval"] = Claim(
+                rate / other,
+                f"HFLM.loglikelihood, {self.dtype}",
+                note,
+                _mib(peaks, "ours", "lm_eval"),
+            )
         if self.wants("score_roofline"):
             top = ceiling(getattr(torch, self.dtype), self.device)
             work = needed(self.load, self.plain(self.dtype).config)
@@ -453,14 +471,15 @@ class Bench:
             note = f"{work / 1e12:.2f} TFLOP needed, ceiling {top / 1e9:.0f} GFLOP/s"
             self.claims["score_roofline"] = Claim(share, "measured matrix-product ceiling", note)
 
-    def _judge(self, sides: dict[str, Callable[[], Any]]) -> int | None:
+    def _judge(self, row: str, load: Load, sides: dict[str, Callable[[], Any]]) -> int | None:
+        """Add lm-evaluation-harness at its best batch size; None if it is not installed."""
         try:
             import lm_eval  # noqa: F401
         except ImportError:
-            self.claims["score_vs_lm_eval"] = Claim(None, "lm-evaluation-harness", "not installed")
+            self.claims[row] = Claim(None, "lm-evaluation-harness", "not installed")
             return None
         best, quickest = 1, float("inf")
-        sample = _load(self.encoder, self.load.requests[:32])
+        sample = _load(self.encoder, load.requests[:64])
         for batch in self.arguments.batches:
             run = lm_eval_side(self.plain(self.dtype), self.tokenizer, batch)
             begin = time.perf_counter()
@@ -468,7 +487,7 @@ class Bench:
             if (spent := time.perf_counter() - begin) < quickest:
                 best, quickest = batch, spent
         run = lm_eval_side(self.plain(self.dtype), self.tokenizer, best)
-        sides["lm_eval"] = lambda: run(self.load)
+        sides["lm_eval"] = lambda: run(load)
         return best
 
     def unshared_scoring(self) -> None:
@@ -486,20 +505,36 @@ class Bench:
         run = sides.pop("lm_eval")
         judge = lm_eval_side(self.plain(self.dtype), self.tokenizer, size)
         del run
-        sides = {"ours": lambda: ours(self.unshared, self.model()), "lm_eval": lambda: judge(self.unshared)}
+        sides = {
+            "ours": lambda: ours(self.unshared, self.model()),
+            "lm_eval": lambda: judge(self.unshared),
+        }
         seconds, peaks = race(sides, self.arguments.rounds)
         rates = {name: self.unshared.tokens / spent for name, spent in seconds.items()}
         note = f"{rates['ours']:.0f} against {rates['lm_eval']:.0f} tokens/s, batch size {size}"
-        self.claims[row] = Claim(rates["ours"] / rates["lm_eval"], f"HFLM.loglikelihood, {self.dtype}", note, _mib(peaks, "ours", "lm_eval"))
+        self.claims[row] = Claim(
+            rates["ours"] / rates["lm_eval"],
+            f"HFLM.loglikelihood, {self.dtype}",
+            note,
+            _mib(peaks, "ours", "lm_eval"),
+        )
 
     def curve(self) -> None:
         """Compare the whole curve with τ = 1 alone."""
         single = self.model(ONE)
         list(single.score(self.load.requests[:8]))
-        sides = {"curve": lambda: ours(self.load, self.model()), "single": lambda: ours(self.load, single)}
+        sides = {
+            "curve": lambda: ours(self.load, self.model()),
+            "single": lambda: ours(self.load, single),
+        }
         seconds, peaks = race(sides, max(3, self.arguments.rounds))
         note = f"{seconds['curve']:.2f} s against {seconds['single']:.2f} s; at most"
-        self.claims["curve_cost"] = Claim(seconds["curve"] / seconds["single"], "scoring at τ = 1 only", note, _mib(peaks, "curve", "single"))
+        self.claims["curve_cost"] = Claim(
+            seconds["curve"] / seconds["single"],
+            "scoring at τ = 1 only",
+            note,
+            _mib(peaks, "curve", "single"),
+        )
 
     def simulation(self) -> None:
         """Compare drawing with generate and llama.cpp."""
@@ -524,16 +559,24 @@ class Bench:
                 server = LlamaCpp(gguf_file(), 32, 320)
                 sides["llamacpp"] = lambda: server.draw(ids, n_tokens)
             except ImportError:
-                self.claims["simulate_vs_llamacpp"] = Claim(None, "llama.cpp", "xllamacpp is not installed")
+                self.claims["simulate_vs_llamacpp"] = Claim(
+                    None, "llama.cpp", "xllamacpp is not installed"
+                )
         seconds, peaks = race(sides, self.arguments.rounds)
         rates = {name: len(ids) * n_tokens / spent for name, spent in seconds.items()}
         for name, row, against in (
-            ("generate", "simulate_vs_generate", f"transformers generate, batch size {size}, {self.dtype}"),
+            (
+                "generate",
+                "simulate_vs_generate",
+                f"transformers generate, batch size {size}, {self.dtype}",
+            ),
             ("llamacpp", "simulate_vs_llamacpp", "llama.cpp, 32 slots, Q4_1"),
         ):
             if name in rates:
                 note = f"{rates['ours']:.0f} against {rates[name]:.0f} drawn tokens/s"
-                self.claims[row] = Claim(rates["ours"] / rates[name], against, note, _mib(peaks, "ours", name))
+                self.claims[row] = Claim(
+                    rates["ours"] / rates[name], against, note, _mib(peaks, "ours", name)
+                )
 
 
 def _mib(peaks: dict[str, float], *names: str) -> str:
@@ -566,8 +609,15 @@ def main() -> None:
     begin = time.monotonic()
     torch.manual_seed(0)
     bench = Bench(arguments)
-    length = statistics.mean(map(len, bench.load.prompts)), statistics.mean(map(len, bench.load.responses))
-    print(f"{len(bench.load.requests)} requests of {length[0]:.0f} + {length[1]:.0f} tokens, {bench.dtype} on {bench.device}", file=sys.stderr)
+    length = (
+        statistics.mean(map(len, bench.load.prompts)),
+        statistics.mean(map(len, bench.load.responses)),
+    )
+    print(
+        f"{len(bench.load.requests)} requests of {length[0]:.0f} + {length[1]:.0f} tokens, "
+        f"{bench.dtype} on {bench.device}",
+        file=sys.stderr,
+    )
     if bench.wants("score_vs_loop_f32", "score_vs_loop_bf16", "score_vs_lm_eval", "score_roofline"):
         bench.scoring()
     if bench.wants("score_unshared_vs_lm_eval"):
@@ -576,19 +626,31 @@ def main() -> None:
         bench.curve()
     if bench.wants("simulate_vs_generate", "simulate_vs_llamacpp"):
         bench.simulation()
-    print("| ID | value | aim | against | figures | peak MiB (ours / theirs) |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| ID | value | aim | against | figures | peak MiB (ours / theirs) |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for name in arguments.rows:
         claim = bench.claims.get(name)
         if claim is None:
             continue
         value = "skipped" if claim.value is None else f"{claim.value:.2f}"
         sign = "≤" if name == "curve_cost" else "≥"
-        print(f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {claim.note} | {claim.memory} |")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+        print(
+            f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {claim.note} | {claim.memory} |"
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({
         "claims": {
-            name: {"value": claim.value, "unit": "ratio", "against": claim.against, "note": claim.note, "peak_mib": claim.memory}
+            name: {
+                "value": claim.value,
+                "unit": "ratio",
+                "against": claim.against,
+                "note": claim.note,
+                "peak_mib": claim.memory,
+            }
             for name, claim in bench.claims.items()
         },
         "commit": commit.stdout.strip() or None,

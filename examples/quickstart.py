@@ -4,7 +4,7 @@ Replace ``lm="fake", encoder="fake"`` by ``lm="smollm2-135m", encoder="minilm"``
 """
 
 from mop import MixtureOfPersonas, Record
-from mop.fit import FitSettings
+from mop.config import FitConfig
 
 GOOD = ["great fun", "a joy", "warm and good", "good laughs", "a great cast", "pure joy"]
 BAD = ["so dull", "a bore", "slow and bad", "bad jokes", "a dull plot", "pure bore"]
@@ -21,7 +21,7 @@ model = MixtureOfPersonas(
     lm="fake",
     encoder="fake",
     task="a film review of a few words",
-    settings=FitSettings(components_per_record=16, valid_components=24, max_steps=100),
+    settings=FitConfig(components_per_record=16, valid_components=24, max_steps=100),
     score_components=200,
     seed=0,
 ).fit(observed)
@@ -31,8 +31,8 @@ for persona in model.mixture_.personas:
 
 report = model.score_report(held_out)
 low, high = report["gain_interval"]
-print(f"held-out log-likelihood: {report['mean']['mop']:.2f} nats per record", end=", ")
-print(f"untrained gates {report['mean']['uniform gates']:.2f}, gain {report['gain']:.2f} ({low:.2f} to {high:.2f})")
+print(f"held-out log-likelihood: {report['mop']:.2f} nats per record", end=", ")
+print(f"untrained gates {report['mop-uniform']:.2f}, gain {report['gain']:.2f} ({low:.2f} to {high:.2f})")
 
 for response in model.sample(["Verdict: fresh.", "Verdict: rotten."], seed=1):
     print(f"{response.context} -> {response.response!r}  ({response.persona}, exemplar {response.exemplar})")

@@ -64,8 +64,9 @@ class SmallRun:
 def small_run():
     from mop.backends.fake import FakeModel
     from mop.cluster import cluster
+    from mop.config import FitConfig
     from mop.embed import FakeEncoder, embed
-    from mop.fit import FitSettings, fit_mixture
+    from mop.fit import fit_mixture
     from mop.personas import keyword_personas
     from mop.store import Store
 
@@ -76,7 +77,7 @@ def small_run():
     fitted = fit_mixture(
         keyword_personas(exemplars, clustering), exemplars, train, valid,
         encoder=encoder, scorer=lm, store=store, task="a film review", seed=0,
-        settings=FitSettings(components_per_record=10, records_per_component=8, valid_components=15,
+        settings=FitConfig(components_per_record=10, records_per_component=8, valid_components=15,
                              dim=8, max_steps=60, patience=5),
     )  # fmt: skip
     hx = embed([r.context for r in held_out], encoder)

@@ -83,6 +83,33 @@ def test_explain_shows_who_wrote_a_record(run_folder, capsys):
     assert "exemplars that speak for it" in out
 
 
+def test_a_users_own_records_can_be_scored(run_folder, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text(
+        "context,response\nVerdict: good.,great fun\nVerdict: bad.,so dull\n"
+    )
+    assert main(["score", str(run_folder), "--records", str(tmp_path / "mine.csv"), "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["n_records"] == 2
+
+
+def test_no_component_is_a_usage_error(run_folder, capsys):
+    assert main(["score", str(run_folder), "--components", "0", "--quiet"]) == USAGE
+    assert "must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_damaged_run_fails_verification(run_folder, tmp_path, capsys):
+    subprocess.run(["cp", "-a", str(run_folder), str(tmp_path / "run")], check=True)
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    assert main(["verify", str(tmp_path / "run")]) == FAILED
+    assert "changed since stage 'evaluate'" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m mop config | true", shell=True, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_verify_finds_a_sound_run(run_folder, capsys):
     assert main(["verify", str(run_folder)]) == OK
     assert capsys.readouterr().out.startswith("sound: ")
@@ -120,6 +147,11 @@ def test_pull_without_a_name_lists_what_there_is(capsys):
             "no configuration file at none.toml; give the path of a TOML file",
         ),
         (["--set", "data.golden=5000"], FAILED, "5000"),
+        (
+            ["--set", "fit.learning_rate=inf"],
+            USAGE,
+            "fit.learning_rate must be a finite number, got inf",
+        ),
     ],
 )
 def test_bad_input_gives_one_clear_message_and_its_code(

@@ -7,10 +7,10 @@ import pytest
 
 from conftest import reviews
 from mop import MixtureOfPersonas, Persona
+from mop.config import FitConfig
 from mop.errors import ConfigError, DataError, NotFittedError, ScoringUnsupportedError
-from mop.fit import FitSettings
 
-SETTINGS = FitSettings(
+SETTINGS = FitConfig(
     components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40
 )
 
@@ -72,7 +72,7 @@ def test_explain_ranks_all_personas_and_some_exemplars(model):
 
 def test_score_report_compares_with_untrained_gates(model):
     report = model.score_report(reviews(64)[48:])
-    assert report["gain"] == pytest.approx(report["mean"]["mop"] - report["mean"]["uniform gates"])
+    assert report["gain"] == pytest.approx(report["mop"] - report["mop-uniform"])
 
 
 def test_personas_can_be_given():
@@ -137,3 +137,30 @@ def test_a_model_that_cannot_score_is_refused_before_work_begins():
         ScoringUnsupportedError, match="mute can write but not say how likely a given text is"
     ):
         model.fit(reviews(24))
+
+
+def test_another_encoder_than_the_gates_know_is_refused(model, tmp_path):
+    model.save(tmp_path / "m")
+
+    class Other:
+        identity = "other"
+
+    again = MixtureOfPersonas.load(tmp_path / "m", encoder=Other())
+    with pytest.raises(
+        ConfigError, match="the gates were fitted on embeddings of .* got the encoder 'other'"
+    ):
+        again.score(reviews(52)[48:])
+
+
+def test_a_ready_made_model_has_to_be_passed_again(tmp_path):
+    from mop.backends.fake import FakeModel
+
+    model = MixtureOfPersonas(2, lm=FakeModel(), encoder="fake", settings=SETTINGS).fit(reviews(24))
+    model.save(tmp_path / "m")
+    with pytest.raises(ConfigError, match="ready-made lm that has no name; pass one"):
+        MixtureOfPersonas.load(tmp_path / "m")
+    assert MixtureOfPersonas.load(tmp_path / "m", lm="fake").score(reviews(26)[24:]) < 0
+
+
+def test_an_empty_context_can_be_answered(model):
+    assert len(model.sample([""])) == 1

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mop.config import FitConfig
 from mop.errors import DataError
 from mop.fit import (
     Cells,
-    FitSettings,
+    _Design,
     best_single_tau,
     fit_paper,
     fit_rounds,
@@ -18,7 +19,7 @@ from mop.fit import (
 )
 from planted import plant
 
-FAST = FitSettings(
+FAST = FitConfig(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12,
     dim=4, learning_rate=0.08, max_steps=120, decays=(0.01, 0.001), tau_spread=1.0, start_tau=1.0,
 )  # fmt: skip
@@ -168,3 +169,37 @@ def test_cells_count_what_is_present():
     )
     assert isinstance(cells, Cells)
     assert cells.n_cells == 3
+
+
+def test_with_everything_scored_later_rounds_stay_exact():
+    """A skewed proposal draws favoured components more often; a cell is scored once all the same."""
+    planted = plant(n=60, n_train=40)
+    design = _Design(
+        planted.problem, replace(FAST, components_per_record=40, valid_components=40), 0
+    )
+    design.extend(planted.score, None, 0)
+    with torch.no_grad():
+        planted.gate.a.copy_(torch.tensor([3.0, 0.0, -3.0]))
+    design.extend(planted.score, planted.gate, 1)
+    assert design.n_cells == 60 * 12
+    for cells, rows in ((design.train(), np.arange(40)), (design.valid(), np.arange(40, 60))):
+        with torch.inference_mode():
+            value = log_lik_of(
+                planted.gate, cells, torch.as_tensor(planted.problem.hx[rows]),
+                torch.as_tensor(planted.problem.own[rows]), planted.problem.betas,
+            )  # fmt: skip
+        assert value.numpy() == pytest.approx(planted.log_lik(planted.gate, rows), abs=1e-3)
+
+
+def test_the_papers_recipe_copes_with_fewer_components_than_it_wants():
+    planted = plant(n=40, n_train=30, n_personas=1, n_exemplars=3, own=True)
+    result = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=2, top_m=9), seed=0)
+    assert result.history
+
+
+def test_the_papers_recipe_is_compared_with_the_best_single_temperature():
+    planted = plant(n=60, n_train=40)
+    result = fit_paper(
+        planted.problem, planted.score, replace(FAST, max_steps=2, start_tau=0.3), seed=0
+    )
+    assert result.uniform_tau != pytest.approx(0.3)

@@ -65,4 +65,8 @@ def test_costs_are_told_apart(data):
 
 def test_the_mixture_comes_first_among_the_methods(finished):
     with RunFolder.open(finished) as folder:
-        assert list(response_files(folder)) == ["mop", "mop-uniform", "zero-shot"]
+        assert list(response_files(folder, read_config(finished))) == [
+            "mop",
+            "zero-shot",
+            "mop-uniform",
+        ]

@@ -1,9 +1,12 @@
 """Likelihoods of records under a fitted mixture of the fake model, against full enumeration."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from conftest import sum_over_components
+from mop.errors import ConfigError
 from mop.fitted import uniform_mixture
 from mop.likelihood import (
     component_posterior,
@@ -11,6 +14,7 @@ from mop.likelihood import (
     gain_interval,
     persona_posterior,
     score_for_likelihood,
+    summarise,
 )
 
 
@@ -61,3 +65,31 @@ def test_a_mixture_gains_nothing_over_itself(small_run):
     exact = table(small_run, 10_000)
     gain = gain_interval(exact, small_run.fitted, small_run.fitted, seed=0, n_resamples=50)
     assert (gain["gain"], gain["gain_interval"]) == (0.0, [0.0, 0.0])
+
+
+def test_gaps_beyond_the_range_of_floats_leave_the_interval_finite(small_run):
+    exact = table(small_run, 10_000)
+    curves = exact.curves.copy()
+    curves[:, ::2] -= 2000.0
+    far = replace(exact, curves=curves, log_proposal=np.full(len(exact.components), -3.4))
+    gain = gain_interval(
+        far, small_run.fitted, uniform_mixture(small_run.fitted), seed=0, n_resamples=100
+    )
+    assert np.isfinite(gain["gain_interval"]).all()
+
+
+def test_survey_weights_count(small_run):
+    exact = table(small_run, 10_000)
+    weight = np.zeros(len(exact.hx)) + 1e-9
+    weight[3] = 1.0
+    found = summarise(
+        replace(exact, weight=weight), small_run.fitted, uniform_mixture(small_run.fitted), seed=0
+    )
+    assert found["mop"] == pytest.approx(estimate(exact, small_run.fitted).log_mix[3], abs=1e-5)
+
+
+def test_no_component_is_refused(small_run):
+    with pytest.raises(
+        ConfigError, match="the number of components to score must be at least 1, got 0"
+    ):
+        table(small_run, 0)

@@ -14,9 +14,7 @@ pytest.importorskip("transformers")
 from scipy import stats  # noqa: E402
 
 from mop.backends.base import Generator, Scorer  # noqa: E402
-from mop.backends.decode import invert  # noqa: E402
-from mop.backends.forward import GeneralBody, LlamaBody  # noqa: E402
-from mop.backends.local import LocalModel, choose_body, open_tokens  # noqa: E402
+from mop.backends.local import LocalModel, open_tokens  # noqa: E402
 from mop.curve import BETAS, ONE, weights  # noqa: E402
 from mop.errors import BackendError, ConfigError, DataError, PromptTooLongError  # noqa: E402
 from mop.prompts import simulation_prompt  # noqa: E402
@@ -76,9 +74,9 @@ def next_log_probs(model, ids, beta):
 
 
 def loop_log_lik(local, model, request, beta):
-    ids = local._encoder.prompt_ids(request.prompt)
+    ids = local.encoder.prompt_ids(request.prompt)
     total = 0.0
-    for token in local._encoder.response_ids(request.response):
+    for token in local.encoder.response_ids(request.response):
         total += float(next_log_probs(model, ids, beta)[token])
         ids = [*ids, token]
     return total
@@ -91,16 +89,11 @@ def test_scores_equal_a_loop_that_asks_for_one_token_at_a_time(builder):
     scores = collect(local.score(asked))
     assert len(scores) == len(asked)
     for request, score in zip(asked[::4], scores[::4], strict=True):
-        assert score.n_tokens == len(local._encoder.response_ids(request.response))
+        assert score.n_tokens == len(local.encoder.response_ids(request.response))
         assert score.log_lik.shape == (len(BETAS),)
         for place in (0, BETAS.index(1.0), 17):
             expected = loop_log_lik(local, model, request, BETAS[place])
             assert score.log_lik[place] == pytest.approx(expected, abs=1e-3)
-
-
-def test_llama_like_models_run_on_our_own_pass_and_others_on_theirs():
-    kinds = [type(choose_body(builder())) for builder in BUILDERS]
-    assert kinds == [LlamaBody, LlamaBody, LlamaBody, GeneralBody, GeneralBody]
 
 
 @pytest.mark.parametrize("builder", [tiny_llama, tiny_gemma3])
@@ -192,7 +185,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_the_size_remembered(error
     for one, two in zip(scores, expected, strict=True):
         assert np.abs(one.log_lik - two.log_lik).max() < 1e-4
     assert 60 < model.largest <= 150
-    assert local._batch_tokens < 4096
+    assert local._batch_tokens < 2048
 
 
 def test_a_request_that_never_fits_is_an_error():
@@ -251,7 +244,7 @@ def test_the_log_likelihood_of_a_draw_is_the_models_own(builder):
             ids = [*ids, token]
         assert drawn.n_tokens == len(again)
         assert drawn.log_lik == pytest.approx(total, abs=1e-4)
-        assert drawn.text == local._encoder.text(again)
+        assert drawn.text == local.encoder.text(again)
 
 
 def ids_of(local, model, request, n):
@@ -259,14 +252,14 @@ def ids_of(local, model, request, n):
     from mop.randomness import uniforms
 
     branch = request.branches[0]
-    ids, drawn = local._encoder.prompt_ids(branch.prompt), []
+    ids, drawn = local.encoder.prompt_ids(branch.prompt), []
     for place in range(n):
         probs = next_log_probs(model, ids, 1 / branch.temperature).exp().numpy()
         point = uniforms(request.seed, place, 1)[0]
         token = int(np.searchsorted(np.cumsum(probs), point, side="right"))
         drawn.append(token)
         ids = [*ids, token]
-        if token in local._encoder.end_ids:
+        if token in local.encoder.end_ids:
             break
     return drawn
 
@@ -278,7 +271,7 @@ def lettered(spread=0.05):
     """
     model = tiny_llama(spread=spread)
     local = build(model)
-    allowed = [*local._encoder._encode_data("jkqvxz"), local._encoder.end_id]
+    allowed = [*local._encoder._encode_data("jkqvxz"), local.encoder.end_id]
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 31] = 3.0  # keeps the last column of the state large
         model.model.norm.weight.fill_(1.0)
@@ -328,7 +321,7 @@ def test_branches_are_mixed_token_by_token_with_renormalised_weights():
     )
     asked = [GenerateRequest(branches, seed=9), *draws(3)]
     drawn = collect(local.generate(asked, Decoding(max_tokens=6)))[0]
-    ids = [local._encoder.prompt_ids(prompt) for prompt in prompts]
+    ids = [local.encoder.prompt_ids(prompt) for prompt in prompts]
     total = 0.0
     again = []
     from mop.randomness import uniforms
@@ -343,7 +336,7 @@ def test_branches_are_mixed_token_by_token_with_renormalised_weights():
         total += math.log(probs[token])
         again.append(token)
         ids = [[*tokens, token] for tokens in ids]
-    assert drawn.text == local._encoder.text(again)
+    assert drawn.text == local.encoder.text(again)
     assert drawn.log_lik == pytest.approx(total, abs=1e-4)
 
 
@@ -352,11 +345,11 @@ def test_truncation_to_one_token_is_greedy_and_certain():
     request = draws(1)[0]
     for decoding in (Decoding(max_tokens=5, top_k=1), Decoding(max_tokens=5, top_p=1e-6)):
         drawn = collect(local.generate([request], decoding))[0]
-        ids = local._encoder.prompt_ids(request.branches[0].prompt)
+        ids = local.encoder.prompt_ids(request.branches[0].prompt)
         best = []
         for _ in range(drawn.n_tokens):
             best.append(int(next_log_probs(model, [*ids, *best], 1.0).argmax()))
-        assert drawn.text == local._encoder.text(best)
+        assert drawn.text == local.encoder.text(best)
         assert drawn.log_lik == pytest.approx(0, abs=1e-6)
 
 
@@ -396,20 +389,6 @@ def test_requests_that_cannot_be_drawn_are_refused():
         list(build().generate(draws(1, temperature=0.0), Decoding()))
     with pytest.raises(ConfigError, match="request 0 has no branch; a response is drawn"):
         list(build().generate([GenerateRequest((), seed=1)], Decoding()))
-
-
-def test_inversion_finds_every_token_at_its_share():
-    torch.manual_seed(3)
-    masses = torch.rand(700)
-    masses[100:400] = 0
-    edges = torch.cumsum(masses.double(), 0) / masses.double().sum()
-    points = torch.linspace(0, 1, 3001, dtype=torch.float64)[:-1]
-    tokens, log_liks = invert(masses.expand(3000, -1), points)
-    expected = torch.searchsorted(edges, points, right=True)
-    # At a border, rounding may pick the neighbour.
-    assert (tokens != expected).float().mean() < 0.002
-    assert torch.allclose(log_liks.exp(), (masses / masses.sum())[tokens].double(), atol=1e-9)
-    assert (masses[tokens] > 0).all()
 
 
 # Settings and names

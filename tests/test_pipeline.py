@@ -2,9 +2,9 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_edited_personas_are_used_and_kept(finished, source, tmp_path):
     assert "You love cats." in file.read_text()
     assert "You love cats." in (path / "report.html").read_text()
     run(quick(source, "personas.n_keywords=2"), path)
-    assert "You love cats." in (path / "personas.edited.jsonl").read_text()
+    assert "You love cats." in (path / "personas.edited-1.jsonl").read_text()
 
 
 def test_a_users_persona_file_is_taken(source, tmp_path):
@@ -155,43 +155,92 @@ def test_both_ways_of_fitting_run(source, tmp_path, method):
     assert result["done"][-1] == "fit"
 
 
+def _go(preset_arguments, path):
+    run(quick(*preset_arguments), Path(path))
+
+
 def test_thirty_kills_lose_nothing_double_nothing_and_change_no_byte(finished, source, tmp_path):
-    path = tmp_path / "run"
+    # A server process has everything imported; each child starts at once and is killed at a random moment.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["mop.pipeline", "mop.report", "torch", "sklearn.cluster", "sklearn.manifold"]
+    )
+    rng, kills, runs = random.Random(0), 0, 0
+    while kills < 30:
+        path = tmp_path / f"run{runs}"
+        runs += 1
+        finished_run = False
+        while not finished_run:
+            child = context.Process(target=_go, args=((source,), path))
+            child.start()
+            child.join(rng.uniform(0.3, 3.0) if kills < 30 else 600)
+            finished_run = child.exitcode is not None
+            if finished_run:
+                assert child.exitcode == 0, "a run that was not killed must succeed"
+            else:
+                child.kill()
+                child.join()
+                kills += 1
+        for name in COMPARED:
+            if name != "report.html":  # it says what was spent, and a kill may cost a batch
+                assert (path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+        assert verify(path)["problems"] == []
+    assert kills == 30
+
+
+def test_a_relative_run_folder_works(source, tmp_path):
     command = [
         sys.executable,
         "-m",
         "mop",
-        "run",
-        "--quiet",
+        "personas",
         "--out",
-        str(path),
+        "runs/mine",
         "--preset",
         "quick",
+        "--quiet",
     ]
     for assignment in settings(source):
         command += ["--set", assignment]
-    rng, kills, done = random.Random(0), 0, False
-    span = 6.0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    while not done:
-        child = subprocess.Popen(command, env=environment)
-        if kills == 30:
-            done = child.wait(timeout=300) == 0
-            break
-        try:
-            done = child.wait(timeout=rng.uniform(0.5, span)) == 0
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            kills += 1
-        else:
-            assert done, "a run that was not killed must succeed"
-            break
-    assert kills > 2
-    for name in COMPARED:
-        if name != "report.html":  # holds what was spent, and a kill may cost a batch
-            assert (path / name).read_bytes() == (finished[0] / name).read_bytes(), name
-    assert verify(path)["problems"] == []
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "runs" / "mine" / "personas.jsonl").is_file()
+
+
+def test_the_command_in_the_report_makes_the_run_again(finished, tmp_path):
+    again = run(resolve_config(file=finished[0] / "config.json"), tmp_path / "again", until="fit")
+    assert again["done"] == ["records", "personas", "fit"]
+    name = "mixture/gate.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_refused_setting_leaves_no_trace(finished, source, tmp_path):
+    path = copy(finished[0], tmp_path / "run")
+    with pytest.raises(ConfigError):
+        run(quick(source, "model.lm=nosuch"), path)
+    assert read_config(path) == quick(source)
+
+
+def test_a_touched_but_unchanged_source_redoes_nothing(finished, source, tmp_path):
+    path = copy(finished[0], tmp_path / "run")
+    os.utime(source)
+    assert run(quick(source), path)["done"] == []
+
+
+def test_the_held_out_sizes_concern_the_evaluation_only(finished, source, tmp_path):
+    path = copy(finished[0], tmp_path / "run")
+    assert run(quick(source, "evaluate.test_records=10"), path)["done"] == ["evaluate", "report"]
+
+
+def test_a_control_that_is_no_longer_asked_for_is_not_shown(finished, source, tmp_path):
+    path = copy(finished[0], tmp_path / "run")
+    run(quick(source, 'simulate.controls=["zero-shot"]'), path, until="evaluate")
+    assert set(read_json(path / "metrics.json")["methods"]) == {"mop", "zero-shot", "floor"}
+
+
+def test_the_manifest_names_seed_models_and_data(finished):
+    about = read_json(finished[0] / "manifest.json")["about"]
+    assert about["seed"] == 0
+    assert set(about["models"]) == {"data", "lm", "encoder"}
 
 
 def test_an_unknown_stage_is_named(source, tmp_path):

@@ -33,3 +33,12 @@ def test_a_terminal_gets_bars():
         progress("score", 2, 2)
     assert "score" in stream.getvalue()
     assert "2/2" in stream.getvalue()
+
+
+def test_the_same_work_again_gets_a_new_clock():
+    stream = io.StringIO()
+    with ProgressDisplay(stream=stream) as progress:
+        for _ in range(2):
+            progress("score", 0, 10)
+            progress("score", 10, 10)
+    assert stream.getvalue().splitlines() == ["score: 0/10", "score: 10/10"] * 2

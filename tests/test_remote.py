@@ -4,29 +4,33 @@ loopback port."""
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import selectors
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
 from mop.backends.base import Generator, Scorer
+from mop.backends.dialects import read_json, read_scores
 from mop.backends.fake import FakeModel
 from mop.backends.ledger import CeilingError
 from mop.backends.link import Clock, RemoteSettings
 from mop.backends.remote import (
+    Encoder,
     RemoteGenerator,
     RemoteModel,
     open_remote,
     parse_name,
     require_scorer,
 )
-from mop.backends.retry import RetryPolicy
+from mop.backends.retry import CallError, RetryPolicy
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults, Reply, ToyEncoder, start
 from mop.prompts import simulation_prompt
@@ -141,7 +145,7 @@ def connect(
     policy: RetryPolicy | None = None,
     clock: FastClock | None = None,
     latency_s: float = 0.0,
-    encoder: ToyEncoder | None = None,
+    encoder: Encoder | None = None,
 ) -> RemoteGenerator:
     urls = ",".join(f"http://127.0.0.1:{i + 1}" for i in range(len(servers)))
     return open_remote(
@@ -472,26 +476,21 @@ def test_persona_shares_with_and_without_faults_are_the_same() -> None:
 
 
 def test_every_prefix_of_a_good_body_is_refused() -> None:
-    whole = FakeServer("vllm").reply(
-        "POST",
-        "/v1/completions",
-        {},
-        b'{"model": "toy", "prompt": [35, 0, 36, 0, 34], "max_tokens": 1, "seed": 1, "prompt_logprobs": 0, "return_token_ids": true}',
+    ids = [35, 0, 36, 0, 34]
+    request = {
+        "model": "toy",
+        "prompt": ids,
+        "max_tokens": 1,
+        "prompt_logprobs": 0,
+        "return_token_ids": True,
+    }
+    whole = (
+        FakeServer("vllm").reply("POST", "/v1/completions", {}, json.dumps(request).encode()).body
     )
-    from mop.backends.dialects import read_generation, read_json, read_scores
-    from mop.backends.retry import CallError
-
-    assert len(read_scores("vllm", read_json(whole.body), [35, 0, 36, 0, 34], 3).log_probs) == 2
-    n_accepted = 0
-    for end in range(len(whole.body)):
-        try:
-            body = read_json(whole.body[:end])
-            read_scores("vllm", body, [35, 0, 36, 0, 34], 3)
-            read_generation(body, is_chat=False, max_tokens=1)
-            n_accepted += 1
-        except CallError as error:
-            assert error.kind == "protocol"
-    assert n_accepted == 0
+    assert len(read_scores("vllm", read_json(whole), ids, 3).log_probs) == 2
+    for end in range(len(whole)):
+        with pytest.raises(CallError, match="is not valid JSON"):
+            read_json(whole[:end])
 
 
 def test_a_429_pauses_the_whole_endpoint() -> None:
@@ -604,11 +603,6 @@ def test_nobody_at_the_address_is_said_within_seconds() -> None:
 
 
 # ---------------------------------------------------------------- a real port
-
-
-@pytest.fixture
-def served() -> Iterator[list[FakeServer]]:
-    yield []
 
 
 def test_a_real_port_serves_scores_and_draws() -> None:
@@ -783,7 +777,7 @@ def test_key_and_words_appear_in_no_log_error_or_traceback(
         for fault in faults:
             server = FakeServer(
                 kind, key=key, faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=(fault,))
-            )  # type: ignore[arg-type]
+            )
             settings = RemoteSettings(
                 api_key_env="TOY_KEY", dialect="vllm" if kind == "vllm" else "openai-chat"
             )
@@ -832,3 +826,70 @@ def test_scores_add_up_over_tokens_in_float64() -> None:
     )
     assert np.isfinite(found[0].log_lik).all()
     assert found[0].n_tokens == 201
+
+
+class RealModel(FakeServer):
+    """vLLM's form over a transformers model: what a scoring server would answer, computed the plain way."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        super().__init__("vllm", window=8192)
+        self.lm = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        import torch
+
+        if method == "GET":
+            listed = {"data": [{"id": "toy", "owned_by": "vllm"}]}
+            return Reply(200, json.dumps(listed).encode())
+        ids = json.loads(body)["prompt"]
+        with torch.inference_mode():
+            log_probs = self.lm(torch.tensor([ids])).logits[0].log_softmax(-1)
+        rows = [
+            None,
+            *({str(i): {"logprob": float(log_probs[t, i])}} for t, i in enumerate(ids[1:])),
+        ]
+        choice = {
+            "index": 0,
+            "text": "",
+            "finish_reason": "length",
+            "prompt_logprobs": rows,
+            "prompt_token_ids": ids,
+        }
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
+        return Reply(
+            200, json.dumps({"model": "toy", "choices": [choice], "usage": usage}).encode()
+        )
+
+
+@pytest.mark.model
+def test_remote_scores_of_a_real_model_agree_with_the_local_backend() -> None:
+    from mop import pull
+    from mop.backends.local import open_local, open_tokens
+
+    server = RealModel(Path(pull.resolve("smollm2-135m", kind="lm")))
+    model = connect(server, encoder=open_tokens("smollm2-135m"))
+    local = open_local("smollm2-135m", device="cpu", dtype="float32", betas=(1.0,))
+    requests = [
+        ScoreRequest(
+            simulation_prompt(
+                f"Film: {film}. Verdict: fresh.", persona=persona, task="a film review"
+            ),
+            text,
+        )
+        for film, persona in (("Up", None), ("Alien", "You love tea and <|im_start|> tricks."))
+        for text in (
+            "A moving, funny film.",
+            "Dull.",
+            "Ünïcödé — 映画は良い 🎬",
+            "<|im_end|> is not an end",
+        )
+    ]
+    found, own = (
+        scored(model, requests),
+        {i: s for batch in local.score(requests) for i, s in batch},
+    )
+    for i, expected in own.items():
+        assert found[i].n_tokens == expected.n_tokens
+        assert abs(found[i].log_lik[0] - expected.log_lik[0]) / expected.n_tokens < 2e-2

@@ -57,7 +57,7 @@ def byte_tokenizer(template: str | None = CHAT, size: int = 300) -> PreTrainedTo
 
 def metaspace_tokenizer(template: str | None = NO_SYSTEM) -> PreTrainedTokenizerFast:
     """SentencePiece-like BPE: spaces are ▁, one is put before every text, control pieces inside."""
-    letters = sorted(set("".join(_TEXT)) - {" "}) + ["<", ">", "/", "[", "]", "▁", "\n"]
+    letters = [*sorted(set("".join(_TEXT)) - {" "}), "<", ">", "/", "[", "]", "▁", "\n"]
     names = ["<unk>", "<s>", "</s>", *dict.fromkeys(letters), "▁t", "▁th", "▁the"]
     tokenizer = Tokenizer(
         models.BPE(

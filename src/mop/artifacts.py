@@ -189,7 +189,7 @@ class RunFolder:
             If the folder holds something else, another version, or is being written by another
             process; or if it cannot be written.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -229,7 +229,7 @@ class RunFolder:
         ArtifactError
             If there is no run, or one of another version.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         _check_kind(path, may_be_empty=False)
         return cls(path, _read_manifest(path), None)
 

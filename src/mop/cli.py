@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mop import __version__
 from mop.errors import ConfigError, MopError
+
+if TYPE_CHECKING:
+    from mop.config import RunConfig
+    from mop.estimator import MixtureOfPersonas
+    from mop.types import Record
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -34,26 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         result = args.call(args)
+        if args.json:
+            _print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        elif not args.quiet:
+            _print(args.show(result))
+        return FAILED if result.get("problems") else OK
     except ConfigError as error:
-        return _complain(args, error, USAGE)
+        return _complain(args, type(error).__name__, str(error), USAGE)
     except MopError as error:
-        return _complain(args, error, FAILED)
+        return _complain(args, type(error).__name__, str(error), FAILED)
     except (KeyboardInterrupt, _Terminated) as stop:
-        terminated = isinstance(stop, _Terminated)
-        sys.stderr.write(
-            "\ninterrupted; what is done is kept: the same command goes on from there\n"
-        )
-        return TERMINATED if terminated else INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe went away; nobody is left to tell
+        code = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        message = "interrupted; what is done is kept: the same command goes on from there"
+        return _complain(args, "Interrupted", message, code)
+    except BrokenPipeError:  # the reader of a pipe went away; nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if args.json:
-        sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
-    elif not args.quiet:
-        sys.stdout.write(args.show(result) + "\n")
-    return OK
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mop",
         description="Mixture of Personas: make a frozen language model answer like a population.",
-        epilog="Start with: mop demo. Settings and their meaning: mop config --help.",
+        epilog="Start with: mop demo. Settings and their meaning: mop config.",
     )
     parser.add_argument("--version", action="version", version=f"mop {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -69,12 +73,14 @@ def build_parser() -> argparse.ArgumentParser:
     demo = _verb(
         verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)"
     )
-    _run_options(demo, out="runs/demo")
-    demo.set_defaults(preset="demo", until="report")
+    _out_option(demo, default="runs/demo")
+    _set_option(demo)
+    demo.set_defaults(until="report")
     for verb, stage in VERBS.items():
         about = "the whole chain" if verb == "run" else f"the chain up to and including: {stage}"
         chain = _verb(verbs, verb, _run, _show_run, f"{about}, on a run folder; resumes")
-        _run_options(chain, out=None)
+        _out_option(chain, default=None)
+        _settings_options(chain)
         chain.set_defaults(until=stage)
 
     pull = _verb(
@@ -135,26 +141,34 @@ def _verb(
 
 
 def _settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with settings, or a run's config.json",
+    )
     parser.add_argument("--preset", help="demo, paper or quick: a named starting point")
+    _set_option(parser)
+
+
+def _set_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="assignments", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="one setting, over file and preset; may be given several times",
     )  # fmt: skip
 
 
-def _run_options(parser: argparse.ArgumentParser, *, out: str | None) -> None:
+def _out_option(parser: argparse.ArgumentParser, *, default: str | None) -> None:
     parser.add_argument(
-        "--out", type=Path, metavar="RUN", required=out is None, default=out and Path(out),
-        help="run folder: new, or one to go on with" + (f" (default {out})" if out else ""),
+        "--out", type=Path, metavar="RUN", required=default is None, default=default and Path(default),
+        help="run folder: new, or one to go on with" + (f" (default {default})" if default else ""),
     )  # fmt: skip
-    _settings_options(parser)
 
 
 def _fitted_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
     parser.add_argument(
-        "--records", type=Path, metavar="FILE", help="records (default: the run's test split)"
+        "--records", metavar="FILE", help="records with the run's columns (default: its test split)"
     )
 
 
@@ -174,24 +188,22 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _settings(args: argparse.Namespace) -> Any:
+def _settings(args: argparse.Namespace) -> RunConfig:
     """The run folder's own settings, unless a file or preset is given; then assignments."""
     from mop.config import config_from_dict, config_to_dict, merge_assignments, resolve_config
     from mop.pipeline import read_config
 
-    out = getattr(args, "out", None)
-    if (
-        args.config is None
-        and args.verb != "demo"
-        and args.preset is None
-        and out
-        and (out / "config.json").is_file()
-    ):
-        base = config_to_dict(read_config(out))
-        for section, values in merge_assignments(args.assignments).items():
-            base[section] = {**base[section], **values} if isinstance(values, dict) else values
-        return config_from_dict(base)
-    return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
+    if args.verb == "demo":
+        return resolve_config(preset="demo", assignments=args.assignments)
+    is_fresh = not (args.out / "config.json").is_file()
+    if is_fresh or args.config is not None or args.preset is not None:
+        return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
+    base = config_to_dict(read_config(args.out))
+    for section, values in merge_assignments(args.assignments).items():
+        base[section] = (
+            {**base[section], **values} if section in base and isinstance(values, dict) else values
+        )
+    return config_from_dict(base)
 
 
 def _pull(args: argparse.Namespace) -> dict[str, Any]:
@@ -218,36 +230,51 @@ def _pull(args: argparse.Namespace) -> dict[str, Any]:
     return {"pulled": pulled}
 
 
-def _open_fitted(args: argparse.Namespace) -> tuple[Any, list[Any]]:
-    from mop.data import read_records
+def _open_fitted(args: argparse.Namespace, progress: Any) -> tuple[MixtureOfPersonas, list[Record]]:
+    """The mixture of a run with the run's own model settings, and the records in question."""
+    from mop.data import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.progress import ProgressDisplay
+    from mop.pipeline import open_lm, read_config
 
+    config = read_config(args.run)
     model = MixtureOfPersonas.load(
         args.run / "mixture",
-        lm=getattr(args, "lm", None),
+        lm=open_lm(config, getattr(args, "lm", None)),
         store=args.run / "store.sqlite",
         score_components=args.components,
-        progress=ProgressDisplay(quiet=args.quiet),
+        progress=progress,
     )
-    return model, read_records(args.records or args.run / "records" / "test.jsonl")
+    if args.records is None:
+        return model, read_records(args.run / "records" / "test.jsonl")
+    data = config.data
+    loaded = load_records(
+        args.records, context=data.context, response=data.response, label=data.label, key=data.key,
+        weight=data.weight, group=data.group,
+    )  # fmt: skip
+    for code, count in loaded.counts.items():
+        logging.getLogger("mop").warning("%d rows of %s: %s", count, args.records, code)
+    return model, loaded.records
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.estimator import MixtureOfPersonas
+    from mop.progress import ProgressDisplay
 
-    model, records = _open_fitted(args)
-    assert isinstance(model, MixtureOfPersonas)
-    return model.score_report(records)
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        model, records = _open_fitted(args, progress)
+        return model.score_report(records)
 
 
 def _explain(args: argparse.Namespace) -> dict[str, Any]:
-    model, records = _open_fitted(args)
-    found = [r for r in records if args.key is None or r.key == args.key]
-    if not found:
-        raise ConfigError(f"no record has the key {args.key!r}; keys look like {records[0].key!r}")
-    explained: dict[str, Any] = model.explain(found[0])
-    return explained
+    from mop.progress import ProgressDisplay
+
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        model, records = _open_fitted(args, progress)
+        found = [r for r in records if args.key is None or r.key == args.key]
+        if not found:
+            raise ConfigError(
+                f"no record has the key {args.key!r}; keys look like {records[0].key!r}"
+            )
+        return model.explain(found[0])
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
@@ -260,8 +287,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
 def _verify(args: argparse.Namespace) -> dict[str, Any]:
     from mop.pipeline import verify
 
-    checked: dict[str, Any] = verify(args.run)
-    return checked
+    return verify(args.run)
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
@@ -318,10 +344,19 @@ def _show_pull(result: dict[str, Any]) -> str:
 
 
 def _show_score(result: dict[str, Any]) -> str:
-    kind = "exact" if result["is_exact"] else f"estimated from {result['n_components']} components"
-    lines = [f"mean log p(y|x) over {result['n_records']} records, {kind}, nats per record:"]
-    lines += [f"  {name:<24}{value:>10.3f}" for name, value in result["mean"].items()]
-    return "\n".join(lines)
+    low, high = result["gain_interval"]
+    drawn = (
+        f"{result['n_components']} components (effectively {result['effective_components']:.0f})"
+    )
+    kind = (
+        "exact" if result["is_exact"] else f"estimated from {drawn}, a lower bound in expectation"
+    )
+    return (
+        f"mean log p(y|x) over {result['n_records']} records, {kind}, nats per record:\n"
+        f"  mixture          {result['mop']:10.3f}  (standard error {result['standard_error']:.3f})\n"
+        f"  untrained gates  {result['mop-uniform']:10.3f}\n"
+        f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
+    )
 
 
 def _show_explain(result: dict[str, Any]) -> str:
@@ -351,8 +386,9 @@ def _show_config(result: dict[str, Any]) -> str:
         lines += ["", f"[{section}]"]
         for name, _, _, meaning in describe(cls):
             value = result[section][name]
-            shown = "# none" if value is None else f"= {json.dumps(value, ensure_ascii=False)}"
-            lines.append(f"{name} {shown}".ljust(44) + f" # {meaning}")
+            given = json.dumps("" if value is None else value, ensure_ascii=False)
+            line = f"{'# ' if value is None else ''}{name} = {given}"
+            lines.append(line.ljust(44) + f" # {meaning}")
     return "\n".join(lines)
 
 
@@ -377,11 +413,15 @@ def _figure(value: Any) -> str:
 # --------------------------------------------------------------------------------------- errors and signals
 
 
-def _complain(args: argparse.Namespace, error: MopError, code: int) -> int:
-    sys.stderr.write(f"mop {args.verb}: {error}\n")
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _complain(args: argparse.Namespace, kind: str, message: str, code: int) -> int:
+    sys.stderr.write(f"mop {args.verb}: {message}\n")
     if args.json:
-        document = {"error": {"type": type(error).__name__, "message": str(error)}}
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        _print(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
     return code
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import math
 import tomllib
 import types
 import typing
@@ -124,10 +125,6 @@ class FitConfig:
     """Training records that share a pair, and with it the computed prefix of the prompt."""
     valid_components: int = 32
     """Pairs newly scored for every validation record in a round."""
-    test_components: int = 48
-    """Pairs scored for every test record for the held-out figures."""
-    test_records: int = 80
-    """Test records used for the held-out figures."""
     dim: int = 128
     """d, size of the space the gates work in."""
     learning_rate: float = 0.02
@@ -145,7 +142,7 @@ class FitConfig:
     batch_size: int = 32
     """Records per step of the paper's recipe."""
     start_tau: float = 1.0
-    """Temperature before fitting."""
+    """Temperature before fitting, in the paper's recipe; ours starts at the best single one."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
@@ -155,8 +152,6 @@ class FitConfig:
             "dim", "max_steps", "patience", "top_m", "batch_size",
         ):  # fmt: skip
             _at_least("fit", name, getattr(self, name), 1)
-        for name in ("test_components", "test_records"):
-            _at_least("fit", name, getattr(self, name), 2)
         for name in ("learning_rate", "tau_spread", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
@@ -183,7 +178,7 @@ class SimulateConfig:
     n_agents: int = 1
     """L, agents drawn for one response; above 1 with mix = "tokens" or "prompt"."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
-    """Methods drawn beside mop for comparison: zero-shot, few-shot, persona-only, mop-uniform."""
+    """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), persona-only, mop-uniform."""
     control_tau: float = 1.0
     """Temperature of the controls that have none of their own."""
 
@@ -221,11 +216,17 @@ class EvaluateConfig:
     """k-means seeds of MAUVE."""
     n_bootstrap: int = 200
     """Resamples behind each interval."""
+    test_records: int = 80
+    """Test records whose held-out likelihood is taken."""
+    test_components: int = 48
+    """(persona, exemplar) pairs scored for each of them; all of them, and exactly, if there are no more."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
         _at_least("evaluate", "n_seeds", self.n_seeds, 1)
         _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
+        _at_least("evaluate", "test_records", self.test_records, 2)
+        _at_least("evaluate", "test_components", self.test_components, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,9 +274,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "model": {"lm": "fake", "encoder": "fake"},
         "personas": {"n_personas": 3},
         "fit": {"components_per_record": 8, "records_per_component": 4, "valid_components": 12,
-                "test_components": 12, "test_records": 12, "max_steps": 60},
+                "max_steps": 60},
         "simulate": {"n_responses": 24, "max_tokens": 24},
-        "evaluate": {"n_seeds": 2, "n_bootstrap": 20},
+        "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},
     },
 }  # fmt: skip
 """Named starting points. ``demo``: film critics; ``paper``: the paper's recipe (its sizes; smaller models are
@@ -299,7 +300,7 @@ def resolve_config(
             raise ConfigError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
         _merge(merged, PRESETS[preset])
     if file is not None:
-        _merge(merged, _read_toml(file))
+        _merge(merged, _read_file(file))
     _merge(merged, merge_assignments(assignments))
     return config_from_dict(merged)
 
@@ -388,6 +389,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         if option is type(None) and value is None:
             return None
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
             return float(value)
         if option in (int, str, bool) and type(value) is option:
             return value
@@ -416,15 +419,18 @@ def _parse_assignment(text: str) -> dict[str, Any]:
     return typing.cast(dict[str, Any], value)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read_file(file: Path) -> dict[str, Any]:
     try:
+        if file.suffix == ".json":  # the config.json of another run
+            return typing.cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"no configuration file at {file}; give the path of a TOML file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}; mend it and run again") from error
+    except ValueError as error:
+        kind = "JSON" if file.suffix == ".json" else "TOML"
+        raise ConfigError(f"{file} is not valid {kind}: {error}; mend it and run again") from error
     except OSError as error:
         raise ConfigError(
             f"{file} cannot be read: {error.strerror}; give a readable TOML file"

@@ -69,8 +69,8 @@ def describe(result: dict[str, Any]) -> str:
 
     Examples
     --------
-    >>> finding = {"section": "extras", "what": "remote", "status": "note", "detail": "httpx is
-    missing", ...            "advice": "pip install httpx"}
+    >>> finding = {"section": "extras", "what": "remote", "status": "note", "detail": "httpx is missing"}
+    >>> finding["advice"] = "pip install httpx"
     >>> print(describe({"version": "1", "ok": True, "findings": [finding]}))
     mop 1
     extras

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mop.backends.base import Generator, LanguageModel, Scorer
+    from mop.config import FitConfig
     from mop.embed import Encoder
-    from mop.fit import FitSettings
     from mop.fitted import FittedMixture
     from mop.likelihood import Table
     from mop.store import Store
@@ -44,10 +44,8 @@ class MixtureOfPersonas:
         One line for the language model: what a response is ("a one-sentence film review").
     valid_share : float
         Share of the records given to `fit` that decides when to stop and what to choose.
-    method : {"rounds", "paper"}
-        Ours, or the paper's recipe.
-    settings : FitSettings, optional
-        Details of the fit.
+    settings : FitConfig, optional
+        Details of the fit: ``FitConfig(method="paper")`` is the paper's recipe.
     score_components : int
         Components scored for each record in `score`; with K × N at most that, the result is exact.
     store : str or Path, optional
@@ -78,15 +76,14 @@ class MixtureOfPersonas:
         self,
         n_personas: int = 20,
         *,
-        lm: str | LanguageModel = "smollm2-135m",
+        lm: str | LanguageModel | Generator = "smollm2-135m",
         encoder: str | Encoder = "minilm",
         n_exemplars: int = 1000,
         personas: Sequence[Persona] | None = None,
         writer: str = "keywords",
         task: str = "",
         valid_share: float = 0.25,
-        method: str = "rounds",
-        settings: FitSettings | None = None,
+        settings: FitConfig | None = None,
         score_components: int = 64,
         store: str | Path | None = None,
         seed: int = 0,
@@ -100,7 +97,6 @@ class MixtureOfPersonas:
         self.writer = writer
         self.task = task
         self.valid_share = valid_share
-        self.method = method
         self.settings = settings
         self.score_components = score_components
         self.store = store
@@ -160,8 +156,9 @@ class MixtureOfPersonas:
         DataError
             If there are too few records for the personas or the splits.
         """
+        from mop.config import FitConfig
         from mop.data import split_records
-        from mop.fit import FitSettings, fit_mixture
+        from mop.fit import fit_mixture
 
         observed = _as_records(records)
         n_valid = max(2, round(self.valid_share * len(observed)))
@@ -189,8 +186,7 @@ class MixtureOfPersonas:
             scorer=self._open_scorer(),
             store=self._open_store(),
             task=self.task,
-            settings=self.settings or FitSettings(),
-            method="paper" if self.method == "paper" else "rounds",
+            settings=self.settings or FitConfig(),
             seed=self.seed,
             progress=self.progress,
         )
@@ -227,24 +223,13 @@ class MixtureOfPersonas:
         Returns
         -------
         dict
-            ``mean`` by name, ``gain`` with its 95 % interval, ``is_exact``, ``n_records``,
-            ``n_components``.
+            See `mop.likelihood.summarise`.
         """
         from mop.fitted import uniform_mixture
-        from mop.likelihood import estimate, gain_interval
+        from mop.likelihood import summarise
 
         fitted, table = self._fitted(), self._table(_as_records(records))
-        uniform = uniform_mixture(fitted)
-        return {
-            "mean": {
-                "mop": float(estimate(table, fitted).log_mix.mean()),
-                "uniform gates": float(estimate(table, uniform).log_mix.mean()),
-            },
-            **gain_interval(table, fitted, uniform, seed=self.seed),
-            "is_exact": table.is_exact,
-            "n_records": len(table.hx),
-            "n_components": len(table.components),
-        }
+        return summarise(table, fitted, uniform_mixture(fitted), seed=self.seed)
 
     def explain(
         self, record: Record | Mapping[str, Any], *, n_exemplars: int = 5
@@ -318,7 +303,6 @@ class MixtureOfPersonas:
         list of Response
             With persona, exemplar, temperature and weights of each.
         """
-        from mop.embed import embed
         from mop.fitted import draw_agents
         from mop.simulate import simulate
 
@@ -329,7 +313,7 @@ class MixtureOfPersonas:
         if not asked:
             return []
         fitted, store = self._fitted(), self._open_store()
-        hx = embed([r.context for r in asked], self._open_encoder(), store=store)
+        hx = self._context_vectors(asked)
         agents = [a[0] for a in draw_agents(fitted, hx, asked, seed=seed)]
         return list(
             simulate(
@@ -353,8 +337,8 @@ class MixtureOfPersonas:
         from mop.fitted import save_mixture
 
         names = {
-            "lm": self.lm if isinstance(self.lm, str) else self.lm.name,
-            "encoder": self.encoder if isinstance(self.encoder, str) else self.encoder.identity,
+            "lm": self.lm if isinstance(self.lm, str) else None,
+            "encoder": self.encoder if isinstance(self.encoder, str) else None,
         }
         fitted = self._fitted()
         save_mixture(replace(fitted, info={**fitted.info, **names}), Path(folder))
@@ -364,7 +348,7 @@ class MixtureOfPersonas:
         cls,
         folder: str | Path,
         *,
-        lm: str | LanguageModel | None = None,
+        lm: str | LanguageModel | Generator | None = None,
         encoder: str | Encoder | None = None,
         **params: Any,
     ) -> Self:
@@ -382,10 +366,17 @@ class MixtureOfPersonas:
         from mop.fitted import load_mixture
 
         fitted = load_mixture(Path(folder))
+        chosen: dict[str, Any] = {"lm": lm, "encoder": encoder}
+        for name, value in chosen.items():
+            if value is None and fitted.info[name] is None:
+                raise ConfigError(
+                    f"the mixture in {folder} was fitted with a ready-made {name} that has no name; "
+                    f"pass one: MixtureOfPersonas.load(folder, {name}=...)"
+                )
+            chosen[name] = fitted.info[name] if value is None else value
         model = cls(
             n_personas=len(fitted.personas),
-            lm=lm if lm is not None else fitted.info["lm"],
-            encoder=encoder if encoder is not None else fitted.info["encoder"],
+            **chosen,
             task=fitted.task,
             **params,
         )
@@ -393,6 +384,19 @@ class MixtureOfPersonas:
         return model
 
     # ---------------------------------------------------------------------------------------- private
+
+    def _context_vectors(self, records: Sequence[Record]) -> NDArray[np.float32]:
+        """Embeddings of contexts (n, D), by the encoder that the gates know."""
+        from mop.embed import embed
+        from mop.fitted import context_text
+
+        encoder, known = self._open_encoder(), self._fitted().info["encoder_identity"]
+        if encoder.identity != known:
+            raise ConfigError(
+                f"the gates were fitted on embeddings of {known!r}, got the encoder {encoder.identity!r}; "
+                "use the encoder of the fit, or fit again"
+            )
+        return embed([context_text(r) for r in records], encoder, store=self._open_store())
 
     def _fitted(self) -> FittedMixture:
         fitted: FittedMixture | None = getattr(self, "mixture_", None)
@@ -424,17 +428,14 @@ class MixtureOfPersonas:
         raise ConfigError(f"writer must be 'keywords' or 'llm', got {self.writer!r}")
 
     def _table(self, records: Sequence[Record]) -> Table:
-        from mop.embed import embed
         from mop.likelihood import score_for_likelihood
 
-        store = self._open_store()
-        hx = embed([r.context for r in records], self._open_encoder(), store=store)
         return score_for_likelihood(
             self._fitted(),
             records,
-            hx,
+            self._context_vectors(records),
             scorer=self._open_scorer(),
-            store=store,
+            store=self._open_store(),
             n_components=self.score_components,
             seed=self.seed,
             progress=self.progress,

@@ -25,8 +25,8 @@ from mop.randomness import uniforms
 from mop.types import (
     Branch,
     Decoding,
-    Generation,
     GenerateRequest,
+    Generation,
     Prompt,
     ScoreRequest,
     Segment,
@@ -301,8 +301,8 @@ class FakeServer:
         if fault == "bomb":
             return Reply(200, b'{"a": "' + b"x" * 65_536, is_endless=True)
         if fault == "quote":
-            said = f"bad input: {raw.decode('utf-8', 'replace')} with "
-                   f"{headers.get('authorization', 'no key')}"
+            key = headers.get("authorization", "no key")
+            said = f"bad input: {raw.decode('utf-8', 'replace')} with {key}"
             return _error(400, said)
         return None
 
@@ -477,8 +477,7 @@ class FakeServer:
         return drawn
 
     def _values(self, ids: Sequence[int]) -> list[Any]:
-        """Log-probability of each token after those before it, and one lie if there is one to
-        tell."""
+        """Log-probability of each token after those before it, and one lie if there is one to tell."""
         values: list[Any] = [None]
         start = _reply_start(ids)
         exact = self._log_probs(_data_of(ids), ids[start:])
@@ -608,11 +607,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_GET(self) -> None:
         """Answer a GET."""
         self._send(b"")
 
-    def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_POST(self) -> None:
         """Answer a POST."""
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > _MAX_REQUEST_BYTES:

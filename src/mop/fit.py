@@ -12,16 +12,17 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.base import Scorer
+from mop.config import FitConfig
 from mop.curve import weights as curve_weights
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError, DataError
-from mop.fitted import FittedMixture
+from mop.fitted import FittedMixture, context_text, exemplar_text
 from mop.mixture import Floats, log_sum_exp, spread_draw
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed, generator
@@ -40,38 +41,6 @@ Ints = NDArray[np.int64]
 
 ScoreCells = Callable[[Ints, Ints, Ints], tuple[NDArray[np.float32], int]]
 """``(record, persona, exemplar)``, each (m,), to curves (m, G) in nats and the LM tokens newly spent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """What `fit_rounds` and `fit_paper` can be told."""
-
-    n_rounds: int = 2
-    """Rounds of proposing, scoring and fitting; the first proposes evenly."""
-    components_per_record: int = 32
-    """Components newly scored for each training record in a round."""
-    records_per_component: int = 16
-    """Training records that share a proposed component, and with it the prompt's prefix."""
-    valid_components: int = 48
-    """Components newly scored for every validation record in a round."""
-    dim: int = 128
-    """d, size of the space the gates work in."""
-    learning_rate: float = 0.02
-    """Adam step size."""
-    max_steps: int = 400
-    """Adam steps of one fit at the most (paper: epochs)."""
-    patience: int = 10
-    """Checks of the validation value without a gain before a fit stops."""
-    decays: tuple[float, ...] = (0.3, 0.03, 0.003)
-    """Weight decays tried for the gates; validation chooses."""
-    tau_spread: float = 0.2
-    """Prior standard deviation of a persona's log τ around the common one."""
-    top_m: int = 4
-    """M of the paper: pairs scored and summed for each record."""
-    batch_size: int = 32
-    """Records per Adam step of the paper's recipe."""
-    start_tau: float = 1.0
-    """Temperature before fitting."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +92,7 @@ class Cells:
     curves: NDArray[np.float32]
     """(n, M, G) nats; 0 where absent."""
     log_q: Floats
-    """(n, M) log of the expected number of times that the design scores this cell."""
+    """(n, M) log of the chance that the design scores this cell."""
     present: NDArray[np.bool_]
     """(n, M) False for padding."""
 
@@ -150,11 +119,6 @@ class FitResult:
     """LM tokens newly spent."""
 
 
-def exemplar_text(record: Record) -> str:
-    """What the encoder sees of an exemplar e_j = (x_j, y_j)."""
-    return f"{record.context}\n{record.response}"
-
-
 def fit_mixture(
     personas: Sequence[Persona],
     exemplars: Sequence[Record],
@@ -165,8 +129,7 @@ def fit_mixture(
     scorer: Scorer,
     store: Store,
     task: str,
-    settings: FitSettings,
-    method: Literal["rounds", "paper"] = "rounds",
+    settings: FitConfig,
     seed: int,
     progress: Progress | None = None,
 ) -> FittedMixture:
@@ -181,9 +144,8 @@ def fit_mixture(
         The frozen models, and where their answers are kept.
     task : str
         What a response is; part of every prompt.
-    settings : FitSettings
-    method : {"rounds", "paper"}
-        `fit_rounds` or `fit_paper`.
+    settings : FitConfig
+        Its ``method`` decides between `fit_rounds` and `fit_paper`.
     seed : int
     progress : callable, optional
 
@@ -193,7 +155,7 @@ def fit_mixture(
         Its ``info`` has the history, the counts and what was chosen.
     """
     records = [*train, *valid]
-    texts = [r.context for r in records]
+    texts = [context_text(r) for r in records]
     texts += [p.description for p in personas] + [exemplar_text(e) for e in exemplars]
     vectors = embed(texts, encoder, store=store, progress=progress)
     hx, hg, he = np.split(vectors, [len(records), len(records) + len(personas)])
@@ -210,7 +172,7 @@ def fit_mixture(
         records, personas, exemplars,
         scorer=scorer, store=store, task=task, stage="fit", progress=progress,
     )  # fmt: skip
-    fit = fit_paper if method == "paper" else fit_rounds
+    fit = fit_paper if settings.method == "paper" else fit_rounds
     result = fit(problem, score, settings, seed=seed, progress=progress)
     result.gate.requires_grad_(False)
     info = {
@@ -219,7 +181,7 @@ def fit_mixture(
         "encoder_identity": encoder.identity,
         "prompt_version": PROMPT_VERSION,
         "betas": list(scorer.betas),
-        "method": method,
+        "method": settings.method,
         "seed": seed,
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
@@ -235,7 +197,7 @@ def fit_mixture(
 def fit_rounds(
     problem: Problem,
     score: ScoreCells,
-    settings: FitSettings,
+    settings: FitConfig,
     *,
     seed: int,
     progress: Progress | None = None,
@@ -252,11 +214,11 @@ def fit_rounds(
     problem : Problem
     score : callable
         See `ScoreCells`.
-    settings : FitSettings
+    settings : FitConfig
     seed : int
         Of proposals and initial weights.
     progress : callable, optional
-        Called as ``progress("fit", round, n_rounds)``.
+        Called as ``progress("fit rounds", round, n_rounds)``.
 
     Returns
     -------
@@ -269,11 +231,11 @@ def fit_rounds(
     result: FitResult | None = None
     for round_ in range(settings.n_rounds):
         if progress is not None:
-            progress("fit", round_, settings.n_rounds)
+            progress("fit rounds", round_, settings.n_rounds)
         gate = result.gate if result is not None else None
         design.extend(score, gate, round_)
         previous = result
-        result = _choose(problem, design.train(), design.valid(), settings, seed)
+        result = _choose(problem, design.train(), design.valid(), settings, seed, progress)
         result.n_cells, result.n_tokens = design.n_cells, design.n_tokens
         result.history = (previous.history if previous else []) + [
             {
@@ -285,17 +247,17 @@ def fit_rounds(
     if result is None:
         raise ConfigError(f"fit.n_rounds must be at least 1, got {settings.n_rounds}")
     if progress is not None:
-        progress("fit", settings.n_rounds, settings.n_rounds)
+        progress("fit rounds", settings.n_rounds, settings.n_rounds)
     return result
 
 
 class _Design:
     """Which cells have been scored, and how likely it was that they would be."""
 
-    def __init__(self, problem: Problem, settings: FitSettings, seed: int) -> None:
+    def __init__(self, problem: Problem, settings: FitConfig, seed: int) -> None:
         self.problem, self.settings, self.seed = problem, settings, seed
         self.n_personas, self.n_exemplars = len(problem.hg), len(problem.he)
-        self.log_proposals: list[tuple[Floats, float, float]] = []
+        self.proposals: list[tuple[Floats, float, float]] = []
         self.cells: dict[tuple[int, int], NDArray[np.float32]] = {}
         self.n_tokens = 0
 
@@ -327,7 +289,7 @@ class _Design:
             for step in range(shared)
         }
         pairs |= {(n_train + row, int(c)) for row in range(n_valid) for c in drawn_valid}
-        self.log_proposals.append((np.log(proposal), n_drawn * shared / n_train, n_drawn_valid))
+        self.proposals.append((proposal, n_drawn * shared / n_train, n_drawn_valid))
         new = sorted(
             (c, i)
             for i, c in pairs
@@ -342,16 +304,17 @@ class _Design:
             self.cells[i, c] = curve
 
     def train(self) -> Cells:
-        return self._table(range(self.problem.n_train), which=1)
+        return self._table(range(self.problem.n_train), which=0)
 
     def valid(self) -> Cells:
-        return self._table(range(self.problem.n_train, len(self.problem.hx)), which=2)
+        return self._table(range(self.problem.n_train, len(self.problem.hx)), which=1)
 
     def _table(self, rows: range, *, which: int) -> Cells:
-        # The balance heuristic: expected count of a cell over all rounds so far.
-        log_count = log_sum_exp(
-            np.stack([p[0] + math.log(p[which]) for p in self.log_proposals]), axis=0
-        )
+        # A cell is scored once, however often it is drawn: its chance to be drawn in any round counts.
+        missed = np.ones(self.n_personas * self.n_exemplars)
+        for proposal, *expected in self.proposals:
+            missed *= 1.0 - np.minimum(1.0, proposal * expected[which])
+        log_chance = np.log1p(-missed)
         by_row: dict[int, list[int]] = {i: [] for i in rows}
         for i, c in sorted(self.cells):
             if i in by_row:
@@ -359,7 +322,7 @@ class _Design:
         return pack_cells(
             [by_row[i] for i in rows],
             lambda i, c: self.cells[i + rows.start, c],
-            log_count,
+            log_chance,
             n_exemplars=self.n_exemplars,
             n_nodes=len(self.problem.betas),
         )
@@ -368,7 +331,7 @@ class _Design:
 def pack_cells(
     components: list[list[int]],
     curve_of: Callable[[int, int], NDArray[np.float32]],
-    log_count: Floats,
+    log_chance: Floats,
     *,
     n_exemplars: int,
     n_nodes: int,
@@ -381,8 +344,8 @@ def pack_cells(
         Scored components of each record.
     curve_of : callable
         ``(row, component)`` to a curve (G,).
-    log_count : ndarray, shape (K·N,)
-        Log expected number of times that the design scores each component for a record.
+    log_chance : ndarray, shape (K·N,)
+        Log of the chance that the design scores each component for a record, at most 0.
     n_exemplars, n_nodes : int
         N and G.
     """
@@ -397,7 +360,7 @@ def pack_cells(
         present[i, : len(row)] = True
         for m, c in enumerate(row):
             curves[i, m] = curve_of(i, c)
-    return Cells(flat // n_exemplars, flat % n_exemplars, curves, log_count[flat], present)
+    return Cells(flat // n_exemplars, flat % n_exemplars, curves, log_chance[flat], present)
 
 
 # ------------------------------------------------------------------------------- one fit on fixed cells
@@ -452,19 +415,28 @@ def _uniform_value(cells: Cells, weight: Floats, betas: tuple[float, ...], beta:
 
 
 def _choose(
-    problem: Problem, train: Cells, valid: Cells, settings: FitSettings, seed: int
+    problem: Problem,
+    train: Cells,
+    valid: Cells,
+    settings: FitConfig,
+    seed: int,
+    progress: Progress | None,
 ) -> FitResult:
     """Fit every candidate on the training cells; validation chooses."""
     n_train = problem.n_train
     uniform_tau, _ = best_single_tau(train, problem.weight[:n_train], problem.betas)
     candidates: list[tuple[float, float, str, Gate]] = []
     kinds = [("uniform", 0.0), ("unconditional", 0.0), *(("gates", d) for d in settings.decays)]
-    for kind, decay in kinds:
+    for number, (kind, decay) in enumerate(kinds):
+        if progress is not None:
+            progress("fit gates", number, len(kinds))
         gate = _new_gate(problem, settings, uniform_tau, seed)
         trained, value = _fit_gate(gate, kind, decay, problem, train, valid, settings)
         candidates.append(
             (value, trained, kind if kind != "gates" else f"gates, decay {decay:g}", gate)
         )
+    if progress is not None:
+        progress("fit gates", len(kinds), len(kinds))
     best = max(range(len(candidates)), key=lambda c: candidates[c][0])  # the first wins a tie
     value, trained, name, gate = candidates[best]
     row = {
@@ -477,7 +449,7 @@ def _choose(
     return FitResult(gate=gate, history=[row], chosen=name, uniform_tau=uniform_tau)
 
 
-def _new_gate(problem: Problem, settings: FitSettings, tau: float, seed: int) -> Gate:
+def _new_gate(problem: Problem, settings: FitConfig, tau: float, seed: int) -> Gate:
     import torch
 
     from mop.gate import Gate
@@ -498,7 +470,7 @@ def _fit_gate(
     problem: Problem,
     train: Cells,
     valid: Cells,
-    settings: FitSettings,
+    settings: FitConfig,
 ) -> tuple[float, float]:
     """Adam with early stopping; leaves the best state in ``gate`` and returns (train, valid) values."""
     import torch
@@ -551,7 +523,7 @@ def _fit_gate(
         return float(value(train, slice(n_train), weight_train)), best_value
 
 
-def _penalty(gate: Gate, decay: float, settings: FitSettings, n: int, log_tau: float) -> Tensor:
+def _penalty(gate: Gate, decay: float, settings: FitConfig, n: int, log_tau: float) -> Tensor:
     """Minus log prior per record: gates towards zero, biases towards zero, log τ towards the common one."""
     weights = sum((w.square().sum() for w in (gate.w_g, gate.w_e)), gate.w_x.square().sum() * 0.0)
     biases = gate.a.square().sum() + gate.v.square().sum() + gate.delta.square().sum()
@@ -579,16 +551,16 @@ def _state(gate: Gate) -> dict[str, Tensor]:
 def fit_paper(
     problem: Problem,
     score: ScoreCells,
-    settings: FitSettings,
+    settings: FitConfig,
     *,
     seed: int,
     progress: Progress | None = None,
 ) -> FitResult:
     """The paper's training: Adam on the sum over the M pairs that the gate likes best now.
 
-    Each epoch scores, for every record, the M = ``top_m`` pairs with the largest π_k Ω_kj
-    that are not scored yet, and takes one Adam step per batch on the log of the sum
-    over just these pairs, a lower bound of log p(y|x).
+    Each epoch takes, for every record, the M = ``top_m`` pairs with the largest π_k Ω_kj, scores
+    those that are not scored yet, and makes one Adam step per batch on the log of the sum over
+    just these pairs, a lower bound of log p(y|x).
 
     Returns
     -------
@@ -616,7 +588,7 @@ def fit_paper(
         biases=False,
         seed=derive_seed(seed, "gate"),
         init_scale=1.0,
-        log_tau=math.log(settings.start_tau),
+        log_tau=math.log(settings.start_tau if len(problem.betas) > 1 else 1 / problem.betas[0]),
     )
     cells: dict[tuple[int, int], NDArray[np.float32]] = {}
     spent = 0
@@ -643,7 +615,7 @@ def fit_paper(
     best_value, best_state, stale = -math.inf, _state(gate), 0
     for epoch in range(settings.max_steps):
         if progress is not None:
-            progress("fit", epoch, settings.max_steps)
+            progress("fit epochs", epoch, settings.max_steps)
         top = _top_components(gate, problem, settings.top_m)
         score_new([(i, int(c)) for i in range(n) for c in top[i]])
         value = _full_sum(gate, problem, cells, top, rest)
@@ -673,10 +645,26 @@ def fit_paper(
             optimizer.step()
             _keep_in_range(gate, problem.betas)
     gate.load_state_dict(best_state)
-    return FitResult(gate, history, "paper", settings.start_tau, len(cells), spent)
+    return FitResult(gate, history, "paper", _single_tau(problem, cells, rest), len(cells), spent)
 
 
-def _even_components(problem: Problem, settings: FitSettings, seed: int) -> list[int]:
+def _single_tau(
+    problem: Problem, cells: dict[tuple[int, int], NDArray[np.float32]], rest: list[int]
+) -> float:
+    """The best single temperature of uniform gates, chosen on the validation records."""
+    n_train, n_exemplars = problem.n_train, len(problem.he)
+    n_all = len(problem.hg) * n_exemplars
+    table = pack_cells(
+        [[c for c in rest if c % n_exemplars != own] for own in problem.own[n_train:]],
+        lambda i, c: cells[i + n_train, c],
+        np.zeros(n_all),
+        n_exemplars=n_exemplars,
+        n_nodes=len(problem.betas),
+    )
+    return best_single_tau(table, problem.weight[n_train:], problem.betas)[0]
+
+
+def _even_components(problem: Problem, settings: FitConfig, seed: int) -> list[int]:
     n_all = len(problem.hg) * len(problem.he)
     rng = generator(seed, "rest")
     return sorted(
@@ -701,7 +689,9 @@ def _top_components(gate: Gate, problem: Problem, m: int) -> Ints:
                 best = torch.topk(log_omega, min(m, n_exemplars), dim=1)
                 values.append(best.values + log_pi[:, k : k + 1])
                 index.append(best.indices + k * n_exemplars)
-            order = torch.topk(torch.cat(values, 1), m, dim=1).indices
+            # at most what every record may use: its own exemplar never counts
+            most = min(m, n_personas * (n_exemplars - int(bool(np.any(problem.own >= 0)))))
+            order = torch.topk(torch.cat(values, 1), most, dim=1).indices
             kept.append(torch.cat(index, 1).gather(1, order).numpy())
     return np.concatenate(kept).astype(np.int64)
 

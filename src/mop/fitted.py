@@ -27,6 +27,16 @@ FORMAT_VERSION = 1
 _TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
 
 
+def context_text(record: Record) -> str:
+    """What the encoder sees of a context x; an empty one is named, since encoders need a text."""
+    return record.context if record.context.strip() else "(no context)"
+
+
+def exemplar_text(record: Record) -> str:
+    """What the encoder sees of an exemplar e_j = (x_j, y_j)."""
+    return f"{record.context}\n{record.response}"
+
+
 @dataclass(frozen=True)
 class FittedMixture:
     """What a simulation needs besides a language model."""

@@ -19,11 +19,12 @@ from mop.simulate import read_responses
 from mop.types import Record, Response
 
 
-def response_files(folder: RunFolder) -> dict[str, Path]:
-    """Response file of every simulated method, ``mop`` first."""
-    files = {"mop": folder.responses}
-    files.update({path.stem: path for path in sorted(folder.methods.glob("*.jsonl"))})
-    return files
+def response_files(folder: RunFolder, config: RunConfig) -> dict[str, Path]:
+    """Response file of every method that the settings name, ``mop`` first."""
+    return {
+        "mop": folder.responses,
+        **{name: folder.method(name) for name in config.simulate.controls},
+    }
 
 
 def report_data(
@@ -51,7 +52,9 @@ def report_data(
     """
     fitted = load_mixture(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
-    responses = {name: list(read_responses(path)) for name, path in response_files(folder).items()}
+    responses = {
+        name: list(read_responses(path)) for name, path in response_files(folder, config).items()
+    }
     golden = read_records(folder.records / "golden.jsonl")
     exemplars = {record.key: record for record in fitted.exemplars}
     used = Counter(
@@ -115,7 +118,7 @@ def report_data(
             ),
         },
         origins=_origins(config),
-        command=f"mop run --config {folder.config.name} --out RUN",
+        command=f"mop run --config {folder.path.name}/config.json --out NEW_FOLDER",
     )
 
 

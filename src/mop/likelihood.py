@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from mop.backends.base import Scorer
 from mop.curve import weights as curve_weights
+from mop.errors import ConfigError
 from mop.fitted import FittedMixture
-from mop.mixture import Estimate, Floats, estimate_log_mixture, log_mixture, spread_draw
+from mop.mixture import (
+    Estimate,
+    Floats,
+    estimate_log_mixture,
+    log_mixture,
+    log_sum_exp,
+    spread_draw,
+)
 from mop.randomness import generator
 from mop.score import score_table
 from mop.store import Store
@@ -40,6 +48,8 @@ class Table:
     """(n, D) context embeddings."""
     own: NDArray[np.int64]
     """(n,) row of the exemplar that is the record itself, -1 if none is."""
+    weight: Floats
+    """(n,) survey weights of the records."""
     betas: tuple[float, ...]
 
     @property
@@ -80,9 +90,18 @@ def score_for_likelihood(
     Returns
     -------
     Table
+
+    Raises
+    ------
+    ConfigError
+        If ``n_components`` is below 1.
     """
     from mop.gate import mean_weight
 
+    if n_components < 1:
+        raise ConfigError(
+            f"the number of components to score must be at least 1, got {n_components}"
+        )
     n_exemplars = len(fitted.exemplars)
     n_all = len(fitted.personas) * n_exemplars
     own = fitted.own(records)
@@ -105,14 +124,15 @@ def score_for_likelihood(
         progress=progress,
     )
     return Table(
-        components,
-        scored.curves,
-        ~scored.masked,
-        scored.n_tokens,
-        log_proposal,
-        hx,
-        own,
-        scorer.betas,
+        components=components,
+        curves=scored.curves,
+        allowed=~scored.masked,
+        n_tokens=scored.n_tokens,
+        log_proposal=log_proposal,
+        hx=hx,
+        own=own,
+        weight=np.array([record.weight for record in records]),
+        betas=scorer.betas,
     )
 
 
@@ -193,20 +213,47 @@ def gain_interval(
     """
     terms = [_log_joint(table, mixture) for mixture in (fitted, reference)]
     n, m = terms[0].shape
-    top = [term.max(axis=1, keepdims=True) for term in terms]
-    share = [np.exp(term - peak) for term, peak in zip(terms, top, strict=True)]
-    offset = (top[0] - top[1])[:, 0]
-    point = np.log(share[0].mean(1)) - np.log(share[1].mean(1)) + offset
+    point = log_sum_exp(terms[0]) - log_sum_exp(terms[1])
     rng = generator(seed, "gain-bootstrap")
     values = np.empty(n_resamples)
     for b in range(n_resamples):
         rows = rng.integers(n, size=n)
-        count = np.ones(m) if table.is_exact else np.bincount(rng.integers(m, size=m), minlength=m)
-        value = np.log(share[0][rows] @ count) - np.log(share[1][rows] @ count) + offset[rows]
-        values[b] = value.mean()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = np.bincount(rng.integers(m, size=m), minlength=m)
+            log_count = np.log(np.ones(m) if table.is_exact else drawn)
+            first, second = (log_sum_exp(term[rows] + log_count) for term in terms)
+            value = first - second
+        known = np.isfinite(value)  # a resample may leave a record no component that it may use
+        values[b] = np.average(value[known], weights=table.weight[rows][known])
     low, high = np.quantile(values, [0.025, 0.975])
     return {
-        "gain": float(point.mean()),
+        "gain": float(np.average(point, weights=table.weight)),
         "gain_interval": [float(low), float(high)],
-        "gain_per_token": float(point.sum() / table.n_tokens.sum()),
+        "gain_per_token": float(point @ table.weight / (table.n_tokens @ table.weight)),
+    }
+
+
+def summarise(
+    table: Table, fitted: FittedMixture, reference: FittedMixture, *, seed: int
+) -> dict[str, Any]:
+    """Mean log-likelihood per record of a mixture and of untrained gates, in nats, by survey weight.
+
+    Returns
+    -------
+    dict
+        ``mop`` and ``mop-uniform`` (means), what `gain_interval` gives, ``standard_error`` of the
+        mixture's mean as an estimate (0 if exact), ``n_records``, ``n_components``, ``is_exact``,
+        and ``effective_components``, the median number that the estimates rest on.
+    """
+    ours, other = estimate(table, fitted), estimate(table, reference)
+    share = table.weight / table.weight.sum()
+    return {
+        "mop": float(ours.log_mix @ share),
+        "mop-uniform": float(other.log_mix @ share),
+        **gain_interval(table, fitted, reference, seed=seed),
+        "standard_error": float(np.sqrt(np.square(ours.standard_error * share).sum())),
+        "n_records": len(ours.log_mix),
+        "n_components": len(table.components),
+        "is_exact": table.is_exact,
+        "effective_components": float(np.median(ours.effective_components)),
     }

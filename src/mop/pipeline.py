@@ -21,20 +21,30 @@ from numpy.typing import NDArray
 
 from mop import __version__
 from mop.artifacts import RunFolder, hash_of, read_json, write_json, write_parquet
-from mop.backends.base import Generator, Scorer, as_generator, as_scorer
+from mop.backends import open_model
+from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
 from mop.cluster import cluster
 from mop.config import RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
+from mop.embedded import EMBEDDED
 from mop.errors import ArtifactError, ConfigError
 from mop.evaluate import evaluate, text_map
-from mop.fit import FitSettings, fit_mixture
-from mop.fitted import FittedMixture, draw_agents, load_mixture, save_mixture, uniform_mixture
+from mop.fit import fit_mixture
+from mop.fitted import (
+    FittedMixture,
+    context_text,
+    draw_agents,
+    load_mixture,
+    save_mixture,
+    uniform_mixture,
+)
 from mop.gather import report_data, response_files
-from mop.likelihood import Table, estimate, gain_interval, score_for_likelihood
+from mop.likelihood import Table, score_for_likelihood, summarise
 from mop.personas import keyword_personas, llm_personas, read_personas, save_personas
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
+from mop.pull import resolve, sha256
 from mop.randomness import derive_seed, generator
 from mop.report import draw_figures, write_report
 from mop.simulate import read_responses, simulate, write_responses
@@ -42,6 +52,9 @@ from mop.store import Store
 from mop.types import Agent, Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
+
+STAGE_VERSIONS = {"records": 1, "personas": 1, "fit": 1, "simulate": 1, "evaluate": 1, "report": 1}
+"""Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
 
@@ -78,11 +91,10 @@ def run(
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
     with RunFolder.create(path) as folder, Store(folder.store) as store:
         work = Work(config, folder, store, progress)
-        write_json(folder.config, config_to_dict(config))
         result: dict[str, Any] = {"run": str(path), "done": [], "skipped": []}
         inputs: dict[str, Any] = {"format": 1}
         for name, stage in STAGES.items():
-            inputs_hash = hash_of([inputs, work.inputs_of(name)])
+            inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
             if folder.stage_done(name, inputs_hash) and (
                 name != "personas" or folder.personas.is_file()
             ):
@@ -92,12 +104,20 @@ def run(
                 files, headline = stage(work)
                 headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
                 folder.finish_stage(name, inputs_hash, files=files, info=headline)
+                # Settings are kept once something was made with them: a refused value leaves no trace.
+                write_json(folder.config, config_to_dict(config))
                 result["done"].append(name)
             inputs = {"stage": name, "made": folder.stage_hash(name), "inputs": inputs_hash}
             result[name] = folder.stage_info(name)
             if name == until:
                 break
-        folder.describe(versions=_versions(), spent={k: list(v) for k, v in store.spent().items()})
+        write_json(folder.config, config_to_dict(config))
+        folder.describe(
+            seed=config.seed,
+            models=work.models(),
+            versions=_versions(),
+            spent={k: list(v) for k, v in store.spent().items()},
+        )
         return result
 
 
@@ -111,17 +131,9 @@ class Work:
     progress: Progress | None
 
     @cached_property
-    def lm(self) -> Scorer | Generator:
+    def lm(self) -> LanguageModel | Generator:
         """The language model; its weights load when it is first asked something."""
-        from mop.backends import open_model
-
-        model = self.config.model
-        return open_model(
-            model.lm,
-            device=None if model.device == "auto" else model.device,
-            dtype=None if model.dtype == "auto" else model.dtype,
-            memory_gib=model.memory_gib,
-        )
+        return open_lm(self.config)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -182,9 +194,18 @@ class Work:
             return {
                 "evaluate": config["evaluate"],
                 "seed": seed,
-                "test": [config["fit"]["test_components"], config["fit"]["test_records"]],
+                "lm": as_scorer(self.lm).score_identity,
             }
         return {"version": __version__}  # fmt: skip
+
+    def models(self) -> dict[str, str]:
+        """Names and identities of the models and the data, for the manifest."""
+        found = {"data": _source_stamp(self.config.data.source)}
+        if "lm" in self.__dict__:
+            found["lm"] = as_generator(self.lm).generate_identity
+        if "encoder" in self.__dict__:
+            found["encoder"] = self.encoder.identity
+        return found
 
     def _personas_now(self) -> list[str]:
         return [persona.description for persona in read_personas(self.folder.personas)]
@@ -272,14 +293,15 @@ def make_personas(work: Work) -> Made:
 
 def _keep_edited(folder: RunFolder) -> None:
     """Put a persona file that a person edited aside before it is written anew."""
-    if not folder.personas.is_file() or "personas" not in folder.stages:
+    if not folder.personas.is_file():
         return
-    if folder.stage_info("personas").get("written") != _digest(folder.personas):
-        aside = folder.personas.with_name("personas.edited.jsonl")
+    written = folder.stage_info("personas").get("written") if "personas" in folder.stages else None
+    if written is not None and written != _digest(folder.personas):
+        number = 1
+        while (aside := folder.path / f"personas.edited-{number}.jsonl").exists():
+            number += 1
         folder.personas.replace(aside)
-        logger.warning(
-            "the settings of the personas changed; your edited file is kept as %s", aside
-        )
+        logger.warning("the personas are made anew; your edited file is kept as %s", aside)
 
 
 def _digest(path: Path) -> str:
@@ -289,8 +311,6 @@ def _digest(path: Path) -> str:
 def make_fit(work: Work) -> Made:
     """Learn gates and temperatures from scores of the frozen model."""
     config = work.config
-    names = set(FitSettings.__dataclass_fields__)
-    settings = FitSettings(**{k: v for k, v in asdict(config.fit).items() if k in names})
     fitted = fit_mixture(
         read_personas(work.folder.personas),
         work.records("exemplars"),
@@ -300,20 +320,18 @@ def make_fit(work: Work) -> Made:
         scorer=as_scorer(work.lm),
         store=work.store,
         task=config.data.task,
-        settings=settings,
-        method="paper" if config.fit.method == "paper" else "rounds",
+        settings=config.fit,
         seed=config.seed,
         progress=work.progress,
     )
     info = {**fitted.info, "lm": config.model.lm, "encoder": config.model.encoder}
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
-    last = fitted.info["history"][-1]
+    best = max(fitted.info["history"], key=lambda row: row["valid"])
     headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells")}
     return [work.folder.mixture], {
         **headline,
-        "valid": last["valid"],
-        "valid_uniform": last.get("valid_uniform"),
+        "valid": best["valid"],
     }
 
 
@@ -367,7 +385,7 @@ def agents_for(
     settings, seed, fitted = work.config.simulate, work.config.seed, work.fitted
     if method in ("mop", "mop-uniform"):
         mixture = fitted if method == "mop" else uniform_mixture(fitted)
-        hx = work.embed([record.context for record in contexts])
+        hx = work.embed([context_text(record) for record in contexts])
         drawn = draw_agents(mixture, hx, contexts, seed=seed, n_agents=settings.n_agents)
         if settings.mix == "prompt":
             return [_one_prompt(agents) for agents in drawn]
@@ -383,16 +401,13 @@ def agents_for(
     own = fitted.own(contexts)
     agents = []
     for record, mine in zip(contexts, own.tolist(), strict=True):
-        drawn_row = int(
-            generator(seed, method, record.key).integers(
-                size - (method == "few-shot" and mine >= 0)
-            )
-        )
+        n_rows = size - (method == "few-shot" and mine >= 0)
+        drawn_row = int(generator(seed, method, record.key).integers(n_rows))
         if method == "few-shot":
             row = drawn_row + (0 <= mine <= drawn_row)  # all exemplars but the record itself
-            agents.append(Agent(None, (row,), tau, 0.0, -float(np.log(size))))
+            agents.append(Agent(None, (row,), tau, 0.0, -float(np.log(n_rows))))
         else:
-            agents.append(Agent(drawn_row, (), tau, -float(np.log(size))))
+            agents.append(Agent(drawn_row, (), tau, -float(np.log(n_rows))))
     return agents
 
 
@@ -407,9 +422,10 @@ def make_metrics(work: Work) -> Made:
     config = work.config
     contexts = work.records("test")[: config.simulate.n_responses]
     responses = {
-        name: list(read_responses(path)) for name, path in response_files(work.folder).items()
+        name: list(read_responses(path))
+        for name, path in response_files(work.folder, config).items()
     }
-    exemplar_text = {record.key: record.response for record in work.fitted.exemplars}
+    shown = {record.key: record.response for record in work.fitted.exemplars}
     evaluation = evaluate(
         {name: [r.response for r in rows] for name, rows in responses.items()},
         [record.response for record in work.records("golden")],
@@ -420,7 +436,7 @@ def make_metrics(work: Work) -> Made:
         n_bootstrap=config.evaluate.n_bootstrap,
         seed=config.seed,
         exemplar_texts={
-            name: [exemplar_text.get(r.exemplar or "") for r in rows]
+            name: [" ".join(shown[key] for key in (r.exemplar or "").split()) or None for r in rows]
             for name, rows in responses.items()
         },
         progress=work.progress,
@@ -460,7 +476,7 @@ def make_metrics(work: Work) -> Made:
 
 def gates_by_label(work: Work, contexts: Sequence[Record]) -> tuple[list[str], NDArray[np.float64]]:
     """Mean persona weights over all contexts, then over those of each of the 11 most frequent labels, (G, K)."""
-    pi = np.exp(work.fitted.log_pi(work.embed([record.context for record in contexts])))
+    pi = np.exp(work.fitted.log_pi(work.embed([context_text(record) for record in contexts])))
     counts = Counter(record.label for record in contexts if record.label is not None)
     labels = [
         label for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:11]
@@ -473,14 +489,14 @@ def gates_by_label(work: Work, contexts: Sequence[Record]) -> tuple[list[str], N
 def held_out_table(work: Work) -> Table:
     """Scores of the held-out records under drawn components."""
     config = work.config
-    records = work.records("test")[: config.fit.test_records]
+    records = work.records("test")[: config.evaluate.test_records]
     return score_for_likelihood(
         work.fitted,
         records,
-        work.embed([record.context for record in records]),
+        work.embed([context_text(record) for record in records]),
         scorer=as_scorer(work.lm),
         store=work.store,
-        n_components=config.fit.test_components,
+        n_components=config.evaluate.test_components,
         seed=derive_seed(config.seed, "test"),
         progress=work.progress,
     )
@@ -489,17 +505,7 @@ def held_out_table(work: Work) -> Table:
 def held_out_likelihood(work: Work) -> dict[str, Any]:
     """Mean held-out log-likelihood of the mixture and of uniform gates, in nats per record."""
     table = held_out_table(work)
-    uniform = uniform_mixture(work.fitted)
-    ours, reference = estimate(table, work.fitted), estimate(table, uniform)
-    return {
-        "mop": float(ours.log_mix.mean()),
-        "mop-uniform": float(reference.log_mix.mean()),
-        **gain_interval(table, work.fitted, uniform, seed=work.config.seed),
-        "standard_error": float(np.sqrt(np.square(ours.standard_error).sum()) / len(ours.log_mix)),
-        "n_records": len(ours.log_mix),
-        "n_components": len(table.components),
-        "is_exact": table.is_exact,
-    }
+    return summarise(table, work.fitted, uniform_mixture(work.fitted), seed=work.config.seed)
 
 
 def make_report(work: Work) -> Made:
@@ -540,6 +546,17 @@ def read_config(path: Path) -> RunConfig:
     return config_from_dict(read_json(file))
 
 
+def open_lm(config: RunConfig, name: str | None = None) -> LanguageModel | Generator:
+    """The language model of a configuration, or another one with its device, dtype and memory."""
+    model = config.model
+    return open_model(
+        model.lm if name is None else name,
+        device=None if model.device == "auto" else model.device,
+        dtype=None if model.dtype == "auto" else model.dtype,
+        memory_gib=model.memory_gib,
+    )
+
+
 def verify(path: Path) -> dict[str, Any]:
     """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``."""
     folder = RunFolder.open(path)
@@ -551,8 +568,6 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def _source(name: str) -> Any:
-    from mop.pull import resolve
-
     if name.startswith("hf:"):
         return name
     place = Path(resolve(name, kind="data"))
@@ -560,12 +575,10 @@ def _source(name: str) -> Any:
 
 
 def _source_stamp(name: str) -> str:
-    """Size and time of a source file, so that a changed file is read again; names stand for themselves."""
-    path = Path(name)
-    if not name or not path.is_file():
-        return name
-    stat = path.stat()
-    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    """What a source is: content hash of a file, revision of an embedded set, else its name."""
+    if name in EMBEDDED:
+        return f"{name} {EMBEDDED[name].revision}"
+    return sha256(Path(name)) if name and Path(name).is_file() else name
 
 
 def _versions() -> dict[str, str]:

@@ -71,7 +71,10 @@ class ProgressDisplay:
         """Show that ``done`` of ``total`` items of ``what`` are finished."""
         if self._quiet:
             return
-        lines = self._lines.setdefault(what, _Lines(done))
+        lines = self._lines.get(what)
+        if lines is None or done < lines.done:  # the same work again: a new clock
+            lines = self._lines[what] = _Lines(done)
+        lines.done = done
         if self._bars is None:
             text = lines.text(what, done, total)
             if text:
@@ -87,6 +90,7 @@ class _Lines:
     """Clock of one stage."""
 
     def __init__(self, done: int) -> None:
+        self.done = done
         self._began, self._shown, self._first = time.monotonic(), -LINE_EVERY_S, done
         self._finished = False
 

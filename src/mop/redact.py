@@ -214,9 +214,7 @@ def _letters(text: str) -> str:
 
 
 def _spellings(value: str) -> set[str]:
-    """Return a secret as it may turn up: plain, in a URL, in JSON, as Python shows it, in
-    base64.
-    """
+    """Return a secret as it may turn up: plain, in a URL, in JSON, as Python shows it, in base64."""
     return {
         value,
         quote(value, safe=""),

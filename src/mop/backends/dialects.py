@@ -1,4 +1,4 @@
-"""What is sent to each kind of server and what is accepted back: pure functions from values to JSON and from JSON to values.
+"""What is sent to each kind of server and what is accepted back: pure functions between values and JSON.
 
 An answer is taken only if everything about it can be checked: at least five kinds of server accept
 a request for log-probabilities and return nothing, nulls, zeros or stale values.

@@ -242,10 +242,10 @@ class _GeneralSlots:
         self._lengths += [prefix.length if prefix else 0 for prefix in prefixes]
         if self._keys is None and not any(prefixes):
             return  # no row has seen anything yet
-        keys = [prefix.keys if prefix else None for prefix in prefixes]
-        values = [prefix.values if prefix else None for prefix in prefixes]
-        if self._keys is None:  # rows that are there, but empty
-            keys, values = [None] * old + keys, [None] * old + values
+        # Rows that are there but have seen nothing come first.
+        empty: list[torch.Tensor | None] = [None] * old if self._keys is None else []
+        keys = [*empty, *(prefix.keys if prefix else None for prefix in prefixes)]
+        values = [*empty, *(prefix.values if prefix else None for prefix in prefixes)]
         self._keys = _side_by_side(keys, self._keys)
         self._values = _side_by_side(values, self._values)
 

@@ -80,8 +80,7 @@ class RemoteSettings:
     tokenizer: str | None = None
     """Folder or Hugging Face name of the model's own tokenizer; needed to score and to send ids."""
     revision: str = ""
-    """Which weights are served, in your words; part of the identity of every stored score and
-    draw."""
+    """Which weights are served, in your words; part of the identity of every stored score and draw."""
     max_concurrency: int = 64
     """Calls in flight per address at the most; the backend finds a good number below it."""
     deadline_s: float = 120.0
@@ -343,11 +342,10 @@ class Link:
             )
         elif status in (401, 403):
             source = self._key.source if self._key is not None else None
-            detail = f"{detail}; "
-                     f"{f'the key in {source} is not accepted' if source else 'set api_key_env'}"
+            advice = f"the key in {source} is not accepted" if source else "set api_key_env"
+            detail = f"{detail}; {advice}"
         elif 300 <= status < 400:
-            detail = "it redirects, and records are sent to no address but the one you named; "
-                     "correct the URL"
+            detail = "it redirects, and records are sent to no address but the one you named; correct the URL"
         elif status == 404:
             detail = f"{detail}; check the address and the model name {self.model!r}"
         elif code == "context_length_exceeded" or any(
@@ -648,7 +646,9 @@ class Link:
             entry = await self._model_entry(client, endpoint)
             kinds.append(_kind_of(entry))
             meta = entry.get("meta")
-            window = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else 0)
+            window = entry.get("max_model_len") or (
+                meta.get("n_ctx") if isinstance(meta, dict) else 0
+            )
             if isinstance(window, int) and window > 0:
                 windows.append(window)
         if len(set(kinds)) > 1:
@@ -682,11 +682,9 @@ class Link:
                 if wait is None:
                     raise
             await asyncio.sleep(wait)
-        entries = answer.get("data")
-        entries = (
-            [entry for entry in entries if isinstance(entry, dict)]
-            if isinstance(entries, list)
-            else []
+        listed = answer.get("data")
+        entries: list[Json] = (
+            [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
         )
         for entry in entries:
             # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its
@@ -707,8 +705,8 @@ def is_loopback(url: str) -> bool:
 
     Examples
     --------
-    >>> [is_loopback(f"http://{host}:80") for host in ("127.0.0.1", "[::1]", "localhost",
-    "localhost.evil.com")] [True, True, True, False]
+    >>> [is_loopback(f"http://{host}:80") for host in ("127.0.0.1", "[::1]", "localhost.evil.com")]
+    [True, True, False]
     """
     host = urlsplit(url).hostname or ""
     try:
@@ -729,8 +727,7 @@ def _kind_of(entry: Json) -> ServerKind:
 
 
 async def _read_body(response: httpx.Response) -> bytes:
-    """Read a body up to the size cap; compressed ones are refused, since they were not asked
-    for."""
+    """Read a body up to the size cap; compressed ones are refused, since they were not asked for."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
         raise CallError(
@@ -774,8 +771,7 @@ def _network_code(error: httpx.TransportError) -> str:
 def _batches(
     finished: queue.SimpleQueue[tuple[int, T] | BaseException | None],
 ) -> Iterator[list[tuple[int, T]]]:
-    """Hand over what is there, waiting for the first; then raise what ended the run, if
-    anything."""
+    """Hand over what is there, waiting for the first; then raise what ended the run, if anything."""
     while True:
         batch: list[tuple[int, T]] = []
         item = finished.get()
@@ -814,8 +810,7 @@ def _run_alone(main: Callable[[], Awaitable[None]], clock: Clock) -> None:
 
 
 def _in_thread(work: Callable[[], None]) -> None:
-    """Run something with an event loop of its own, also where one is running already (a
-    notebook)."""
+    """Run something with an event loop of its own, also where one is running already (a notebook)."""
     outcome: list[BaseException] = []
 
     def run() -> None:

@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 ENGINE_VERSION = 1
 """Part of every identity; raised when the same request would get another score or draw."""
 
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 _ROWS = {"cpu": 128, "cuda": 512}
-_LOGIT_ROWS = {"cpu": 64, "cuda": 2048}
+_LOGIT_ROWS = {"cpu": 128, "cuda": 2048}
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -113,6 +113,11 @@ class LocalModel:
     def betas(self) -> tuple[float, ...]:
         """Nodes of the score curves."""
         return self._betas
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """How prompts and responses become token ids."""
+        return self._encoder
 
     @property
     def score_identity(self) -> str:
@@ -214,8 +219,8 @@ class LocalModel:
             kind = torch.device(self._device).type
             self._rows = _ROWS.get(kind, _ROWS["cpu"])
             most = self._memory() / 4 / (_activation_bytes(model) + self._body.bytes_per_token)
-            self._batch_tokens = max(1, int(min(_BATCH_TOKENS.get(kind, 4096), most)))
-            self._logit_rows = _LOGIT_ROWS.get(kind, 64)
+            self._batch_tokens = max(1, int(min(_BATCH_TOKENS.get(kind, 2048), most)))
+            self._logit_rows = _LOGIT_ROWS.get(kind, 128)
         return self._body
 
     def _memory(self) -> float:

@@ -55,8 +55,7 @@ class Conformance:
     """What the probe of one endpoint found; kept for the report and for later comparison."""
 
     noise: float
-    """Largest difference, nats per token, between the same question asked alone and among others in
-    another order."""
+    """Largest difference, nats per token, between the same question asked alone and among others in another order."""
     reference: tuple[tuple[float, ...], ...]
     """Log-probabilities of the five sentences."""
 

@@ -297,9 +297,7 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Read an IP address; None for a name. Other spellings of numbers are no names but
-    disguises.
-    """
+    """Read an IP address; None for a name. Other spellings of numbers are no names but disguises."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -368,9 +366,7 @@ class RemoteGenerator:
 
     @property
     def generate_identity(self) -> str:
-        """Model, revision and the way prompts are sent; addresses are left out, for the model is
-        what counts.
-        """
+        """Model, revision and the way prompts are sent; not the addresses, for the model is what counts."""
         return self._identity("remote-generate/1")
 
     def _identity(self, kind: str, **more: object) -> str:
@@ -397,9 +393,7 @@ class RemoteGenerator:
 
     @property
     def failures(self) -> dict[int, Failure]:
-        """Items of the latest `generate` or `score` that could not be had, by index: count them per
-        persona.
-        """
+        """Items of the latest `generate` or `score` that could not be had, by index; count them per persona."""
         return self._link.failures
 
     @property
@@ -476,9 +470,7 @@ class RemoteGenerator:
     def _draw_job(
         self, index: int, request: GenerateRequest, decoding: Decoding
     ) -> Job[Generation]:
-        """Turn a request into a call; its seed is its own, so a repeated call asks for the same
-        draw.
-        """
+        """Turn a request into a call; its seed is its own, so a repeated call asks for the same draw."""
         branch = request.branches[0]
         kind = self.findings.kind
         fields = dialects.sampling_fields(

@@ -70,11 +70,9 @@ class RetryPolicy:
     breaker_failures: int = 20
     """So many failures in a row, and `breaker_s` since the last success, set an endpoint aside."""
     breaker_s: float = 30.0
-    """A restart of a server with a hundred calls in flight is a hundred failures in a row, but a
-    short one."""
+    """A restart of a server with a hundred calls in flight is a hundred failures in a row, but a short one."""
     retrial_s: float = 60.0
-    """An endpoint that was set aside gets one trial call after this time, as long as another one
-    works."""
+    """An endpoint that was set aside gets one trial call after this time, as long as another one works."""
     first_limit: int = 20
     """Calls in flight at the start."""
     cut: float = 0.8
@@ -195,8 +193,8 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
     7.0
     >>> parse_retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}, utc_s=60.0)
     30.0
-    >>> parse_retry_after({"x-ratelimit-reset-tokens": "1m0.5s", "x-ratelimit-reset-requests":
-    "20ms"}, utc_s=0.0) 60.5
+    >>> parse_retry_after({"x-ratelimit-reset-tokens": "1m0.5s", "x-ratelimit-reset-a": "20ms"}, utc_s=0.0)
+    60.5
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000.0

@@ -24,8 +24,8 @@ _FIXED_DATE = "01 Jan 2025"
 _TEMPLATE_ARGUMENTS: dict[str, Any] = {
     "enable_thinking": False,
     "date_string": _FIXED_DATE,
-    "strftime_now": lambda _format: _FIXED_DATE,
 }
+_FIXED_CLOCK = f"{{% macro strftime_now(_) %}}{_FIXED_DATE}{{% endmacro %}}"
 _CACHE_SIZE = 50_000
 _PROBE = "a"
 
@@ -76,7 +76,10 @@ class PromptEncoder:
         tokenizers = require("tokenizers", extra="local").Tokenizer
         self._data = tokenizers.from_str(json.dumps(_without_added_tokens(state, self.control_ids)))
         self._template = tokenizers.from_str(json.dumps(_bare(state)))
-        self.is_chat = bool(getattr(tokenizer, "chat_template", None))
+        template: str = getattr(tokenizer, "chat_template", None) or ""
+        self.is_chat = bool(template)
+        # A macro of the same name takes the place of the clock that templates may ask.
+        self._chat = _FIXED_CLOCK + template if "strftime_now" in template else template
         self._skeletons: dict[tuple[Role, ...], list[list[int]] | None] = {}
         self._known: dict[Segment, list[int]] = {}
         self._has_system = True
@@ -89,7 +92,7 @@ class PromptEncoder:
             self._start = _start_ids(tokenizer)
             self._lead, (self.end_id, self.end_ids) = PLAIN_LEAD, self._line_ends()
         self.fingerprint = _digest(
-            backend.to_str(), tokenizer.chat_template if self.is_chat else "plain", _FIXED_DATE
+            backend.to_str(), self._chat if self.is_chat else "plain", _FIXED_DATE
         )
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -195,7 +198,11 @@ class PromptEncoder:
             {"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)
         ]
         rendered: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt, **_TEMPLATE_ARGUMENTS
+            messages,
+            chat_template=self._chat,
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **_TEMPLATE_ARGUMENTS,
         )
         return rendered
 

@@ -1,0 +1,71 @@
+"""What the doctor sees and says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mop.backends.link import RemoteSettings
+from mop.doctor import describe, examine
+from mop.fake_server import FakeServer, start
+
+
+def by_what(result: dict[str, object], what: str) -> dict[str, str]:
+    findings = result["findings"]
+    assert isinstance(findings, list)
+    [found] = [f for f in findings if f["what"] == what]
+    return dict(found)
+
+
+def test_the_machine_packages_and_cache_are_listed_as_plain_data(tmp_path: Path) -> None:
+    result = examine(cache=tmp_path)
+    assert json.loads(json.dumps(result)) == result
+    assert result["ok"] is True
+    assert by_what(result, "python")["status"] == "ok"
+    assert "numpy" in by_what(result, "core")["detail"]
+    assert str(tmp_path) in by_what(result, "cache")["detail"]
+
+
+def test_a_cache_that_does_not_exist_yet_is_judged_by_where_it_will_be(tmp_path: Path) -> None:
+    result = examine(cache=tmp_path / "not" / "yet")
+    assert by_what(result, "cache")["status"] == "ok"
+    assert not (tmp_path / "not").exists()
+
+
+def test_servers_are_told_apart_without_a_paid_call(tmp_path: Path) -> None:
+    server = FakeServer("llamacpp")
+    with start(server) as running:
+        name = f"openai:toy@{running.url}"
+        result = examine([name], cache=tmp_path)
+    found = by_what(result, name)
+    assert found["status"] == "ok"
+    assert found["detail"].startswith("llamacpp; generates only: llama.cpp's server")
+    assert found["advice"] == "fit with a model on this machine as scorer, and generate here"
+    assert server.calls == 0
+
+
+def test_a_server_that_could_score_is_asked_for_its_tokenizer(tmp_path: Path) -> None:
+    with start(FakeServer("vllm")) as running:
+        name = f"openai:toy@{running.url}"
+        found = by_what(examine([name], cache=tmp_path), name)
+    assert found["status"] == "note"
+    assert "window 2048 tokens" in found["detail"]
+    assert "set tokenizer" in found["detail"]
+
+
+def test_what_is_wrong_with_a_server_is_a_finding_and_not_an_error(tmp_path: Path) -> None:
+    foreign = "openai:toy@https://api.example.com"
+    result = examine(
+        [foreign, "nonsense"], settings=RemoteSettings(dialect="openai-chat"), cache=tmp_path
+    )
+    assert result["ok"] is False
+    assert "records would leave this machine" in by_what(result, foreign)["detail"]
+    assert "the form is openai:MODEL@URL" in by_what(result, "nonsense")["detail"]
+
+
+def test_the_text_marks_problems_and_gives_advice(tmp_path: Path) -> None:
+    result = examine(["openai:toy@https://api.example.com"], cache=tmp_path)
+    text = describe(result)
+    assert text.splitlines()[0].startswith("mop ")
+    assert "  ! openai:toy@https://api.example.com: records would leave this machine" in text
+    assert text.endswith("1 problem, marked with !")

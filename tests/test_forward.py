@@ -1,0 +1,146 @@
+"""Both bodies against the model's own pass without cache, padding or sharing."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from mop.backends.forward import GeneralBody, Group, LlamaBody  # noqa: E402
+from mop.backends.local import choose_body  # noqa: E402
+from tiny_models import (  # noqa: E402
+    tiny_gemma3,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_qwen2,
+    tiny_qwen3,
+)
+
+BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
+CASES = [(GeneralBody, builder) for builder in BUILDERS]
+CASES += [(LlamaBody, builder) for builder in (tiny_llama, tiny_qwen2, tiny_qwen3)]
+PREFIXES = [list(range(5, 30)), list(range(40, 47))]
+ROWS = [[1, 2, 3, 4], [9] * 11, [7, 8]]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1].__name__}")
+def case(request):
+    kind, builder = request.param
+    with torch.inference_mode():
+        yield kind(builder()), builder()
+
+
+def plain_logits(model, ids):
+    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def test_predictions_after_prefixes_equal_the_plain_pass(case):
+    body, model = case
+    prefixes = body.extend([Group(None, tuple(PREFIXES))])
+    wanted = ((1, 4), (0, 11), (1, 2))
+    groups = [Group(prefix, tuple(ROWS), wanted) for prefix in (*prefixes, None)]
+    handle = body.predict(groups)
+    expected = torch.cat(
+        [
+            plain_logits(model, [*before, *row])[len(before) + low : len(before) + high]
+            for before in (*PREFIXES, [])
+            for row, (low, high) in zip(ROWS, wanted, strict=True)
+        ]
+    )
+    found = torch.cat([body.logits(handle, 0, 20), body.logits(handle, 20, len(expected))])
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_a_prefix_of_a_prefix_is_a_prefix(case):
+    body, model = case
+    (first,) = body.extend([Group(None, (PREFIXES[0],))])
+    second, third, fourth = body.extend([Group(first, (PREFIXES[1], [3])), Group(None, ([8],))])
+    assert [one.length for one in (first, second, third, fourth)] == [25, 32, 26, 1]
+    groups = [Group(second, ([1, 2],), ((0, 2),))]
+    groups += [Group(prefix, ([6],), ((0, 1),)) for prefix in (third, fourth)]
+    handle = body.predict(groups)
+    expected = torch.cat(
+        [
+            plain_logits(model, [*PREFIXES[0], *PREFIXES[1], 1, 2])[-2:],
+            plain_logits(model, [*PREFIXES[0], 3, 6])[-1:],
+            plain_logits(model, [8, 6])[-1:],
+        ]
+    )
+    assert torch.allclose(body.logits(handle, 0, 4), expected, atol=1e-4)
+
+
+def test_rows_that_come_and_go_are_written_as_if_alone(case):
+    body, model = case
+    prefixes = body.extend([Group(None, tuple(PREFIXES))])
+    slots = body.slots(4, 60)
+    texts = [[*PREFIXES[0]], [*PREFIXES[1]], []]
+    slots.admit([*prefixes, None])
+
+    def check(tokens):
+        found = slots.step(tokens)
+        for text, token in zip(texts, tokens, strict=True):
+            text.append(token)
+        for row, text in enumerate(texts):
+            assert torch.allclose(found[row], plain_logits(model, text)[-1], atol=1e-4)
+
+    check([1, 2, 3])
+    check([4, 5, 6])
+    slots.keep([1, 2])
+    del texts[0]
+    check([7, 8])
+    slots.admit([prefixes[0]])
+    texts.append([*PREFIXES[0]])
+    check([9, 10, 11])
+    slots.keep([0, 2])
+    del texts[1]
+    check([12, 13])
+    slots.keep([])
+    texts.clear()
+    slots.admit([prefixes[1]])
+    texts.append([*PREFIXES[1]])
+    check([14])
+
+
+def test_rows_without_a_past_may_come_first():
+    for builder in (tiny_llama, tiny_gpt2):
+        with torch.inference_mode():
+            body, model = choose_body(builder()), builder()
+            slots = body.slots(3, 60)
+            slots.admit([None])
+            slots.admit(body.extend([Group(None, (PREFIXES[1],))]))
+            found = slots.step([1, 2])
+            assert torch.allclose(found[0], plain_logits(model, [1])[-1], atol=1e-4)
+            assert torch.allclose(found[1], plain_logits(model, [*PREFIXES[1], 2])[-1], atol=1e-4)
+
+
+def test_llama_like_models_run_on_our_own_pass_and_others_on_theirs():
+    kinds = [type(choose_body(builder())) for builder in BUILDERS]
+    assert kinds == [LlamaBody, LlamaBody, LlamaBody, GeneralBody, GeneralBody]
+
+
+def test_a_model_that_only_looks_like_llama_runs_on_its_own_pass(caplog):
+    class LlamaForCausalLM(type(tiny_llama())):
+        """The same name, another output layer."""
+
+        def forward(self, *arguments, **settings):
+            found = super().forward(*arguments, **settings)
+            found.logits = 0.5 * found.logits
+            return found
+
+    model = tiny_llama()
+    model.__class__ = LlamaForCausalLM
+    assert isinstance(choose_body(model), GeneralBody)
+    assert "own forward pass differs by" in caplog.text
+
+
+def test_joined_weights_stay_the_models_own():
+    model, same = tiny_llama(), tiny_llama()
+    body = LlamaBody(model)
+    layer = model.model.layers[0].self_attn
+    assert layer.k_proj.weight.data_ptr() != layer.q_proj.weight.data_ptr()
+    assert layer.k_proj.weight.untyped_storage().data_ptr() == (
+        body._layers[0].qkv.untyped_storage().data_ptr()
+    )
+    with torch.inference_mode():
+        assert torch.allclose(plain_logits(model, ROWS[1]), plain_logits(same, ROWS[1]), atol=1e-5)

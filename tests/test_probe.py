@@ -1,0 +1,117 @@
+"""The probe lets an honest scorer pass and names what is wrong with another; asked directly, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from mop.backends.probe import Conformance, probe_again, probe_scorer
+from mop.backends.retry import CallError
+from mop.errors import ScoringUnsupportedError
+from mop.fake_server import ToyEncoder
+from mop.types import Prompt
+
+Values = tuple[float, ...]
+
+
+def encode(prompt: Prompt, response: str) -> tuple[list[int], int]:
+    encoder = ToyEncoder()
+    ids = encoder.prompt_ids(prompt)
+    return [*ids, *encoder.response_ids(response)], len(ids)
+
+
+def honest(ids: Sequence[int], start: int) -> Values:
+    """Tokens are the likelier the more often they came before."""
+    return tuple(
+        -4.0 + 0.5 * min(list(ids[:t]).count(ids[t]), 6) - 0.01 * ids[t]
+        for t in range(start, len(ids))
+    )
+
+
+def probe(
+    answer: Callable[[Sequence[int], int], Values], max_len: int | None = None
+) -> Conformance:
+    async def ask(ids: Sequence[int], start: int) -> Values:
+        return answer(ids, start)
+
+    return asyncio.run(probe_scorer(ask, encode, where="http://x", max_len=max_len))
+
+
+def test_an_honest_scorer_passes_without_noise() -> None:
+    found = probe(honest)
+    assert found.noise == 0.0
+    assert len(found.reference) == 5
+
+
+def test_half_precision_noise_is_reported_and_tolerated() -> None:
+    calls = iter(range(10_000))
+    found = probe(
+        lambda ids, start: tuple(v + 0.009 * (-1) ** next(calls) for v in honest(ids, start))
+    )
+    assert 0.0 < found.noise <= 0.0181
+
+
+def test_noise_beyond_half_precision_is_refused() -> None:
+    calls = iter(range(10_000))
+    with pytest.raises(
+        ScoringUnsupportedError, match="nats per token apart when asked in another order"
+    ):
+        probe(lambda ids, start: tuple(v + 0.03 * (next(calls) % 5) for v in honest(ids, start)))
+
+
+@pytest.mark.parametrize(
+    ("liar", "reason"),
+    [
+        (lambda ids, start: (-2.0,) * (len(ids) - start), "no likelier than letters without sense"),
+        (
+            lambda ids, start: tuple(-6.0 - v for v in honest(ids, start)),
+            "no likelier than letters without sense",
+        ),
+        (lambda ids, start: honest(ids[:-1], start - 1), "does not change exactly the last value"),
+        (
+            lambda ids, start: tuple(v - 0.001 * len(ids) for v in honest(ids, start)),
+            "scores differently without its second half",
+        ),
+    ],
+)
+def test_liars_are_named(liar: Callable[[Sequence[int], int], Values], reason: str) -> None:
+    with pytest.raises(ScoringUnsupportedError, match=reason):
+        probe(liar)
+
+
+def test_a_server_that_takes_more_than_its_window_is_refused() -> None:
+    with pytest.raises(
+        ScoringUnsupportedError, match="it took 401 tokens although its window is 400"
+    ):
+        probe(honest, max_len=400)
+
+    def strict(ids: Sequence[int], start: int) -> Values:
+        if len(ids) > 400:
+            raise CallError("too long", kind="item", code="too-long")
+        return honest(ids, start)
+
+    assert probe(strict, max_len=400).noise == 0.0
+
+
+@pytest.mark.parametrize("kind", ["transient", "throttled"])
+def test_trouble_on_the_way_is_no_verdict(kind: str) -> None:
+    def down(ids: Sequence[int], start: int) -> Values:
+        raise CallError("server down", kind=kind, code="http-503")  # type: ignore[arg-type]
+
+    with pytest.raises(CallError, match="server down"):
+        probe(down)
+
+
+def test_a_changed_model_is_noticed() -> None:
+    before = probe(honest)
+
+    async def ask(ids: Sequence[int], start: int) -> Values:
+        return tuple(v * 1.05 for v in honest(ids, start))
+
+    with pytest.raises(
+        CallError, match="http://x now scores a known sentence .* nats per token differently"
+    ) as caught:
+        asyncio.run(probe_again(ask, encode, before, where="http://x"))
+    assert caught.value.kind == "fatal"
