@@ -12,7 +12,8 @@ def page() -> str:
     os.environ["COLUMNS"] = "96"
     parser = build_parser()
     (verbs,) = (action for action in parser._actions if action.dest == "verb")
-    parts = ["# Command line", "Made by `make docs` from the program's own help; do not edit.", _block(parser.format_help())]
+    parts = ["# Command line", "Made by `make docs` from the program's own help; do not edit."]
+    parts.append(_block(parser.format_help()))
     for name, verb in verbs.choices.items():  # type: ignore[union-attr]
         parts += [f"## mop {name}", _block(verb.format_help())]
     parts.append("## Settings")
@@ -20,7 +21,10 @@ def page() -> str:
                  + ", ".join(f"`{name}`" for name in PRESETS) + ".")  # fmt: skip
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
-        rows += [f"| `{name}` | `{_shown(default)}` | {meaning} |" for name, _, default, meaning in describe(cls)]
+        rows += [
+            f"| `{name}` | `{_shown(default)}` | {meaning} |"
+            for name, _, default, meaning in describe(cls)
+        ]
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 

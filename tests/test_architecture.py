@@ -13,16 +13,34 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "mop"
 LAYERS = [
     {"errors"},
-    {"types"},
-    {"randomness", "config", "artifacts", "curve", "embedded", "redact", "progress"},
-    {"prompts", "store", "sources", "convert", "mixture", "metrics", "backends.base"},
-    {"pull", "splits", "gate", "plots", "backends.tokens", "backends.retry", "backends.dialects"},
-    {"data", "embed", "cluster", "backends.fake", "backends.ledger", "backends.probe"},
-    {"backends.local", "backends.decode", "backends.remote", "personas", "score"},
-    {"backends", "fitted", "simulate"},
-    {"fit", "likelihood", "evaluate", "report", "doctor"},
-    {"gather"},
-    {"pipeline", "estimator"},
+    {"types", "redact"},
+    {"randomness", "config", "artifacts", "curve", "progress", "convert"},
+    {
+        "prompts",
+        "store",
+        "sources",
+        "mixture",
+        "metrics",
+        "embedded",
+        "backends.base",
+        "backends.retry",
+        "blackbox",
+    },
+    {"pull", "splits", "gate", "plots", "backends.tokens", "backends.tree", "backends.dialects"},
+    {
+        "data",
+        "embed",
+        "cluster",
+        "backends.fake",
+        "backends.ledger",
+        "backends.forward",
+        "backends.probe",
+    },
+    {"backends.decode", "backends.link", "fake_server", "personas", "score"},
+    {"backends.local", "backends.remote", "fitted", "simulate"},
+    {"backends", "fit", "likelihood", "evaluate", "report", "doctor"},
+    {"gather", "estimator"},
+    {"pipeline"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -47,6 +65,9 @@ def imported(path: Path) -> set[str]:
             found.add(node.module.removeprefix("mop."))
         elif isinstance(node, ast.ImportFrom) and node.module == "mop":
             found |= {alias.name for alias in node.names if alias.name in RANK}
+        if isinstance(node, ast.ImportFrom) and node.module == "mop.backends":
+            inner = {f"backends.{alias.name}" for alias in node.names} & set(RANK)
+            found = (found - {"backends"}) | inner if inner else found
     return found
 
 

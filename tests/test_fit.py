@@ -21,13 +21,14 @@ from planted import plant
 
 FAST = FitConfig(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12,
-    dim=4, learning_rate=0.08, max_steps=120, decays=(0.01, 0.001), tau_spread=1.0, start_tau=1.0,
+    dim=4, learning_rate=0.08, max_steps=200,
+    n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return plant(n=500, n_train=400, blocks=True)
+    return plant(n=800, n_train=640, blocks=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def fitted(planted):
 
 
 def test_planted_gates_are_recovered(planted, fitted):
-    rows = np.arange(400, 500)
+    rows = np.arange(640, 800)
     truth = planted.log_lik(planted.gate, rows).mean()
     found = planted.log_lik(fitted.gate, rows).mean()
     uniform = planted.log_lik(
@@ -48,7 +49,7 @@ def test_planted_gates_are_recovered(planted, fitted):
 
 
 def test_planted_temperatures_are_recovered(planted, fitted):
-    assert fitted.gate.temperatures().tolist() == pytest.approx([0.6, 1.1, 1.6], rel=0.25)
+    assert fitted.gate.temperatures().tolist() == pytest.approx([0.6, 1.1, 1.6], rel=0.35)
 
 
 def test_a_resumed_fit_equals_an_unbroken_one(planted, fitted):
@@ -77,7 +78,7 @@ def test_the_value_of_fully_scored_cells_is_the_exact_log_likelihood(planted):
     cells = pack_cells(
         [list(range(12))] * 5,
         planted.curve,
-        np.zeros(12),
+        np.zeros((5, 12)),
         n_exemplars=4,
         n_nodes=len(planted.problem.betas),
     )
@@ -100,7 +101,7 @@ def test_the_best_single_temperature_is_found():
     cells = pack_cells(
         [list(range(12))] * 400,
         planted.curve,
-        np.zeros(12),
+        np.zeros((400, 12)),
         n_exemplars=4,
         n_nodes=len(planted.problem.betas),
     )
@@ -151,21 +152,25 @@ def test_with_one_node_temperatures_stay():
 
 def test_training_needs_validation_records(planted):
     with pytest.raises(
-        DataError, match="needs training and validation records, got 500 of 500 for training"
+        DataError, match="needs training and validation records, got 800 of 800 for training"
     ):
-        replace(planted.problem, n_train=500)
+        replace(planted.problem, n_train=800)
 
 
 def test_no_scored_component_is_an_error():
     with pytest.raises(
         DataError, match="no component was scored for any record; raise fit.components_per_record"
     ):
-        pack_cells([[], []], lambda i, c: np.zeros(1), np.zeros(4), n_exemplars=2, n_nodes=1)
+        pack_cells([[], []], lambda i, c: np.zeros(1), np.zeros((2, 4)), n_exemplars=2, n_nodes=1)
 
 
 def test_cells_count_what_is_present():
     cells = pack_cells(
-        [[0], [1, 2]], lambda i, c: np.zeros(1, np.float32), np.zeros(4), n_exemplars=2, n_nodes=1
+        [[0], [1, 2]],
+        lambda i, c: np.zeros(1, np.float32),
+        np.zeros((2, 4)),
+        n_exemplars=2,
+        n_nodes=1,
     )
     assert isinstance(cells, Cells)
     assert cells.n_cells == 3
@@ -182,7 +187,8 @@ def test_with_everything_scored_later_rounds_stay_exact():
         planted.gate.a.copy_(torch.tensor([3.0, 0.0, -3.0]))
     design.extend(planted.score, planted.gate, 1)
     assert design.n_cells == 60 * 12
-    for cells, rows in ((design.train(), np.arange(40)), (design.valid(), np.arange(40, 60))):
+    for rows in (np.arange(40), np.arange(40, 60)):
+        cells = design.table().of(rows)
         with torch.inference_mode():
             value = log_lik_of(
                 planted.gate, cells, torch.as_tensor(planted.problem.hx[rows]),

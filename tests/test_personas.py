@@ -72,14 +72,19 @@ class Writer:
     def generate(self, requests, decoding):
         for i, request in enumerate(requests):
             self.calls.append(request)
-            prompt = "".join(s.text for turn in request.branches[0].prompt.turns for s in turn.segments)
+            prompt = "".join(
+                s.text for turn in request.branches[0].prompt.turns for s in turn.segments
+            )
             (queue,) = (texts for word, texts in self.texts.items() if word in prompt)
-            yield [(i, Generation(queue[min(len(queue) - 1, self._seen(prompt))], 9, "stop", math.nan))]
+            yield [
+                (i, Generation(queue[min(len(queue) - 1, self._seen(prompt))], 9, "stop", math.nan))
+            ]
 
     def _seen(self, prompt):
         return (
             sum(
-                prompt == "".join(s.text for turn in r.branches[0].prompt.turns for s in turn.segments)
+                prompt
+                == "".join(s.text for turn in r.branches[0].prompt.turns for s in turn.segments)
                 for r in self.calls
             )
             - 1
@@ -220,7 +225,9 @@ def test_stop_words_are_english_only_if_the_texts_are():
 
 def test_texts_without_any_word_still_make_a_persona():
     (persona,) = keyword_personas(records_of(["!!!", "???", "12"]), grouped([0, 0, 0]))
-    assert persona.description.startswith("You are a writer. You usually write 0 to 1 words in one sentence.")
+    assert persona.description.startswith(
+        "You are a writer. You usually write 0 to 1 words in one sentence."
+    )
 
 
 def test_a_habit_that_could_be_chance_is_not_told():
@@ -234,14 +241,19 @@ def test_clear_habits_are_told_with_their_frequency():
     plain = ["it is bad" for _ in range(20)]
     first, second = keyword_personas(records_of(asks + plain), grouped([0] * 20 + [1] * 20))
     assert "You often ask questions" in first.description
-    assert "You nearly always leave out the full stop at the end and write in lower case only" in second.description
+    assert (
+        "You nearly always leave out the full stop at the end and write in lower case only"
+        in second.description
+    )
     assert "you seldom ask questions" in second.description
 
 
 def test_a_label_slightly_commoner_than_elsewhere_is_not_told():
     # 54 % against 50 % is more than two standard errors at 1,000 records, but says little.
     labels = ["a"] * 540 + ["b"] * 460 + ["a"] * 460 + ["b"] * 540
-    personas = keyword_personas(records_of(["Fine."] * 2000, labels), grouped([0] * 1000 + [1] * 1000))
+    personas = keyword_personas(
+        records_of(["Fine."] * 2000, labels), grouped([0] * 1000 + [1] * 1000)
+    )
     assert all("labelled" not in persona.description for persona in personas)
 
 
@@ -263,18 +275,24 @@ def test_equal_descriptions_are_in_doubt():
 
 
 def test_a_clustering_of_other_records_is_refused():
-    with pytest.raises(DataError, match="labels for 8 records, but 4 records were given; pass the records that"):
+    with pytest.raises(
+        DataError, match="labels for 8 records, but 4 records were given; pass the records that"
+    ):
         keyword_personas(records_of(HORROR), TWO)
 
 
 def test_an_empty_cluster_is_refused():
     clustering = grouped([0, 0, 2, 2])
-    with pytest.raises(DataError, match=r"cluster 1 \(1 of 3\) has no records; a persona needs at least one"):
+    with pytest.raises(
+        DataError, match=r"cluster 1 \(1 of 3\) has no records; a persona needs at least one"
+    ):
         record_personas(records_of(HORROR), clustering)
 
 
 def test_zero_keywords_are_refused():
-    with pytest.raises(ConfigError, match="n_keywords is 0; the persona writer needs a whole number of at least 1"):
+    with pytest.raises(
+        ConfigError, match="n_keywords is 0; the persona writer needs a whole number of at least 1"
+    ):
         keyword_personas(records_of(HORROR + ROMANCE), TWO, n_keywords=0)
 
 
@@ -301,14 +319,18 @@ def test_the_model_sees_the_nearest_records_and_its_text_becomes_the_persona():
         (("r4", "r5"), 4, 1, "llm"),
     ]
     assert seen == [("personas, try 1", 1, 2), ("personas, try 1", 2, 2)]
-    shown = "".join(s.text for turn in writer.calls[0].branches[0].prompt.turns for s in turn.segments)
+    shown = "".join(
+        s.text for turn in writer.calls[0].branches[0].prompt.turns for s in turn.segments
+    )
     assert HORROR[1] in shown
     assert HORROR[2] not in shown
 
 
 def test_a_doubtful_text_is_drawn_again_and_the_best_kept():
     noise = "film film film film film"
-    writer = Writer({HORROR[0]: [noise, GOOD_1], ROMANCE[0]: [noise, "You like films, you like", noise]})
+    writer = Writer(
+        {HORROR[0]: [noise, GOOD_1], ROMANCE[0]: [noise, "You like films, you like", noise]}
+    )
     first, second = llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
     assert (first.description, first.doubts) == (GOOD_1, ())
     assert (second.description, second.doubts) == ("You like films, you like", ("unfinished",))
@@ -343,7 +365,9 @@ def test_a_silent_model_is_an_error():
 
 
 def test_a_cold_writer_is_refused():
-    with pytest.raises(ConfigError, match="temperature of the persona writer is 0; it must be above 0; give one"):
+    with pytest.raises(
+        ConfigError, match="temperature of the persona writer is 0; it must be above 0; give one"
+    ):
         llm_personas(records_of(HORROR + ROMANCE), TWO, Writer({}), seed=0, temperature=0)
 
 
@@ -352,7 +376,12 @@ def test_long_records_are_shown_up_to_their_share(caplog):
     long = ["horror " * 1000 for _ in range(3)]
     writer = Writer({"horror": [GOOD_1]})
     llm_personas(records_of(long), grouped([0, 0, 0]), writer, seed=0, n_sources=2)
-    shown = [s.text for turn in writer.calls[0].branches[0].prompt.turns for s in turn.segments if s.is_data]
+    shown = [
+        s.text
+        for turn in writer.calls[0].branches[0].prompt.turns
+        for s in turn.segments
+        if s.is_data
+    ]
     assert [len(text) for text in shown] == [2501, 2501]
     assert "2 long records are shown up to character 2500" in caplog.text
 
@@ -378,7 +407,9 @@ def test_random_personas_are_different_texts_and_depend_on_the_seed_alone():
 
 
 def test_more_random_personas_than_texts_are_refused():
-    with pytest.raises(ConfigError, match="5 random personas were asked for; the records have 4 different"):
+    with pytest.raises(
+        ConfigError, match="5 random personas were asked for; the records have 4 different"
+    ):
         random_personas(records_of(HORROR * 2), 5, seed=0)
 
 
@@ -410,7 +441,8 @@ def test_sound_descriptions_raise_no_doubt(text):
         ("too-short", ""),
         (
             "too-long",
-            "You like many different things. " + "".join(f"You like film {i:04}. " for i in range(60)),
+            "You like many different things. "
+            + "".join(f"You like film {i:04}. " for i in range(60)),
         ),
         ("repetition", "You like films, films, films, films, and nothing else."),
         ("repetition", "You are a good critic, a good critic, a good critic of films."),
@@ -479,7 +511,9 @@ def test_a_short_source_counts_as_copied_when_it_is_there_as_a_whole():
     assert doubts("You write that films are fun.", ["Films are fun."]) == ()
 
 
-@pytest.mark.parametrize("unit", ["a.", "a-", "ignore your ", "aa@", "[your ", "<|", "sorry ", "\n "])
+@pytest.mark.parametrize(
+    "unit", ["a.", "a-", "ignore your ", "aa@", "[your ", "<|", "sorry ", "\n "]
+)
 def test_a_very_long_text_is_looked_through_quickly(unit):
     start = time.process_time()
     assert "too-long" in doubts(unit * (20_000 // len(unit)))
@@ -504,7 +538,9 @@ EDITED = Persona(
 
 
 def test_saved_personas_come_back_as_they_were(tmp_path):
-    odd = Persona(key="é", description="You say “yes”\u2028 and\x85 then\nno 👻.", doubts=("control",))
+    odd = Persona(
+        key="é", description="You say “yes”\u2028 and\x85 then\nno 👻.", doubts=("control",)
+    )
     path = tmp_path / "personas.jsonl"
     save_personas([EDITED, odd], path)
     assert read_personas(path) == [EDITED, odd]
@@ -512,7 +548,9 @@ def test_saved_personas_come_back_as_they_were(tmp_path):
 
 
 def test_written_personas_survive_the_file(tmp_path):
-    personas = keyword_personas(records_of(["!!!"] * 6 + HORROR), grouped([0] * 3 + [1] * 3 + [2] * 4))
+    personas = keyword_personas(
+        records_of(["!!!"] * 6 + HORROR), grouped([0] * 3 + [1] * 3 + [2] * 4)
+    )
     save_personas(personas, tmp_path / "p.jsonl")
     assert read_personas(tmp_path / "p.jsonl") == personas
 
@@ -557,7 +595,11 @@ def test_plain_lines_are_personas(tmp_path):
 def test_an_edit_of_the_text_keeps_the_rest_and_renews_the_doubts(tmp_path):
     path = tmp_path / "personas.jsonl"
     save_personas(
-        [Persona(**{**row(EDITED), "description": "film film film film", "doubts": ("repetition",)})],
+        [
+            Persona(
+                **{**row(EDITED), "description": "film film film film", "doubts": ("repetition",)}
+            )
+        ],
         path,
     )
     path.write_text(path.read_text().replace("film film film film", GOOD_2))
@@ -633,9 +675,13 @@ def test_a_bad_line_is_named(tmp_path, text, message):
 
 
 def test_a_missing_file_and_a_strange_name_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\); give the path of a .jsonl"):
+    with pytest.raises(
+        DataError, match=r"cannot be read \(No such file or directory\); give the path of a .jsonl"
+    ):
         read_personas(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"mine.csv: the name must end in .jsonl or .txt; rename it"):
+    with pytest.raises(
+        DataError, match=r"mine.csv: the name must end in .jsonl or .txt; rename it"
+    ):
         read_personas(write(tmp_path, "x", "mine.csv"))
     with pytest.raises(DataError, match=r"p.json: the name must end in .jsonl; rename it"):
         save_personas([EDITED], tmp_path / "p.json")
@@ -652,4 +698,6 @@ def test_naughty_strings_survive_the_whole_way(tmp_path):
     assert len(read_personas(tmp_path / "a.jsonl")) == 5
     personas = random_personas(records, 200, seed=0)
     save_personas(personas, tmp_path / "b.jsonl")
-    assert [p.description for p in read_personas(tmp_path / "b.jsonl")] == [p.description for p in personas]
+    assert [p.description for p in read_personas(tmp_path / "b.jsonl")] == [
+        p.description for p in personas
+    ]

@@ -49,7 +49,7 @@ class DataConfig:
     train: int = 200
     """Records that gates and temperatures are fitted on."""
     valid: int = 80
-    """Records that decide when to stop and what to choose."""
+    """Records that the same components are scored for: they decide when the paper's recipe stops."""
     test: int = 400
     """Held-out records: their contexts are simulated, their real responses are the floor."""
     golden: int = 2000
@@ -129,13 +129,15 @@ class FitConfig:
     """d, size of the space the gates work in."""
     learning_rate: float = 0.02
     """Adam step size."""
-    max_steps: int = 400
+    max_steps: int = 150
     """Adam steps of one fit (paper: epochs) at the most."""
     patience: int = 10
-    """Checks without a gain on the validation records before a fit stops."""
-    decays: tuple[float, ...] = (0.3, 0.03, 0.003)
-    """Weight decays tried; validation chooses."""
-    tau_spread: float = 0.2
+    """Steps (paper: epochs) without a gain before a fit stops."""
+    n_folds: int = 4
+    """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
+    decays: tuple[float, ...] = (10.0, 3.0, 1.0, 0.1)
+    """Weight decays tried for the gates; cross-validation chooses."""
+    tau_spread: float = 0.05
     """Prior standard deviation of a persona's log temperature around the common one."""
     top_m: int = 4
     """M of the paper's recipe."""
@@ -152,6 +154,7 @@ class FitConfig:
             "dim", "max_steps", "patience", "top_m", "batch_size",
         ):  # fmt: skip
             _at_least("fit", name, getattr(self, name), 1)
+        _at_least("fit", "n_folds", self.n_folds, 2)
         for name in ("learning_rate", "tau_spread", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")

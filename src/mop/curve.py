@@ -143,7 +143,7 @@ def token_curve(
     Parameters
     ----------
     logits : Tensor, shape (T, V), float32
-        Overwritten: the maximum of each row is taken off.
+        May be overwritten.
     targets : Tensor of int64, shape (T,)
     betas : sequence of float, shape (G,)
         `BETAS` or `ONE`.
@@ -166,36 +166,36 @@ def token_curve(
             f"a curve is made at the nodes BETAS or ONE of mop.curve, got {len(chosen)} other "
             "nodes; pass one of the two"
         )
-    logits -= logits.amax(dim=-1, keepdim=True)
-    target = logits.gather(1, targets.unsqueeze(1))
+    most = logits.amax(dim=-1, keepdim=True)
+    target = logits.gather(1, targets.unsqueeze(1)) - most
     if chosen == ONE:
-        return target - logits.exp_().sum(dim=-1, keepdim=True).log_()
-    sums = _power_sums(logits.div_(_STEP), 2**16 if logits.device.type == "cpu" else 2**24)
+        return target - logits.sub_(most).exp_().sum(dim=-1, keepdim=True).log_()
+    sums = _power_sums(logits, most, 2**16 if logits.device.type == "cpu" else 2**24)
     scale = torch.tensor(BETAS, device=logits.device)
     return target * scale - sums.log_()
 
 
-def _power_sums(logits: torch.Tensor, size: int) -> torch.Tensor:
-    """Return Σ_v exp(logit_v)^power for every power of the nodes, (T, G).
+def _power_sums(logits: torch.Tensor, most: torch.Tensor, size: int) -> torch.Tensor:
+    """Return Σ_v exp((logit_v − most) / 96)^power for every power of the nodes, (T, G).
 
     The vocabulary is cut into blocks of `size` numbers over all rows, so that on a processor the
     powers of one block stay in its cache.
     """
     import torch
 
-    names = [1, *_CHAIN]
-    places = {power: place for place, power in enumerate(names)}
+    extra = [power for power in (1, *_CHAIN) if power not in _POWERS]
+    places = {power: place for place, power in enumerate([*extra, *_POWERS])}
     n_rows = len(logits)
     blocks = torch.split(logits, max(256, size // n_rows), dim=-1)
-    room = logits.new_empty((len(names), blocks[0].numel()))
-    total = logits.new_zeros((len(names), n_rows))
+    room = logits.new_empty((len(places), blocks[0].numel()))
+    total = logits.new_zeros((len(_POWERS), n_rows))
     for block in blocks:
-        powers = room[:, : block.numel()].view(len(names), n_rows, -1)
-        torch.exp(block, out=powers[0])
+        powers = room[:, : block.numel()].view(len(places), n_rows, -1)
+        torch.sub(block, most, out=powers[0]).div_(_STEP).exp_()
         for power, (one, other) in _CHAIN.items():
             torch.mul(powers[places[one]], powers[places[other]], out=powers[places[power]])
-        total += powers.sum(dim=-1)
-    return total[[places[power] for power in _POWERS]].T
+        total += powers[len(extra) :].sum(dim=-1)
+    return total.T
 
 
 class _Nodes:

@@ -115,7 +115,11 @@ def _unit_pattern() -> re.Pattern[str]:
 
     The marks are listed because ``\w`` leaves out most of them and would cut Hindi words apart.
     """
-    marks = "".join(re.escape(chr(c)) for c in range(0x300, sys.maxunicode) if unicodedata.category(chr(c))[0] == "M")
+    marks = "".join(
+        re.escape(chr(c))
+        for c in range(0x300, sys.maxunicode)
+        if unicodedata.category(chr(c))[0] == "M"
+    )
     letter = rf"(?:(?![{_UNSPACED}])[^\W_]|[{marks}])"
     return re.compile(
         rf"(?P<sign>(?=[^\W_])[{_UNSPACED}][{marks}]*)|(?=[^\W_]){letter}+(?:['’\u200c\u200d-]{letter}+)*"
@@ -154,7 +158,11 @@ def _terms(text: str) -> list[_Term]:
             if last is not None and last["sign"] is not None and last.end() == match.start():
                 terms.append(_Term(last.group() + surface, last.group() + surface, False))
         elif any(map(str.isalpha, surface)):
-            follows = last is not None and last["sign"] is None and text[last.end() : match.start()] == " "
+            follows = (
+                last is not None
+                and last["sign"] is None
+                and text[last.end() : match.start()] == " "
+            )
             key = re.sub("['’]s$", "", surface.casefold())
             terms.append(_Term(surface, key, follows))
         last = match
@@ -171,7 +179,9 @@ def _stop_words(keys: Iterable[str]) -> frozenset[str]:
         return frozenset()
     listed = frozenset(ENGLISH_STOP_WORDS) | _MORE_STOP_WORDS
     return frozenset(
-        key for key in counts if key in listed or len(key) < 2 or _ENGLISH_TAILS.sub("", key) in listed | {""}
+        key
+        for key in counts
+        if key in listed or len(key) < 2 or _ENGLISH_TAILS.sub("", key) in listed | {""}
     )
 
 
@@ -256,7 +266,9 @@ def _is_variant(a: str, b: str) -> bool:
     short, long = sorted((a, b), key=len)
     if re.match(f"[{_UNSPACED}]", short):
         return short[0] == long[-1] or short[-1] == long[0]
-    alike = next((i for i, pair in enumerate(zip(a, b, strict=False)) if len(set(pair)) > 1), len(short))
+    alike = next(
+        (i for i, pair in enumerate(zip(a, b, strict=False)) if len(set(pair)) > 1), len(short)
+    )
     if alike == len(short):
         return alike >= 4 and len(long) - alike <= 3
     return alike >= 6 and alike >= 0.6 * len(long)
@@ -304,7 +316,8 @@ def _keywords(
     able = [
         key
         for key, n in vocabulary.counts.items()
-        if vocabulary.in_records[key] >= max(2, 0.03 * size) and n * n_others >= 2 * n_words * (whole[key] - n)
+        if vocabulary.in_records[key] >= max(2, 0.03 * size)
+        and n * n_others >= 2 * n_words * (whole[key] - n)
     ]
     chosen: list[str] = []
     used: list[str] = []
@@ -380,7 +393,10 @@ def _style(records: Sequence[Record], *, is_english: bool) -> _Style:
     }
     marks[_LOWER] = np.array([_is_lower(text) for text in texts])
     marks[_OPEN_END] = np.array([not _is_finished(text) for text in texts])
-    n_sentences = [sum(1 for part in _SENTENCE_END.split(text) if any(map(str.isalnum, part))) or 1 for text in texts]
+    n_sentences = [
+        sum(1 for part in _SENTENCE_END.split(text) if any(map(str.isalnum, part))) or 1
+        for text in texts
+    ]
     n_words = [len(_units(text)) for text in texts]
     labels = tuple(record.label for record in records)
     return _Style(np.array(n_words, float), np.array(n_sentences, float), marks, labels)
@@ -403,7 +419,9 @@ def _length_sentence(style: _Style, whole: _Style, unit: str) -> str:
     lo, hi = _round(float(low)), _round(float(high))
     length = f"{lo} to {hi} {unit}s" if lo < hi else f"about {lo} {unit}{'' if lo == 1 else 's'}"
     n = int(np.median(style.n_sentences))
-    sentences = {1: "one sentence", 2: "two sentences", 3: "three sentences"}.get(n, "several sentences")
+    sentences = {1: "one sentence", 2: "two sentences", 3: "three sentences"}.get(
+        n, "several sentences"
+    )
     usual = float(np.median(whole.n_words))
     compared = ""
     if median < usual and median <= 0.8 * usual:
@@ -449,7 +467,11 @@ def _label_sentence(style: _Style, whole: _Style) -> str:
         return ""
     label = min(here, key=lambda name: (-here[name], name))
     share, among_all = here[label] / here.total(), everywhere[label] / everywhere.total()
-    if share < among_all + 0.1 or not _differs(share, among_all, here.total()) or not _is_plain(label):
+    if (
+        share < among_all + 0.1
+        or not _differs(share, among_all, here.total())
+        or not _is_plain(label)
+    ):
         return ""
     if share >= 0.9:
         return f'Nearly all you write is labelled "{label}".'
@@ -460,7 +482,12 @@ def _label_sentence(style: _Style, whole: _Style) -> str:
 
 def _is_plain(label: str) -> bool:
     """Whether a label may stand in a sentence: short, one line, no quotes, no orders."""
-    return len(label) <= 40 and '"' not in label and label.isprintable() and not _security_doubts(label)
+    return (
+        len(label) <= 40
+        and '"' not in label
+        and label.isprintable()
+        and not _security_doubts(label)
+    )
 
 
 def _opening(task: str, words: Sequence[str]) -> str:
@@ -535,7 +562,9 @@ def keyword_personas(
             _cue_sentence(style, whole),
         )
         description = " ".join(filter(None, sentences))
-        personas.append(_persona(k, description, records, clustering, n_sources, len(rows), "keywords"))
+        personas.append(
+            _persona(k, description, records, clustering, n_sources, len(rows), "keywords")
+        )
     return _mark_duplicates(personas)
 
 
@@ -606,17 +635,26 @@ def llm_personas(
             f"the temperature of the persona writer is {temperature}; it must be above 0; give one such as 0.7"
         )
     members = _members(records, clustering)
-    shown = [[records[i].response for i in clustering.nearest[k][:n_sources]] for k in range(len(members))]
+    shown = [
+        [records[i].response for i in clustering.nearest[k][:n_sources]]
+        for k in range(len(members))
+    ]
     share = SHOWN_CHARACTERS // n_sources
     n_cut = sum(len(text) > share for texts in shown for text in texts)
     if n_cut:
         logger.info("%d long records are shown up to character %d", n_cut, share)
-    prompts = [persona_prompt([t if len(t) <= share else t[:share] + "…" for t in texts], task) for texts in shown]
+    prompts = [
+        persona_prompt([t if len(t) <= share else t[:share] + "…" for t in texts], task)
+        for texts in shown
+    ]
     best: dict[int, Persona] = {}
     for attempt in range(N_TRIES):
         due = [k for k in range(len(members)) if k not in best or best[k].doubts]
         requests = [
-            GenerateRequest((Branch(prompts[k], temperature),), derive_seed(seed, "personas", k, attempt)) for k in due
+            GenerateRequest(
+                (Branch(prompts[k], temperature),), derive_seed(seed, "personas", k, attempt)
+            )
+            for k in due
         ]
         drawn = generate_cached(generator, requests, Decoding(max_tokens=max_tokens), store)
         for n_done, (i, generation) in enumerate(drawn, start=1):
@@ -705,14 +743,18 @@ def random_personas(records: Sequence[Record], n_personas: int, *, seed: int) ->
     >>> [persona.key for persona in random_personas(records, 2, seed=0)]
     ['p000', 'p001']
     """
-    different = {record.response.strip(): record for record in reversed(records) if record.response.strip()}
+    different = {
+        record.response.strip(): record for record in reversed(records) if record.response.strip()
+    }
     pool = list(reversed(different.values()))
     if not 1 <= n_personas <= len(pool):
         raise ConfigError(
             f"{n_personas} random personas were asked for; the records have {len(pool)} different "
             f"responses, so ask for 1 to {len(pool)}"
         )
-    rows = random_generator(seed, "personas", "random").choice(len(pool), size=n_personas, replace=False)
+    rows = random_generator(seed, "personas", "random").choice(
+        len(pool), size=n_personas, replace=False
+    )
     return [
         Persona(
             key=_key(k, n_personas),
@@ -727,10 +769,14 @@ def random_personas(records: Sequence[Record], n_personas: int, *, seed: int) ->
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
-            raise ConfigError(f"{name} is {value}; the persona writer needs a whole number of at least 1")
+            raise ConfigError(
+                f"{name} is {value}; the persona writer needs a whole number of at least 1"
+            )
 
 
-def _members(records: Sequence[Record], clustering: Clustering) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
+def _members(
+    records: Sequence[Record], clustering: Clustering
+) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
     """Rows of every cluster, checked against the records."""
     if len(clustering.labels) != len(records):
         raise DataError(
@@ -784,7 +830,10 @@ def _in_order(found: Iterable[str]) -> tuple[str, ...]:
 def _mark_duplicates(personas: Sequence[Persona]) -> list[Persona]:
     """Give every persona whose description occurs again the doubt ``duplicate``."""
     n = Counter(persona.description for persona in personas)
-    return [replace(p, doubts=_in_order({*p.doubts, "duplicate"})) if n[p.description] > 1 else p for p in personas]
+    return [
+        replace(p, doubts=_in_order({*p.doubts, "duplicate"})) if n[p.description] > 1 else p
+        for p in personas
+    ]
 
 
 def generate_cached(
@@ -845,7 +894,9 @@ _CHATTER = _any_of(
     r"^\W*(?:persona|description|persona description)\W*:",
     r"\bhow (?:can|may) i (?:help|assist)\b|\blet me know if\b",
 )
-_PLACEHOLDER = _any_of(r"\[(?:your|insert|name|persona|the|film|movie|title|topic)\b[^\]\n]{0,60}\]")
+_PLACEHOLDER = _any_of(
+    r"\[(?:your|insert|name|persona|the|film|movie|title|topic)\b[^\]\n]{0,60}\]"
+)
 _TOP_LEVEL = "com|org|net|io|co|info|ru|cn|de|uk|gov|edu|dev|ai|app|xyz"
 # Runs are bounded: without, a long text of dots takes minutes.
 _LINK = _any_of(
@@ -880,7 +931,9 @@ _INSTRUCTION = _any_of(
 )
 
 
-_ENGLISH = frozenset(["the", "a", "an", "and", "is", "of", "who", "with", "by", "to", "for", "that"])
+_ENGLISH = frozenset(
+    ["the", "a", "an", "and", "is", "of", "who", "with", "by", "to", "for", "that"]
+)
 
 
 def doubts(description: str, sources: Sequence[str] = ()) -> tuple[str, ...]:
@@ -952,7 +1005,11 @@ def _security_doubts(text: str) -> set[str]:
     """Find what may steer a reader or a program instead of describing a person."""
     # NFKC turns full-width and other look-alike letters into the plain ones that the patterns know.
     plain = unicodedata.normalize("NFKC", text)
-    found = {name for name, pattern in (("link", _LINK), ("instruction", _INSTRUCTION)) if pattern.search(plain)}
+    found = {
+        name
+        for name, pattern in (("link", _LINK), ("instruction", _INSTRUCTION))
+        if pattern.search(plain)
+    }
     if _CONTROL_TOKEN.search(text) or _CONTROL_TOKEN.search(plain) or any(map(_is_control, text)):
         found.add("control")
     return found
@@ -1017,7 +1074,9 @@ def save_personas(personas: Sequence[Persona], path: Path | str) -> None:
     """
     path = Path(path)
     if path.suffix != ".jsonl":
-        raise DataError(f"personas cannot be written to {path}: the name must end in .jsonl; rename it")
+        raise DataError(
+            f"personas cannot be written to {path}: the name must end in .jsonl; rename it"
+        )
     write_jsonl(path, map(asdict, personas))
 
 
@@ -1065,7 +1124,9 @@ def read_personas(path: Path | str) -> list[Persona]:
 def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read (file:line, checked row) of every line that is not blank."""
     if path.suffix not in {".jsonl", ".txt"}:
-        raise DataError(f"personas cannot be read from {path}: the name must end in .jsonl or .txt; rename it")
+        raise DataError(
+            f"personas cannot be read from {path}: the name must end in .jsonl or .txt; rename it"
+        )
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -1127,12 +1188,18 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
             hint = f"did you mean {near[0]!r}" if near else "delete it"
-            raise DataError(f"{where}: unknown field {name!r}; a persona has {', '.join(_FIELDS)}; {hint}")
+            raise DataError(
+                f"{where}: unknown field {name!r}; a persona has {', '.join(_FIELDS)}; {hint}"
+            )
     for name, (is_right, wanted) in _CHECKS.items():
         if name in row and not is_right(row[name]):
-            raise DataError(f"{where}: {name} is {_shown(row[name])}, but must be {wanted}; correct the line")
+            raise DataError(
+                f"{where}: {name} is {_shown(row[name])}, but must be {wanted}; correct the line"
+            )
     if "description" not in row:
-        raise DataError(f'{where}: no description; every persona needs one, as in {{"description": "You are ..."}}')
+        raise DataError(
+            f'{where}: no description; every persona needs one, as in {{"description": "You are ..."}}'
+        )
     return row
 
 
@@ -1143,11 +1210,19 @@ def _shown(value: object) -> str:
 
 def _is_text(value: object) -> bool:
     # A lone surrogate can be written in JSON but not in UTF-8, so no later file could hold it.
-    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+    return (
+        isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+    )
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and _is_text(value) and len(value) <= 64 and value.isprintable() and " " not in value
+    return (
+        isinstance(value, str)
+        and _is_text(value)
+        and len(value) <= 64
+        and value.isprintable()
+        and " " not in value
+    )
 
 
 def _is_count(value: object) -> bool:

@@ -34,7 +34,7 @@ from mop.types import (
 _CHUNK = 4096  # requests in memory at a time; large enough for a backend to sort by length
 
 
-def simulate(  # noqa: PLR0913 - what, who, with what, and how: each is one plain value
+def simulate(
     contexts: Sequence[Record],
     agents: Sequence[Agent | tuple[Agent, ...]],
     personas: Sequence[Persona],

@@ -194,7 +194,8 @@ class LocalModel:
         drafts.sort(key=lambda draft: draft.prompts)  # neighbours share beginnings
         length = max(len(p) for draft in drafts for p in draft.prompts) + decoding.max_tokens
         rows = min(self._rows, int(self._memory() / 2 / body.bytes_per_token / length))
-        rows = max(rows, *(len(draft.prompts) for draft in drafts))
+        sizes = [len(draft.prompts) for draft in drafts]
+        rows = max(min(rows, sum(sizes)), max(sizes))
         for finished in write(
             body,
             drafts,
