@@ -31,3 +31,13 @@ docs: .venv/.ready
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .coverage
+
+# Rivals for the engine's benchmark live in an environment of their own, on top of .venv.
+.venv-bench/.ready: .venv/.ready
+	$(BIN)/python -m venv .venv-bench
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" > $$(.venv-bench/bin/python -c 'import site; print(site.getsitepackages()[0])')/parent.pth
+	.venv-bench/bin/python -m pip install --quiet lm-eval xllamacpp
+	touch $@
+
+bench-engine: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/bench_engine.py

@@ -494,21 +494,10 @@ class Bench:
         """Compare scoring with nothing shared."""
         row = "score_unshared_vs_lm_eval"
         sides: dict[str, Callable[[], Any]] = {}
-        whole, self.load = self.load, self.unshared
-        try:
-            size = self._judge(sides)
-        finally:
-            self.load = whole
+        sides["ours"] = lambda: ours(self.unshared, self.model())
+        size = self._judge(row, self.unshared, sides)
         if size is None:
-            self.claims[row] = Claim(None, "lm-evaluation-harness", "not installed")
             return
-        run = sides.pop("lm_eval")
-        judge = lm_eval_side(self.plain(self.dtype), self.tokenizer, size)
-        del run
-        sides = {
-            "ours": lambda: ours(self.unshared, self.model()),
-            "lm_eval": lambda: judge(self.unshared),
-        }
         seconds, peaks = race(sides, self.arguments.rounds)
         rates = {name: self.unshared.tokens / spent for name, spent in seconds.items()}
         note = f"{rates['ours']:.0f} against {rates['lm_eval']:.0f} tokens/s, batch size {size}"

@@ -213,8 +213,13 @@ def command_line(source, out, *more):
 )
 def test_an_interrupted_run_says_so_and_goes_on_later(source, tmp_path, sent, code):
     out = tmp_path / "run"
-    child = subprocess.Popen(command_line(source, out, "fit.max_steps=100000", "fit.patience=100000"),
-                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    child = subprocess.Popen(
+        command_line(source, out, "fit.max_steps=100000", "fit.patience=100000"),
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell has Ctrl-C switched off, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not (out / "personas.jsonl").exists():
         assert time.monotonic() < deadline
@@ -223,7 +228,7 @@ def test_an_interrupted_run_says_so_and_goes_on_later(source, tmp_path, sent, co
     child.send_signal(sent)
     _, err = child.communicate(timeout=60)
     assert child.returncode == code
-    assert "interrupted; what is done is kept: the same command goes on from there" in err
+    assert "mop run: interrupted; what is done is kept: the same command goes on from there" in err
     assert "Traceback" not in err
     done = subprocess.run(
         [*command_line(source, out), "--json"], capture_output=True, text=True, check=True

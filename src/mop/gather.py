@@ -64,7 +64,7 @@ def report_data(
     problems = read_json(folder.records / "problems.json")["counts"]
     return ReportData(
         title=_title(config),
-        task=config.data.task or "texts",
+        task="responses",
         language_model=config.model.lm,
         encoder=config.model.encoder,
         n_records=config.data.train + config.data.valid,

@@ -448,6 +448,7 @@ def open_local(
     def load() -> Any:
         torch = require("torch", extra="local")
         transformers = require("transformers", extra="local")
+        transformers.utils.logging.disable_progress_bar()  # loading takes a second; progress is shown by mop
         return transformers.AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, model._dtype), **_offline(place)
         )
