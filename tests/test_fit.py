@@ -48,8 +48,12 @@ def test_planted_gates_are_recovered(planted, fitted):
     assert found - uniform > 0.7 * (truth - uniform)
 
 
-def test_planted_temperatures_are_recovered(planted, fitted):
-    assert fitted.gate.temperatures().tolist() == pytest.approx([0.6, 1.1, 1.6], rel=0.35)
+def test_planted_temperatures_are_recovered():
+    # One exemplar and words of its own for each persona: otherwise temperatures are hardly identified.
+    planted = plant(n=700, n_train=600, n_personas=2, n_exemplars=1, strength=1.0, blocks=True)
+    settings = replace(FAST, n_rounds=1, components_per_record=2, valid_components=2, decays=(0.1,))
+    fitted = fit_rounds(planted.problem, planted.score, settings, seed=0)
+    assert fitted.gate.temperatures().tolist() == pytest.approx([0.6, 1.6], rel=0.15)
 
 
 def test_a_resumed_fit_equals_an_unbroken_one(planted, fitted):

@@ -293,7 +293,8 @@ class _Design:
         shared = max(1, min(settings.records_per_component, n_train))
         n_drawn = max(1, math.ceil(n_train * settings.components_per_record / shared))
         n_drawn_valid = settings.valid_components
-        drawn = spread_draw(proposal, n_drawn, rng)
+        # In order, so that a component drawn again goes to other records, and a record's are spread out.
+        drawn = np.sort(spread_draw(proposal, n_drawn, rng))
         drawn_valid = spread_draw(proposal, n_drawn_valid, rng)
         # A record meets each train component with the same probability, whatever it is.
         order = rng.permutation(n_train)
