@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -36,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130/143 interrupted."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    _configure_logging(args)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = args.call(args)
+        with _logging(args):
+            result = args.call(args)
         if args.json:
             _print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         elif not args.quiet:
@@ -425,12 +426,25 @@ def _complain(args: argparse.Namespace, kind: str, message: str, code: int) -> i
     return code
 
 
-def _configure_logging(args: argparse.Namespace) -> None:
-    level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+@contextmanager
+def _logging(args: argparse.Namespace) -> Iterator[None]:
+    """Show the package's log on standard error while a command runs, secrets hidden."""
+    from mop.redact import RedactingFilter
+
+    logger = logging.getLogger("mop")
+    level = logger.level
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(RedactingFilter())
+    logger.addHandler(handler)
+    logger.setLevel(
+        logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
     )
-    logging.getLogger("mop").setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

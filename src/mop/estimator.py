@@ -159,6 +159,7 @@ class MixtureOfPersonas:
         from mop.config import FitConfig
         from mop.data import split_records
         from mop.fit import fit_mixture
+        from mop.score import distinct
 
         observed = _as_records(records)
         n_valid = max(2, round(self.valid_share * len(observed)))
@@ -173,7 +174,7 @@ class MixtureOfPersonas:
         ) if not by_group else split_records(
             observed, {"valid": self.valid_share, "train": 1 - self.valid_share}, seed=self.seed, by_group=True
         )  # fmt: skip
-        exemplars = parts["train"][: self.n_exemplars]
+        exemplars = distinct(parts["train"])[: self.n_exemplars]
         personas = (
             list(self.personas) if self.personas is not None else self._write_personas(exemplars)
         )

@@ -22,7 +22,7 @@ def log_sum_exp(values: NDArray[np.floating], axis: int = -1) -> Floats:
 
     Examples
     --------
-    >>> float(log_sum_exp(np.array([-1000.0, -1000.0]))) == -1000.0 + np.log(2)
+    >>> bool(log_sum_exp(np.array([-1000.0, -1000.0])) == -1000.0 + np.log(2))
     True
     """
     top = np.max(values, axis=axis, keepdims=True)

@@ -47,6 +47,7 @@ from mop.prompts import PROMPT_VERSION
 from mop.pull import resolve, sha256
 from mop.randomness import derive_seed, generator
 from mop.report import draw_figures, write_report
+from mop.score import distinct
 from mop.simulate import read_responses, simulate, write_responses
 from mop.store import Store
 from mop.types import Agent, Decoding, Progress, Record
@@ -313,7 +314,7 @@ def make_fit(work: Work) -> Made:
     config = work.config
     fitted = fit_mixture(
         read_personas(work.folder.personas),
-        work.records("exemplars"),
+        distinct(work.records("exemplars")),
         work.records("train"),
         work.records("valid"),
         encoder=work.encoder,

@@ -52,6 +52,14 @@ def is_own(record: Record, exemplar: Record) -> bool:
     return record.key == exemplar.key or same_text
 
 
+def distinct(records: Sequence[Record]) -> list[Record]:
+    """The records without those whose context and response occurred before: exemplars must differ."""
+    seen: dict[tuple[str, str], Record] = {}
+    for record in records:
+        seen.setdefault((record.context, record.response), record)
+    return list(seen.values())
+
+
 def own_exemplars(records: Sequence[Record], exemplars: Sequence[Record]) -> NDArray[np.int64]:
     """Return for each record the row of the exemplar that it must not see.
 
