@@ -141,6 +141,9 @@ def test_a_prompt_beyond_the_window_is_an_error_with_sizes():
         PromptTooLongError, match=r"request 1 has 6\d\d prompt tokens .* tiny takes 512; use fewer"
     ):
         list(build().score(asked))
+    named = ScoreRequest(asked[1].prompt, "ok", "record 'r7'")
+    with pytest.raises(PromptTooLongError, match=r"record 'r7' has 6\d\d prompt tokens"):
+        list(build().score([named]))
 
 
 def test_weights_that_are_not_numbers_are_an_error_not_a_score():

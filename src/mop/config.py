@@ -267,9 +267,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "exemplars": 300, "train": 48, "valid": 24, "test": 300, "golden": 2000,
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
-        "fit": {"components_per_record": 8, "records_per_component": 12, "valid_components": 10},
+        "fit": {"components_per_record": 5, "records_per_component": 12, "valid_components": 6},
         "simulate": {"n_responses": 300, "max_tokens": 60},
-        "evaluate": {"test_records": 24, "test_components": 16, "n_bootstrap": 100},
+        "evaluate": {"test_records": 24, "test_components": 12, "n_bootstrap": 100},
     },
     "paper": {
         "data": {"exemplars": 1000},

@@ -175,7 +175,12 @@ def component_requests(
             exemplars=() if j is None else (exemplars[j],),
             task=task,
         )
-        requests.append(ScoreRequest(prompt, records[i].response))
+        name = f"record {records[i].key!r}"
+        if k is not None:
+            name += f" under persona {personas[k].key!r}"
+        if j is not None:
+            name += f" with exemplar {exemplars[j].key!r}"
+        requests.append(ScoreRequest(prompt, records[i].response, name))
     return requests
 
 

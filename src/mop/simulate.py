@@ -206,7 +206,7 @@ def _request(
         # A lone voice has all the weight; 0 keeps its key free of how likely its draw was.
         log_weight = 0.0 if len(voices) == 1 else float(agent.log_pi + agent.log_omega)
         branches.append(Branch(prompt, float(agent.temperature), log_weight))
-    return GenerateRequest(tuple(branches), row_seed)
+    return GenerateRequest(tuple(branches), row_seed, f"context {record.key!r}")
 
 
 def _drawn(

@@ -89,6 +89,8 @@ class ScoreRequest:
 
     prompt: Prompt
     response: str
+    name: str = field(default="", compare=False)
+    """What errors call it; no part of the question."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +125,8 @@ class GenerateRequest:
     branches: tuple[Branch, ...]
     seed: int
     """64-bit; token t of this request is a function of (seed, t) and the model alone."""
+    name: str = field(default="", compare=False)
+    """What errors call it; no part of the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
