@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
 
+# One worker per core, one thread each: threads that wait for each other waste two cores.
 test: .venv/.ready
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
