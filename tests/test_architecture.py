@@ -26,7 +26,7 @@ LAYERS = [
         "backends.retry",
         "blackbox",
     },
-    {"pull", "splits", "gate", "plots", "backends.tokens", "backends.tree", "backends.dialects"},
+    {"pull", "splits", "gate", "plots", "backends.tree", "backends.dialects"},
     {
         "data",
         "embed",
@@ -35,6 +35,7 @@ LAYERS = [
         "backends.ledger",
         "backends.forward",
         "backends.probe",
+        "backends.tokens",
     },
     {"backends.decode", "backends.link", "fake_server", "personas", "score"},
     {"backends.local", "backends.remote", "fitted", "simulate"},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mop.errors import BackendError, ScoringUnsupportedError
@@ -56,6 +57,25 @@ class Generator(Protocol):
 
 class LanguageModel(Scorer, Generator, Protocol):
     """Both halves; what a local model offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that could not be had. Its draw is not repeated under another persona."""
+
+    code: str
+    """Short stable name for counts: ``content_filter``, ``http-400``, ``nulls``."""
+    message: str
+
+
+@runtime_checkable
+class Fallible(Protocol):
+    """A model that may give some items up, and says which."""
+
+    @property
+    def failures(self) -> Mapping[int, Failure]:
+        """Items of the latest call that could not be had, by index."""
+        ...
 
 
 def as_scorer(model: object) -> Scorer:

@@ -9,51 +9,12 @@ import math
 from dataclasses import dataclass
 
 from mop.backends.dialects import Meter
-from mop.errors import BackendError, ConfigError
+from mop.config import Ceilings
+from mop.errors import BackendError
 
 
 class CeilingError(BackendError):
     """The run stopped at ``max_cost`` or ``max_lm_tokens``; what is finished is kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
-    """The user's prices and limits.
-
-    Raises
-    ------
-    ConfigError
-        If a number is negative, or if a cost ceiling comes without prices.
-    """
-
-    price_in: float | None = None
-    """Money per million prompt tokens, in whatever currency the user thinks in."""
-    price_out: float | None = None
-    """Money per million generated tokens."""
-    max_cost: float | None = None
-    """Money that all calls together may cost; None for no limit."""
-    max_lm_tokens: int | None = None
-    """Tokens, prompt and generated together, that all calls may use; None for no limit."""
-
-    def __post_init__(self) -> None:
-        """Reject what could not be held to."""
-        for name in ("price_in", "price_out", "max_cost", "max_lm_tokens"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(
-                    f"{name} must be a finite number from 0 on, got {value}; leave it out for none"
-                )
-        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
-            raise ConfigError(
-                f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
-                "price_out = "
-                f"{self.price_out}; give both, in money per million tokens, from your provider's "
-                "price list"
-            )
-
-    def cost(self, tokens_in: float, tokens_out: float) -> float:
-        """Return the money for so many tokens; 0 without prices."""
-        return (tokens_in * (self.price_in or 0.0) + tokens_out * (self.price_out or 0.0)) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
