@@ -37,7 +37,7 @@ LAYERS = [
         "backends.probe",
         "backends.tokens",
     },
-    {"backends.decode", "backends.link", "fake_server", "personas", "score"},
+    {"backends.decode", "backends.link", "fake_server", "personas", "score", "spending"},
     {"backends.local", "backends.remote", "fitted", "simulate"},
     {"backends", "fit", "likelihood", "evaluate", "report", "doctor"},
     {"gather", "estimator"},

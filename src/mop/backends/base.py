@@ -88,10 +88,12 @@ def as_scorer(model: object) -> Scorer:
     """
     if isinstance(model, Scorer):
         return model
+    reason = getattr(model, "why_no_scores", "")
     raise ScoringUnsupportedError(
-        f"{getattr(model, 'name', model)} can write but not say how likely a given text is, which "
-        "fitting and scoring need; use a local model or a server that returns prompt "
-        "log-probabilities as lm, and this one to simulate with"
+        f"{getattr(model, 'name', model)} can write but not say how likely a given text is"
+        f"{f' ({reason})' if reason else ''}, which fitting and scoring need; name a second model "
+        'that can, as scorer (model.scorer = "smollm2-135m", or a server that returns prompt '
+        "log-probabilities), and this one writes only"
     )
 
 

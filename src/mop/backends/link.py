@@ -337,7 +337,9 @@ class Link:
             finally:
                 tries.spent_s += loop.time() - sent
                 self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
-                self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost)
+                self.ledger.settle(
+                    job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted
+                )
                 self._finished.set()
             wait = wait_before_retry(failure, tries, self.policy, seed=job.seed)
             if wait is None:
