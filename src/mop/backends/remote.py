@@ -518,6 +518,8 @@ class RemoteGenerator:
             ), drawn.meter
 
         private = _data_texts(branch.prompt)
+        if encoder is not None:
+            private += (str(body["prompt"]),)  # ids can be turned back into text
         seed = derive_seed(request.seed, "retry")
         return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0)
 
@@ -635,7 +637,7 @@ class RemoteModel(RemoteGenerator):
         def jobs() -> Iterator[Job[Score]]:
             for i in order:
                 ids, start = encoded[i]
-                private = (*_data_texts(requests[i].prompt), requests[i].response)
+                private = (*_data_texts(requests[i].prompt), requests[i].response, str(ids))
                 yield self._score_job(i, ids, start, private, _as_score)
 
         yield from self._link.stream(jobs, prepare, self._probe_again)
