@@ -317,6 +317,10 @@ def _show_run(result: dict[str, Any]) -> str:
             f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else ""
         )
         return "\n".join(filter(None, lines))
+    if metrics["is_surrogate"]:
+        lines.append(
+            f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)"
+        )
     lines.append(f"{'method':<14}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'words':>8}")
     for name, row in metrics["methods"].items():
         lines.append(

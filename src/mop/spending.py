@@ -59,6 +59,7 @@ class Spending:
         self._progress = progress
         self._stage = ""
         self._noted = {role: ledger.spent for role, ledger in self._ledgers.items()}
+        self._calls = dict.fromkeys(self._ledgers, 0)
         self._kept_at = time.monotonic()
         self._begun: dict[str, int] = {}
         self._work = ""
@@ -79,8 +80,9 @@ class Spending:
         """Pass the progress on; forecast once the pilot of new work is finished."""
         if what != self._work or done < self._done:
             self._work, self._begun[what], self._outlook = what, done, ""
-            for ledger in self._ledgers.values():
+            for role, ledger in self._ledgers.items():
                 ledger.begin()
+                self._calls[role] = ledger.calls
         self._done = done
         n_items = total - self._begun[what]
         for role, ledger in self._ledgers.items():
@@ -92,8 +94,12 @@ class Spending:
             self._progress(what, done, total)
 
     def line(self) -> str:
-        """What was spent so far and is expected, in one line; empty before the first call."""
-        parts = [ledger.line() for ledger in self._ledgers.values() if ledger.calls]
+        """What was spent so far and is expected, in one line; empty while the work at hand calls no server."""
+        parts = [
+            ledger.line()
+            for role, ledger in self._ledgers.items()
+            if ledger.calls > self._calls[role]
+        ]
         return "; ".join([*parts, self._outlook] if parts and self._outlook else parts)
 
     def save(self) -> None:
