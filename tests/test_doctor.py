@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mop.backends.link import RemoteSettings
+from mop.config import RemoteSettings
 from mop.doctor import describe, examine
 from mop.fake_server import FakeServer, start
 

@@ -14,7 +14,8 @@ pytest.importorskip("transformers")
 from scipy import stats  # noqa: E402
 
 from mop.backends.base import Generator, Scorer  # noqa: E402
-from mop.backends.local import LocalModel, open_tokens  # noqa: E402
+from mop.backends.local import LocalModel  # noqa: E402
+from mop.backends.tokens import open_tokens  # noqa: E402
 from mop.curve import BETAS, ONE, weights  # noqa: E402
 from mop.errors import BackendError, ConfigError, DataError, PromptTooLongError  # noqa: E402
 from mop.prompts import simulation_prompt  # noqa: E402

@@ -235,12 +235,12 @@ def _open_fitted(args: argparse.Namespace, progress: Any) -> tuple[MixtureOfPers
     """The mixture of a run with the run's own model settings, and the records in question."""
     from mop.data import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.pipeline import open_lm, read_config
+    from mop.pipeline import open_scorer, read_config
 
     config = read_config(args.run)
     model = MixtureOfPersonas.load(
         args.run / "mixture",
-        lm=open_lm(config, getattr(args, "lm", None)),
+        scorer=open_scorer(config, getattr(args, "lm", None)),
         store=args.run / "store.sqlite",
         score_components=args.components,
         progress=progress,
@@ -317,6 +317,10 @@ def _show_run(result: dict[str, Any]) -> str:
             f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else ""
         )
         return "\n".join(filter(None, lines))
+    if metrics["is_surrogate"]:
+        lines.append(
+            f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)"
+        )
     lines.append(f"{'method':<14}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'words':>8}")
     for name, row in metrics["methods"].items():
         lines.append(

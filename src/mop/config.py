@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mop.errors import ConfigError
+from mop.redact import check_variable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,10 @@ class ModelConfig:
     """The frozen language model and the frozen sentence encoder."""
 
     lm: str = "smollm2-135m"
-    """smollm2-135m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake."""
+    """smollm2-135m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
+    scorer: str = ""
+    """Model whose likelihoods gates and temperatures are fitted to, if not lm: a small one, where lm is too large or
+    cannot score. Empty: lm itself."""
     encoder: str = "minilm"
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
     device: str = "auto"
@@ -81,6 +85,94 @@ class ModelConfig:
         _one_of("model", "dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         if not self.memory_gib > 0:
             raise ConfigError(f"model.memory_gib must be above 0, got {self.memory_gib}; try 4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """The user's prices and limits.
+
+    Raises
+    ------
+    ConfigError
+        If a number is negative, or if a cost ceiling comes without prices.
+    """
+
+    price_in: float | None = None
+    """Money per million prompt tokens, in whatever currency you think in."""
+    price_out: float | None = None
+    """Money per million generated tokens."""
+    max_cost: float | None = None
+    """Stop, keeping what is done, before all calls of the run together cost more money than this."""
+    max_lm_tokens: int | None = None
+    """Stop, keeping what is done, before all calls of the run together use more tokens (prompt and generated)."""
+
+    def __post_init__(self) -> None:
+        """Reject what could not be held to."""
+        for name in ("price_in", "price_out", "max_cost", "max_lm_tokens"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ConfigError(
+                    f"{name} must be a finite number from 0 on, got {value}; leave it out for none"
+                )
+        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
+            raise ConfigError(
+                f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
+                f"price_out = {self.price_out}; give both, in money per million tokens, from your "
+                "provider's price list"
+            )
+
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        """Return the money for so many tokens; 0 without prices."""
+        return (tokens_in * (self.price_in or 0.0) + tokens_out * (self.price_out or 0.0)) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSettings(Ceilings):
+    """How to use a server."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; none for a server without keys."""
+    allow_remote_data: bool = False
+    """Whether records may be sent to an address that is not this machine's own."""
+    dialect: str = "auto"
+    """auto (ask the server), openai-chat, openai-completions, vllm, sglang, or echo."""
+    tokenizer: str | None = None
+    """Whose tokenizer the served model has: an embedded name, hf:ORG/NAME, a folder, or fake; needed to score and to
+    send ids."""
+    revision: str = ""
+    """Which weights are served, in your words; part of the identity of every stored score and draw."""
+    max_concurrency: int = 64
+    """Calls in flight per address at the most; a good number below it is found."""
+    deadline_s: float = 120.0
+    """Seconds for one call, from connecting to the last byte."""
+    max_failed_share: float = 0.0
+    """Share of the draws that may fail for good (refused, filtered) without stopping the run; their rows say so."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        Ceilings.__post_init__(self)
+        if self.api_key_env is not None:
+            check_variable(self.api_key_env)
+        if self.dialect not in DIALECTS:
+            raise ConfigError(
+                f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}; try 'auto'"
+            )
+        if not 1 <= self.max_concurrency <= 4096:
+            raise ConfigError(
+                f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64"
+            )
+        if not 0 < self.deadline_s < math.inf:
+            raise ConfigError(
+                f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120"
+            )
+        if not 0 <= self.max_failed_share <= 1:
+            raise ConfigError(
+                f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01"
+            )
+
+
+DIALECTS = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo")
+"""Ways to talk to a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +332,8 @@ class RunConfig:
     """Of every draw."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
+    remote_scorer: RemoteSettings = field(default_factory=RemoteSettings)
     personas: PersonaConfig = field(default_factory=PersonaConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
@@ -339,16 +433,18 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 def describe(section: type) -> list[tuple[str, str, Any, str]]:
     """(name, type, default, meaning) of every setting of a section, read from its source."""
-    tree = ast.parse(inspect.getsource(section)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    meaning = {
-        node.target.id: after.value.value
-        for node, after in zip(tree.body, tree.body[1:], strict=False)
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
+    meaning: dict[str, Any] = {}
+    for part in section.__mro__[:-1]:  # without `object`
+        tree = ast.parse(inspect.getsource(part)).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        meaning |= {
+            node.target.id: after.value.value
+            for node, after in zip(tree.body, tree.body[1:], strict=False)
+            if isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
     return [
         (f.name, str(f.type), f.default, " ".join(str(meaning.get(f.name, "")).split()))
         for f in dataclasses.fields(section)
@@ -358,6 +454,8 @@ def describe(section: type) -> list[tuple[str, str, Any, str]]:
 SECTIONS: Mapping[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "remote": RemoteSettings,
+    "remote_scorer": RemoteSettings,
     "personas": PersonaConfig,
     "fit": FitConfig,
     "simulate": SimulateConfig,
@@ -388,7 +486,13 @@ def _build(cls: type, values: Any, where: str) -> Any:
             if dataclasses.is_dataclass(hint)
             else _coerce(hint, value, name)
         )
-    return cls(**built)
+    try:
+        return cls(**built)
+    except ConfigError as error:
+        # Settings that are used outside a run as well do not know the section they stand in.
+        if issubclass(cls, Ceilings):
+            raise ConfigError(f"[{where}] {error}") from None
+        raise
 
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mop import __version__
-from mop.backends.link import RemoteSettings
 from mop.backends.remote import RemoteModel, open_remote
+from mop.config import RemoteSettings
 from mop.errors import MopError
 
 Status = Literal["ok", "note", "problem"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mop.backends.base import Generator, LanguageModel, Scorer
-    from mop.config import FitConfig
+    from mop.config import FitConfig, RemoteSettings
     from mop.embed import Encoder
     from mop.fitted import FittedMixture
     from mop.likelihood import Table
@@ -32,6 +32,12 @@ class MixtureOfPersonas:
         K, clusters of the exemplars that personas are written from.
     lm : str or LanguageModel
         ``smollm2-135m``, ``hf:ORG/NAME``, a folder, ``openai:MODEL@URL``, ``fake``, or a ready backend.
+        It writes; it also scores, unless there is a ``scorer``.
+    scorer : str or Scorer, optional
+        Another model for the likelihoods that gates and temperatures are fitted to, such as
+        ``smollm2-135m`` for a served model that cannot score; a served one is passed ready-made.
+    remote : RemoteSettings or dict, optional
+        How to use the server that ``lm`` names.
     encoder : str or Encoder
         ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder, ``fake``, or a ready encoder.
     n_exemplars : int
@@ -77,6 +83,8 @@ class MixtureOfPersonas:
         n_personas: int = 20,
         *,
         lm: str | LanguageModel | Generator = "smollm2-135m",
+        scorer: str | Scorer | None = None,
+        remote: RemoteSettings | Mapping[str, Any] | None = None,
         encoder: str | Encoder = "minilm",
         n_exemplars: int = 1000,
         personas: Sequence[Persona] | None = None,
@@ -91,6 +99,8 @@ class MixtureOfPersonas:
     ) -> None:
         self.n_personas = n_personas
         self.lm = lm
+        self.scorer = scorer
+        self.remote = remote
         self.encoder = encoder
         self.n_exemplars = n_exemplars
         self.personas = personas
@@ -123,9 +133,8 @@ class MixtureOfPersonas:
                     f"MixtureOfPersonas has no parameter {name!r}; known: {', '.join(_parameters())}"
                 )
             setattr(self, name, value)
-            self.__dict__.pop(
-                {"lm": "_lm", "encoder": "_encoder", "store": "_store"}.get(name, ""), None
-            )
+            for attribute in _OPENED.get(name, ()):
+                self.__dict__.pop(attribute, None)
         return self
 
     def __repr__(self) -> str:
@@ -327,6 +336,7 @@ class MixtureOfPersonas:
                 decoding=decoding or Decoding(),
                 seed=seed,
                 task=fitted.task,
+                max_failed_share=self._remote_settings().max_failed_share,
                 progress=self.progress,
             )
         )
@@ -339,6 +349,11 @@ class MixtureOfPersonas:
 
         names = {
             "lm": self.lm if isinstance(self.lm, str) else None,
+            "scorer": ""
+            if self.scorer is None
+            else self.scorer
+            if isinstance(self.scorer, str)
+            else None,
             "encoder": self.encoder if isinstance(self.encoder, str) else None,
         }
         fitted = self._fitted()
@@ -350,6 +365,7 @@ class MixtureOfPersonas:
         folder: str | Path,
         *,
         lm: str | LanguageModel | Generator | None = None,
+        scorer: str | Scorer | None = None,
         encoder: str | Encoder | None = None,
         **params: Any,
     ) -> Self:
@@ -359,22 +375,27 @@ class MixtureOfPersonas:
         ----------
         folder : str or Path
             What `save` or ``mop fit`` wrote (``RUN/mixture``).
-        lm, encoder : optional
+        lm, scorer, encoder : optional
             Instead of those it was fitted with. Another encoder must give the same embeddings.
+            With another ``lm`` and no ``scorer``, that ``lm`` scores as well.
         **params
             Further constructor arguments, such as ``store``.
         """
         from mop.fitted import load_mixture
 
         fitted = load_mixture(Path(folder))
-        chosen: dict[str, Any] = {"lm": lm, "encoder": encoder}
+        if scorer is None and lm is not None:
+            scorer = ""
+        chosen: dict[str, Any] = {"lm": lm, "scorer": scorer, "encoder": encoder}
         for name, value in chosen.items():
-            if value is None and fitted.info[name] is None:
+            known = fitted.info.get(name, "")
+            if value is None and known is None:
                 raise ConfigError(
                     f"the mixture in {folder} was fitted with a ready-made {name} that has no name; "
                     f"pass one: MixtureOfPersonas.load(folder, {name}=...)"
                 )
-            chosen[name] = fitted.info[name] if value is None else value
+            chosen[name] = known if value is None else value
+        chosen["scorer"] = chosen["scorer"] or None
         model = cls(
             n_personas=len(fitted.personas),
             **chosen,
@@ -442,18 +463,37 @@ class MixtureOfPersonas:
             progress=self.progress,
         )
 
+    def _remote_settings(self) -> RemoteSettings:
+        from mop.config import RemoteSettings
+
+        given = self.remote
+        return given if isinstance(given, RemoteSettings) else RemoteSettings(**(given or {}))
+
     def _open_lm(self) -> Scorer | Generator:
         from mop.backends import open_model
 
         if not hasattr(self, "_lm"):
-            self._lm: Any = open_model(self.lm) if isinstance(self.lm, str) else self.lm
+            options: dict[str, Any] = {}
+            if isinstance(self.lm, str) and self.lm.startswith("openai:"):
+                # Which share of the draws may fail is judged over all of them, by `simulate`.
+                options["settings"] = replace(self._remote_settings(), max_failed_share=1.0)
+            self._lm: Any = open_model(self.lm, **options) if isinstance(self.lm, str) else self.lm
         opened: Scorer | Generator = self._lm
         return opened
 
     def _open_scorer(self) -> Scorer:
+        from mop.backends import open_model
         from mop.backends.base import as_scorer
 
-        return as_scorer(self._open_lm())
+        if not hasattr(self, "_scorer"):
+            if isinstance(self.scorer, str) and self.scorer.startswith("openai:"):
+                raise ConfigError(
+                    f"a served scorer has settings of its own, got the name {self.scorer!r}; pass "
+                    "it opened: scorer=mop.backends.open_model(NAME, tokenizer=...)"
+                )
+            opened = open_model(self.scorer) if isinstance(self.scorer, str) else self.scorer
+            self._scorer: Scorer = as_scorer(self._open_lm() if opened is None else opened)
+        return self._scorer
 
     def _open_generator(self) -> Generator:
         from mop.backends.base import as_generator
@@ -475,6 +515,16 @@ class MixtureOfPersonas:
         if not hasattr(self, "_store"):
             self._store = Store(self.store if self.store is not None else ":memory:")
         return self._store
+
+
+_OPENED = {
+    "lm": ("_lm", "_scorer"),
+    "remote": ("_lm", "_scorer"),
+    "scorer": ("_scorer",),
+    "encoder": ("_encoder",),
+    "store": ("_store",),
+}
+"""Parameter to the attributes that are made from it."""
 
 
 def _parameters() -> dict[str, inspect.Parameter]:

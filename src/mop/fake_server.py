@@ -72,6 +72,8 @@ class ToyEncoder:
     fingerprint = "toy/1"
     is_chat = True
     end_ids = frozenset({END, TURN, REPLY})
+    control_strings: tuple[str, ...] = ()
+    """None: the marks have no text."""
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, up to where the response begins."""

@@ -186,6 +186,14 @@ def fit_mixture(
         records, personas, exemplars,
         scorer=scorer, store=store, task=task, stage="fit", progress=progress,
     )  # fmt: skip
+    if len(scorer.betas) == 1:
+        logger.warning(
+            "%s scores at temperature %g only: the gates are fitted, temperatures are not, and every "
+            "persona draws at %g",
+            scorer.name,
+            1 / scorer.betas[0],
+            1 / scorer.betas[0],
+        )
     fit = fit_paper if settings.method == "paper" else fit_rounds
     result = fit(problem, score, settings, seed=seed, progress=progress)
     result.gate.requires_grad_(False)

@@ -15,7 +15,7 @@ from mop.data import read_records
 from mop.embedded import EMBEDDED
 from mop.fitted import load_mixture
 from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
-from mop.simulate import read_responses
+from mop.simulate import is_drawn, read_responses
 from mop.types import Record, Response
 
 
@@ -52,9 +52,10 @@ def report_data(
     """
     fitted = load_mixture(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
-    responses = {
+    every = {
         name: list(read_responses(path)) for name, path in response_files(folder, config).items()
     }
+    responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     golden = read_records(folder.records / "golden.jsonl")
     exemplars = {record.key: record for record in fitted.exemplars}
     used = Counter(
@@ -66,6 +67,7 @@ def report_data(
         title=_title(config),
         task="responses",
         language_model=config.model.lm,
+        scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
         encoder=config.model.encoder,
         n_records=config.data.train + config.data.valid,
         n_held_out=config.data.test,
@@ -101,8 +103,11 @@ def report_data(
         ],
         histogram_edges=found["histogram_edges"],
         histograms=found["histograms"],
-        responses=[r for rows in responses.values() for r in rows],
+        responses=[r for rows in every.values() for r in rows],
+        outcomes=metrics["outcomes"].get("mop", {}),
         problems={
+            "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
+            "Draws that could not be had": _failure_notes(metrics["failed"], every),
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
         },
@@ -116,10 +121,65 @@ def report_data(
             "scored_tokens": sum(
                 t for stage, (_, t) in spent.items() if not stage.startswith("simulate")
             ),
+            **_remote_cost(folder.about.get("remote", {}), config),
         },
         origins=_origins(config),
         command=f"mop run --config {folder.path.name}/config.json --out NEW_FOLDER",
     )
+
+
+def _model_notes(
+    metrics: Mapping[str, Any], betas: Sequence[float], servers: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What a reader has to know about the models behind the figures."""
+    notes = []
+    if metrics["is_surrogate"]:
+        notes.append(
+            f"Gates and temperatures were fitted to the likelihoods of {metrics['scored_by']}, a "
+            f"surrogate; {metrics['written_by']} wrote the responses. The held-out likelihood is the "
+            "surrogate's. How well the fit suits the model that writes is seen only in the "
+            "comparison with real texts."
+        )
+    if len(betas) == 1:
+        notes.append(
+            f"{metrics['scored_by']} scores at temperature {1 / betas[0]:g} only: temperatures were "
+            "not fitted."
+        )
+    return notes + [
+        f"{server['name']}: {doubt}" for server in servers.values() for doubt in server["doubts"]
+    ]
+
+
+def _failure_notes(
+    failed: Mapping[str, int], responses: Mapping[str, Sequence[Response]]
+) -> list[str]:
+    return [
+        f"{name}: {count} of {len(responses[name])} draws were refused or failed. They are left out "
+        "of every figure; no other persona answered instead."
+        for name, count in failed.items()
+        if count
+    ]
+
+
+def _remote_cost(
+    remote: Mapping[str, Mapping[str, Mapping[str, float]]], config: RunConfig
+) -> dict[str, float]:
+    """Sums over all servers and stages; empty without a server."""
+    rows = [row for stages in remote.values() for row in stages.values()]
+    if not rows:
+        return {}
+    tokens = sum(
+        row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"] for row in rows
+    )
+    found = {
+        "server_calls": sum(row["calls"] for row in rows),
+        "repeated_calls": sum(row["retries"] for row in rows),
+        "server_tokens": tokens,
+    }
+    settings = (config.remote, config.remote_scorer)
+    if any(s.price_in is not None or s.price_out is not None for s in settings):
+        found["money"] = sum(row["cost"] for row in rows)
+    return found
 
 
 def _title(config: RunConfig) -> str:
@@ -145,7 +205,8 @@ def _points(
 
 def _origins(config: RunConfig) -> list[dict[str, str]]:
     found = []
-    for name in (config.model.lm, config.model.encoder, config.data.source):
+    names = (config.model.lm, config.model.scorer, config.model.encoder, config.data.source)
+    for name in dict.fromkeys(names):
         if name in EMBEDDED:
             item = EMBEDDED[name]
             found.append(

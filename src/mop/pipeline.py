@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from mop import __version__
 from mop.artifacts import RunFolder, hash_of, read_json, write_json, write_parquet
 from mop.backends import open_model
-from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
+from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
+from mop.backends.ledger import Ledger
+from mop.backends.remote import RemoteGenerator
 from mop.cluster import cluster
-from mop.config import RunConfig, config_from_dict, config_to_dict
+from mop.config import RemoteSettings, RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
 from mop.embedded import EMBEDDED
@@ -48,20 +50,26 @@ from mop.pull import resolve, sha256
 from mop.randomness import derive_seed, generator
 from mop.report import draw_figures, write_report
 from mop.score import distinct
-from mop.simulate import read_responses, simulate, write_responses
+from mop.simulate import is_drawn, outcomes, read_responses, simulate, write_responses
+from mop.spending import Spending
 from mop.store import Store
 from mop.types import Agent, Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 1, "personas": 1, "fit": 1, "simulate": 1, "evaluate": 1, "report": 1}
+STAGE_VERSIONS = {"records": 1, "personas": 1, "fit": 1, "simulate": 1, "evaluate": 2, "report": 2}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
 
 
 def run(
-    config: RunConfig, path: Path, *, until: str = "report", progress: Progress | None = None
+    config: RunConfig,
+    path: Path,
+    *,
+    until: str = "report",
+    progress: Progress | None = None,
+    models: Models | None = None,
 ) -> dict[str, Any]:
     """Bring a run folder up to a stage, doing only what is not done.
 
@@ -75,6 +83,8 @@ def run(
         Name of the last stage: one of `STAGES`.
     progress : callable, optional
         ``progress(what, done, total)``.
+    models : Models, optional
+        Instead of those that ``config`` names.
 
     Returns
     -------
@@ -85,56 +95,189 @@ def run(
     ------
     ConfigError
         For an unknown stage.
+    ScoringUnsupportedError
+        Before anything is read, made or paid for, if a stage has to score and no model can.
+    CeilingError
+        If the servers' price or token ceiling of the run is reached; a higher one lets the same
+        command go on.
     MopError
-        Whatever stops a stage; what is done stays done.
+        Whatever else stops a stage; what is done stays done.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
+    models = models or Models(config)
+    ledgers = models.open_for(until)
     with RunFolder.create(path) as folder, Store(folder.store) as store:
-        work = Work(config, folder, store, progress)
-        result: dict[str, Any] = {"run": str(path), "done": [], "skipped": []}
-        inputs: dict[str, Any] = {"format": 1}
-        for name, stage in STAGES.items():
-            inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
-            if folder.stage_done(name, inputs_hash) and (
-                name != "personas" or folder.personas.is_file()
-            ):
-                result["skipped"].append(name)
-            else:
-                began = time.monotonic()
-                files, headline = stage(work)
-                headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
-                folder.finish_stage(name, inputs_hash, files=files, info=headline)
-                # Settings are kept once something was made with them: a refused value leaves no trace.
-                write_json(folder.config, config_to_dict(config))
-                result["done"].append(name)
-            inputs = {"stage": name, "made": folder.stage_hash(name), "inputs": inputs_hash}
-            result[name] = folder.stage_info(name)
-            if name == until:
-                break
-        write_json(folder.config, config_to_dict(config))
-        folder.describe(
-            seed=config.seed,
-            models=work.models(),
-            versions=_versions(),
-            spent={k: list(v) for k, v in store.spent().items()},
+        spending = Spending(
+            ledgers,
+            kept=folder.about.get("remote", {}),
+            keep=lambda rows: folder.describe(remote=rows),
+            progress=progress,
         )
-        return result
+        try:
+            return {
+                "run": str(path),
+                **_bring_up(Work(config, folder, store, models, spending), until),
+            }
+        finally:  # what was spent has to be known after a stop, too
+            spending.save()
+
+
+def _bring_up(work: Work, until: str) -> dict[str, Any]:
+    """Do each stage that is not done, up to ``until``; see `run`."""
+    config, folder = work.config, work.folder
+    result: dict[str, Any] = {"done": [], "skipped": []}
+    inputs: dict[str, Any] = {"format": 1}
+    for name, stage in STAGES.items():
+        inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
+        if folder.stage_done(name, inputs_hash) and (
+            name != "personas" or folder.personas.is_file()
+        ):
+            result["skipped"].append(name)
+        else:
+            began = time.monotonic()
+            work.progress.begin(name)
+            files, headline = stage(work)
+            headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
+            work.progress.save()
+            folder.describe(servers={**folder.about.get("servers", {}), **work.models.servers()})
+            folder.finish_stage(name, inputs_hash, files=files, info=headline)
+            # Settings are kept once something was made with them: a refused value leaves no trace.
+            write_json(folder.config, config_to_dict(config))
+            result["done"].append(name)
+        inputs = {"stage": name, "made": folder.stage_hash(name), "inputs": inputs_hash}
+        result[name] = folder.stage_info(name)
+        if name == until:
+            break
+    write_json(folder.config, config_to_dict(config))
+    folder.describe(
+        seed=config.seed,
+        models=work.identities(),
+        versions=_versions(),
+        spent={k: list(v) for k, v in work.store.spent().items()},
+    )
+    return result
+
+
+class Models:
+    """The frozen language models of a run: one writes, and the same or another one scores.
+
+    Weights load, and servers are asked, when a model is first needed.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Names them.
+    lm, scorer : optional
+        Ready-made ones instead of those named.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        lm: LanguageModel | Generator | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        self._config = config
+        self._lm = lm
+        self._scorer = scorer
+
+    @cached_property
+    def generator(self) -> LanguageModel | Generator:
+        """The model that writes."""
+        return self._lm if self._lm is not None else open_lm(self._config)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model that scores.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If it cannot.
+        """
+        if self._scorer is not None:
+            return self._scorer
+        model = self._config.model
+        if model.scorer in ("", model.lm):
+            return as_scorer(self.generator)
+        return open_scorer(self._config)
+
+    @property
+    def is_surrogate(self) -> bool:
+        """Whether another model scores than writes."""
+        writer: object = self.generator
+        return self.scorer is not writer
+
+    def open_for(self, until: str) -> dict[str, Ledger]:
+        """Open what the stages up to ``until`` need; return the ledgers of those that are servers.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If the model that should score cannot.
+        ConfigError
+            If a model cannot do what the settings ask of it.
+        """
+        stages = list(STAGES)[: list(STAGES).index(until) + 1]
+        opened: dict[str, object] = {}
+        if "simulate" in stages or (self._config.personas.writer == "llm" and "personas" in stages):
+            opened["lm"] = self.generator
+        if "fit" in stages:
+            opened["scorer"] = self.scorer
+        if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
+            raise ConfigError(
+                'simulate.mix = "tokens" averages next-token distributions, which a server does '
+                f'not give, got {self._config.model.lm}; use mix = "prompt", or a local model'
+            )
+        return {
+            role: model.ledger
+            for role, model in opened.items()
+            if isinstance(model, RemoteGenerator)
+            and (role == "lm" or model is not opened.get("lm"))
+        }
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What was found out about the servers that were called, by role; for the manifest."""
+        found = {}
+        for role, attribute in (("lm", "generator"), ("scorer", "scorer")):
+            model = self.__dict__.get(attribute)
+            if isinstance(model, RemoteGenerator) and model.ledger.calls:
+                findings = model.findings
+                noise = [found.noise for found in findings.conformance.values()]
+                found[role] = {
+                    "name": model.name,
+                    "kind": findings.kind,
+                    "reported_models": dict(findings.reported_models),
+                    "is_seeded": findings.is_seeded,
+                    "scoring_noise": max(noise, default=None),
+                    "replaced_controls": model.ledger.replaced_controls,
+                    "doubts": list(findings.doubts),
+                }
+        return found
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the stages of one run share: settings, folder, store and the two frozen models."""
+    """What the stages of one run share: settings, folder, store, frozen models, and the account."""
 
     config: RunConfig
     folder: RunFolder
     store: Store
-    progress: Progress | None
+    models: Models
+    progress: Spending
+    """Called as ``progress(what, done, total)``."""
 
-    @cached_property
-    def lm(self) -> LanguageModel | Generator:
-        """The language model; its weights load when it is first asked something."""
-        return open_lm(self.config)
+    @property
+    def lm(self) -> Generator:
+        """The language model that writes."""
+        return as_generator(self.models.generator)
+
+    @property
+    def scorer(self) -> Scorer:
+        """The language model that scores; usually the same."""
+        return self.models.scorer
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -164,11 +307,7 @@ class Work:
                 "source": _source_stamp(self.config.data.source),
             }
         if stage == "personas":
-            writer = (
-                as_generator(self.lm).generate_identity
-                if config["personas"]["writer"] == "llm"
-                else ""
-            )
+            writer = self.lm.generate_identity if config["personas"]["writer"] == "llm" else ""
             return {
                 "personas": config["personas"],
                 "seed": seed,
@@ -180,7 +319,7 @@ class Work:
             return {
                 "fit": config["fit"],
                 "seed": seed,
-                "lm": as_scorer(self.lm).score_identity,
+                "lm": self.scorer.score_identity,
                 "prompts": PROMPT_VERSION,
                 "personas": hash_of(self._personas_now()),
             }
@@ -188,22 +327,32 @@ class Work:
             return {
                 "simulate": config["simulate"],
                 "seed": seed,
-                "lm": as_generator(self.lm).generate_identity,
+                "lm": self.lm.generate_identity,
                 "prompts": PROMPT_VERSION,
+                **self._tolerance(),
             }
         if stage == "evaluate":
             return {
                 "evaluate": config["evaluate"],
                 "seed": seed,
-                "lm": as_scorer(self.lm).score_identity,
+                "lm": self.scorer.score_identity,
             }
         return {"version": __version__}  # fmt: skip
 
-    def models(self) -> dict[str, str]:
-        """Names and identities of the models and the data, for the manifest."""
+    def _tolerance(self) -> dict[str, float]:
+        """The share of failed draws that is allowed; only a server's draws can fail."""
+        if not isinstance(self.models.generator, RemoteGenerator):
+            return {}
+        return {"max_failed_share": self.config.remote.max_failed_share}
+
+    def identities(self) -> dict[str, str]:
+        """Identities of the models that were opened and of the data, for the manifest."""
         found = {"data": _source_stamp(self.config.data.source)}
-        if "lm" in self.__dict__:
-            found["lm"] = as_generator(self.lm).generate_identity
+        opened = self.models.__dict__
+        if "generator" in opened:
+            found["lm"] = self.lm.generate_identity
+        if "scorer" in opened and opened["scorer"] is not opened.get("generator"):
+            found["scorer"] = self.scorer.score_identity
         if "encoder" in self.__dict__:
             found["encoder"] = self.encoder.identity
         return found
@@ -271,7 +420,7 @@ def make_personas(work: Work) -> Made:
             personas = llm_personas(
                 exemplars,
                 clustering,
-                as_generator(work.lm),
+                work.lm,
                 task=work.config.data.task,
                 seed=work.config.seed,
                 n_sources=settings.n_sources,
@@ -318,14 +467,19 @@ def make_fit(work: Work) -> Made:
         work.records("train"),
         work.records("valid"),
         encoder=work.encoder,
-        scorer=as_scorer(work.lm),
+        scorer=work.scorer,
         store=work.store,
         task=config.data.task,
         settings=config.fit,
         seed=config.seed,
         progress=work.progress,
     )
-    info = {**fitted.info, "lm": config.model.lm, "encoder": config.model.encoder}
+    info = {
+        **fitted.info,
+        "lm": config.model.lm,
+        "scorer": config.model.scorer,
+        "encoder": config.model.encoder,
+    }
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
     best = max(fitted.info["history"], key=lambda row: row["valid"])
@@ -356,12 +510,13 @@ def make_responses(work: Work) -> Made:
             agents_for(method, work, contexts),
             work.fitted.personas,
             work.fitted.exemplars,
-            generator=as_generator(work.lm),
+            generator=work.lm,
             store=work.store,
             decoding=decoding,
             seed=work.config.seed,
             method=method,
             task=work.config.data.task,
+            max_failed_share=work.config.remote.max_failed_share,
             progress=work.progress,
         )
         write_responses(path, responses)
@@ -422,10 +577,11 @@ def make_metrics(work: Work) -> Made:
     """Compare what was simulated with the golden records, and score held-out records."""
     config = work.config
     contexts = work.records("test")[: config.simulate.n_responses]
-    responses = {
+    every = {
         name: list(read_responses(path))
         for name, path in response_files(work.folder, config).items()
     }
+    responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     shown = {record.key: record.response for record in work.fitted.exemplars}
     evaluation = evaluate(
         {name: [r.response for r in rows] for name, rows in responses.items()},
@@ -448,6 +604,11 @@ def make_metrics(work: Work) -> Made:
         {
             "methods": evaluation.methods,
             "held_out": held_out,
+            "failed": {name: len(rows) - len(responses[name]) for name, rows in every.items()},
+            "outcomes": {name: outcomes(rows) for name, rows in every.items()},
+            "written_by": work.lm.name,
+            "scored_by": work.scorer.name,
+            "is_surrogate": work.models.is_surrogate,
             "encoder": config.model.encoder,
             "n_golden": config.data.golden,
         },
@@ -495,7 +656,7 @@ def held_out_table(work: Work) -> Table:
         work.fitted,
         records,
         work.embed([context_text(record) for record in records]),
-        scorer=as_scorer(work.lm),
+        scorer=work.scorer,
         store=work.store,
         n_components=config.evaluate.test_components,
         seed=derive_seed(config.seed, "test"),
@@ -548,10 +709,31 @@ def read_config(path: Path) -> RunConfig:
 
 
 def open_lm(config: RunConfig, name: str | None = None) -> LanguageModel | Generator:
-    """The language model of a configuration, or another one with its device, dtype and memory."""
+    """The language model of a configuration, or another one with its device, dtype and server settings."""
+    return _open(config, config.model.lm if name is None else name, config.remote)
+
+
+def open_scorer(config: RunConfig, name: str | None = None) -> Scorer:
+    """The model of a configuration that scores, or another one with its settings.
+
+    Raises
+    ------
+    ScoringUnsupportedError
+        If it cannot score.
+    """
     model = config.model
+    if name is not None or model.scorer in ("", model.lm):
+        return as_scorer(open_lm(config, name))
+    return as_scorer(_open(config, model.scorer, config.remote_scorer))
+
+
+def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel | Generator:
+    model = config.model
+    if name.startswith("openai:"):
+        # Which share of a method's draws may fail is judged over all of them, by `simulate`.
+        return open_model(name, settings=replace(remote, max_failed_share=1.0))
     return open_model(
-        model.lm if name is None else name,
+        name,
         device=None if model.device == "auto" else model.device,
         dtype=None if model.dtype == "auto" else model.dtype,
         memory_gib=model.memory_gib,

@@ -145,6 +145,9 @@ class Decoding:
 
 FinishReason = Literal["stop", "length"]
 
+Outcome = Literal["stop", "length", "refused", "failed"]
+"""What became of a draw: a text that ended or was cut, or no text at all because the server refused or failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -191,6 +194,7 @@ class Response:
     seed: int
     model: str
     prompt_version: int
-    finish_reason: FinishReason
+    finish_reason: Outcome
+    """With ``refused`` and ``failed`` the response is empty and has 0 tokens."""
     n_tokens: int
     method: str = "mop"

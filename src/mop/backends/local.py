@@ -18,7 +18,7 @@ import numpy as np
 
 from mop.backends.decode import Draft, write
 from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix
-from mop.backends.tokens import PromptEncoder
+from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE, token_curve
 from mop.errors import BackendError, ConfigError, PromptTooLongError, require
@@ -454,7 +454,7 @@ def open_local(
         transformers = require("transformers", extra="local")
         transformers.utils.logging.disable_progress_bar()  # loading takes a second; progress is shown by mop
         return transformers.AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, model._dtype), **_offline(place)
+            place, dtype=getattr(torch, model._dtype), local_files_only=isinstance(place, Path)
         )
 
     model = LocalModel(
@@ -468,38 +468,6 @@ def open_local(
         betas=betas,
     )
     return model
-
-
-def open_tokens(name: str) -> PromptEncoder:
-    """Return how a model turns prompts into ids, without the model.
-
-    Parameters and errors are those of `open_local`.
-    """
-    from mop import pull
-
-    return PromptEncoder(load_tokenizer(pull.resolve(name, kind="lm")))
-
-
-def load_tokenizer(place: Path | str) -> Any:
-    """Return the transformers tokenizer in a folder or of a Hugging Face model.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
-    transformers = require("transformers", extra="local")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(place, **_offline(place))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the tokenizer of {str(place)!r} cannot be loaded ({error}); a model needs its "
-            "tokenizer files beside it, so check the name or folder"
-        ) from error
-
-
-def _offline(place: Path | str) -> dict[str, bool]:
-    return {"local_files_only": True} if isinstance(place, Path) else {}
 
 
 def default_device() -> str:
