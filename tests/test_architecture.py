@@ -38,8 +38,8 @@ LAYERS = [
     },
     {"backends.decode", "backends.link", "fake_server", "personas", "score"},
     {"backends.local", "backends.remote", "fitted", "simulate"},
-    {"backends", "fit", "likelihood", "evaluate", "report", "doctor"},
-    {"gather", "estimator"},
+    {"backends", "fit", "likelihood", "evaluate", "report", "refit"},
+    {"gather", "estimator", "doctor"},
     {"pipeline"},
     {"cli"},
 ]

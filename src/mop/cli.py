@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _logging(args):
             result = args.call(args)
+        if result is None:  # it has said all there is to say
+            return OK
         if args.json:
             _print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         elif not args.quiet:
@@ -117,13 +119,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("run", type=Path, metavar="RUN")
 
-    _verb(
+    doctor = _verb(
         verbs,
         "doctor",
         _doctor,
         _show_doctor,
-        "what is installed, which devices and models are there",
+        "what is installed, which devices, models and servers are there, and what to do",
     )
+    _doctor_options(doctor)
+
+    fake = _verb(
+        verbs, "fake-server", _fake_server, _show_fake_server,
+        "serve a toy model with known probabilities on this machine, honest or broken",
+    )  # fmt: skip
+    _fake_server_options(fake)
     return parser
 
 
@@ -170,6 +179,53 @@ def _fitted_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
     parser.add_argument(
         "--records", metavar="FILE", help="records with the run's columns (default: its test split)"
+    )
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server", action="append", default=[], metavar="NAME",
+        help="a served model, openai:MODEL@URL; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--api-key-env", metavar="VARIABLE", help="variable that holds its key")
+    parser.add_argument(
+        "--dialect",
+        default="auto",
+        help="auto, openai-chat, openai-completions, vllm, sglang or echo",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="the served model's own, needed to score: an embedded name, hf:ORG/NAME or a folder",
+    )
+    parser.add_argument(
+        "--allow-remote-data", action="store_true", help="the server may be another machine"
+    )
+    parser.add_argument(
+        "--probe", action="store_true",
+        help="draw and score a few words there, which may cost money (about 30 short calls)",
+    )  # fmt: skip
+
+
+def _fake_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--list", action="store_true", help="list dialects, lies and faults, serve nothing"
+    )
+    parser.add_argument("--dialect", default="vllm", help="whose habits it has (default vllm)")
+    parser.add_argument("--broken", default="none", metavar="LIE", help="one lie to tell")
+    parser.add_argument(
+        "--faults", default="", metavar="F,F,...",
+        help='what goes wrong, such as "429:2,500,cut:40": in the first calls, in this order; with '
+        "--fault-rate at random",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fault-rate", type=float, metavar="SHARE", help="share of the calls with a fault"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults (default 0)")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds per call")
+    parser.add_argument("--port", type=int, default=0, help="0, the default: any free one")
+    parser.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="ask for the key that this variable holds"
     )
 
 
@@ -292,9 +348,52 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.backends.link import RemoteSettings
     from mop.doctor import examine
 
-    return examine()
+    settings = RemoteSettings(
+        api_key_env=args.api_key_env,
+        dialect=args.dialect,
+        allow_remote_data=args.allow_remote_data,
+    )
+    result = examine(args.server, settings=settings, tokenizer=args.tokenizer, probe=args.probe)
+    bad = [finding["what"] for finding in result["findings"] if finding["status"] == "problem"]
+    return {**result, "problems": bad}
+
+
+def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Serve until interrupted, which is how it is meant to end; None then."""
+    from mop.fake_server import DIALECTS, FAULTS, LIES, FakeServer, Faults, start
+    from mop.redact import Secret
+
+    if args.list:
+        return {"dialects": dict(DIALECTS), "lies": dict(LIES), "faults": dict(FAULTS)}
+    named = tuple(filter(None, (fault.strip() for fault in args.faults.split(","))))
+    if args.fault_rate is None:
+        faults = Faults(script=named)
+    else:
+        kinds = {"kinds": named} if named else {}
+        faults = Faults(rate=args.fault_rate, seed=args.seed, **kinds)
+    key = Secret.from_env(args.api_key_env).reveal() if args.api_key_env else None
+    server = FakeServer(
+        args.dialect, broken=args.broken, faults=faults, key=key, delay_s=args.delay
+    )
+    with start(server, port=args.port) as running:
+        name = f"openai:toy@{running.url}"
+        if args.json:
+            _print(json.dumps({"url": running.url, "name": name, "tokenizer": "toy"}))
+        elif not args.quiet:
+            _print(
+                f"serving at {running.url} as {args.dialect}, broken: {args.broken}\n"
+                f"name: {name}   tokenizer: toy\n"
+                f"try: mop doctor --probe --tokenizer toy --server {name}\n"
+                "Ctrl-C stops it"
+            )
+        try:
+            running.wait()
+        except (KeyboardInterrupt, _Terminated):
+            logging.getLogger("mop").info("stopped after %d calls", server.calls)
+    return None
 
 
 # ------------------------------------------------------------------------------------------- what is shown
@@ -405,6 +504,18 @@ def _show_doctor(result: dict[str, Any]) -> str:
     from mop.doctor import describe
 
     return describe(result)
+
+
+def _show_fake_server(result: dict[str, Any]) -> str:
+    lines = []
+    for option, names in (
+        ("--dialect", result["dialects"]),
+        ("--broken", result["lies"]),
+        ("--faults", result["faults"]),
+    ):
+        lines.append(option)
+        lines += [f"  {name:<16}{meaning}" for name, meaning in names.items()]
+    return "\n".join(lines)
 
 
 def _figure(value: Any) -> str:

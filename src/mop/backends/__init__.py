@@ -32,7 +32,7 @@ def open_model(
         For a model on this machine; None lets `mop.backends.local` choose.
     tokenizer : str, optional
         For a server: whose tokenizer makes the ids that it is sent, as an embedded name,
-        ``hf:ORG/NAME`` or path.
+        ``hf:ORG/NAME`` or path; ``toy`` is that of `mop.fake_server`.
     **options
         For a server: what `mop.backends.remote.open_remote` takes.
 
@@ -49,7 +49,11 @@ def open_model(
     if name.startswith("openai:"):
         from mop.backends.remote import open_remote
 
-        if tokenizer is not None:
+        if tokenizer == "toy":
+            from mop.fake_server import ToyEncoder
+
+            options["encoder"] = ToyEncoder()
+        elif tokenizer is not None:
             from mop.backends.local import open_tokens
 
             options["encoder"] = open_tokens(tokenizer)
