@@ -109,6 +109,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--components", type=int, default=64, help="components scored (default 64)"
     )
 
+    refit = _verb(
+        verbs, "refit", _refit, _show_refit,
+        "persona weights for another model, one that need not be able to score",
+    )  # fmt: skip
+    _refit_options(refit)
+
     config = _verb(
         verbs, "config", _config, _show_config, "print the resolved settings and what each means"
     )
@@ -182,6 +188,22 @@ def _fitted_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _refit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    parser.add_argument(
+        "--black-box", action="store_true",
+        help="match embeddings of the model's samples to the run's records: a surrogate for a fit",
+    )  # fmt: skip
+    parser.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
+    parser.add_argument(
+        "--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)"
+    )
+    _set_option(parser)
+
+
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", action="append", default=[], metavar="NAME",
@@ -247,7 +269,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(args: argparse.Namespace) -> RunConfig:
     """The run folder's own settings, unless a file or preset is given; then assignments."""
-    from mop.config import config_from_dict, config_to_dict, merge_assignments, resolve_config
+    from mop.config import resolve_config
     from mop.pipeline import read_config
 
     if args.verb == "demo":
@@ -255,8 +277,15 @@ def _settings(args: argparse.Namespace) -> RunConfig:
     is_fresh = not (args.out / "config.json").is_file()
     if is_fresh or args.config is not None or args.preset is not None:
         return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
-    base = config_to_dict(read_config(args.out))
-    for section, values in merge_assignments(args.assignments).items():
+    return _assigned(read_config(args.out), args.assignments)
+
+
+def _assigned(config: RunConfig, assignments: list[str]) -> RunConfig:
+    """A run's own settings with assignments over them."""
+    from mop.config import config_from_dict, config_to_dict, merge_assignments
+
+    base = config_to_dict(config)
+    for section, values in merge_assignments(assignments).items():
         base[section] = (
             {**base[section], **values} if section in base and isinstance(values, dict) else values
         )
@@ -332,6 +361,24 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
                 f"no record has the key {args.key!r}; keys look like {records[0].key!r}"
             )
         return model.explain(found[0])
+
+
+def _refit(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.pipeline import read_config, refit
+    from mop.progress import ProgressDisplay
+
+    if not args.black_box:
+        raise ConfigError(
+            "mop refit was asked for without --black-box; give it to match embeddings of samples; "
+            "to fit the gates again from the scores in the store: mop fit --out "
+            f"{args.run} --set fit.NAME=VALUE"
+        )
+    config = _assigned(read_config(args.run), args.assignments)
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        return refit(
+            config, args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
+            out=args.out, progress=progress,
+        )  # fmt: skip
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
@@ -474,6 +521,27 @@ def _show_explain(result: dict[str, Any]) -> str:
     lines += [
         f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}"
         for row in result["exemplars"]
+    ]
+    return "\n".join(lines)
+
+
+def _show_refit(result: dict[str, Any]) -> str:
+    about = result["persona_weights"]
+    lines = [
+        f"persona weights for {about['model']}, {about['kind']}",
+        f"{about['samples_per_persona']} samples per persona, {about['n_targets']} real responses",
+        f"  {'before':>7} {'now':>7}",
+    ]
+    lines += [
+        f"  {row['before']:7.1%} {row['weight']:7.1%}  {row['key']}  {row['description']}"
+        for row in result["personas"]
+    ]
+    lines += [
+        "squared distance of samples and real responses (MMD, 0 is no difference): "
+        f"{about['mmd2']:.4f} now, {about['mmd2_before']:.4f} with the weights before, "
+        f"{about['mmd2_uniform']:.4f} with equal ones",
+        f"mixture: {result['out']}",
+        f"next: MixtureOfPersonas.load({result['out']!r}).sample(contexts)",
     ]
     return "\n".join(lines)
 

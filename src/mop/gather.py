@@ -105,6 +105,7 @@ def report_data(
         problems={
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
+            "Persona weights": _weights_note(fitted.info),
         },
         settings=config_to_dict(config),
         versions=versions,
@@ -120,6 +121,18 @@ def report_data(
         origins=_origins(config),
         command=f"mop run --config {folder.path.name}/config.json --out NEW_FOLDER",
     )
+
+
+def _weights_note(info: Mapping[str, Any]) -> list[str]:
+    """What to know about persona weights that no likelihood stands behind."""
+    about = info.get("persona_weights")
+    if about is None:
+        return []
+    return [
+        f"{about['kind']}: not fitted by likelihood, one set of weights for every context, for "
+        f"{about['model']}, from {about['samples_per_persona']} samples per persona and "
+        f"{about['n_targets']} real responses"
+    ]
 
 
 def _title(config: RunConfig) -> str:
