@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean bench-engine
+.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# What takes an hour or more: the slow tests, and a thousand kills.
+nightly: .venv/.ready
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python tests/kills.py --chain 500 --remote 500
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -41,3 +46,6 @@ clean:
 
 bench-engine: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_engine.py
+
+bench-blackbox: .venv/.ready
+	$(BIN)/python benchmarks/bench_blackbox.py
