@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean bench-engine
+.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -10,6 +10,11 @@ demo: .venv/.ready
 # One worker per core, one thread each: threads that wait for each other waste two cores.
 test: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# What takes an hour or more: the slow tests, and a thousand kills.
+nightly: .venv/.ready
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python tests/kills.py --chain 500 --remote 500
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -42,3 +47,6 @@ clean:
 
 bench-engine: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_engine.py
+
+bench-blackbox: .venv/.ready
+	$(BIN)/python benchmarks/bench_blackbox.py

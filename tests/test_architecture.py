@@ -39,8 +39,8 @@ LAYERS = [
     },
     {"backends.decode", "backends.link", "fake_server", "personas", "score", "spending"},
     {"backends.local", "backends.remote", "fitted", "simulate"},
-    {"backends", "fit", "likelihood", "evaluate", "report", "doctor"},
-    {"gather", "estimator"},
+    {"backends", "fit", "likelihood", "evaluate", "report", "refit"},
+    {"gather", "estimator", "doctor"},
     {"pipeline"},
     {"cli"},
 ]

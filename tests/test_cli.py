@@ -103,6 +103,42 @@ def test_a_damaged_run_fails_verification(run_folder, tmp_path, capsys):
     assert "changed since stage 'evaluate'" in capsys.readouterr().out
 
 
+def test_the_doctor_examines_a_server_and_fails_if_it_is_unusable(capsys):
+    from mop.fake_server import FakeServer, start
+
+    with start(FakeServer("vllm")) as running:
+        name = f"openai:toy@{running.url}"
+        assert main(["doctor", "--json", "--server", name, "--tokenizer", "fake"]) == OK
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert findings[-1]["what"] == name
+    assert "scores if it passes the probe" in findings[-1]["detail"]
+    assert main(["doctor", "--server", "openai:toy@https://api.example.com"]) == FAILED
+    assert "records would leave this machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dialect", "grpc"], "kinds are vllm, sglang"),
+        (["--broken", "badly"], "broken is one of none, silent"),
+        (["--faults", "explode"], "a fault is called 'explode'; accepted are 400, 401"),
+        (["--fault-rate", "3"], "the rate of faults must be 0 to 1, got 3.0"),
+        (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
+    ],
+)
+def test_a_fake_server_that_cannot_be_is_refused(capsys, arguments, sentence):
+    assert main(["fake-server", *arguments]) == USAGE
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_fake_server_lists_what_it_can_be(capsys):
+    assert main(["fake-server", "--list"]) == OK
+    out = capsys.readouterr().out
+    assert "  sglang          token ids or chat; scores by /generate" in out
+    assert "  sentinel        every score is -9999" in out
+    assert "  429             too many requests; 429:2 with Retry-After: 2" in out
+
+
 def test_a_closed_pipe_is_no_traceback():
     done = subprocess.run(
         f"{sys.executable} -m mop config | true", shell=True, capture_output=True, text=True

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _logging(args):
             result = args.call(args)
+        if result is None:  # it has said all there is to say
+            return OK
         if args.json:
             _print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         elif not args.quiet:
@@ -107,6 +109,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--components", type=int, default=64, help="components scored (default 64)"
     )
 
+    refit = _verb(
+        verbs, "refit", _refit, _show_refit,
+        "persona weights for another model, one that need not be able to score",
+    )  # fmt: skip
+    _refit_options(refit)
+
     config = _verb(
         verbs, "config", _config, _show_config, "print the resolved settings and what each means"
     )
@@ -117,13 +125,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("run", type=Path, metavar="RUN")
 
-    _verb(
+    doctor = _verb(
         verbs,
         "doctor",
         _doctor,
         _show_doctor,
-        "what is installed, which devices and models are there",
+        "what is installed, which devices, models and servers are there, and what to do",
     )
+    _doctor_options(doctor)
+
+    fake = _verb(
+        verbs, "fake-server", _fake_server, _show_fake_server,
+        "serve a toy model with known probabilities on this machine, honest or broken",
+    )  # fmt: skip
+    _fake_server_options(fake)
     return parser
 
 
@@ -173,6 +188,69 @@ def _fitted_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _refit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    parser.add_argument(
+        "--black-box", action="store_true",
+        help="match embeddings of the model's samples to the run's records: a surrogate for a fit",
+    )  # fmt: skip
+    parser.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
+    parser.add_argument(
+        "--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)"
+    )
+    _set_option(parser)
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server", action="append", default=[], metavar="NAME",
+        help="a served model, openai:MODEL@URL; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--api-key-env", metavar="VARIABLE", help="variable that holds its key")
+    parser.add_argument(
+        "--dialect",
+        default="auto",
+        help="auto, openai-chat, openai-completions, vllm, sglang or echo",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="the served model's own, needed to score: an embedded name, hf:ORG/NAME or a folder",
+    )
+    parser.add_argument(
+        "--allow-remote-data", action="store_true", help="the server may be another machine"
+    )
+    parser.add_argument(
+        "--probe", action="store_true",
+        help="draw and score a few words there, which may cost money (about 30 short calls)",
+    )  # fmt: skip
+
+
+def _fake_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--list", action="store_true", help="list dialects, lies and faults, serve nothing"
+    )
+    parser.add_argument("--dialect", default="vllm", help="whose habits it has (default vllm)")
+    parser.add_argument("--broken", default="none", metavar="LIE", help="one lie to tell")
+    parser.add_argument(
+        "--faults", default="", metavar="F,F,...",
+        help='what goes wrong, such as "429:2,500,cut:40": in the first calls, in this order; with '
+        "--fault-rate at random",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fault-rate", type=float, metavar="SHARE", help="share of the calls with a fault"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults (default 0)")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds per call")
+    parser.add_argument("--port", type=int, default=0, help="0, the default: any free one")
+    parser.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="ask for the key that this variable holds"
+    )
+
+
 # ------------------------------------------------------------------------------------------------ verbs
 
 
@@ -191,7 +269,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(args: argparse.Namespace) -> RunConfig:
     """The run folder's own settings, unless a file or preset is given; then assignments."""
-    from mop.config import config_from_dict, config_to_dict, merge_assignments, resolve_config
+    from mop.config import resolve_config
     from mop.pipeline import read_config
 
     if args.verb == "demo":
@@ -199,8 +277,15 @@ def _settings(args: argparse.Namespace) -> RunConfig:
     is_fresh = not (args.out / "config.json").is_file()
     if is_fresh or args.config is not None or args.preset is not None:
         return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
-    base = config_to_dict(read_config(args.out))
-    for section, values in merge_assignments(args.assignments).items():
+    return _assigned(read_config(args.out), args.assignments)
+
+
+def _assigned(config: RunConfig, assignments: list[str]) -> RunConfig:
+    """A run's own settings with assignments over them."""
+    from mop.config import config_from_dict, config_to_dict, merge_assignments
+
+    base = config_to_dict(config)
+    for section, values in merge_assignments(assignments).items():
         base[section] = (
             {**base[section], **values} if section in base and isinstance(values, dict) else values
         )
@@ -278,6 +363,24 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
         return model.explain(found[0])
 
 
+def _refit(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.pipeline import read_config, refit
+    from mop.progress import ProgressDisplay
+
+    if not args.black_box:
+        raise ConfigError(
+            "mop refit was asked for without --black-box; give it to match embeddings of samples; "
+            "to fit the gates again from the scores in the store: mop fit --out "
+            f"{args.run} --set fit.NAME=VALUE"
+        )
+    config = _assigned(read_config(args.run), args.assignments)
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        return refit(
+            config, args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
+            out=args.out, progress=progress,
+        )  # fmt: skip
+
+
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     from mop.config import config_to_dict, resolve_config
 
@@ -292,9 +395,52 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.config import RemoteSettings
     from mop.doctor import examine
 
-    return examine()
+    settings = RemoteSettings(
+        api_key_env=args.api_key_env,
+        dialect=args.dialect,
+        allow_remote_data=args.allow_remote_data,
+    )
+    result = examine(args.server, settings=settings, tokenizer=args.tokenizer, probe=args.probe)
+    bad = [finding["what"] for finding in result["findings"] if finding["status"] == "problem"]
+    return {**result, "problems": bad}
+
+
+def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Serve until interrupted, which is how it is meant to end; None then."""
+    from mop.fake_server import DIALECTS, FAULTS, LIES, FakeServer, Faults, start
+    from mop.redact import Secret
+
+    if args.list:
+        return {"dialects": dict(DIALECTS), "lies": dict(LIES), "faults": dict(FAULTS)}
+    named = tuple(filter(None, (fault.strip() for fault in args.faults.split(","))))
+    if args.fault_rate is None:
+        faults = Faults(script=named)
+    else:
+        kinds = {"kinds": named} if named else {}
+        faults = Faults(rate=args.fault_rate, seed=args.seed, **kinds)
+    key = Secret.from_env(args.api_key_env).reveal() if args.api_key_env else None
+    server = FakeServer(
+        args.dialect, broken=args.broken, faults=faults, key=key, delay_s=args.delay
+    )
+    with start(server, port=args.port) as running:
+        name = f"openai:toy@{running.url}"
+        if args.json:
+            _print(json.dumps({"url": running.url, "name": name, "tokenizer": "fake"}))
+        elif not args.quiet:
+            _print(
+                f"serving at {running.url} as {args.dialect}, broken: {args.broken}\n"
+                f"name: {name}   tokenizer: fake\n"
+                f"try: mop doctor --probe --tokenizer fake --server {name}\n"
+                "Ctrl-C stops it"
+            )
+        try:
+            running.wait()
+        except (KeyboardInterrupt, _Terminated):
+            logging.getLogger("mop").info("stopped after %d calls", server.calls)
+    return None
 
 
 # ------------------------------------------------------------------------------------------- what is shown
@@ -383,6 +529,27 @@ def _show_explain(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _show_refit(result: dict[str, Any]) -> str:
+    about = result["persona_weights"]
+    lines = [
+        f"persona weights for {about['model']}, {about['kind']}",
+        f"{about['samples_per_persona']} samples per persona, {about['n_targets']} real responses",
+        f"  {'before':>7} {'now':>7}",
+    ]
+    lines += [
+        f"  {row['before']:7.1%} {row['weight']:7.1%}  {row['key']}  {row['description']}"
+        for row in result["personas"]
+    ]
+    lines += [
+        "squared distance of samples and real responses (MMD, 0 is no difference): "
+        f"{about['mmd2']:.4f} now, {about['mmd2_before']:.4f} with the weights before, "
+        f"{about['mmd2_uniform']:.4f} with equal ones",
+        f"mixture: {result['out']}",
+        f"next: MixtureOfPersonas.load({result['out']!r}).sample(contexts)",
+    ]
+    return "\n".join(lines)
+
+
 def _show_config(result: dict[str, Any]) -> str:
     from mop.config import SECTIONS, describe
 
@@ -409,6 +576,18 @@ def _show_doctor(result: dict[str, Any]) -> str:
     from mop.doctor import describe
 
     return describe(result)
+
+
+def _show_fake_server(result: dict[str, Any]) -> str:
+    lines = []
+    for option, names in (
+        ("--dialect", result["dialects"]),
+        ("--broken", result["lies"]),
+        ("--faults", result["faults"]),
+    ):
+        lines.append(option)
+        lines += [f"  {name:<16}{meaning}" for name, meaning in names.items()]
+    return "\n".join(lines)
 
 
 def _figure(value: Any) -> str:

@@ -202,6 +202,41 @@ class MixtureOfPersonas:
         )
         return self
 
+    def refit_black_box(
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        *,
+        samples_per_persona: int = 20,
+        decoding: Decoding | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Replace the persona gate by weights for the present ``lm``, which need not be able to score.
+
+        A surrogate: see `mop.refit.refit_black_box`. Give the records of the fit.
+
+        Examples
+        --------
+        >>> records = [Record(key=str(i), context="Film?", response=r)
+        ...            for i, r in enumerate(["good fun", "dull", "great fun", "so dull"] * 5)]
+        >>> model = MixtureOfPersonas(n_personas=2, lm="fake", encoder="fake").fit(records)
+        >>> model.refit_black_box(records, samples_per_persona=4).mixture_.info["chosen"]
+        'surrogate: matched embeddings'
+        """
+        from mop.refit import refit_black_box
+
+        self.mixture_ = refit_black_box(
+            self._fitted(),
+            _as_records(records),
+            model=self._open_generator(),
+            encoder=self._open_encoder(),
+            store=self._open_store(),
+            samples_per_persona=samples_per_persona,
+            decoding=decoding,
+            seed=seed,
+            progress=self.progress,
+        )
+        return self
+
     # ------------------------------------------------------------------------------------- likelihood
 
     def score_samples(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:

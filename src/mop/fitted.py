@@ -121,6 +121,63 @@ def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
     return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
 
 
+def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixture:
+    """The same mixture with the given persona weights for every context; exemplar gate and temperatures stay.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+    weights : ndarray, shape (K,)
+        ≥ 0, sum 1. Below 1e-12 a weight counts as 1e-12, since the file of a mixture holds finite
+        numbers only.
+
+    Raises
+    ------
+    DataError
+        If they are no such weights.
+
+    Notes
+    -----
+    π sees W_x and W_g only in the product of W_x h(x) and W_g h(g), Ω only in their products with
+    W_e h(e). With twice the dimensions, W_x = [W_x; 0], W_g = [0; W_g] and W_e = [W_e; W_e], the
+    first product vanishes and the other two are what they were.
+    """
+    import torch
+
+    from mop.gate import Gate
+
+    given = np.asarray(weights, dtype=np.float64)
+    n_personas = len(fitted.personas)
+    if (
+        given.shape != (n_personas,)
+        or not (np.isfinite(given).all() and (given >= 0).all())
+        or abs(given.sum() - 1) > 1e-6
+    ):
+        raise DataError(
+            f"persona weights of shape {given.shape} with sum {given.sum():.6g} were given; "
+            f"{n_personas} numbers of at least 0 that add up to 1 are needed; divide them by "
+            "their sum"
+        )
+    old = fitted.gate
+    gate = Gate(old.hg, old.he, dim=2 * len(old.w_x), seed=0)
+    nothing = torch.zeros_like(old.w_x)
+    with torch.no_grad():
+        gate.w_x.copy_(torch.cat([old.w_x, nothing]))
+        gate.w_g.copy_(torch.cat([nothing, old.w_g]))
+        gate.w_e.copy_(torch.cat([old.w_e, old.w_e]))
+        gate.a.copy_(torch.as_tensor(np.log(np.maximum(given, 1e-12))))
+        for name in ("log_tau", "delta", "v"):
+            getattr(gate, name).copy_(getattr(old, name))
+    gate.requires_grad_(False)
+    return replace(fitted, gate=gate)
+
+
+def persona_shares(fitted: FittedMixture, hx: NDArray[np.float32], weight: Floats) -> Floats:
+    """Mean persona weights over contexts hx (n, D), each counted ``weight`` (n,) times: (K,), sum 1."""
+    share: Floats = weight @ np.exp(fitted.log_pi(hx)) / weight.sum()
+    return share
+
+
 def draw_agents(
     fitted: FittedMixture,
     hx: NDArray[np.float32],

@@ -110,6 +110,7 @@ def report_data(
             "Draws that could not be had": _failure_notes(metrics["failed"], every),
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
+            "Persona weights": _weights_note(fitted.info),
         },
         settings=config_to_dict(config),
         versions=versions,
@@ -180,6 +181,18 @@ def _remote_cost(
     if any(s.price_in is not None or s.price_out is not None for s in settings):
         found["money"] = sum(row["cost"] for row in rows)
     return found
+
+
+def _weights_note(info: Mapping[str, Any]) -> list[str]:
+    """What to know about persona weights that no likelihood stands behind."""
+    about = info.get("persona_weights")
+    if about is None:
+        return []
+    return [
+        f"{about['kind']}: not fitted by likelihood, one set of weights for every context, for "
+        f"{about['model']}, from {about['samples_per_persona']} samples per persona and "
+        f"{about['n_targets']} real responses"
+    ]
 
 
 def _title(config: RunConfig) -> str:

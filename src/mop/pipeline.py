@@ -38,6 +38,7 @@ from mop.fitted import (
     context_text,
     draw_agents,
     load_mixture,
+    persona_shares,
     save_mixture,
     uniform_mixture,
 )
@@ -48,6 +49,7 @@ from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.pull import resolve, sha256
 from mop.randomness import derive_seed, generator
+from mop.refit import refit_black_box
 from mop.report import draw_figures, write_report
 from mop.score import distinct
 from mop.simulate import is_drawn, outcomes, read_responses, simulate, write_responses
@@ -738,6 +740,85 @@ def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel
         dtype=None if model.dtype == "auto" else model.dtype,
         memory_gib=model.memory_gib,
     )
+
+
+def refit(
+    config: RunConfig,
+    path: Path,
+    *,
+    lm: str | None = None,
+    samples_per_persona: int = 20,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a mixture whose persona weights are matched to the run's population, for another model.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run.
+    path : Path
+        A run with a fitted mixture; its training and validation records are the population, and
+        its store keeps the draws.
+    lm : str, optional
+        The model that the weights are for; the run's own if None.
+    samples_per_persona : int
+    out : Path, optional
+        Folder of the new mixture, by default ``mixture-black-box`` in the run.
+    progress : callable, optional
+
+    Returns
+    -------
+    dict
+        ``out``, ``persona_weights`` (see `mop.refit.refit_black_box`) and ``personas``: key,
+        description, ``before`` (mean weight over the population) and ``weight``.
+
+    Raises
+    ------
+    ArtifactError
+        If the run holds no fitted mixture.
+    """
+    folder = RunFolder.open(path)
+    name = config.model.lm if lm is None else lm
+    with Store(folder.store) as store:
+        models = Models(replace(config, model=replace(config.model, lm=name)))
+        model = models.generator
+        ledgers = {"lm": model.ledger} if isinstance(model, RemoteGenerator) else {}
+        # The folder is only read here, so what is spent is shown and bounded, but not entered.
+        kept = folder.about.get("remote", {})
+        spending = Spending(ledgers, kept=kept, keep=lambda rows: None, progress=progress)
+        work = Work(config, folder, store, models, spending)
+        population = [*work.records("train"), *work.records("valid")]
+        settings = config.simulate
+        refitted = refit_black_box(
+            work.fitted,
+            population,
+            model=work.lm,
+            encoder=work.encoder,
+            store=store,
+            samples_per_persona=samples_per_persona,
+            decoding=Decoding(
+                max_tokens=settings.max_tokens,
+                min_tokens=settings.min_tokens,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+            ),
+            seed=config.seed,
+            progress=spending,
+        )
+        hx = work.embed([context_text(record) for record in population])
+        before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
+        target = out or folder.path / "mixture-black-box"
+        save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
+    about = refitted.info["persona_weights"]
+    return {
+        "out": str(target),
+        "persona_weights": about,
+        "personas": [
+            {"key": p.key, "description": p.description, "before": round(float(b), 6), "weight": w}
+            for p, b, w in zip(refitted.personas, before, about["weights"], strict=True)
+        ],
+    }
 
 
 def verify(path: Path) -> dict[str, Any]:
