@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mop.config import FitConfig
+from mop.design import Design
 from mop.errors import DataError
 from mop.fit import (
     Cells,
-    _Design,
     best_single_tau,
     fit_paper,
     fit_rounds,
@@ -183,7 +183,7 @@ def test_cells_count_what_is_present():
 def test_with_everything_scored_later_rounds_stay_exact():
     """A skewed proposal draws favoured components more often; a cell is scored once all the same."""
     planted = plant(n=60, n_train=40)
-    design = _Design(
+    design = Design(
         planted.problem, replace(FAST, components_per_record=40, valid_components=40), 0
     )
     design.extend(planted.score, None, 0)

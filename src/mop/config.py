@@ -117,8 +117,14 @@ class FitConfig:
 
     method: str = "rounds"
     """rounds (ours) or paper (the paper's recipe: sum over the gate's top pairs)."""
-    n_rounds: int = 2
-    """Rounds of proposing, scoring and fitting."""
+    n_rounds: int = 3
+    """Rounds of proposing, scoring and fitting at the most."""
+    min_gain: float = 0.02
+    """Nats per record that a round must gain, cross-validated, for another to follow."""
+    max_lm_tokens: int = 0
+    """Tokens of responses that may be scored, those found in the store included; 0: no limit."""
+    max_minutes: float = 0.0
+    """Time after which no further round begins; 0: no limit. With one, two runs may differ."""
     components_per_record: int = 24
     """(persona, exemplar) pairs newly scored for each training record in a round."""
     records_per_component: int = 16
@@ -128,11 +134,11 @@ class FitConfig:
     dim: int = 128
     """d, size of the space the gates work in."""
     learning_rate: float = 0.02
-    """Adam step size."""
+    """Adam step size of the paper's recipe."""
     max_steps: int = 150
-    """Adam steps of one fit (paper: epochs) at the most."""
+    """Steps of one fit (paper: epochs) at the most."""
     patience: int = 10
-    """Steps (paper: epochs) without a gain before a fit stops."""
+    """Epochs without a gain before the paper's recipe stops."""
     n_folds: int = 4
     """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
     decays: tuple[float, ...] = (10.0, 3.0, 1.0, 0.1)
@@ -155,9 +161,13 @@ class FitConfig:
         ):  # fmt: skip
             _at_least("fit", name, getattr(self, name), 1)
         _at_least("fit", "n_folds", self.n_folds, 2)
+        _at_least("fit", "max_lm_tokens", self.max_lm_tokens, 0)
         for name in ("learning_rate", "tau_spread", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("min_gain", "max_minutes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"fit.{name} must be at least 0, got {getattr(self, name)}")
         if not self.decays or min(self.decays) < 0:
             raise ConfigError(f"fit.decays needs values of at least 0, got {self.decays}")
 
@@ -267,7 +277,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "exemplars": 300, "train": 48, "valid": 24, "test": 300, "golden": 2000,
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
-        "fit": {"components_per_record": 8, "records_per_component": 12, "valid_components": 10},
+        "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 12,
+                "valid_components": 10},
         "simulate": {"n_responses": 300, "max_tokens": 60},
         "evaluate": {"test_records": 24, "test_components": 16, "n_bootstrap": 100},
     },
@@ -281,7 +292,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
         "model": {"lm": "fake", "encoder": "fake"},
         "personas": {"n_personas": 3},
-        "fit": {"components_per_record": 8, "records_per_component": 4, "valid_components": 12,
+        "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 4, "valid_components": 12,
                 "max_steps": 60},
         "simulate": {"n_responses": 24, "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},

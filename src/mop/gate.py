@@ -100,7 +100,7 @@ class Gate(nn.Module):
         """
         keys = self.he @ self.w_e.T  # (N, d)
         from_context = (hx.double() @ self.w_x.T) @ keys.T + (self.he @ self.v + self.delta)
-        if own is not None:
+        if own is not None and bool((own >= 0).any()):
             rows = torch.nonzero(own >= 0).squeeze(1)
             blocked = torch.zeros_like(from_context, dtype=torch.bool)
             blocked[rows, own[rows]] = True
@@ -147,6 +147,26 @@ class Gate(nn.Module):
         norm = self.log_omega_norm(from_context, from_persona)
         logit = from_context.gather(1, exemplar) + from_persona[persona, exemplar]
         return self.log_pi(hx).gather(1, persona) + logit - norm.gather(1, persona)
+
+    def context_free_log_weight(self, persona: Tensor, exemplar: Tensor, own: Tensor) -> Tensor:
+        """`log_weight` of biases alone, as if the projections were zero: no context is looked at.
+
+        Parameters
+        ----------
+        persona, exemplar : Tensor of int, shape (B, M)
+        own : Tensor of int, shape (B,)
+
+        Returns
+        -------
+        Tensor, shape (B, M), float64
+        """
+        bias = self.he @ self.v + self.delta
+        log_share = torch.log_softmax(bias, dim=0)
+        # Without its own exemplar a record's weights sum to 1 - share of that exemplar.
+        missing = torch.where(own >= 0, log_share[own.clamp(min=0)].exp(), 0.0)
+        value = torch.log_softmax(self.a, dim=0)[persona] + log_share[exemplar]
+        value = value - torch.log1p(-missing)[:, None]
+        return value.masked_fill(exemplar == own[:, None], -torch.inf)
 
     def log_omega(self, hx: Tensor, persona: Tensor, own: Tensor | None = None) -> Tensor:
         """Log exemplar weights (B, N) of each context under one given persona each (B,)."""
