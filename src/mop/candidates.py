@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,11 +113,11 @@ def log_lik_of(
     -------
     Tensor, shape (n,), nats
     """
-    return _log_lik(gate, _Prepared.of(cells, hx, own, betas), is_context_free=False)
+    return _log_lik(gate, _Scores.of(cells, hx, own, betas))
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Scores:
     """Cells of some records as tensors, in the order in which they are used again and again."""
 
     hx: Tensor
@@ -136,14 +137,13 @@ class _Prepared:
     """(n, M) row of ``curves`` of each cell."""
 
     @classmethod
-    def of(cls, cells: Cells, hx: Tensor, own: Tensor, betas: tuple[float, ...]) -> _Prepared:
+    def of(cls, cells: Cells, hx: Tensor, own: Tensor, betas: tuple[float, ...]) -> _Scores:
         import torch
 
         flat = cells.persona.reshape(-1)
         order = np.argsort(flat, kind="stable")
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        count = np.bincount(flat)
         return cls(
             hx=hx,
             own=own,
@@ -154,7 +154,7 @@ class _Prepared:
             curves=torch.as_tensor(
                 cells.curves.reshape(-1, cells.curves.shape[-1])[order].astype(np.float64)
             ),
-            ends=np.cumsum(count).tolist(),
+            ends=np.cumsum(np.bincount(flat)).tolist(),
             place=torch.as_tensor(place.reshape(cells.persona.shape)),
         )
 
@@ -166,79 +166,108 @@ class _Prepared:
 
         beta = torch.exp(-log_tau)
         if len(self.betas) > 1:
-            beta = beta.clamp(min(self.betas), max(self.betas))  # exp and log may round outwards
+            # Where the curves end, so do the temperatures that a fit may try.
+            beta = beta.clamp(min(self.betas), max(self.betas))
         nodes = torch_weights(beta, self.betas)
         starts = [0, *self.ends[:-1]]
-        flat = torch.cat(
-            [self.curves[a:b] @ nodes[k] for k, (a, b) in enumerate(zip(starts, self.ends, strict=True))]
-        )  # fmt: skip
+        blocks = zip(starts, self.ends, strict=True)
+        flat = torch.cat([self.curves[a:b] @ nodes[k] for k, (a, b) in enumerate(blocks)])
         return flat[self.place]
 
 
-def _log_lik(gate: Gate, data: _Prepared, *, is_context_free: bool) -> Tensor:
+def _log_lik(gate: Gate, scores: _Scores) -> Tensor:
+    log_w = gate.log_weight(scores.hx, scores.persona, scores.exemplar, scores.own)
+    return _normalised(log_w, scores, gate.log_tau)
+
+
+def _normalised(log_w: Tensor, scores: _Scores, log_tau: Tensor) -> Tensor:
     import torch
 
-    if is_context_free:
-        log_w = gate.context_free_log_weight(data.persona, data.exemplar, data.own)
-    else:
-        log_w = gate.log_weight(data.hx, data.persona, data.exemplar, data.own)
-    log_w = log_w - data.log_q
-    log_lik = data.log_lik(gate.log_tau)
+    log_w = log_w - scores.log_q
+    log_lik = scores.log_lik(log_tau)
     return torch.logsumexp(log_w + log_lik, dim=1) - torch.logsumexp(log_w, dim=1)
+
+
+class Part:
+    """Some records with their scored cells, made ready once for all candidates.
+
+    Parameters
+    ----------
+    problem : Problem
+    cells : Cells
+        Of all n records.
+    rows : ndarray of int
+        The records of this part.
+    """
+
+    def __init__(self, problem: Problem, cells: Cells, rows: Ints) -> None:
+        self.problem, self.rows, self.cells = problem, rows, cells.of(rows)
+        self.weight = problem.weight[rows]
+
+    @cached_property
+    def scores(self) -> _Scores:
+        """As tensors."""
+        import torch
+
+        problem, rows = self.problem, self.rows
+        return _Scores.of(
+            self.cells,
+            torch.as_tensor(problem.hx[rows]),
+            torch.as_tensor(problem.own[rows]),
+            problem.betas,
+        )
+
+    @cached_property
+    def single_tau(self) -> tuple[float, float]:
+        """See `best_single_tau`."""
+        return best_single_tau(self.cells, self.weight, self.problem.betas)
+
+    def values(self, gate: Gate) -> Floats:
+        """Log-likelihood of each record under a gate (len(rows),), nats."""
+        import torch
+
+        with torch.inference_mode():
+            value = _log_lik(gate, self.scores)
+        return np.asarray(value.numpy(), dtype=np.float64)
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:
     """The temperature that suits uniform gates best, and its mean log-likelihood in nats.
 
-    Examined on a grid of β and refined: the function of one variable is cheap.
+    Examined on a grid of β and refined around the best: the function of one variable is cheap.
     """
-    if len(betas) == 1:
-        return 1.0 / betas[0], float(_uniform_values(cells, weight, betas, np.array(betas))[0])
-    grid = np.linspace(betas[0], betas[-1], 40)
-    best = int(np.argmax(_uniform_values(cells, weight, betas, grid)))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    fine = np.linspace(low, high, 61)
-    values = _uniform_values(cells, weight, betas, fine)
-    best = int(np.argmax(values))
-    return float(1.0 / fine[best]), float(values[best])
+    from scipy.optimize import minimize_scalar
 
-
-def _uniform_values(cells: Cells, weight: Floats, betas: tuple[float, ...], at: Floats) -> Floats:
-    """Mean log-likelihood under uniform gates at some β, (len(at),)."""
     log_w = np.where(cells.present, -cells.log_q, -np.inf)
-    norm = log_sum_exp(log_w)
-    curves = cells.curves.astype(np.float64)
-    share = weight / weight.sum()
-    return np.array(
-        [
-            (log_sum_exp(log_w + curves @ curve_weights(float(beta), betas)) - norm) @ share
-            for beta in at
-        ]
+    norm, share = log_sum_exp(log_w), weight / weight.sum()
+
+    def value(beta: float) -> float:
+        log_lik = cells.curves @ curve_weights(beta, betas)
+        return float((log_sum_exp(log_w + log_lik) - norm) @ share)
+
+    if len(betas) == 1:
+        return 1.0 / betas[0], value(betas[0])
+    grid = np.linspace(betas[0], betas[-1], 24)
+    best = int(np.argmax([value(float(beta)) for beta in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    found = minimize_scalar(
+        lambda beta: -value(float(beta)), bounds=around, method="bounded", options={"xatol": 1e-4}
     )
+    return 1.0 / float(found.x), -float(found.fun)
 
 
 # ------------------------------------------------------------------------------------- one candidate
 
 
 def fit_candidate(
-    candidate: Candidate,
-    problem: Problem,
-    cells: Cells,
-    rows: Ints,
-    settings: FitConfig,
-    *,
-    seed: int,
-    start: Gate | None = None,
+    candidate: Candidate, part: Part, settings: FitConfig, *, seed: int, start: Gate | None = None
 ) -> Gate:
     """Maximise the penalised likelihood of some records under one candidate, to convergence.
 
     Parameters
     ----------
     candidate : Candidate
-    problem : Problem
-    cells : Cells
-        Of all n records.
-    rows : ndarray of int
+    part : Part
         The records to fit to.
     settings : FitConfig
     seed : int
@@ -257,128 +286,105 @@ def fit_candidate(
 
     Notes
     -----
-    L-BFGS (Liu and Nocedal 1989) with bounds, which keep temperatures where the curves were measured. The
-    prior holds W_x near its random start: were it free, it could grow without end while W_g
-    and W_e shrink, and their decay would mean nothing.
+    L-BFGS (Liu and Nocedal 1989). The prior holds W_x near its random start: were it free, it could grow
+    without end while W_g and W_e shrink, and their decay would mean nothing.
     """
-    some = cells.of(rows)
-    if not bool(np.isfinite(some.curves[some.present]).all()):
+    if not bool(np.isfinite(part.cells.curves[part.cells.present]).all()):
         raise DataError(
             "the fit met a score that is not finite; check the scores with: mop verify RUN"
         )
-    tau, value = best_single_tau(some, problem.weight[rows], problem.betas)
-    gate = new_gate(problem, settings, tau, seed)
+    gate = new_gate(part.problem, settings, part.single_tau[0], seed)
     if candidate.kind == "uniform":
         return gate
     start_w_x = gate.w_x.detach().clone()
     if start is not None:
         gate.load_state_dict(start.state_dict())
-    _maximise(
-        gate, candidate, _Loss(problem, some, rows, settings, math.log(tau), value, start_w_x)
-    )
-    keep_in_range(gate, problem.betas)
+    _maximise(gate, candidate, part, settings, start_w_x)
+    keep_in_range(gate, part.problem.betas)
     return gate
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """What is minimised: minus the mean log-likelihood above uniform gates, plus the prior per record."""
+def _maximise(
+    gate: Gate, candidate: Candidate, part: Part, settings: FitConfig, start_w_x: Tensor
+) -> None:
+    """Move the free parameters of a gate to the optimum, in place.
 
-    problem: Problem
-    some: Cells
-    rows: Ints
-    settings: FitConfig
-    log_tau: float
-    """Best single one of uniform gates; temperatures are drawn towards it."""
-    value: float
-    """Mean log-likelihood at it."""
-    start_w_x: Tensor
-    """Where the prior holds W_x."""
-
-    def prepared(self) -> tuple[_Prepared, Tensor]:
-        import torch
-
-        problem, rows = self.problem, self.rows
-        data = _Prepared.of(
-            self.some,
-            torch.as_tensor(problem.hx[rows]),
-            torch.as_tensor(problem.own[rows]),
-            problem.betas,
-        )
-        return data, torch.as_tensor(problem.weight[rows] / problem.weight[rows].sum())
-
-
-def _maximise(gate: Gate, candidate: Candidate, loss: _Loss) -> None:
-    """Move the free parameters of a gate to the optimum, in place."""
+    What the optimiser sees is each parameter in units of its prior standard deviation, and the
+    temperatures as a common one and departures from it: so it needs far fewer steps.
+    """
     import torch
     from scipy.optimize import minimize
 
-    settings, betas = loss.settings, loss.problem.betas
-    data, share = loss.prepared()
-    has_taus = len(betas) > 1
-    free: list[Tensor] = [gate.a, gate.delta, gate.v]
-    if candidate.kind == "gates":
-        free += [gate.w_x, gate.w_g, gate.w_e]
-    n_taus = (1 if candidate.is_single_tau else len(gate.log_tau)) if has_taus else 0
-    sizes = [p.numel() for p in free]
+    n, weight = len(part.rows), torch.as_tensor(part.weight / part.weight.sum())
+    # (parameter, its value at zero, scale)
+    free: list[tuple[Tensor, Tensor | float, float]] = [
+        (gate.a, 0.0, SD_A), (gate.delta, 0.0, SD_DELTA), (gate.v, 0.0, SD_V)
+    ]  # fmt: skip
+    is_gates = candidate.kind == "gates"
+    if is_gates:
+        scale = 1.0 / math.sqrt(2 * n * candidate.decay)
+        free += [(gate.w_x, start_w_x, scale), (gate.w_g, 0.0, scale), (gate.w_e, 0.0, scale)]
+    ends = np.cumsum([p.numel() for p, _, _ in free]).tolist()
+    log_tau0, n_taus = math.log(part.single_tau[0]), 0
+    if len(part.problem.betas) > 1:
+        n_taus = 1 if candidate.is_single_tau else 1 + len(gate.log_tau)
 
-    def load(x: Floats) -> None:
+    def load(x: Tensor) -> None:
         with torch.no_grad():
-            at = 0
-            for p, size in zip(free, sizes, strict=True):
-                p.copy_(torch.from_numpy(x[at : at + size]).view_as(p))
-                at += size
-            if has_taus:
-                gate.log_tau.copy_(torch.from_numpy(x[at:].copy()).expand(len(gate.log_tau)))
+            for (p, centre, scale), end in zip(free, ends, strict=True):
+                p.copy_(x[end - p.numel() : end].view_as(p) * scale + centre)
+            if n_taus:
+                common, own = x[ends[-1]], x[ends[-1] + 1 :]
+                gate.log_tau.copy_((log_tau0 + common + settings.tau_spread * own).expand(len(gate.log_tau))
+                                   if n_taus > 1 else (log_tau0 + common).expand(len(gate.log_tau)))  # fmt: skip
 
     def value_and_slope(x: Floats) -> tuple[float, Floats]:
-        load(x)
-        for p in (*free, gate.log_tau):
-            p.grad = None
-        fit = _log_lik(gate, data, is_context_free=candidate.kind != "gates") @ share
-        total = _penalty(gate, candidate, loss) - (fit - loss.value)
-        total.backward()  # type: ignore[no-untyped-call]
-        slopes = [p.grad.numpy().reshape(-1) for p in free if p.grad is not None]
-        if has_taus:
-            taus = gate.log_tau.grad
-            assert taus is not None
-            slopes.append(taus.numpy() if n_taus > 1 else taus.numpy().sum(keepdims=True))
-        return float(total.detach()), np.concatenate(slopes)
+        at = torch.from_numpy(x)
+        load(at)
+        gate.zero_grad()
+        scores = part.scores
+        if is_gates:
+            log_w = gate.log_weight(
+                scores.hx, scores.persona, scores.exemplar, scores.own, dtype=torch.float32
+            )
+        else:
+            log_w = gate.context_free_log_weight(scores.persona, scores.exemplar, scores.own)
+        fit = _normalised(log_w, scores, gate.log_tau) @ weight
+        fit.backward()  # type: ignore[no-untyped-call]
+        slopes = [
+            -p.grad.reshape(-1) * scale if p.grad is not None else torch.zeros(p.numel())
+            for p, _, scale in free
+        ]
+        if n_taus and gate.log_tau.grad is not None:
+            slopes.append(-gate.log_tau.grad.sum()[None])
+            if n_taus > 1:
+                slopes.append(-gate.log_tau.grad * settings.tau_spread)
+        slope = torch.cat(slopes) + at / n
+        prior = 0.5 * float(at.square().sum()) / n
+        # Measured from uniform gates, so that the tolerance is one of gains, not of text lengths.
+        return prior + part.single_tau[1] - float(fit.detach()), slope.numpy()
 
-    start = [p.detach().numpy().reshape(-1) for p in free]
-    if has_taus:
-        taus = gate.log_tau.detach().numpy()
-        start.append(taus.copy() if n_taus == len(taus) else taus.mean(keepdims=True))
-    x0 = np.concatenate(start)
-    low, high = -math.log(betas[-1]), -math.log(betas[0])
-    bounds = [(None, None)] * sum(sizes) + [(low, high)] * n_taus
+    x0 = torch.cat(
+        [((p.detach() - centre) / scale).reshape(-1) for p, centre, scale in free]
+        + [_units(gate.log_tau.detach() - log_tau0, n_taus, settings.tau_spread)]
+    )
     found = minimize(
         value_and_slope,
-        x0,
+        x0.numpy(),
         jac=True,
         method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": settings.max_steps, "ftol": TOLERANCE, "gtol": 1e-6, "maxcor": 12},
+        options={"maxiter": settings.max_steps, "ftol": TOLERANCE, "gtol": 1e-6, "maxcor": 10},
     )
-    load(np.asarray(found.x))
+    load(torch.from_numpy(np.asarray(found.x)))
 
 
-def _penalty(gate: Gate, candidate: Candidate, loss: _Loss) -> Tensor:
-    """Minus log prior per record: gates near their start, biases near zero, log τ near the common one."""
-    n, spread = len(loss.rows), loss.settings.tau_spread
-    biases = sum(
-        (bias.square().sum() / sd**2 for bias, sd in ((gate.a, SD_A), (gate.delta, SD_DELTA))),
-        gate.v.square().sum() / SD_V**2,
-    )
-    taus = (gate.log_tau - gate.log_tau.mean()).square().sum() / spread**2
-    drift = (gate.log_tau.mean() - loss.log_tau) ** 2
-    total = (0.5 * biases + 0.5 * taus + drift) / n
-    if candidate.kind == "gates":
-        moved = (gate.w_x - loss.start_w_x).square().sum()
-        total = total + candidate.decay * (
-            gate.w_g.square().sum() + gate.w_e.square().sum() + moved
-        )
-    return total
+def _units(departure: Tensor, n_taus: int, spread: float) -> Tensor:
+    """Departures of log τ (K,) from the start as common part and the personas' own, in prior units."""
+    import torch
+
+    common = departure.mean()[None]
+    own = (departure - common) / spread
+    return torch.cat([common, own]) if n_taus > 1 else common[:n_taus]
 
 
 def new_gate(problem: Problem, settings: FitConfig, tau: float, seed: int) -> Gate:
@@ -407,17 +413,7 @@ def keep_in_range(gate: Gate, betas: tuple[float, ...]) -> None:
 
 def values_of(gate: Gate, problem: Problem, cells: Cells, rows: Ints) -> Floats:
     """Log-likelihood of some records (len(rows),) from their scored cells, nats."""
-    import torch
-
-    with torch.inference_mode():
-        value = log_lik_of(
-            gate,
-            cells.of(rows),
-            torch.as_tensor(problem.hx[rows]),
-            torch.as_tensor(problem.own[rows]),
-            problem.betas,
-        )
-    return np.asarray(value.numpy(), dtype=np.float64)
+    return Part(problem, cells, rows).values(gate)
 
 
 # ---------------------------------------------------------------------------------------- the choice
@@ -465,11 +461,11 @@ def choose(
         others |= {"single_tau": trial.values[single], "own_tau": trial.values[best]}
         if trial.mean(single) >= trial.mean(best):
             best = single
-    everyone = np.arange(len(problem.hx))
-    free = fit_candidate(unconditional, problem, cells, everyone, settings, seed=seed)
+    everyone = Part(problem, cells, np.arange(len(problem.hx)))
+    free = fit_candidate(unconditional, everyone, settings, seed=seed)
     gate = free
     if best != unconditional:
-        gate = fit_candidate(best, problem, cells, everyone, settings, seed=seed, start=free)
+        gate = fit_candidate(best, everyone, settings, seed=seed, start=free)
     if progress is not None:
         progress("fit gates", trial.n_trials, trial.n_trials)
     return Choice(best, gate, trial.values[best], tuple(trial.gates[best]), others, free)
@@ -486,9 +482,12 @@ class _Trial:
         seed: int,
         progress: Progress | None,
     ) -> None:
-        self.problem, self.cells, self.settings = problem, cells, settings
-        self.seed, self.progress = seed, progress
-        self.folds = folds(len(problem.hx), settings.n_folds, seed)
+        self.problem, self.settings, self.seed, self.progress = problem, settings, seed, progress
+        everyone = np.arange(len(problem.hx))
+        self.parts = [
+            (Part(problem, cells, np.setdiff1d(everyone, fold)), Part(problem, cells, fold))
+            for fold in folds(len(problem.hx), settings.n_folds, seed)
+        ]
         self.n_trials = 4 + len(settings.decays)
         self.values: dict[Candidate, Floats] = {}
         self.gates: dict[Candidate, list[Gate]] = {}
@@ -497,14 +496,11 @@ class _Trial:
         """Fit a candidate without each fold in turn, and judge that fold."""
         if self.progress is not None:
             self.progress("fit gates", len(self.values), self.n_trials)
-        everyone = np.arange(len(self.problem.hx))
-        values, gates = np.zeros(len(everyone)), []
-        for f, fold in enumerate(self.folds):
-            gate = fit_candidate(
-                candidate, self.problem, self.cells, np.setdiff1d(everyone, fold), self.settings,
-                seed=self.seed, start=None if start is None else self.gates[start][f],
-            )  # fmt: skip
-            values[fold] = values_of(gate, self.problem, self.cells, fold)
+        values, gates = np.zeros(len(self.problem.hx)), []
+        for f, (rest, fold) in enumerate(self.parts):
+            begin = None if start is None else self.gates[start][f]
+            gate = fit_candidate(candidate, rest, self.settings, seed=self.seed, start=begin)
+            values[fold.rows] = fold.values(gate)
             gates.append(gate)
         self.values[candidate], self.gates[candidate] = values, gates
 
@@ -541,12 +537,10 @@ def component_gains(gate: Gate, problem: Problem, cells: Cells) -> Floats:
 
     n_personas, n_exemplars = len(problem.hg), len(problem.he)
     rows = np.arange(len(problem.hx))
-    value = values_of(gate, problem, cells, rows)
-    data = _Prepared.of(
-        cells, torch.as_tensor(problem.hx), torch.as_tensor(problem.own), problem.betas
-    )
+    everyone = Part(problem, cells, rows)
+    value = everyone.values(gate)
     with torch.inference_mode():
-        log_lik = data.log_lik(gate.log_tau).numpy()
+        log_lik = everyone.scores.log_lik(gate.log_tau).numpy()
     here = cells.present
     # One record must not decide alone: a ratio above e³ counts as e³.
     ratio = np.exp(np.minimum(log_lik - value[:, None], 3.0))[here]
@@ -595,14 +589,10 @@ def certificate(gate: Gate, problem: Problem, cells: Cells) -> dict[str, Any] | 
     found = np.stack(
         [o[np.searchsorted(row[o], columns)] for row, o in zip(flat, order, strict=True)]
     )
-    some = cells.of(rows)
-    data = _Prepared.of(
-        some, torch.as_tensor(problem.hx[rows]), torch.as_tensor(problem.own[rows]), problem.betas
-    )
+    part = Part(problem, cells, rows)
     with torch.inference_mode():
-        log_lik = np.take_along_axis(data.log_lik(gate.log_tau).numpy(), found, axis=1)
-    weight = problem.weight[rows]
-    value = values_of(gate, problem, cells, rows)
+        log_lik = np.take_along_axis(part.scores.log_lik(gate.log_tau).numpy(), found, axis=1)
+    weight, value = part.weight, part.values(gate)
     log_share = np.log(weight / weight.sum())
     log_d = log_sum_exp(log_share[:, None] + log_lik - value[:, None], axis=0)
     best = unconditional_weights(log_lik, record_weight=weight)
@@ -658,17 +648,16 @@ def tau_intervals(
     """
     import torch
 
-    data = _Prepared.of(
-        cells, torch.as_tensor(problem.hx), torch.as_tensor(problem.own), problem.betas
-    )
+    scores = Part(problem, cells, np.arange(len(problem.hx))).scores
     weight = torch.as_tensor(problem.weight / problem.weight.mean())
     with torch.no_grad():
-        log_w = gate.log_weight(data.hx, data.persona, data.exemplar, data.own) - data.log_q
+        log_w = gate.log_weight(scores.hx, scores.persona, scores.exemplar, scores.own)
+        log_w = log_w - scores.log_q
     centre = gate.log_tau.detach()
 
     def negative(log_tau: Tensor) -> Tensor:
         taus = log_tau.expand(len(centre))
-        value = torch.logsumexp(log_w + data.log_lik(taus), dim=1) @ weight
+        value = torch.logsumexp(log_w + scores.log_lik(taus), dim=1) @ weight
         spread = (taus - taus.mean()).square().sum() / settings.tau_spread**2
         return 0.5 * spread - value
 

@@ -168,8 +168,8 @@ class FitConfig:
         for name in ("min_gain", "max_minutes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"fit.{name} must be at least 0, got {getattr(self, name)}")
-        if not self.decays or min(self.decays) < 0:
-            raise ConfigError(f"fit.decays needs values of at least 0, got {self.decays}")
+        if not self.decays or not min(self.decays) > 0:
+            raise ConfigError(f"fit.decays needs values above 0, got {self.decays}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
