@@ -621,7 +621,8 @@ def temperature_report(
         ``intervals``: [low, high] of each persona's τ, 95 %, from the curvature of the penalised
         log-likelihood in log τ at the optimum, gates held fixed; ``gain_over_single``: cross-validated
         nats per record of a temperature per persona over a single one, with ``gain_interval`` from
-        resampled records. None where there is nothing to compare.
+        resampled records; ``single_tau``: the best single temperature under the fitted gates. None where
+        there is nothing to compare.
     """
     if "own_tau" not in choice.others:
         return None
@@ -631,10 +632,32 @@ def temperature_report(
         "is_single": choice.candidate.is_single_tau,
         "gain_over_single": mean_of(difference, problem),
         "gain_interval": [low, high],
+        "single_tau": _common_tau(choice.gate, Part(problem, cells, np.arange(len(problem.hx)))),
         "intervals": tau_intervals(
             choice.gate, problem, cells, settings, is_single=choice.candidate.is_single_tau
         ),
     }
+
+
+def _common_tau(gate: Gate, part: Part) -> float:
+    """The one temperature that suits fitted gates best."""
+    import torch
+    from scipy.optimize import minimize_scalar
+
+    scores, weight = part.scores, torch.as_tensor(part.weight)
+    with torch.inference_mode():
+        log_w = gate.log_weight(scores.hx, scores.persona, scores.exemplar, scores.own)
+
+        def loss(log_tau: float) -> float:
+            taus = torch.full_like(gate.log_tau, log_tau)
+            return -float(_normalised(log_w, scores, taus) @ weight)
+
+        centre = float(gate.log_tau.mean())
+        found = minimize_scalar(
+            loss, bounds=(centre - 0.5, centre + 0.5), method="bounded", options={"xatol": 1e-4}
+        )
+    low, high = 1.0 / part.problem.betas[-1], 1.0 / part.problem.betas[0]
+    return float(np.clip(np.exp(found.x), low, high))
 
 
 def tau_intervals(

@@ -87,8 +87,10 @@ class ModelConfig:
 class PersonaConfig:
     """Where the personas come from."""
 
-    n_personas: int = 12
-    """K, clusters of the exemplars."""
+    n_personas: int | str = 12
+    """K, clusters of the exemplars; auto: as many as held-out likelihood asks for."""
+    max_personas: int = 24
+    """Candidates among which auto chooses."""
     writer: str = "keywords"
     """keywords (from the cluster's words and manner), llm (the language model summarises), file."""
     path: str | None = None
@@ -100,7 +102,11 @@ class PersonaConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        _at_least("personas", "n_personas", self.n_personas, 1)
+        if isinstance(self.n_personas, str):
+            _one_of("personas", "n_personas", self.n_personas, ("auto",))
+        else:
+            _at_least("personas", "n_personas", self.n_personas, 1)
+        _at_least("personas", "max_personas", self.max_personas, 2)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
         _one_of("personas", "writer", self.writer, ("keywords", "llm", "file"))
@@ -143,6 +149,8 @@ class FitConfig:
     """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
     decays: tuple[float, ...] = (10.0, 3.0, 1.0, 0.1)
     """Weight decays tried for the gates; cross-validation chooses."""
+    coverage_records: int = 100
+    """Records of the fit that are examined for whether any component explains them; 0: none."""
     tau_spread: float = 0.05
     """Prior standard deviation of a persona's log temperature around the common one."""
     top_m: int = 4
@@ -161,7 +169,8 @@ class FitConfig:
         ):  # fmt: skip
             _at_least("fit", name, getattr(self, name), 1)
         _at_least("fit", "n_folds", self.n_folds, 2)
-        _at_least("fit", "max_lm_tokens", self.max_lm_tokens, 0)
+        for name in ("max_lm_tokens", "coverage_records"):
+            _at_least("fit", name, getattr(self, name), 0)
         for name in ("learning_rate", "tau_spread", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
@@ -234,8 +243,12 @@ class EvaluateConfig:
     test_components: int = 48
     """(persona, exemplar) pairs scored for each of them; all of them, and exactly, if there are no more."""
 
+    reference_components: int = 16
+    """Prompts per test record for each reference that has no persona or no exemplar; 0: leave these out."""
+
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
+        _at_least("evaluate", "reference_components", self.reference_components, 0)
         _at_least("evaluate", "n_seeds", self.n_seeds, 1)
         _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
         _at_least("evaluate", "test_records", self.test_records, 2)
@@ -278,9 +291,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
         "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 12,
-                "valid_components": 10},
+                "valid_components": 10, "coverage_records": 24},
         "simulate": {"n_responses": 300, "max_tokens": 60},
-        "evaluate": {"test_records": 24, "test_components": 16, "n_bootstrap": 100},
+        "evaluate": {"test_records": 24, "test_components": 16, "reference_components": 3,
+                     "n_bootstrap": 100},
     },
     "paper": {
         "data": {"exemplars": 1000},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +32,12 @@ from mop.candidates import (
 )
 from mop.cells import Cells, Problem, ScoreCells, pack_cells
 from mop.config import FitConfig
+from mop.coverage import coverage
 from mop.design import Design
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError
 from mop.fitted import FittedMixture, context_text, exemplar_text
+from mop.growth import choose_personas
 from mop.mixture import Floats
 from mop.paper import fit_paper
 from mop.prompts import PROMPT_VERSION
@@ -74,6 +76,7 @@ def fit_mixture(
     task: str,
     settings: FitConfig,
     seed: int,
+    chooses_personas: bool = False,
     progress: Progress | None = None,
 ) -> FittedMixture:
     """Embed, score and fit: from texts to a mixture that can be simulated.
@@ -90,6 +93,8 @@ def fit_mixture(
     settings : FitConfig
         Its ``method`` decides between `fit_rounds` and `fit_paper`.
     seed : int
+    chooses_personas : bool
+        Whether ``personas`` are candidates, of which those are kept that held-out likelihood asks for.
     progress : callable, optional
 
     Returns
@@ -111,13 +116,25 @@ def fit_mixture(
         n_train=len(train),
         betas=scorer.betas,
     )
-    score = cell_scorer(
-        records, personas, exemplars,
-        scorer=scorer, store=store, task=task, stage="fit", progress=progress,
-    )  # fmt: skip
+
+    def scorer_of(some: Sequence[Persona]) -> ScoreCells:
+        return cell_scorer(
+            records, some, exemplars,
+            scorer=scorer, store=store, task=task, stage="fit", progress=progress,
+        )  # fmt: skip
+
+    growth: dict[str, Any] = {}
+    if chooses_personas:
+        selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
+        path = [{**row, "persona": personas[row["persona"]].key} for row in selection.path]
+        growth = {"growth": {"n_candidates": len(personas), "path": path}}
+        personas = [personas[k] for k in selection.kept]
+        problem = replace(problem, hg=hg[list(selection.kept)])
     fit = fit_paper if settings.method == "paper" else fit_rounds
-    result = fit(problem, score, settings, seed=seed, progress=progress)
-    result.gate.requires_grad_(False)
+    result = fit(problem, scorer_of(personas), settings, seed=seed, progress=progress)
+    for gate in (result.gate, result.unconditional):
+        if gate is not None:
+            gate.requires_grad_(False)
     info = {
         "lm": scorer.name,
         "score_identity": scorer.score_identity,
@@ -129,9 +146,24 @@ def fit_mixture(
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
         "n_cells": result.n_cells,
+        "n_tokens": result.n_tokens,
+        "stopped": result.stopped,
+        "certificate": result.certificate,
+        "temperatures": result.temperatures,
+        "best_component": result.best_component,
         "history": result.history,
+        **growth,
     }
-    return FittedMixture(tuple(personas), tuple(exemplars), result.gate, task, info)
+    fitted = FittedMixture(
+        tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional
+    )
+    if settings.coverage_records and result.cells is not None:
+        info["coverage"] = coverage(
+            records, result.cells, fitted.temperatures,
+            n_examined=settings.coverage_records, scorer=scorer, store=store, task=task,
+            progress=progress,
+        )  # fmt: skip
+    return fitted
 
 
 # ---------------------------------------------------------------- ours: propose, score, fit in rounds

@@ -25,6 +25,9 @@ FORMAT_VERSION = 1
 """Of the folder that `save_mixture` writes."""
 
 _TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
+_CONTEXT_FREE = ("log_tau", "a", "delta", "v")
+_REFERENCE = "unconditional."
+"""Before the names of the reference's tensors; a file may lack them."""
 
 
 def context_text(record: Record) -> str:
@@ -51,6 +54,8 @@ class FittedMixture:
     """One line on what is being written; part of every prompt."""
     info: dict[str, Any]
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
+    unconditional: Gate | None = None
+    """The best weights that ignore the context, fitted to the same scores: a reference."""
 
     @property
     def temperatures(self) -> Floats:
@@ -104,21 +109,37 @@ class FittedMixture:
 
 def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
     """The same personas and exemplars with untrained gates and the single temperature that suits them best."""
+    tau = float(fitted.info["uniform_tau"])
+    return replace(fitted, gate=_plain_gate(fitted, tau), info={**fitted.info, "chosen": "uniform"})
+
+
+def unconditional_mixture(fitted: FittedMixture) -> FittedMixture | None:
+    """The same with the best weights that ignore the context; None if the fit kept none."""
+    if fitted.unconditional is None:
+        return None
+    info = {**fitted.info, "chosen": "unconditional"}
+    return replace(fitted, gate=fitted.unconditional, info=info)
+
+
+def with_temperatures(fitted: FittedMixture, tau: float | Floats) -> FittedMixture:
+    """The same gates with other temperatures: one for all, or (K,)."""
     import torch
 
+    gate = _plain_gate(fitted, 1.0)
+    gate.load_state_dict(fitted.gate.state_dict())
+    with torch.no_grad():
+        gate.log_tau.copy_(
+            torch.log(torch.as_tensor(tau, dtype=torch.float64)).expand(len(gate.hg))
+        )
+    return replace(fitted, gate=gate)
+
+
+def _plain_gate(fitted: FittedMixture, tau: float) -> Gate:
     from mop.gate import Gate
 
-    tau = float(fitted.info["uniform_tau"])
-    gate = Gate(
-        fitted.gate.hg,
-        fitted.gate.he,
-        dim=fitted.gate.w_x.shape[0],
-        seed=0,
-        log_tau=float(np.log(tau)),
-    )
-    with torch.no_grad():
-        gate.requires_grad_(False)
-    return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
+    size = fitted.gate.w_x.shape[0]
+    gate = Gate(fitted.gate.hg, fitted.gate.he, dim=size, seed=0, log_tau=float(np.log(tau)))
+    return gate.requires_grad_(False)
 
 
 def draw_agents(
@@ -189,6 +210,11 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: getattr(fitted.gate, name).detach().contiguous() for name in _TENSORS}
+    if fitted.unconditional is not None:
+        state |= {
+            _REFERENCE + name: getattr(fitted.unconditional, name).detach().contiguous()
+            for name in _CONTEXT_FREE
+        }
     document = {
         "format_version": FORMAT_VERSION,
         "task": fitted.task,
@@ -249,6 +275,12 @@ def load_mixture(folder: Path) -> FittedMixture:
             f"mixture.json lists {len(personas)} and {len(exemplars)}; fit again"
         )
     gate = Gate(state["hg"], state["he"], dim=state["w_x"].shape[0], seed=0)
-    gate.load_state_dict(state)
+    gate.load_state_dict({name: state[name] for name in _TENSORS})
     gate.requires_grad_(False)
-    return FittedMixture(personas, exemplars, gate, document["task"], document["info"])
+    fitted = FittedMixture(personas, exemplars, gate, document["task"], document["info"])
+    if not all(_REFERENCE + name in state for name in _CONTEXT_FREE):
+        return fitted
+    plain = _plain_gate(fitted, 1.0)
+    reference = {name: state[_REFERENCE + name] for name in _CONTEXT_FREE}
+    plain.load_state_dict(reference, strict=False)
+    return replace(fitted, unconditional=plain)

@@ -24,7 +24,7 @@ from mop.artifacts import RunFolder, hash_of, read_json, write_json, write_parqu
 from mop.backends import open_model
 from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
 from mop.cluster import cluster
-from mop.config import RunConfig, config_from_dict, config_to_dict
+from mop.config import PersonaConfig, RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
 from mop.embedded import EMBEDDED
@@ -40,7 +40,13 @@ from mop.fitted import (
     uniform_mixture,
 )
 from mop.gather import report_data, response_files
-from mop.likelihood import Table, score_for_likelihood, summarise
+from mop.likelihood import (
+    Table,
+    references,
+    score_for_likelihood,
+    summarise,
+    temperature_gain,
+)
 from mop.personas import keyword_personas, llm_personas, read_personas, save_personas
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
@@ -259,7 +265,7 @@ def make_personas(work: Work) -> Made:
     else:
         exemplars = work.records("exemplars")
         vectors = work.embed([record.response for record in exemplars])
-        clustering = cluster(vectors, settings.n_personas, seed=work.config.seed)
+        clustering = cluster(vectors, n_clusters(settings, vectors), seed=work.config.seed)
         if settings.writer == "keywords":
             personas = keyword_personas(
                 exemplars,
@@ -290,6 +296,13 @@ def make_personas(work: Work) -> Made:
         )
     # The file is not hashed: a person may edit it, and the fit then starts from the edited one.
     return [], {"n_personas": len(personas), "doubtful": doubtful, "written": _digest(target)}
+
+
+def n_clusters(settings: PersonaConfig, vectors: NDArray[np.float32]) -> int:
+    """K, or the number of candidates if K is to be found: five texts a candidate at least."""
+    if isinstance(settings.n_personas, int):
+        return settings.n_personas
+    return max(1, min(settings.max_personas, len(np.unique(vectors, axis=0)) // 5))
 
 
 def _keep_edited(folder: RunFolder) -> None:
@@ -323,16 +336,20 @@ def make_fit(work: Work) -> Made:
         task=config.data.task,
         settings=config.fit,
         seed=config.seed,
+        chooses_personas=config.personas.n_personas == "auto",
         progress=work.progress,
     )
     info = {**fitted.info, "lm": config.model.lm, "encoder": config.model.encoder}
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
     best = max(fitted.info["history"], key=lambda row: row["valid"])
-    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells")}
+    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
+    certificate = fitted.info["certificate"]
     return [work.folder.mixture], {
         **headline,
         "valid": best["valid"],
+        "n_personas": len(fitted.personas),
+        "certificate": None if certificate is None else certificate["bound"],
     }
 
 
@@ -504,9 +521,21 @@ def held_out_table(work: Work) -> Table:
 
 
 def held_out_likelihood(work: Work) -> dict[str, Any]:
-    """Mean held-out log-likelihood of the mixture and of uniform gates, in nats per record."""
-    table = held_out_table(work)
-    return summarise(table, work.fitted, uniform_mixture(work.fitted), seed=work.config.seed)
+    """Mean held-out log-likelihood of the mixture and of the references, in nats per record."""
+    table, fitted, seed = held_out_table(work), work.fitted, work.config.seed
+    held_out = summarise(table, fitted, uniform_mixture(fitted), seed=seed)
+    held_out["references"] = references(
+        fitted,
+        table,
+        work.records("test")[: len(table.weight)],
+        scorer=as_scorer(work.lm),
+        store=work.store,
+        n_components=work.config.evaluate.reference_components,
+        seed=seed,
+        progress=work.progress,
+    )
+    held_out["temperatures"] = temperature_gain(table, fitted, seed=seed)
+    return held_out
 
 
 def make_report(work: Work) -> Made:
