@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean bench-engine
+.PHONY: demo test check format docs clean bench-engine bench-fit-speed
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -41,3 +41,6 @@ clean:
 
 bench-engine: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_engine.py
+
+bench-fit-speed: .venv/.ready
+	$(BIN)/python benchmarks/bench_fit_speed.py
