@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox
+.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox bench-fit-speed
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -50,3 +50,6 @@ bench-engine: .venv-bench/.ready
 
 bench-blackbox: .venv/.ready
 	$(BIN)/python benchmarks/bench_blackbox.py
+
+bench-fit-speed: .venv/.ready
+	$(BIN)/python benchmarks/bench_fit_speed.py

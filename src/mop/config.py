@@ -179,8 +179,10 @@ DIALECTS = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo
 class PersonaConfig:
     """Where the personas come from."""
 
-    n_personas: int = 12
-    """K, clusters of the exemplars."""
+    n_personas: int | str = 12
+    """K, clusters of the exemplars; auto: as many as held-out likelihood asks for."""
+    max_personas: int = 24
+    """Candidates among which auto chooses."""
     writer: str = "keywords"
     """keywords (from the cluster's words and manner), llm (the language model summarises), file."""
     path: str | None = None
@@ -192,7 +194,11 @@ class PersonaConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        _at_least("personas", "n_personas", self.n_personas, 1)
+        if isinstance(self.n_personas, str):
+            _one_of("personas", "n_personas", self.n_personas, ("auto",))
+        else:
+            _at_least("personas", "n_personas", self.n_personas, 1)
+        _at_least("personas", "max_personas", self.max_personas, 2)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
         _one_of("personas", "writer", self.writer, ("keywords", "llm", "file"))
@@ -202,6 +208,12 @@ class PersonaConfig:
                 f"and path {self.path!r}; set both or neither"
             )
 
+    def n_clusters(self, n_distinct: int) -> int:
+        """K, or the number of candidates if K is to be found: at least five different texts for each."""
+        if isinstance(self.n_personas, int):
+            return self.n_personas
+        return max(1, min(self.max_personas, n_distinct // 5))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:
@@ -209,8 +221,14 @@ class FitConfig:
 
     method: str = "rounds"
     """rounds (ours) or paper (the paper's recipe: sum over the gate's top pairs)."""
-    n_rounds: int = 2
-    """Rounds of proposing, scoring and fitting."""
+    n_rounds: int = 3
+    """Rounds of proposing, scoring and fitting at the most."""
+    min_gain: float = 0.02
+    """Nats per record that a round must gain, cross-validated, for another to follow."""
+    max_lm_tokens: int = 0
+    """Tokens of responses that may be scored, those found in the store included; 0: no limit."""
+    max_minutes: float = 0.0
+    """Time after which no further round begins; 0: no limit. With one, two runs may differ."""
     components_per_record: int = 24
     """(persona, exemplar) pairs newly scored for each training record in a round."""
     records_per_component: int = 16
@@ -220,15 +238,17 @@ class FitConfig:
     dim: int = 128
     """d, size of the space the gates work in."""
     learning_rate: float = 0.02
-    """Adam step size."""
+    """Adam step size of the paper's recipe."""
     max_steps: int = 150
-    """Adam steps of one fit (paper: epochs) at the most."""
+    """Steps of one fit (paper: epochs) at the most."""
     patience: int = 10
-    """Steps (paper: epochs) without a gain before a fit stops."""
+    """Epochs without a gain before the paper's recipe stops."""
     n_folds: int = 4
     """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
     decays: tuple[float, ...] = (10.0, 3.0, 1.0, 0.1)
     """Weight decays tried for the gates; cross-validation chooses."""
+    coverage_records: int = 100
+    """Records of the fit that are examined for whether any component explains them; 0: none."""
     tau_spread: float = 0.05
     """Prior standard deviation of a persona's log temperature around the common one."""
     top_m: int = 4
@@ -247,11 +267,16 @@ class FitConfig:
         ):  # fmt: skip
             _at_least("fit", name, getattr(self, name), 1)
         _at_least("fit", "n_folds", self.n_folds, 2)
+        for name in ("max_lm_tokens", "coverage_records"):
+            _at_least("fit", name, getattr(self, name), 0)
         for name in ("learning_rate", "tau_spread", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
-        if not self.decays or min(self.decays) < 0:
-            raise ConfigError(f"fit.decays needs values of at least 0, got {self.decays}")
+        for name in ("min_gain", "max_minutes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"fit.{name} must be at least 0, got {getattr(self, name)}")
+        if not self.decays or not min(self.decays) > 0:
+            raise ConfigError(f"fit.decays needs values above 0, got {self.decays}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,8 +341,12 @@ class EvaluateConfig:
     test_components: int = 48
     """(persona, exemplar) pairs scored for each of them; all of them, and exactly, if there are no more."""
 
+    reference_components: int = 16
+    """Prompts per test record for each reference that has no persona or no exemplar; 0: leave these out."""
+
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
+        _at_least("evaluate", "reference_components", self.reference_components, 0)
         _at_least("evaluate", "n_seeds", self.n_seeds, 1)
         _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
         _at_least("evaluate", "test_records", self.test_records, 2)
@@ -361,9 +390,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "exemplars": 300, "train": 48, "valid": 24, "test": 300, "golden": 2000,
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
-        "fit": {"components_per_record": 5, "records_per_component": 12, "valid_components": 6},
+        "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
+                "valid_components": 6, "coverage_records": 24},
         "simulate": {"n_responses": 300, "max_tokens": 60},
-        "evaluate": {"test_records": 24, "test_components": 12, "n_bootstrap": 100},
+        "evaluate": {"test_records": 24, "test_components": 12, "reference_components": 2,
+                     "n_bootstrap": 100},
     },
     "paper": {
         "data": {"exemplars": 1000},
@@ -375,7 +406,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
         "model": {"lm": "fake", "encoder": "fake"},
         "personas": {"n_personas": 3},
-        "fit": {"components_per_record": 8, "records_per_component": 4, "valid_components": 12,
+        "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 4, "valid_components": 12,
                 "max_steps": 60},
         "simulate": {"n_responses": 24, "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},

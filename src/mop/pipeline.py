@@ -43,7 +43,13 @@ from mop.fitted import (
     uniform_mixture,
 )
 from mop.gather import report_data, response_files
-from mop.likelihood import Table, score_for_likelihood, summarise
+from mop.likelihood import (
+    Table,
+    references,
+    score_for_likelihood,
+    summarise,
+    temperature_gain,
+)
 from mop.personas import keyword_personas, llm_personas, read_personas, save_personas
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
@@ -410,7 +416,8 @@ def make_personas(work: Work) -> Made:
     else:
         exemplars = work.records("exemplars")
         vectors = work.embed([record.response for record in exemplars])
-        clustering = cluster(vectors, settings.n_personas, seed=work.config.seed)
+        k = settings.n_clusters(len(np.unique(vectors, axis=0)))
+        clustering = cluster(vectors, k, seed=work.config.seed)
         if settings.writer == "keywords":
             personas = keyword_personas(
                 exemplars,
@@ -474,6 +481,7 @@ def make_fit(work: Work) -> Made:
         task=config.data.task,
         settings=config.fit,
         seed=config.seed,
+        chooses_personas=config.personas.n_personas == "auto",
         progress=work.progress,
     )
     info = {
@@ -485,10 +493,13 @@ def make_fit(work: Work) -> Made:
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
     best = max(fitted.info["history"], key=lambda row: row["valid"])
-    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells")}
+    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
+    certificate = fitted.info["certificate"]
     return [work.folder.mixture], {
         **headline,
         "valid": best["valid"],
+        "n_personas": len(fitted.personas),
+        "certificate": None if certificate is None else certificate["bound"],
     }
 
 
@@ -667,9 +678,21 @@ def held_out_table(work: Work) -> Table:
 
 
 def held_out_likelihood(work: Work) -> dict[str, Any]:
-    """Mean held-out log-likelihood of the mixture and of uniform gates, in nats per record."""
-    table = held_out_table(work)
-    return summarise(table, work.fitted, uniform_mixture(work.fitted), seed=work.config.seed)
+    """Mean held-out log-likelihood of the mixture and of the references, in nats per record."""
+    table, fitted, seed = held_out_table(work), work.fitted, work.config.seed
+    held_out = summarise(table, fitted, uniform_mixture(fitted), seed=seed)
+    held_out["references"] = references(
+        fitted,
+        table,
+        work.records("test")[: len(table.weight)],
+        scorer=as_scorer(work.lm),
+        store=work.store,
+        n_components=work.config.evaluate.reference_components,
+        seed=seed,
+        progress=work.progress,
+    )
+    held_out["temperatures"] = temperature_gain(table, fitted, seed=seed)
+    return held_out
 
 
 def make_report(work: Work) -> Made:
