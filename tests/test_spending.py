@@ -77,10 +77,10 @@ def test_a_forecast_is_made_once_from_the_pilot_and_leaves_probes_out(caplog):
     (line,) = [r.getMessage() for r in caplog.records]
     assert line == (
         "forecast from the first 16 of 400 items of simulate/mop: about 400 calls, 12,000 tokens, "
-        "cost 4000 (4000 to 4000)"
+        "cost 4,000 (4,000 to 4,000)"
     )
     assert spending.line().endswith(
-        "; simulate/mop about 400 calls, 12,000 tokens, cost 4000 (4000 to 4000)"
+        "; simulate/mop about 400 calls, 12,000 tokens, cost 4,000 (4,000 to 4,000)"
     )
 
 

@@ -149,12 +149,17 @@ class Spending:
                 "%s will probably stop at the ceiling: it would bring the %s to about %s",
                 what,
                 role,
-                f"{tokens:,.0f} tokens" + (f", cost {cost:.4g}" if has_price else ""),
+                f"{tokens:,.0f} tokens" + (f", cost {_money(cost)}" if has_price else ""),
             )
 
 
 def _figures(forecast: Forecast, *, has_price: bool) -> str:
-    money = f", cost {forecast.cost:.4g} ({forecast.cost_low:.4g} to {forecast.cost_high:.4g})"
-    return f"{forecast.calls:,.0f} calls, {forecast.tokens:,.0f} tokens" + (
-        money if has_price else ""
-    )
+    parts = [f"{forecast.calls:,.0f} calls", f"{forecast.tokens:,.0f} tokens"]
+    if has_price:
+        low, high = _money(forecast.cost_low), _money(forecast.cost_high)
+        parts.append(f"cost {_money(forecast.cost)} ({low} to {high})")
+    return ", ".join(parts)
+
+
+def _money(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
