@@ -62,9 +62,9 @@ def coverage(
     -------
     dict
         ``n_examined``, ``n_uncovered``; ``least``: the records explained least, each with ``key``,
-        ``context``, ``response``, ``gap`` (left minus right side above, nats per token) and
-        ``is_uncovered``; ``proposed``: the description of a persona for the uncovered ones,
-        by the keywords writer, or None if they are fewer than 3.
+        ``gap`` (left minus right side above, nats per token) and ``is_uncovered``, without texts,
+        since this goes into the mixture, which people pass on; ``proposed``: the description of a
+        persona for the uncovered ones, by the keywords writer, or None if they are fewer than 3.
     """
     rows = np.unique(
         np.linspace(0, len(records) - 1, min(n_examined, len(records))).astype(np.int64)
@@ -90,8 +90,6 @@ def coverage(
         "least": [
             {
                 "key": some[i].key,
-                "context": some[i].context,
-                "response": some[i].response,
                 "gap": float(gap[i]),
                 "is_uncovered": bool(gap[i] <= 0),
             }

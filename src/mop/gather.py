@@ -122,7 +122,14 @@ def report_data(
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
             "Persona weights": _weights_note(fitted.info),
-            "Records that no component explains": uncovered(fitted.info),
+            "Records that no component explains": uncovered(
+                fitted.info,
+                {
+                    record.key: record.response
+                    for split in ("train", "valid")
+                    for record in read_records(folder.records / f"{split}.jsonl")
+                },
+            ),
         },
         settings=config_to_dict(config),
         versions=versions,
@@ -243,14 +250,17 @@ def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]
     return notes
 
 
-def uncovered(info: Mapping[str, Any]) -> list[str]:
-    """Records of the fit that even the best component makes no more probable than the plain model does."""
+def uncovered(info: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+    """Records of the fit that even the best component makes no more probable than the plain model does.
+
+    ``texts``: responses by key.
+    """
     found = info.get("coverage")
     if not found or not found["n_uncovered"]:
         return []
     lines = [f"{found['n_uncovered']} of {found['n_examined']} records examined."]
     lines += [
-        f"{row['key']} ({row['gap']:+.3f} nats per token): {row['response']}"
+        f"{row['key']} ({row['gap']:+.3f} nats per token): {texts.get(row['key'], '')}"
         for row in found["least"]
         if row["is_uncovered"]
     ]

@@ -685,7 +685,7 @@ def held_out_likelihood(work: Work) -> dict[str, Any]:
         fitted,
         table,
         work.records("test")[: len(table.weight)],
-        scorer=as_scorer(work.lm),
+        scorer=work.scorer,
         store=work.store,
         n_components=work.config.evaluate.reference_components,
         seed=seed,
