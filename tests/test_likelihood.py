@@ -1,5 +1,6 @@
 """Likelihoods of records under a fitted mixture of the fake model, against full enumeration."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from mop.likelihood import (
     estimate,
     gain_interval,
     gain_over,
+    mixture_terms,
     persona_posterior,
     references,
     refit_temperatures,
@@ -45,6 +47,32 @@ def test_drawn_components_agree_within_their_standard_error(small_run):
     assert not drawn.is_exact
     found = estimate(drawn, small_run.fitted)
     assert np.mean(np.abs(found.log_mix - truth) < 4 * found.standard_error + 0.01) > 0.9
+
+
+def test_records_beyond_a_few_get_draws_of_their_own(small_run):
+    drawn = table(small_run, 5)
+    n = len(drawn.hx)
+    n_groups = math.ceil(n / 6)
+    assert n_groups > 1
+    assert drawn.allowed.shape == (n, 5 * n_groups)
+    assert drawn.n_components == 5
+    for row, allowed in enumerate(drawn.allowed):
+        assert set(drawn.group[allowed]) <= {row % n_groups}
+
+
+def test_estimates_from_draws_are_right_on_average(small_run):
+    """Mean over designs of p, relative to the truth; a wrong count of draws would shift it by a factor."""
+    truth = estimate(table(small_run, 10_000), small_run.fitted).log_mix
+    ratios = []
+    for seed in range(40):
+        drawn = score_for_likelihood(
+            small_run.fitted, small_run.held_out, small_run.hx, scorer=small_run.lm,
+            store=small_run.store, n_components=5, seed=seed,
+        )  # fmt: skip
+        ratios.append(np.exp(estimate(drawn, small_run.fitted).log_mix - truth))
+        weights = mixture_terms(drawn, small_run.fitted)
+        assert weights.log_mix == pytest.approx(estimate(drawn, small_run.fitted).log_mix)
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.1)
 
 
 def test_posteriors_sum_to_one_and_components_add_up_to_personas(small_run):

@@ -35,21 +35,25 @@ from mop.score import Component, score_table
 from mop.store import Store
 from mop.types import Progress, Record
 
+SHARED = 6
+"""Records that share their drawn components. Fewer share less of the prompts, and with them of the work; more
+share the luck of the draw, which then does not average out over records."""
+
 
 @dataclass(frozen=True)
 class Table:
-    """Records scored under the same m components, and how these were drawn."""
+    """Records scored under m components, and how these were drawn."""
 
     components: tuple[tuple[int, int], ...]
     """m pairs (persona, exemplar); one may occur several times when drawn."""
     curves: NDArray[np.float32]
     """(n, m, G) nats; meaningless where not allowed."""
     allowed: NDArray[np.bool_]
-    """(n, m) False where the exemplar is the record itself."""
+    """(n, m) False where the exemplar is the record itself, or the component was drawn for other records."""
     n_tokens: NDArray[np.int64]
     """(n,) response tokens, end-of-turn included."""
     log_proposal: Floats | None
-    """(m,) log probability of each draw; None if these are all K × N components."""
+    """(m,) log of how often each draw is expected per column of the table; None if these are all K × N components."""
     hx: NDArray[np.float32]
     """(n, D) context embeddings."""
     own: NDArray[np.int64]
@@ -57,6 +61,13 @@ class Table:
     weight: Floats
     """(n,) survey weights of the records."""
     betas: tuple[float, ...]
+    group: NDArray[np.int64] | None = None
+    """(m,) components with one number were drawn for the same records; None: all for all."""
+
+    @property
+    def n_components(self) -> int:
+        """Components scored for one record, at the most."""
+        return int(self.allowed.sum(axis=1).max())
 
     @property
     def is_exact(self) -> bool:
@@ -77,7 +88,8 @@ def score_for_likelihood(
 ) -> Table:
     """Score records under components drawn half evenly and half from the gates' average weights.
 
-    All K × N components are scored, without any drawing, if they are no more than ``n_components``.
+    Every `SHARED` records get ``n_components`` draws of their own. All K × N components are scored,
+    without any drawing, if they are no more than ``n_components``.
 
     Parameters
     ----------
@@ -88,9 +100,9 @@ def score_for_likelihood(
     scorer, store
         Only what the store lacks is scored.
     n_components : int
-        m.
+        Drawn for each record.
     seed : int
-        Of the draw.
+        Of the draws.
     progress : callable, optional
 
     Returns
@@ -113,11 +125,17 @@ def score_for_likelihood(
     own = fitted.own(records)
     if n_all <= n_components:
         flat = np.arange(n_all)
-        log_proposal = None
+        log_proposal = group = wanted = None
     else:
         proposal = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx, own)
-        flat = np.sort(spread_draw(proposal, n_components, generator(seed, "held-out")))
-        log_proposal = np.log(proposal[flat])
+        n_groups = -(-len(records) // SHARED)
+        rng = generator(seed, "held-out")
+        # In order and dealt in turn, so that the draws of a group are spread as well.
+        flat = np.sort(spread_draw(proposal, n_groups * n_components, rng))
+        group = np.arange(len(flat)) % n_groups
+        wanted = (np.arange(len(records)) % n_groups)[:, None] == group
+        # A record is looked at by one column in n_groups, and what adds up divides by all columns.
+        log_proposal = np.log(proposal[flat]) - np.log(n_groups)
     components = tuple((int(c) // n_exemplars, int(c) % n_exemplars) for c in flat)
     scored = score_table(
         records,
@@ -126,6 +144,7 @@ def score_for_likelihood(
         fitted.exemplars,
         scorer=scorer,
         store=store,
+        wanted=wanted,
         task=fitted.task,
         progress=progress,
     )
@@ -139,6 +158,7 @@ def score_for_likelihood(
         own=own,
         weight=np.array([record.weight for record in records]),
         betas=scorer.betas,
+        group=group,
     )
 
 
@@ -203,6 +223,8 @@ class Terms:
     """(n, m) nats; minus infinity where not allowed."""
     is_exact: bool
     """Whether these are all components; otherwise the columns are draws."""
+    group: NDArray[np.int64] | None = None
+    """(m,) see `Table`."""
 
     @property
     def log_mix(self) -> Floats:
@@ -215,7 +237,7 @@ def mixture_terms(table: Table, fitted: FittedMixture) -> Terms:
     log_term = _log_joint(table, fitted)
     if not table.is_exact:
         log_term = log_term - np.log(len(table.components))
-    return Terms(log_term, table.is_exact)
+    return Terms(log_term, table.is_exact, table.group)
 
 
 def gain_interval(
@@ -311,9 +333,14 @@ def _resampled(
     """Log-likelihoods (n, B) under B resamples of the drawn components, and their counts (m, B)."""
     if terms.is_exact:
         return np.broadcast_to(terms.log_mix[:, None], (len(terms.log_term), size)), None
-    m = terms.log_term.shape[1]
     if count is None:
-        count = rng.multinomial(m, np.full(m, 1.0 / m), size=size).T.astype(np.float64)
+        m = terms.log_term.shape[1]
+        count = np.empty((m, size))
+        group = np.zeros(m, dtype=np.int64) if terms.group is None else terms.group
+        for number in np.unique(group):
+            columns = np.flatnonzero(group == number)
+            share = np.full(len(columns), 1.0 / len(columns))
+            count[columns] = rng.multinomial(len(columns), share, size=size).T
     top = terms.log_term.max(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
         return np.log(np.exp(terms.log_term - top) @ count) + top, count
@@ -341,7 +368,7 @@ def summarise(
         **gain_interval(table, fitted, reference, seed=seed),
         "standard_error": float(np.sqrt(np.square(ours.standard_error * share).sum())),
         "n_records": len(ours.log_mix),
-        "n_components": len(table.components),
+        "n_components": table.n_components,
         "is_exact": table.is_exact,
         "effective_components": float(np.median(ours.effective_components)),
     }

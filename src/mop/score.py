@@ -239,6 +239,7 @@ def score_table(
     *,
     scorer: Scorer,
     store: Store,
+    wanted: NDArray[np.bool_] | None = None,
     task: str = "",
     stage: str = "score",
     progress: Progress | None = None,
@@ -249,6 +250,8 @@ def score_table(
     ----------
     components : sequence of (persona row or None, exemplar row or None), length C
         The columns of the table. The other parameters are those of `score_cells`.
+    wanted : ndarray of bool, shape (N, C), optional
+        The others are masked, too.
 
     Raises
     ------
@@ -264,6 +267,8 @@ def score_table(
         ],
         dtype=np.bool_,
     ).reshape(len(records), len(components))
+    if wanted is not None:
+        masked |= ~wanted
     allowed = [(int(i), int(c)) for i, c in np.argwhere(~masked)]
     cells = [(i, *components[c]) for i, c in allowed]
     scores, _ = score_cells(
