@@ -164,6 +164,10 @@ def test_the_reference_weights_are_saved_with_the_mixture(fitted, tmp_path):
     free = with_temperatures(uniform_mixture(fitted), np.array([0.5, 1.0, 2.0])).gate
     with torch.no_grad():
         free.a.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    save_mixture(replace(fitted, unconditional=fitted.gate), tmp_path / "same")
+    same = load_mixture(tmp_path / "same")
+    assert same.unconditional is not None
+    assert same.unconditional.a.tolist() == fitted.gate.a.tolist()
     whole = replace(fitted, unconditional=free)
     save_mixture(whole, tmp_path / "m")
     again = unconditional_mixture(load_mixture(tmp_path / "m"))

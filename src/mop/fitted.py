@@ -302,7 +302,8 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
     state = {name: getattr(fitted.gate, name).detach().contiguous() for name in _TENSORS}
     if fitted.unconditional is not None:
         state |= {
-            _REFERENCE + name: getattr(fitted.unconditional, name).detach().contiguous()
+            # A copy, since it may be the gate itself, and the file's format takes no tensor twice.
+            _REFERENCE + name: getattr(fitted.unconditional, name).detach().clone()
             for name in _CONTEXT_FREE
         }
     document = {
