@@ -14,7 +14,16 @@ SRC = ROOT / "src" / "mop"
 LAYERS = [
     {"errors"},
     {"types", "redact"},
-    {"randomness", "config", "artifacts", "curve", "progress", "convert"},
+    {
+        "randomness",
+        "config",
+        "artifacts",
+        "curve",
+        "progress",
+        "convert",
+        "baselines",
+        "baselines.attributes",
+    },
     {
         "prompts",
         "store",
@@ -25,6 +34,7 @@ LAYERS = [
         "backends.base",
         "backends.retry",
         "blackbox",
+        "baselines.controls",
     },
     {"pull", "splits", "gate", "plots", "backends.tokens", "backends.tree", "backends.dialects"},
     {
@@ -38,8 +48,10 @@ LAYERS = [
     },
     {"backends.decode", "backends.link", "fake_server", "personas", "score"},
     {"backends.local", "backends.remote", "fitted", "simulate"},
-    {"backends", "fit", "likelihood", "evaluate", "report", "doctor"},
-    {"gather", "estimator"},
+    {"backends", "fit", "likelihood", "evaluate", "report", "doctor", "baselines.redraw"},
+    {"gather", "estimator", "baselines.zerogen"},
+    {"baselines.attrprompt"},
+    {"methods"},
     {"pipeline"},
     {"cli"},
 ]

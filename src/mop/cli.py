@@ -82,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
         chain = _verb(verbs, verb, _run, _show_run, f"{about}, on a run folder; resumes")
         _out_option(chain, default=None)
         _settings_options(chain)
+        if verb == "simulate":
+            chain.add_argument(
+                "--method",
+                help="draw with this method alone (zerogen, attrprompt, few-shot, ...), fitting only if it needs it",
+            )
         chain.set_defaults(until=stage)
 
     pull = _verb(
@@ -177,10 +182,12 @@ def _fitted_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import run
+    from mop.pipeline import run, simulate_method
     from mop.progress import ProgressDisplay
 
     with ProgressDisplay(quiet=args.quiet) as progress:
+        if getattr(args, "method", None) is not None:
+            return simulate_method(_settings(args), args.out, args.method, progress=progress)
         result = run(_settings(args), args.out, until=args.until, progress=progress)
     if args.until == "report":
         from mop.artifacts import read_json
@@ -302,6 +309,11 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
 
 def _show_run(result: dict[str, Any]) -> str:
     run = result["run"]
+    if "method" in result:
+        given_up = f", {result['empty']} of them given up and empty" if result["empty"] else ""
+        return (
+            f"{result['file']}: {result['n_responses']} responses of {result['method']}{given_up}"
+        )
     lines = [f"{run}: {len(result['done'])} stages done, {len(result['skipped'])} were done before"]
     metrics = result.get("metrics")
     if metrics is None:

@@ -31,26 +31,20 @@ from mop.embedded import EMBEDDED
 from mop.errors import ArtifactError, ConfigError
 from mop.evaluate import evaluate, text_map
 from mop.fit import fit_mixture
-from mop.fitted import (
-    FittedMixture,
-    context_text,
-    draw_agents,
-    load_mixture,
-    save_mixture,
-    uniform_mixture,
-)
+from mop.fitted import FittedMixture, context_text, load_mixture, save_mixture, uniform_mixture
 from mop.gather import report_data, response_files
 from mop.likelihood import Table, score_for_likelihood, summarise
+from mop.methods import Ingredients, needs_mixture, respond
 from mop.personas import keyword_personas, llm_personas, read_personas, save_personas
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.pull import resolve, sha256
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed
 from mop.report import draw_figures, write_report
 from mop.score import distinct
-from mop.simulate import read_responses, simulate, write_responses
+from mop.simulate import read_responses, write_responses
 from mop.store import Store
-from mop.types import Agent, Decoding, Progress, Record
+from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +114,48 @@ def run(
             spent={k: list(v) for k, v in store.spent().items()},
         )
         return result
+
+
+def simulate_method(
+    config: RunConfig, path: Path, method: str, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Draw one response per test context with one method, doing first what it needs and no more.
+
+    Parameters
+    ----------
+    config, path, progress
+        As for `run`.
+    method : str
+        One of `mop.config.METHODS`.
+
+    Returns
+    -------
+    dict
+        ``run``, ``method``, ``n_responses``, ``empty`` (how many were given up), ``file``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method.
+    MopError
+        Whatever stops a stage; what is drawn stays drawn.
+    """
+    needs = needs_mixture(method)
+    run(config, path, until="fit" if needs else "records", progress=progress)
+    with RunFolder.create(path) as folder, Store(folder.store) as store:
+        work = Work(config, folder, store, progress)
+        contexts = work.records("test")[: config.simulate.n_responses]
+        responses = list(respond(method, contexts, ingredients_of(work, needs_mixture=needs)))
+        file = folder.method(method)
+        write_responses(file, responses)
+    empty = sum(not response.response.strip() for response in responses)
+    return {
+        "run": str(path),
+        "method": method,
+        "n_responses": len(responses),
+        "empty": empty,
+        "file": str(file),
+    }
 
 
 @dataclass(frozen=True)
@@ -340,30 +376,13 @@ def make_responses(work: Work) -> Made:
     """Draw one response per test context with the mixture, and with each control."""
     settings = work.config.simulate
     contexts = work.records("test")[: settings.n_responses]
-    decoding = Decoding(
-        max_tokens=settings.max_tokens,
-        min_tokens=settings.min_tokens,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-    )
+    ingredients = ingredients_of(work)
     if settings.top_p < 1 or settings.top_k > 0:
         logger.warning("top-p or top-k is on: the sampler is not the fitted model")
     files = []
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
-        responses = simulate(
-            contexts,
-            agents_for(method, work, contexts),
-            work.fitted.personas,
-            work.fitted.exemplars,
-            generator=as_generator(work.lm),
-            store=work.store,
-            decoding=decoding,
-            seed=work.config.seed,
-            method=method,
-            task=work.config.data.task,
-            progress=work.progress,
-        )
+        responses = respond(method, contexts, ingredients)
         write_responses(path, responses)
         files.append(path)
     write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
@@ -373,49 +392,19 @@ def make_responses(work: Work) -> Made:
     }
 
 
-def agents_for(
-    method: str, work: Work, contexts: Sequence[Record]
-) -> Sequence[Agent | tuple[Agent, ...]]:
-    """Who answers each context under a method of this run.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown method.
-    """
-    settings, seed, fitted = work.config.simulate, work.config.seed, work.fitted
-    if method in ("mop", "mop-uniform"):
-        mixture = fitted if method == "mop" else uniform_mixture(fitted)
-        hx = work.embed([context_text(record) for record in contexts])
-        drawn = draw_agents(mixture, hx, contexts, seed=seed, n_agents=settings.n_agents)
-        if settings.mix == "prompt":
-            return [_one_prompt(agents) for agents in drawn]
-        return [agents[0] if len(agents) == 1 else agents for agents in drawn]
-    tau = settings.control_tau
-    if method == "zero-shot":
-        return [Agent(None, (), tau)] * len(contexts)
-    size = {"few-shot": len(fitted.exemplars), "persona-only": len(fitted.personas)}.get(method)
-    if size is None:
-        raise ConfigError(
-            f"unknown method {method!r}; known: mop, mop-uniform, zero-shot, few-shot, persona-only"
-        )
-    own = fitted.own(contexts)
-    agents = []
-    for record, mine in zip(contexts, own.tolist(), strict=True):
-        n_rows = size - (method == "few-shot" and mine >= 0)
-        drawn_row = int(generator(seed, method, record.key).integers(n_rows))
-        if method == "few-shot":
-            row = drawn_row + (0 <= mine <= drawn_row)  # all exemplars but the record itself
-            agents.append(Agent(None, (row,), tau, 0.0, -float(np.log(n_rows))))
-        else:
-            agents.append(Agent(drawn_row, (), tau, -float(np.log(n_rows))))
-    return agents
-
-
-def _one_prompt(agents: tuple[Agent, ...]) -> Agent:
-    """``mix="prompt"``: the first agent's persona and temperature, and everybody's exemplars, each once."""
-    exemplars = tuple(dict.fromkeys(j for agent in agents for j in agent.exemplars))
-    return replace(agents[0], exemplars=exemplars)
+def ingredients_of(work: Work, *, needs_mixture: bool = True) -> Ingredients:
+    """What the methods of a run are made from."""
+    config = work.config
+    return Ingredients(
+        config=config,
+        exemplars=work.fitted.exemplars if needs_mixture else distinct(work.records("exemplars")),
+        mixture=work.fitted if needs_mixture else None,
+        lm=work.lm,
+        encoder=work.encoder,
+        store=work.store,
+        seed=config.seed,
+        progress=work.progress,
+    )
 
 
 def make_metrics(work: Work) -> Made:

@@ -107,7 +107,7 @@ def simulate(
             _request(record, voice, personas, exemplars, row_seed, task)
             for record, voice, row_seed in zip(some, voices, seeds, strict=True)
         ]
-        drawn = _drawn(
+        drawn = draw_requests(
             requests,
             generator,
             store,
@@ -209,22 +209,42 @@ def _request(
     return GenerateRequest(tuple(branches), row_seed)
 
 
-def _drawn(
+def draw_requests(
     requests: Sequence[GenerateRequest],
     generator: Generator,
     store: Store,
     decoding: Decoding,
     *,
     stage: str,
-    progress: Progress | None,
-    span: tuple[int, int],
+    progress: Progress | None = None,
+    span: tuple[int, int] | None = None,
 ) -> Iterator[Generation]:
-    """Yield generations in order; ``span``: how many went before, how many there are in all."""
+    """Yield a generation for each request, in order: from the store, or drawn and then in the store.
+
+    Parameters
+    ----------
+    requests : sequence of GenerateRequest
+        Equal ones are drawn once.
+    generator, store, decoding, progress
+        As for `simulate`.
+    stage : str
+        Whose cost grows, and the name that ``progress`` gets.
+    span : (int, int), optional
+        How many went before, how many there are in all; by default 0 and the number of requests.
+
+    Raises
+    ------
+    BackendError
+        If the model leaves a request out.
+    ArtifactError
+        If the store cannot be read or written.
+    """
     keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
     ready = store.get_generations(keys)
     missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in ready}
     names = list(missing)
-    done, total = span[0] + len(keys) - len(missing), span[1]
+    before, total = span or (0, len(keys))
+    done = before + len(keys) - len(missing)
     next_row = 0
     if progress is not None:
         progress(stage, done, total)

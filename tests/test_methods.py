@@ -1,0 +1,53 @@
+"""Every method behind one call: rows for each context, needs that are said, draws that do not depend on others."""
+
+import pytest
+
+from mop.config import METHODS, resolve_config
+from mop.errors import ConfigError, NotFittedError
+from mop.methods import Ingredients, needs_mixture, respond
+from mop.store import Store
+
+
+def ingredients(small_run, *assignments, mixture=True):
+    config = resolve_config(preset="quick", assignments=["data.task=a film review", *assignments])
+    return Ingredients(
+        config=config,
+        exemplars=small_run.fitted.exemplars,
+        mixture=small_run.fitted if mixture else None,
+        lm=small_run.lm,
+        encoder=small_run.encoder,
+        store=Store(":memory:"),
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("method", ["mop", *METHODS])
+def test_every_method_answers_every_context_once_with_its_label(small_run, method):
+    given = ingredients(small_run)
+    rows = list(respond(method, small_run.held_out, given))
+    assert [row.id for row in rows] == [record.key for record in small_run.held_out]
+    assert [row.label for row in rows] == [record.label for record in small_run.held_out]
+    assert {row.method for row in rows} == {method}
+    assert given.store.spent()[f"simulate/{method}"].calls >= len(rows)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_does_not_depend_on_the_other_contexts(small_run, method):
+    if method == "progen":
+        pytest.skip("its examples come from the texts before: see test_progen")
+    whole = list(respond(method, small_run.held_out, ingredients(small_run)))
+    some = list(respond(method, small_run.held_out[5:7], ingredients(small_run)))
+    assert some == whole[5:7]
+
+
+def test_methods_without_personas_need_no_fit(small_run):
+    given = ingredients(small_run, mixture=False)
+    assert len(list(respond("few-shot-3", small_run.held_out, given))) == len(small_run.held_out)
+    assert [m for m in METHODS if needs_mixture(m)] == ["persona-only", "mop-uniform"]
+    with pytest.raises(NotFittedError, match="the method mop draws from a fitted mixture"):
+        respond("mop", small_run.held_out, given)
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ConfigError, match="unknown method 'zerogem'; known: mop, zero-shot"):
+        needs_mixture("zerogem")
