@@ -49,10 +49,11 @@ LAYERS = [
     {"backends.decode", "backends.link", "fake_server", "personas", "score"},
     {"backends.local", "backends.remote", "fitted", "simulate"},
     {"backends", "fit", "likelihood", "evaluate", "report", "doctor", "baselines.redraw"},
-    {"gather", "estimator", "baselines.zerogen"},
+    {"gather", "estimator", "comparison", "downstream", "baselines.zerogen"},
     {"baselines.attrprompt"},
-    {"methods"},
+    {"methods", "given"},
     {"pipeline"},
+    {"compare"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

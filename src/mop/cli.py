@@ -89,6 +89,17 @@ def build_parser() -> argparse.ArgumentParser:
             )
         chain.set_defaults(until=stage)
 
+    compare = _verb(
+        verbs, "compare", _compare, _show_compare, "all methods on one data set, to one table"
+    )
+    compare.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG",
+        help="TOML file with settings, or a run's config.json (none: the run folder's own)",
+    )  # fmt: skip
+    _out_option(compare, default=None)
+    compare.add_argument("--preset", help="demo, paper or quick: a named starting point")
+    _set_option(compare)
+
     pull = _verb(
         verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use"
     )
@@ -194,6 +205,14 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
         result["metrics"] = read_json(args.out / "metrics.json")
     return result
+
+
+def _compare(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.compare import compare
+    from mop.progress import ProgressDisplay
+
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        return compare(_settings(args), args.out, progress=progress)
 
 
 def _settings(args: argparse.Namespace) -> RunConfig:
@@ -343,6 +362,23 @@ def _show_run(result: dict[str, Any]) -> str:
         f"next: open {run}/report.html, or: mop explain {run}",
     ]
     return "\n".join(lines)
+
+
+def _show_compare(result: dict[str, Any]) -> str:
+    place = f"{result['run']}/compare"
+    lines = [
+        f"{'method':<20}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'F1 ↑':>8}{'LM tokens':>12}"
+    ]
+    shown = {**result["methods"], "other real texts": result["floor"]}
+    for name, row in shown.items():
+        f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
+        tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""
+        lines.append(
+            f"{name:<20}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{f1}{tokens}"
+        )
+    return "\n".join(
+        [*lines, f"table: {place}/comparison.md, .tex, .json", f"page: {place}/comparison.html"]
+    )
 
 
 def _show_pull(result: dict[str, Any]) -> str:

@@ -27,7 +27,8 @@ class DataConfig:
     """Which records, and how they are divided."""
 
     source: str = ""
-    """A file (CSV, TSV, JSONL, Parquet; .gz too), `rotten-tomatoes`, or hf:ORG/NAME."""
+    """A file (CSV, TSV, JSONL, Parquet; .gz too), a folder with one file per split (exemplars, train, test, golden;
+    valid is taken from train), `rotten-tomatoes`, or hf:ORG/NAME."""
     context: str = "context"
     """Column of the context, or a template such as "Film: {film}. Verdict: {verdict}."."""
     response: str = "response"
@@ -90,7 +91,8 @@ class PersonaConfig:
     n_personas: int = 12
     """K, clusters of the exemplars."""
     writer: str = "keywords"
-    """keywords (from the cluster's words and manner), llm (the language model summarises), file."""
+    """keywords (from the cluster's words and manner), llm (the language model summarises), file; for ablations
+    record (the record nearest the centre is the persona) and random (a random record is)."""
     path: str | None = None
     """Your personas (JSONL, or one a line in a .txt), for writer = "file"."""
     n_sources: int = 10
@@ -103,7 +105,7 @@ class PersonaConfig:
         _at_least("personas", "n_personas", self.n_personas, 1)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
-        _one_of("personas", "writer", self.writer, ("keywords", "llm", "file"))
+        _one_of("personas", "writer", self.writer, ("keywords", "llm", "file", "record", "random"))
         if (self.writer == "file") != (self.path is not None):
             raise ConfigError(
                 f'personas.path goes with personas.writer = "file", got writer {self.writer!r} '

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +34,17 @@ from mop.evaluate import evaluate, text_map
 from mop.fit import fit_mixture
 from mop.fitted import FittedMixture, context_text, load_mixture, save_mixture, uniform_mixture
 from mop.gather import report_data, response_files
+from mop.given import load_splits, split_files
 from mop.likelihood import Table, score_for_likelihood, summarise
 from mop.methods import Ingredients, needs_mixture, respond
-from mop.personas import keyword_personas, llm_personas, read_personas, save_personas
+from mop.personas import (
+    keyword_personas,
+    llm_personas,
+    random_personas,
+    read_personas,
+    record_personas,
+    save_personas,
+)
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.pull import resolve, sha256
@@ -55,7 +64,12 @@ SPLITS = ("exemplars", "train", "valid", "test", "golden")
 
 
 def run(
-    config: RunConfig, path: Path, *, until: str = "report", progress: Progress | None = None
+    config: RunConfig,
+    path: Path,
+    *,
+    until: str = "report",
+    store: Store | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Bring a run folder up to a stage, doing only what is not done.
 
@@ -67,6 +81,8 @@ def run(
         A new or empty folder, or one of an earlier run.
     until : str
         Name of the last stage: one of `STAGES`.
+    store : Store, optional
+        Another store than the folder's own, so that runs can share scores.
     progress : callable, optional
         ``progress(what, done, total)``.
 
@@ -84,7 +100,9 @@ def run(
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
-    with RunFolder.create(path) as folder, Store(folder.store) as store:
+    with ExitStack() as opened:
+        folder = opened.enter_context(RunFolder.create(path))
+        store = store or opened.enter_context(Store(folder.store))
         work = Work(config, folder, store, progress)
         result: dict[str, Any] = {"run": str(path), "done": [], "skipped": []}
         inputs: dict[str, Any] = {"format": 1}
@@ -259,32 +277,35 @@ def make_records(work: Work) -> Made:
     data = work.config.data
     if not data.source:
         raise ConfigError("data.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME")
-    loaded = load_records(
-        _source(data.source),
-        context=data.context,
-        response=data.response,
-        label=data.label,
-        key=data.key,
-        weight=data.weight,
-        group=data.group,
-        strict=data.strict,
-    )
+    columns: dict[str, Any] = {
+        "context": data.context,
+        "response": data.response,
+        "label": data.label,
+        "key": data.key,
+        "weight": data.weight,
+        "group": data.group,
+        "strict": data.strict,
+    }
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
-    splits = split_records(
-        loaded.records, sizes, seed=work.config.seed, by_group=data.group is not None
-    )
+    source, seed = _source(data.source), work.config.seed
+    given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
+    if given:
+        splits, parts = load_splits(given, sizes, seed=seed, **columns)
+    else:
+        parts = [load_records(source, **columns)]
+        splits = split_records(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
     files = []
     for name, records in splits.items():
         files.append(work.folder.records / f"{name}.jsonl")
         save_records(records, files[-1])
-    problems = [asdict(problem) for problem in loaded.problems]
-    write_json(
-        work.folder.records / "problems.json", {"counts": loaded.counts, "problems": problems}
-    )
-    for code, count in loaded.counts.items():
+    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
+    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
+    write_json(work.folder.records / "problems.json", {"counts": counts, "problems": problems})
+    for code, count in counts.items():
         logger.warning("%d rows: %s (see records/problems.json)", count, code)
     files.append(work.folder.records / "problems.json")
-    return files, {"rows": loaded.n_rows, "usable": len(loaded.records), **sizes}
+    usable = sum(len(loaded.records) for loaded in parts)
+    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **sizes}
 
 
 def make_personas(work: Work) -> Made:
@@ -296,7 +317,11 @@ def make_personas(work: Work) -> Made:
         exemplars = work.records("exemplars")
         vectors = work.embed([record.response for record in exemplars])
         clustering = cluster(vectors, settings.n_personas, seed=work.config.seed)
-        if settings.writer == "keywords":
+        if settings.writer == "random":
+            personas = random_personas(exemplars, settings.n_personas, seed=work.config.seed)
+        elif settings.writer == "record":
+            personas = record_personas(exemplars, clustering)
+        elif settings.writer == "keywords":
             personas = keyword_personas(
                 exemplars,
                 clustering,
@@ -561,13 +586,16 @@ def _source(name: str) -> Any:
     if name.startswith("hf:"):
         return name
     place = Path(resolve(name, kind="data"))
-    return place / "records.csv" if place.is_dir() else place
+    return place / "records.csv" if (place / "records.csv").is_file() else place
 
 
 def _source_stamp(name: str) -> str:
     """What a source is: content hash of a file, revision of an embedded set, else its name."""
     if name in EMBEDDED:
         return f"{name} {EMBEDDED[name].revision}"
+    if name and not name.startswith("hf:") and Path(name).is_dir():
+        files = split_files(Path(name))
+        return hash_of({part: sha256(file) for part, file in files.items()})
     return sha256(Path(name)) if name and Path(name).is_file() else name
 
 
