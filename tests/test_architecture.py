@@ -50,7 +50,7 @@ LAYERS = [
     {"backends.local", "backends.remote", "fitted", "simulate"},
     {"backends", "fit", "likelihood", "evaluate", "report", "doctor", "baselines.redraw"},
     {"gather", "estimator", "comparison", "downstream", "baselines.zerogen"},
-    {"baselines.attrprompt"},
+    {"baselines.attrprompt", "baselines.picle", "baselines.picle_lora", "baselines.progen"},
     {"methods", "given"},
     {"pipeline"},
     {"compare"},

@@ -137,6 +137,45 @@ def compare(config: RunConfig, path: Path, *, progress: Progress | None = None) 
         return bench.write(found, ablations)
 
 
+def pieces(config: RunConfig) -> list[str]:
+    """Names of what `compare` draws: first ``fit``, then each arm, then each ablation.
+
+    Further seeds of the best rivals come on top; which they are is known only after the first table.
+    """
+    settings = config.compare
+    methods = list(dict.fromkeys([*settings.methods, "mop"]))
+    arms = [_arm_name(method, s) for method in methods for s in range(settings.n_seeds)]
+    return ["fit", *arms, *(f"mop.{name}" for name in settings.ablations)]
+
+
+def draw_piece(
+    config: RunConfig, path: Path, piece: str, *, progress: Progress | None = None
+) -> None:
+    """Do one of `pieces` and no more: for long comparisons that are run a part at a time.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown piece.
+    """
+    if piece not in pieces(config):
+        raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
+    run(config, path, until="fit", progress=progress)
+    if piece == "fit":
+        return
+    with RunFolder.create(path) as folder, Store(folder.store) as store:
+        place = folder.path / "compare"
+        (place / "responses").mkdir(parents=True, exist_ok=True)
+        bench = _Bench(Work(config, folder, store, progress), place)
+        arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
+        arms += [bench.ablation_arm(name) for name in config.compare.ablations]
+        bench.draw([arm for arm in arms if arm.name == piece])
+
+
+def _arm_name(method: str, s: int) -> str:
+    return method if s == 0 else f"{method}-s{s + 1}"
+
+
 def _further_arms(bench: _Bench, found: Mapping[str, Any], config: RunConfig) -> list[Arm]:
     """Further seeds of MoP and of the rival that is best on each figure."""
     seeds = range(config.compare.n_seeds, config.compare.n_seeds_best)
@@ -245,7 +284,7 @@ class _Bench:
         """Arm number s of a method; 0 draws as `mop simulate` does."""
         needs_mixture(method)
         seed = self.config.seed if s == 0 else derive_seed(self.config.seed, "compare", s) % 2**63
-        return Arm(method if s == 0 else f"{method}-s{s + 1}", method, seed, len(self.contexts))
+        return Arm(_arm_name(method, s), method, seed, len(self.contexts))
 
     def ablation_arm(self, ablation: str) -> Arm:
         """Arm of a changed MoP; without a change it is a subset of MoP's own rows."""

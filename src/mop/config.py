@@ -164,9 +164,11 @@ class FitConfig:
             raise ConfigError(f"fit.decays needs values of at least 0, got {self.decays}")
 
 
-RIVALS = ("zero-shot", "zerogen", "attrprompt")
+RIVALS = ("zero-shot", "zerogen", "attrprompt", "progen", "picle-prompted", "picle")
 """Methods that mop has to beat."""
-METHODS = (*RIVALS, "few-shot", "few-shot-3", "persona-only", "mop-uniform")
+CONTROLS = ("few-shot", "few-shot-3", "persona-only", "mop-uniform")
+"""Methods that share something with mop."""
+METHODS = (*RIVALS, *CONTROLS)
 """Methods that can be drawn beside mop."""
 
 
@@ -240,8 +242,8 @@ class EvaluateConfig:
 class CompareConfig:
     """What is compared with what, for `mop compare`; and how the rival methods are run."""
 
-    methods: tuple[str, ...] = (*RIVALS, "few-shot", "few-shot-3", "persona-only", "mop-uniform")
-    """Rivals and controls beside mop: zero-shot, zerogen, attrprompt, few-shot, few-shot-3, persona-only, ..."""
+    methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
+    """Rivals and controls beside mop; picle too if the package peft is installed and the model a local one."""
     ablations: tuple[str, ...] = ()
     """Versions of mop that lack or change something: no-exemplars, raw-records, k=5, tokens=4, ..."""
     n_responses: int = 400

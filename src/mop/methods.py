@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mop.backends.base import Generator, LanguageModel, as_generator
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
 from mop.baselines.attrprompt import attrprompt
 from mop.baselines.controls import few_shot_agents, persona_only_agents, zero_shot_agents
+from mop.baselines.picle import picle_agents, prompted_ratio
+from mop.baselines.picle_lora import lora_ratio
+from mop.baselines.progen import progen
 from mop.baselines.zerogen import zerogen
 from mop.config import METHODS, RunConfig
 from mop.embed import Encoder, embed
@@ -105,6 +111,14 @@ def respond(
             temperature=settings.control_tau, max_tries=rivals.max_tries, method=name,
             progress=given.progress,
         )  # fmt: skip
+    if method == "progen":
+        return progen(
+            contexts, generator=as_generator(given.lm), store=given.store, decoding=given.decoding,
+            seed=given.seed, encoder=given.encoder, domain=rivals.domain,
+            task=given.config.data.task, form=rivals.form, temperature=settings.control_tau,
+            n_names=rivals.n_names, min_words=rivals.min_words, n_rounds=rivals.rounds,
+            max_tries=rivals.max_tries, method=name, progress=given.progress,
+        )  # fmt: skip
     return answer(agents_for(method, contexts, given, name=name), contexts, given, name=name)
 
 
@@ -144,6 +158,9 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients, *, n
         )
     if method == "zero-shot":
         return zero_shot_agents(contexts, tau=tau)
+    if method in ("picle", "picle-prompted"):
+        ratio = _ratio(method, given)
+        return picle_agents(contexts, given.exemplars, ratio, tau=tau)
     if method == "persona-only":
         n_personas = len(_mixture(given, method).personas)
         return persona_only_agents(contexts, n_personas, tau=tau, seed=given.seed, method=name)
@@ -155,6 +172,28 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients, *, n
         seed=given.seed,
         n_shots=3 if method == "few-shot-3" else 1,
         method=name,
+    )
+
+
+def _ratio(method: str, given: Ingredients) -> NDArray[np.float64]:
+    """Likelihood ratios of the exemplars; chosen with the run's seed, so that seeds share them."""
+    if method == "picle-prompted":
+        return prompted_ratio(
+            given.exemplars,
+            scorer=as_scorer(given.lm),
+            store=given.store,
+            seed=given.config.seed,
+            task=given.config.data.task,
+            progress=given.progress,
+        )
+    device = given.config.model.device
+    return lora_ratio(
+        given.exemplars,
+        lm=given.config.model.lm,
+        store=given.store,
+        seed=given.config.seed,
+        device=None if device == "auto" else device,
+        progress=given.progress,
     )
 
 
