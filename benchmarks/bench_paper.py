@@ -100,7 +100,7 @@ VS_PAPER = -20.0
 
 def prepared(name: str, arguments: argparse.Namespace) -> Path:
     """Folder of the splits: the given one, or a copy whose texts are cut at the length cap."""
-    folder, corpus = SHARED / "data" / name, CORPORA[name]
+    folder, corpus = arguments.shared / "data" / name, CORPORA[name]
     if not corpus.cut_real:
         return folder
     target: Path = arguments.work / "data" / f"{name}-{corpus.max_tokens}"
@@ -159,7 +159,7 @@ def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunC
         "fit": fit,
         "simulate": {"n_responses": min(size["responses"], size["test"]),
                      "max_tokens": 24 if is_tiny else corpus.max_tokens},
-        "evaluate": {"n_seeds": 2 if is_tiny else 5, "n_bootstrap": 20 if is_tiny else 200},
+        "evaluate": {"n_seeds": 2 if is_tiny else 5, "n_bootstrap": 20 if is_tiny else 60},
         "compare": {
             "domain": corpus.domain, "n_responses": size["responses"], "n_ablation": size["ablation"],
             "ablations": ["paper-fit", *(f for f in (*ABLATIONS, *half) if is_full and name == "agnews")],
@@ -557,6 +557,9 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         help="rivals and controls (default: all; picle only where peft is installed)",
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder that holds data/ (default ../shared)"
+    )
     for key in SIZES["paper"]:
         parser.add_argument(
             f"--{key.replace('_', '-')}", dest=key, type=int, help=f"default {SIZES['paper'][key]}"
@@ -595,9 +598,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments.work.mkdir(parents=True, exist_ok=True)
     ledger, began = Ledger(arguments.work / "pieces.json"), time.monotonic()
     skipped = {
-        name: f"{SHARED / 'data' / name} is not there; set MOP_SHARED"
+        name: f"{arguments.shared / 'data' / name} is not there; give --shared or set MOP_SHARED"
         for name in arguments.data
-        if not all((SHARED / "data" / name / f"{split}.jsonl.gz").is_file() for split in SPLITS)
+        if not all(
+            (arguments.shared / "data" / name / f"{split}.jsonl.gz").is_file() for split in SPLITS
+        )
     }
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}", file=sys.stderr)

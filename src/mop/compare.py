@@ -53,6 +53,8 @@ SEES_REAL = (
     "picle-prompted",
 )
 """Methods that see real texts (the exemplars); the others see none."""
+QUICK_SUBSAMPLES = 10
+"""Behind the intervals of the first look that only chooses the best rivals."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
 
@@ -126,11 +128,11 @@ def compare(config: RunConfig, path: Path, *, progress: Progress | None = None) 
             bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)
         ]
         bench.draw(first)
-        found = bench.judge("methods", first)
-        more = _further_arms(bench, found, config)
-        if more:
+        more: list[Arm] = []
+        if config.compare.n_seeds_best > config.compare.n_seeds:
+            more = _further_arms(bench, bench.judge("first", first, is_quick=True), config)
             bench.draw(more)
-            found = bench.judge("methods", [*first, *more])
+        found = bench.judge("methods", [*first, *more])
         cut = [bench.ablation_arm(name) for name in config.compare.ablations]
         bench.draw(cut)
         ablations = bench.judge("ablations", cut) if cut else None
@@ -372,18 +374,22 @@ class _Bench:
 
     # -- judging
 
-    def judge(self, table: str, arms: Sequence[Arm]) -> dict[str, Any]:
-        """Scores of all arms of a table and of the floor, per encoder; from the file if nothing changed."""
+    def judge(self, table: str, arms: Sequence[Arm], *, is_quick: bool = False) -> dict[str, Any]:
+        """Scores of all arms of a table and of the floor, per encoder; from the file if nothing changed.
+
+        A quick judgement has the headline encoder only, and intervals too rough to show.
+        """
         is_ablation = table == "ablations"
         contexts = self.few if is_ablation else self.contexts
         shown = [Arm("mop", "mop", self.config.seed, len(self.few)), *arms] if is_ablation else arms
         encoders = self.config.compare.encoders or (self.config.model.encoder,)
+        encoders = encoders[:1] if is_quick else encoders
         config = config_to_dict(self.config)
         stage = f"compare/judge/{table}"
         inputs = hash_of(
             [[self.work.folder.stage_hash(f"compare/{arm.name}") for arm in shown],
              self.work.folder.stage_hash("records"), [arm.name for arm in shown],
-             [open_encoder(name).identity for name in encoders], len(contexts), config["evaluate"],
+             [open_encoder(name).identity for name in encoders], len(contexts), config["evaluate"], is_quick,
              config["compare"]["classifier"], config["seed"]]
         )  # fmt: skip
         file = self.place / f"{table}.json"
@@ -393,7 +399,7 @@ class _Bench:
                 arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted]
                 for arm in shown
             }
-            write_json(file, self._judged(responses, len(contexts), encoders))
+            write_json(file, self._judged(responses, len(contexts), encoders, is_quick=is_quick))
             self.work.folder.finish_stage(stage, inputs, files=[file])
         found: dict[str, Any] = read_json(file)
         found["arms"] = {arm.name: arm.method for arm in shown}
@@ -407,9 +413,15 @@ class _Bench:
         return found
 
     def _judged(
-        self, responses: Mapping[str, Sequence[Response]], n: int, encoders: Sequence[str]
+        self,
+        responses: Mapping[str, Sequence[Response]],
+        n: int,
+        encoders: Sequence[str],
+        *,
+        is_quick: bool,
     ) -> dict[str, Any]:
         settings, store = self.config.evaluate, self.work.store
+        n_bootstrap = QUICK_SUBSAMPLES if is_quick else settings.n_bootstrap
         golden = [record.response for record in self.work.records("golden")]
         exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
         result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
@@ -422,7 +434,7 @@ class _Bench:
                 encoder=encoder,
                 store=store,
                 n_seeds=settings.n_seeds,
-                n_bootstrap=settings.n_bootstrap,
+                n_bootstrap=n_bootstrap,
                 seed=self.config.seed,
                 exemplar_texts={
                     arm: [_shown(r, exemplars) for r in rows] for arm, rows in responses.items()
@@ -433,13 +445,11 @@ class _Bench:
             if name == encoders[0]:
                 result["notes"] = list(evaluation.notes)
                 result["n"], result["n_golden"] = evaluation.n, evaluation.n_golden
-                result["map"] = self._map(evaluation, responses)
+                result["map"] = {} if is_quick else self._map(evaluation)
         result["downstream"] = self._downstream(responses, encoders[0])
         return result
 
-    def _map(
-        self, evaluation: Evaluation, responses: Mapping[str, Sequence[Response]]
-    ) -> dict[str, Any]:
+    def _map(self, evaluation: Evaluation) -> dict[str, Any]:
         """Places of some texts of the first seeds."""
         names = [name for name in evaluation.rows if not re.search(r"-s\d+$", name)]
         some = replace(evaluation, rows={name: evaluation.rows[name] for name in names})
