@@ -172,6 +172,7 @@ def test_over_seeds_gives_the_mean_and_a_student_interval():
     assert found["fid_spread"] == pytest.approx(0.1)
     reach = 4.302653 * 0.1 / 3**0.5  # t at 0.975 with 2 degrees of freedom
     assert found["fid_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
+    assert over_seeds([{**arms[0], "mauve": v} for v in (0.8, 1.0)])["mauve_interval"][1] == 1.0
     assert over_seeds(arms[:1])["fid_interval"] == [0, 1]
 
 

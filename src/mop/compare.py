@@ -634,7 +634,8 @@ def over_seeds(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean figures of one method over its seeds.
 
     With one seed the intervals are those of the evaluation (over the choice of texts; of the test
-    records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds (95 %) and
+    records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds (95 %), kept
+    within the range of the figure, and
     ``NAME_spread`` the standard deviation.
 
     Parameters
@@ -656,5 +657,6 @@ def over_seeds(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         sd = float(values.std(ddof=1))
         reach = float(t.ppf(0.975, len(arms) - 1)) * sd / math.sqrt(len(arms))
         found[f"{name}_spread"] = sd
-        found[f"{name}_interval"] = [found[name] - reach, found[name] + reach]
+        top = 1.0 if name in ("mauve", "f1") else math.inf
+        found[f"{name}_interval"] = [max(0.0, found[name] - reach), min(top, found[name] + reach)]
     return found
