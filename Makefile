@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean bench-engine bench-paper
+.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox bench-fit-speed bench-paper
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
 
+# One worker per core, one thread each: threads that wait for each other waste two cores.
 test: .venv/.ready
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# What takes an hour or more: the slow tests, and a thousand kills.
+nightly: .venv/.ready
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python tests/kills.py --chain 500 --remote 500
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -45,3 +51,9 @@ bench-engine: .venv-bench/.ready
 # Hours on two cores; every piece is kept, so it may be stopped and started again. ARGS="--minutes 50" does a part.
 bench-paper: .venv/.ready
 	$(BIN)/python benchmarks/bench_paper.py $(ARGS)
+
+bench-blackbox: .venv/.ready
+	$(BIN)/python benchmarks/bench_blackbox.py
+
+bench-fit-speed: .venv/.ready
+	$(BIN)/python benchmarks/bench_fit_speed.py

@@ -38,8 +38,8 @@ from mop.backends.local import (
     LocalModel,
     default_device,
     default_dtype,
-    load_tokenizer,
 )
+from mop.backends.tokens import load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE
 from mop.embedded import EMBEDDED

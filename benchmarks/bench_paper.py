@@ -123,7 +123,7 @@ def cutter(lm: str, n_tokens: int) -> Callable[[str], str]:
     """A function that keeps the first tokens of a text, as the length cap of a response does."""
     if lm == "fake":
         return lambda text: text[:n_tokens].strip()
-    from mop.backends.local import open_tokens
+    from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
     return lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip()

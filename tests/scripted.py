@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from mop.backends.base import Failure
 from mop.types import Generation, Prompt
 
 
@@ -11,20 +12,28 @@ def words_of(prompt: Prompt) -> str:
 
 
 class Scripted:
-    """Answers request number i with ``rule(i, prompt text)``; requests are numbered over all calls."""
+    """Answers request number i with ``rule(i, prompt text)``; requests are numbered over all calls.
+
+    A rule that returns a failure gives that request up.
+    """
 
     name = "scripted"
     generate_identity = "scripted/1"
 
-    def __init__(self, rule: Callable[[int, str], str]) -> None:
+    def __init__(self, rule: Callable[[int, str], str | Failure]) -> None:
         self.rule = rule
         self.prompts: list[str] = []
         self.requests: list = []
+        self.failures: dict[int, Failure] = {}
 
     def generate(self, requests, decoding):
+        self.failures = {}
         for i, request in enumerate(requests):
             prompt = words_of(request.branches[0].prompt)
             text = self.rule(len(self.prompts), prompt)
             self.prompts.append(prompt)
             self.requests.append(request)
-            yield [(i, Generation(text, len(text.split()), "stop", -1.0))]
+            if isinstance(text, Failure):
+                self.failures[i] = text
+            else:
+                yield [(i, Generation(text, len(text.split()), "stop", -1.0))]

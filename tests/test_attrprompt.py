@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from conftest import reviews
+from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.baselines.attributes import FILMS, Attributes
 from mop.baselines.attrprompt import attrprompt, clean, draw_attributes, propose_attributes
@@ -117,3 +118,18 @@ def test_it_runs_on_the_fake_model_and_keeps_the_labels_asked_for():
     rows = run(reviews(8), FakeModel(), task="a film review")
     assert Counter(row.label for row in rows) == {"good": 4, "bad": 4}
     assert {row.method for row in rows} == {"attrprompt"}
+
+
+def test_a_failed_proposal_is_drawn_again_as_far_as_that_is_allowed():
+    def rule(i, prompt):
+        return Failure("content_filter", "no") if i == 0 else "tone"
+
+    def propose(share):
+        return propose_attributes(
+            "a film review", generator=Scripted(rule), store=Store(":memory:"),
+            decoding=Decoding(), seed=0, max_failed_share=share,
+        )  # fmt: skip
+
+    assert propose(0.1) == Attributes({"tone": ["tone"]})
+    with pytest.raises(BackendError, match=r"could not draw 1 of the 10 proposals of dimensions"):
+        propose(0.0)

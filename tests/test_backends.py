@@ -41,6 +41,34 @@ def test_an_embedded_name_scores_and_writes():
     assert drawn.n_tokens <= 8
 
 
+def test_a_servers_tokenizer_brings_its_control_strings(tmp_path):
+    pytest.importorskip("transformers")
+    from mop.fake_server import FakeServer, start
+    from mop.prompts import simulation_prompt
+    from mop.types import Branch, Decoding, GenerateRequest
+    from tiny_models import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<own-mark>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    prompt = simulation_prompt("say <own-mark> aloud")
+    fake = FakeServer("openai")
+    with start(fake) as server:
+        name = f"openai:toy@{server.url}"
+        model = open_model(name, dialect="openai-chat", tokenizer=str(tmp_path))
+        list(model.generate([GenerateRequest((Branch(prompt, 1.0),), 3)], Decoding(max_tokens=4)))
+        sent = fake.requests[-1]["messages"][-1]["content"]
+    assert sent.endswith("say ⟦ownmark⟧ aloud")
+
+
+def test_the_toy_models_tokenizer_has_a_name():
+    from mop.backends.remote import RemoteModel
+
+    model = open_model("openai:toy@http://127.0.0.1:1", dialect="vllm", tokenizer="fake")
+    assert isinstance(model, RemoteModel)
+    assert '"toy/1"' in model.score_identity
+
+
 def test_settings_of_a_server_are_refused_for_other_models():
     with pytest.raises(ConfigError, match="the settings tokenizer are for a server, but 'fake' is"):
         open_model("fake", tokenizer="smollm2-135m")

@@ -83,6 +83,34 @@ def test_explain_shows_who_wrote_a_record(run_folder, capsys):
     assert "exemplars that speak for it" in out
 
 
+def test_explain_takes_a_text_and_shows_its_score_table(run_folder, capsys):
+    command = ["explain", str(run_folder), "--text", "great fun", "--context", "Verdict: good."]
+    assert main(command) == OK
+    out = capsys.readouterr().out
+    assert "response great fun" in out
+    assert "log weight" in out
+    assert main([*command, "--json"]) == OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["components"][0]["posterior"] >= found["components"][-1]["posterior"]
+
+
+def test_score_with_another_model_holds_the_mixture_against_plain_prompts(run_folder, capsys):
+    command = ["score", str(run_folder), "--components", "20", "--lm", "fake", "--refit-tau", "6"]
+    assert main(command) == OK
+    out = capsys.readouterr().out
+    assert "with fake, temperatures refitted on 6 records" in out
+    for name in ("mop-uniform", "unconditional", "no-persona", "no-exemplar", "zero-shot"):
+        assert f"\n{name}" in out
+
+
+def test_the_number_of_personas_can_be_left_to_held_out_likelihood(source, tmp_path, capsys):
+    command = ["fit", "--out", str(tmp_path / "run"), *options(source), "--n-personas", "auto"]
+    assert main([*command, "--json"]) == OK
+    found = json.loads(capsys.readouterr().out)
+    assert 1 <= found["fit"]["n_personas"] <= found["personas"]["n_personas"]
+    assert found["fit"]["stopped"]
+
+
 def test_a_users_own_records_can_be_scored(run_folder, tmp_path, capsys):
     (tmp_path / "mine.csv").write_text(
         "context,response\nVerdict: good.,great fun\nVerdict: bad.,so dull\n"
@@ -101,6 +129,42 @@ def test_a_damaged_run_fails_verification(run_folder, tmp_path, capsys):
     (tmp_path / "run" / "metrics.json").write_text("{}")
     assert main(["verify", str(tmp_path / "run")]) == FAILED
     assert "changed since stage 'evaluate'" in capsys.readouterr().out
+
+
+def test_the_doctor_examines_a_server_and_fails_if_it_is_unusable(capsys):
+    from mop.fake_server import FakeServer, start
+
+    with start(FakeServer("vllm")) as running:
+        name = f"openai:toy@{running.url}"
+        assert main(["doctor", "--json", "--server", name, "--tokenizer", "fake"]) == OK
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert findings[-1]["what"] == name
+    assert "scores if it passes the probe" in findings[-1]["detail"]
+    assert main(["doctor", "--server", "openai:toy@https://api.example.com"]) == FAILED
+    assert "records would leave this machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dialect", "grpc"], "kinds are vllm, sglang"),
+        (["--broken", "badly"], "broken is one of none, silent"),
+        (["--faults", "explode"], "a fault is called 'explode'; accepted are 400, 401"),
+        (["--fault-rate", "3"], "the rate of faults must be 0 to 1, got 3.0"),
+        (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
+    ],
+)
+def test_a_fake_server_that_cannot_be_is_refused(capsys, arguments, sentence):
+    assert main(["fake-server", *arguments]) == USAGE
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_fake_server_lists_what_it_can_be(capsys):
+    assert main(["fake-server", "--list"]) == OK
+    out = capsys.readouterr().out
+    assert "  sglang          token ids or chat; scores by /generate" in out
+    assert "  sentinel        every score is -9999" in out
+    assert "  429             too many requests; 429:2 with Retry-After: 2" in out
 
 
 def test_a_closed_pipe_is_no_traceback():

@@ -8,6 +8,7 @@ import pytest
 
 from conftest import reviews
 from mop.artifacts import read_json, read_jsonl
+from mop.cli import OK, main
 from mop.compare import (
     balanced,
     best_rivals,
@@ -18,8 +19,12 @@ from mop.compare import (
     variant_settings,
 )
 from mop.config import resolve_config
-from mop.errors import ConfigError
+from mop.errors import ConfigError, ScoringUnsupportedError
+from mop.fake_server import FakeServer, Faults
+from mop.pipeline import Models, simulate_method
 from mop.types import Record
+from test_remote import N_PROBES
+from test_remote_run import WRITER, served
 
 SMALL = (
     "fit.max_steps=3", "fit.n_rounds=1", "fit.n_folds=2", "fit.decays=[1.0]", "evaluate.n_seeds=1",
@@ -104,7 +109,7 @@ def test_a_variant_is_fitted_on_the_very_same_records(finished):
     assert fewer < keys["exemplars"]
 
 
-def test_a_second_call_draws_nothing_and_writes_the_same(finished, source):
+def test_the_command_again_draws_nothing_and_writes_the_same(finished, capsys):
     path, found = finished
     files = (
         "comparison.json",
@@ -114,7 +119,8 @@ def test_a_second_call_draws_nothing_and_writes_the_same(finished, source):
         "comparison.html",
     )
     before = {name: (path / "compare" / name).read_bytes() for name in files}
-    assert compare(settings(source), path) == found
+    assert main(["compare", "--json", "--quiet", "--out", str(path)]) == OK
+    assert json.loads(capsys.readouterr().out) == found
     assert {name: (path / "compare" / name).read_bytes() for name in files} == before
 
 
@@ -211,3 +217,65 @@ def test_the_page_is_whole_asks_nothing_of_a_network_and_escapes(finished):
     assert page.count("<svg") >= 4
     for name in ("metrics.svg", "metrics.pdf", "map.svg", "map.pdf"):
         assert (finished[0] / "compare" / "figures" / name).is_file()
+
+
+def on_a_server(source, *more):
+    return settings(
+        source, WRITER, 'remote.dialect="openai-chat"', "remote.max_failed_share=0.2",
+        "remote.price_in=1.0", "remote.price_out=2.0", "compare.n_seeds_best=1",
+        'compare.methods=["zerogen", "picle-prompted"]', *more,
+    )  # fmt: skip
+
+
+def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are_left_out(
+    source, tmp_path
+):
+    config = on_a_server(source, 'model.scorer="fake"', 'compare.ablations=["k-2"]')
+    faults = Faults(script=("ok",) * N_PROBES + ("filter", "400"))
+    server = FakeServer("openai", faults=faults)
+    lm = served(server, dialect="openai-chat", price_in=1.0, price_out=2.0)
+    found = compare(config, tmp_path / "run", models=Models(config, lm=lm))
+    assert {name: row["failed"] for name, row in found["methods"].items()} == {
+        "zerogen": 2, "picle-prompted": 0, "mop": 0
+    }  # fmt: skip
+    rows = list(read_jsonl(tmp_path / "run" / "compare" / "responses" / "zerogen.jsonl"))
+    assert sorted(row["finish_reason"] for row in rows if not row["n_tokens"]) == [
+        "failed", "refused"
+    ]  # fmt: skip
+    assert found["notes"][0] == (
+        "mop was fitted to the likelihoods of fake, a surrogate; openai:toy@http://127.0.0.1:1 "
+        "wrote all responses."
+    )
+    assert any("zerogen: 2 of 16 draws were refused or failed" in note for note in found["notes"])
+    about = read_json(tmp_path / "run" / "manifest.json")["about"]
+    spent = about["remote"]["lm"]
+    assert set(spent) == {
+        "compare/zerogen", "compare/picle-prompted", "compare/mop", "compare/mop.k-2"
+    }  # fmt: skip
+    assert sum(row["calls"] for row in spent.values()) == server.calls
+    assert found["methods"]["mop"]["money"] == pytest.approx(spent["compare/mop"]["cost"], abs=1e-6)
+    assert about["servers"]["lm"]["reported_models"] == {"http://127.0.0.1:1/v1": "toy"}
+
+
+def test_agents_that_average_words_are_refused_before_a_server_is_asked(source, tmp_path):
+    config = on_a_server(source, 'model.scorer="fake"', 'compare.ablations=["tokens-2"]')
+    server = FakeServer("openai")
+    models = Models(config, lm=served(server, dialect="openai-chat"))
+    with pytest.raises(ConfigError, match="the ablation tokens-2 averages next-token"):
+        compare(config, tmp_path / "run", models=models)
+    assert server.calls == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rival_without_likelihoods_needs_no_scorer(source, tmp_path):
+    config = on_a_server(source, "compare.ablations=[]")
+    server = FakeServer("openai", faults=Faults(script=("ok",) * N_PROBES + ("filter",)))
+    models = Models(config, lm=served(server, dialect="openai-chat"))
+    for method in ("picle-prompted", "mop-uniform"):
+        with pytest.raises(ScoringUnsupportedError):
+            simulate_method(config, tmp_path / "run", method, models=models)
+    assert server.calls == 0
+    found = simulate_method(config, tmp_path / "run", "zerogen", models=models)
+    assert (found["n_responses"], found["failed"]) == (16, 1)
+    spent = read_json(tmp_path / "run" / "manifest.json")["about"]["remote"]["lm"]
+    assert spent["simulate"]["calls"] == server.calls

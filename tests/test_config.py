@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from mop.config import PRESETS, SECTIONS, config_from_dict, config_to_dict, describe, resolve_config
+from mop.config import (
+    PRESETS,
+    SECTIONS,
+    RemoteSettings,
+    config_from_dict,
+    config_to_dict,
+    describe,
+    resolve_config,
+)
 from mop.errors import ConfigError
 
 
@@ -42,7 +50,7 @@ def test_json_and_back_is_the_same():
         ("fit.dim=true", r"fit\.dim must be of type int, got True \(bool\)"),
         ("fit.dim=0", r"fit\.dim must be at least 1, got 0"),
         ("fit=3", r"fit must be a table of settings, got 3"),
-        ("fit.decays=[-1.0]", r"fit\.decays needs values of at least 0, got \(-1\.0,\)"),
+        ("fit.decays=[-1.0]", r"fit\.decays needs values above 0, got \(-1\.0,\)"),
         ("fit.tau_spread=0", r"fit\.tau_spread must be above 0, got 0\.0"),
         (
             "model.dtype=float3",
@@ -96,3 +104,35 @@ def test_a_missing_file_and_a_broken_file_are_named(tmp_path):
 def test_every_setting_says_what_it_means(section):
     for name, _, _, meaning in describe(SECTIONS[section]):
         assert meaning, f"{section}.{name} has no description"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            "remote.dialect=vlm",
+            r"\[remote\] dialect must be one of auto, openai-chat, .*, got 'vlm'",
+        ),
+        ("remote.max_cost=5.0", r"\[remote\] max_cost = 5.0 needs prices"),
+        ("remote_scorer.deadline_s=0", r"\[remote_scorer\] deadline_s must be above 0"),
+        ("remote.max_costs=1", r"unknown setting remote.max_costs; did you mean remote.max_cost\?"),
+    ],
+)
+def test_settings_of_servers_name_their_section(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(assignments=[assignment])
+
+
+def test_settings_of_servers_are_read_from_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        '[model]\nlm = "openai:m@http://127.0.0.1:1"\nscorer = "fake"\n'
+        '[remote]\napi_key_env = "MY_KEY"\nprice_in = 0.15\nprice_out = 0.6\nmax_cost = 5\n'
+    )
+    config = resolve_config(file=file)
+    assert config.model.scorer == "fake"
+    assert config.remote == RemoteSettings(
+        api_key_env="MY_KEY", price_in=0.15, price_out=0.6, max_cost=5.0
+    )
+    assert config.remote_scorer == RemoteSettings()
+    assert config_from_dict(config_to_dict(config)) == config

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from mop.backends.link import RemoteSettings
+import pytest
+
+from mop.config import RemoteSettings
 from mop.doctor import describe, examine
 from mop.fake_server import FakeServer, start
 
@@ -69,3 +72,42 @@ def test_the_text_marks_problems_and_gives_advice(tmp_path: Path) -> None:
     assert text.splitlines()[0].startswith("mop ")
     assert "  ! openai:toy@https://api.example.com: records would leave this machine" in text
     assert text.endswith("1 problem, marked with !")
+
+
+def test_a_probe_says_whether_a_server_samples_and_scores(tmp_path: Path) -> None:
+    with start(FakeServer("vllm")) as running:
+        name = f"openai:toy@{running.url}"
+        result = examine([name], cache=tmp_path, tokenizer="fake", probe=True)
+    assert result["ok"] is True
+    draws, scores = by_what(result, f"{name}, draws"), by_what(result, f"{name}, scores")
+    assert draws["detail"] == "it samples; the same seed gives the same text again"
+    assert scores["detail"] == "passes the probe, noise 0 nats per token"
+
+
+@pytest.mark.parametrize(
+    ("broken", "what", "reason"),
+    [
+        ("zeros", "scores", "are 0"),
+        ("wrong-ids", "scores", "cannot be used to score"),
+        ("greedy", "draws", "does not sample"),
+    ],
+)
+def test_a_probe_finds_what_a_server_lies_about(
+    tmp_path: Path, broken: Any, what: str, reason: str
+) -> None:
+    with start(FakeServer("vllm", broken=broken)) as running:
+        name = f"openai:toy@{running.url}"
+        result = examine([name], cache=tmp_path, tokenizer="fake", probe=True)
+    assert reason in by_what(result, f"{name}, {what}")["detail"]
+    assert result["ok"] is False
+
+
+def test_without_a_tokenizer_a_probe_draws_by_chat_only(tmp_path: Path) -> None:
+    with start(FakeServer("ollama")) as running:
+        name = f"openai:toy@{running.url}"
+        result = examine([name], cache=tmp_path, probe=True)
+    assert (
+        "a server of this kind may cut the distribution"
+        in by_what(result, f"{name}, draws")["detail"]
+    )
+    assert by_what(result, f"{name}, draws")["status"] == "note"

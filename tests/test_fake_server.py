@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
 from mop.backends.fake import FakeModel
 from mop.errors import ConfigError
-from mop.fake_server import END, REPLY, TURN, FakeServer, Faults, Reply, ToyEncoder, start
+from mop.fake_server import (
+    DIALECTS,
+    END,
+    FAULTS,
+    LIES,
+    REPLY,
+    TURN,
+    Breakage,
+    FakeServer,
+    Faults,
+    Reply,
+    ServerKind,
+    ToyEncoder,
+    start,
+)
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, Prompt, ScoreRequest, Segment, Turn
 
@@ -201,3 +219,48 @@ def test_a_real_port_drips_when_told() -> None:
         answer = httpx.post(f"{running.url}/v1/chat/completions", json=body, trust_env=False)
         assert answer.json()["model"] == "toy"
         assert time.monotonic() - began > 0.01 * len(answer.content) / 16
+
+
+def test_every_dialect_lie_and_fault_is_described_and_taken() -> None:
+    for kind in DIALECTS:
+        FakeServer(kind)  # type: ignore[arg-type]
+    for lie in LIES:
+        FakeServer(broken=lie)  # type: ignore[arg-type]
+    assert Faults(script=tuple(FAULTS)).of_call(0) == "ok"
+    assert (set(DIALECTS), set(LIES)) == (set(get_args(ServerKind)), set(get_args(Breakage)))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_verb_says_where_it_is_and_what_to_call_it_and_stops_cleanly(sent: int) -> None:
+    command = [sys.executable, "-m", "mop", "fake-server", "--json", "--faults", "500"]
+    child = subprocess.Popen(
+        [*command, "--dialect", "openai", "--api-key-env", "TOY_KEY"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TOY_KEY": "canary-4711"},
+        # A background job of a shell has Ctrl-C switched off, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert child.stdout is not None
+    said = json.loads(child.stdout.readline())
+    url = f"{said['url']}/v1/chat/completions"
+    assert said == {"url": said["url"], "name": f"openai:toy@{said['url']}", "tokenizer": "fake"}
+    body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
+    keyed = {"authorization": "Bearer canary-4711"}
+    statuses = [
+        httpx.post(url, json=body, trust_env=False, headers=headers).status_code
+        for headers in ({}, keyed, keyed)
+    ]
+    assert statuses == [401, 500, 200]
+    child.send_signal(sent)
+    out, err = child.communicate(timeout=20)
+    assert (child.returncode, out, err) == (0, "", "")
+
+
+def test_the_server_needs_no_torch() -> None:
+    check = (
+        "import mop.fake_server, sys; print([m for m in ('torch', 'httpx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mop.backends.dialects import Meter
-from mop.backends.ledger import Ceilings, Ledger
+from mop.backends.ledger import Ledger
+from mop.config import Ceilings
 from mop.errors import BackendError, ConfigError
 
 

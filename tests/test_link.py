@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mop.backends.link import RemoteSettings, is_loopback
+from mop.backends.link import is_loopback
+from mop.config import RemoteSettings
 from mop.errors import ConfigError
 
 

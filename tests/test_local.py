@@ -14,7 +14,8 @@ pytest.importorskip("transformers")
 from scipy import stats  # noqa: E402
 
 from mop.backends.base import Generator, Scorer  # noqa: E402
-from mop.backends.local import LocalModel, open_tokens  # noqa: E402
+from mop.backends.local import LocalModel  # noqa: E402
+from mop.backends.tokens import open_tokens  # noqa: E402
 from mop.curve import BETAS, ONE, weights  # noqa: E402
 from mop.errors import BackendError, ConfigError, DataError, PromptTooLongError  # noqa: E402
 from mop.prompts import simulation_prompt  # noqa: E402
@@ -141,6 +142,9 @@ def test_a_prompt_beyond_the_window_is_an_error_with_sizes():
         PromptTooLongError, match=r"request 1 has 6\d\d prompt tokens .* tiny takes 512; use fewer"
     ):
         list(build().score(asked))
+    named = ScoreRequest(asked[1].prompt, "ok", "record 'r7'")
+    with pytest.raises(PromptTooLongError, match=r"record 'r7' has 6\d\d prompt tokens"):
+        list(build().score([named]))
 
 
 def test_weights_that_are_not_numbers_are_an_error_not_a_score():

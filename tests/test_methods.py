@@ -1,11 +1,14 @@
 """Every method behind one call: rows for each context, needs that are said, draws that do not depend on others."""
 
+from dataclasses import replace
+
 import pytest
 
 from mop.config import METHODS, resolve_config
-from mop.errors import ConfigError, NotFittedError
-from mop.methods import Ingredients, needs_mixture, respond
+from mop.errors import ConfigError, NotFittedError, ScoringUnsupportedError
+from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
 from mop.store import Store
+from scripted import Scripted
 
 
 def ingredients(small_run, *assignments, mixture=True):
@@ -63,3 +66,17 @@ def test_picle_says_that_it_needs_weights(small_run):
 def test_an_unknown_method_is_named():
     with pytest.raises(ConfigError, match="unknown method 'zerogem'; known: mop, zero-shot"):
         needs_mixture("zerogem")
+
+
+def test_one_model_writes_and_another_scores(small_run):
+    writer = Scripted(lambda i, prompt: "fine")
+    given = replace(ingredients(small_run), lm=writer, scorer=small_run.lm)
+    rows = list(respond("picle-prompted", small_run.held_out, given))
+    assert {(row.model, row.response) for row in rows} == {("scripted", "fine")}
+    assert len(writer.prompts) == len(rows)
+    assert given.store.spent()["prepare/picle-prompted"].calls > 0
+    assert [m for m in METHODS if needs_scorer(m)] == [
+        "picle-prompted", "persona-only", "mop-uniform"
+    ]  # fmt: skip
+    with pytest.raises(ScoringUnsupportedError, match="scripted can write but not say how likely"):
+        respond("picle-prompted", small_run.held_out, replace(given, scorer=None))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import reviews
+from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.baselines.progen import (
     FEEDBACK_BATCH,
@@ -21,7 +22,7 @@ from mop.baselines.progen import (
     with_one,
 )
 from mop.embed import FakeEncoder
-from mop.errors import ConfigError, DataError
+from mop.errors import BackendError, ConfigError, DataError
 from mop.store import Store
 from mop.types import Decoding, Record
 from scripted import Scripted
@@ -195,3 +196,13 @@ def test_bad_input_is_refused():
         run(reviews(4), FakeModel(), n_rounds=0)
     with pytest.raises(DataError, match="1 of 1 contexts have no label"):
         run([Record(key="a", context="x", response="y")], FakeModel())
+
+
+def test_failed_draws_are_counted_over_all_rounds():
+    def rule(i, prompt):
+        return Failure("refusal", "no") if i in (2, 11) else f"word{i} and thing{i}."
+
+    rows = run(reviews(12), Scripted(rule), max_failed_share=0.17)  # 2 of 12; a round has 4
+    assert sorted(row.finish_reason for row in rows) == ["refused"] * 2 + ["stop"] * 10
+    with pytest.raises(BackendError, match=r"could not draw 2 of the 12 responses of progen"):
+        run(reviews(12), Scripted(rule), max_failed_share=0.1)

@@ -5,8 +5,9 @@ import logging
 import pytest
 
 from conftest import reviews
+from mop.backends.base import Failure
 from mop.baselines.redraw import write_texts
-from mop.errors import ConfigError, DataError
+from mop.errors import BackendError, ConfigError, DataError
 from mop.prompts import context_prompt
 from mop.randomness import derive_seed
 from mop.store import Store
@@ -82,3 +83,36 @@ def test_bad_input_is_refused():
         write(reviews(1), Scripted(lambda i, p: "x"), accept, max_tries=0)
     with pytest.raises(DataError, match="2 contexts have 1 different keys"):
         write(reviews(1) * 2, Scripted(lambda i, p: "x"), accept)
+
+
+def test_a_failed_draw_is_not_drawn_again_and_its_row_says_so(caplog):
+    def rule(i, prompt):
+        return {1: Failure("content_filter", "no"), 3: Failure("http-400", "bad")}.get(i, "fine")
+
+    model = Scripted(rule)
+    with caplog.at_level(logging.WARNING, logger="mop"):
+        rows = write(reviews(4), model, lambda i, attempt, text: text, max_failed_share=0.5)
+    assert [row.response for row in rows] == ["fine", "", "fine", ""]
+    assert [row.finish_reason for row in rows] == ["stop", "refused", "stop", "failed"]
+    assert [row.n_tokens for row in rows] == [1, 0, 1, 0]
+    assert len(model.prompts) == 4
+    assert (
+        "m: 2 of 4 responses could not be had (content_filter, http-400); their rows say so, and "
+        "nothing is drawn instead"
+    ) in caplog.text
+
+
+def test_more_failed_draws_than_allowed_stop_the_method_and_the_rest_is_kept():
+    store = Store(":memory:")
+    accept = lambda i, attempt, text: text  # noqa: E731
+    faulty = Scripted(lambda i, prompt: Failure("http-400", "bad") if i == 1 else "fine")
+    with pytest.raises(
+        BackendError,
+        match=r"scripted could not draw 1 of the 4 responses of m \(http-400\), and at most 0 may "
+        r"fail; the first: bad; the others are kept, so run the same command to try these again",
+    ):
+        write(reviews(4), faulty, accept, store)
+    sound = Scripted(lambda i, prompt: "fine")
+    assert [row.response for row in write(reviews(4), sound, accept, store)] == ["fine"] * 4
+    assert len(sound.prompts) == 1
+    assert sound.requests[0].name == "context 'r1'"

@@ -21,7 +21,7 @@ from mop.backends.base import Generator, Scorer
 from mop.backends.dialects import read_json, read_scores
 from mop.backends.fake import FakeModel
 from mop.backends.ledger import CeilingError
-from mop.backends.link import Clock, RemoteSettings
+from mop.backends.link import Clock
 from mop.backends.remote import (
     Encoder,
     RemoteGenerator,
@@ -31,6 +31,7 @@ from mop.backends.remote import (
     require_scorer,
 )
 from mop.backends.retry import CallError, RetryPolicy
+from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults, Reply, ToyEncoder, start
 from mop.prompts import simulation_prompt
@@ -868,7 +869,8 @@ class RealModel(FakeServer):
 @pytest.mark.model
 def test_remote_scores_of_a_real_model_agree_with_the_local_backend() -> None:
     from mop import pull
-    from mop.backends.local import open_local, open_tokens
+    from mop.backends.local import open_local
+    from mop.backends.tokens import open_tokens
 
     server = RealModel(Path(pull.resolve("smollm2-135m", kind="lm")))
     model = connect(server, encoder=open_tokens("smollm2-135m"))

@@ -188,6 +188,14 @@ def test_a_request_that_shows_a_record_to_itself_is_refused():
         component_requests(RECORDS, [(2, None, 1)], PERSONAS, EXEMPLARS)
 
 
+def test_a_request_is_called_by_what_it_is_made_of():
+    made = component_requests(RECORDS, [(0, 1, 0), (3, None, None)], PERSONAS, EXEMPLARS)
+    assert [request.name for request in made] == [
+        "record 'r0' under persona 'p1' with exemplar 'e0'",
+        "record 'r3'",
+    ]
+
+
 def test_the_table_has_the_score_of_every_cell_and_masks_a_record_from_itself():
     with Store(":memory:") as store:
         table = score_table(

@@ -37,6 +37,12 @@ def naughty():
     return [text for text in json.loads(file.read_text(encoding="utf-8")) if text.strip()]
 
 
+def test_control_strings_are_the_texts_of_all_control_tokens():
+    encoder = PromptEncoder(byte_tokenizer())
+    assert encoder.control_strings == ("</think>", "<think>", "<|im_end|>", "<|im_start|>")
+    assert len(encoder.control_strings) == len(encoder.control_ids)
+
+
 def test_a_chat_prompt_reads_as_the_template_renders_it():
     tokenizer = byte_tokenizer()
     prompt = simulation_prompt(

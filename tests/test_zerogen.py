@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from conftest import reviews
+from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.baselines.zerogen import cut, draw_names, zerogen
 from mop.errors import BackendError, ConfigError, DataError
@@ -129,3 +130,15 @@ def test_bad_settings_are_refused():
         run(reviews(1), model, form="open")
     with pytest.raises(DataError, match="1 of 1 contexts have no label"):
         run([Record(key="a", context="x", response="y")], model, domain="films")
+
+
+def test_a_name_that_could_not_be_had_is_left_out_as_far_as_that_is_allowed():
+    def rule(i, prompt):
+        return Failure("content_filter", "no") if i == 3 else film_rule(i, prompt)
+
+    rows = run(
+        reviews(8), Scripted(rule), domain="films", n_names=10, max_failed_share=0.1
+    )  # fmt: skip
+    assert [row.response for row in rows] == [LONG] * 8
+    with pytest.raises(BackendError, match=r"could not draw 1 of the 10 names of zerogen"):
+        run(reviews(8), Scripted(rule), domain="films", n_names=10)

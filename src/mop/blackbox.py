@@ -34,6 +34,16 @@ class WeightMatch(NamedTuple):
     """The same with equal weights, for comparison."""
     bandwidth: float
     """Width of the Gaussian kernel, in units of embedding distance."""
+    within: Floats
+    """A, shape (K, K): mean kernel between the samples of two personas."""
+    across: Floats
+    """b, shape (K,): mean kernel between a persona's samples and the targets."""
+    target: float
+    """c: mean kernel between targets."""
+
+    def at(self, weights: Floats) -> float:
+        """Squared maximum mean discrepancy at other weights (K,)."""
+        return _mmd2(weights, self.within, self.across, self.target)
 
 
 def match_weights(
@@ -117,14 +127,14 @@ def match_weights(
         [_mean_kernel(s, target, e, share, width) for s, e in zip(samples, even, strict=True)]
     )
     c = _mean_kernel(target, target, share, share, width, is_same=True)
-    weights = _on_simplex(a, b)
-
-    def mmd2(w: Floats) -> float:
-        return float(w @ a @ w - 2.0 * w @ b + c)
-
+    weights, uniform = _on_simplex(a, b), np.full(n_personas, 1.0 / n_personas)
     return WeightMatch(
-        weights, mmd2(weights), mmd2(np.full(n_personas, 1.0 / n_personas)), float(width)
+        weights, _mmd2(weights, a, b, c), _mmd2(uniform, a, b, c), float(width), a, b, c
     )
+
+
+def _mmd2(w: Floats, a: Floats, b: Floats, c: float) -> float:
+    return float(w @ a @ w - 2.0 * w @ b + c)
 
 
 def _on_simplex(a: Floats, b: Floats) -> Floats:

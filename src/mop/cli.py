@@ -35,12 +35,16 @@ class _Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130/143 interrupted."""
+    # Threads that wait asleep: on a busy machine, waiting awake takes time from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
     args = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         with _logging(args):
             result = args.call(args)
+        if result is None:  # it has said all there is to say
+            return OK
         if args.json:
             _print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         elif not args.quiet:
@@ -87,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
                 "--method",
                 help="draw with this method alone (zerogen, attrprompt, few-shot, ...), fitting only if it needs it",
             )
+        if verb in ("personas", "fit", "run"):
+            chain.add_argument(
+                "--n-personas", metavar="N|auto",
+                help="K; auto: as many as held-out likelihood asks for (personas.n_personas)",
+            )  # fmt: skip
         chain.set_defaults(until=stage)
 
     compare = _verb(
@@ -109,19 +118,38 @@ def build_parser() -> argparse.ArgumentParser:
         verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture"
     )
     _fitted_options(score)
-    score.add_argument("--lm", help="another language model than the one it was fitted with")
+    score.add_argument(
+        "--lm", help="another language model than the one it was fitted with: the mixture is compared "
+        "with untrained gates and plain prompts under that one"
+    )  # fmt: skip
+    score.add_argument(
+        "--refit-tau", type=int, default=0, metavar="N",
+        help="refit the temperatures to N of the run's validation records first (default 0: no)",
+    )  # fmt: skip
     score.add_argument(
         "--components", type=int, default=64, help="components scored per record (default 64)"
     )
+    score.add_argument(
+        "--references", type=int, default=4, metavar="N",
+        help="prompts per record for each reference without persona or exemplar (default 4; 0: none)",
+    )  # fmt: skip
 
     explain = _verb(
         verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record"
     )
     _fitted_options(explain)
     explain.add_argument("--key", help="a record's key; none: the first record")
+    explain.add_argument("--text", help="a response to explain instead of a record's")
+    explain.add_argument("--context", default="", help="what --text responds to")
     explain.add_argument(
         "--components", type=int, default=64, help="components scored (default 64)"
     )
+
+    refit = _verb(
+        verbs, "refit", _refit, _show_refit,
+        "persona weights for another model, one that need not be able to score",
+    )  # fmt: skip
+    _refit_options(refit)
 
     config = _verb(
         verbs, "config", _config, _show_config, "print the resolved settings and what each means"
@@ -133,13 +161,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("run", type=Path, metavar="RUN")
 
-    _verb(
+    doctor = _verb(
         verbs,
         "doctor",
         _doctor,
         _show_doctor,
-        "what is installed, which devices and models are there",
+        "what is installed, which devices, models and servers are there, and what to do",
     )
+    _doctor_options(doctor)
+
+    fake = _verb(
+        verbs, "fake-server", _fake_server, _show_fake_server,
+        "serve a toy model with known probabilities on this machine, honest or broken",
+    )  # fmt: skip
+    _fake_server_options(fake)
     return parser
 
 
@@ -189,6 +224,69 @@ def _fitted_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _refit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    parser.add_argument(
+        "--black-box", action="store_true",
+        help="match embeddings of the model's samples to the run's records: a surrogate for a fit",
+    )  # fmt: skip
+    parser.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
+    parser.add_argument(
+        "--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)"
+    )
+    _set_option(parser)
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server", action="append", default=[], metavar="NAME",
+        help="a served model, openai:MODEL@URL; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--api-key-env", metavar="VARIABLE", help="variable that holds its key")
+    parser.add_argument(
+        "--dialect",
+        default="auto",
+        help="auto, openai-chat, openai-completions, vllm, sglang or echo",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="the served model's own, needed to score: an embedded name, hf:ORG/NAME or a folder",
+    )
+    parser.add_argument(
+        "--allow-remote-data", action="store_true", help="the server may be another machine"
+    )
+    parser.add_argument(
+        "--probe", action="store_true",
+        help="draw and score a few words there, which may cost money (about 30 short calls)",
+    )  # fmt: skip
+
+
+def _fake_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--list", action="store_true", help="list dialects, lies and faults, serve nothing"
+    )
+    parser.add_argument("--dialect", default="vllm", help="whose habits it has (default vllm)")
+    parser.add_argument("--broken", default="none", metavar="LIE", help="one lie to tell")
+    parser.add_argument(
+        "--faults", default="", metavar="F,F,...",
+        help='what goes wrong, such as "429:2,500,cut:40": in the first calls, in this order; with '
+        "--fault-rate at random",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fault-rate", type=float, metavar="SHARE", help="share of the calls with a fault"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults (default 0)")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds per call")
+    parser.add_argument("--port", type=int, default=0, help="0, the default: any free one")
+    parser.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="ask for the key that this variable holds"
+    )
+
+
 # ------------------------------------------------------------------------------------------------ verbs
 
 
@@ -217,16 +315,25 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(args: argparse.Namespace) -> RunConfig:
     """The run folder's own settings, unless a file or preset is given; then assignments."""
-    from mop.config import config_from_dict, config_to_dict, merge_assignments, resolve_config
+    from mop.config import resolve_config
     from mop.pipeline import read_config
 
+    if getattr(args, "n_personas", None) is not None:
+        args.assignments = [*args.assignments, f"personas.n_personas={args.n_personas}"]
     if args.verb == "demo":
         return resolve_config(preset="demo", assignments=args.assignments)
     is_fresh = not (args.out / "config.json").is_file()
     if is_fresh or args.config is not None or args.preset is not None:
         return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
-    base = config_to_dict(read_config(args.out))
-    for section, values in merge_assignments(args.assignments).items():
+    return _assigned(read_config(args.out), args.assignments)
+
+
+def _assigned(config: RunConfig, assignments: list[str]) -> RunConfig:
+    """A run's own settings with assignments over them."""
+    from mop.config import config_from_dict, config_to_dict, merge_assignments
+
+    base = config_to_dict(config)
+    for section, values in merge_assignments(assignments).items():
         base[section] = (
             {**base[section], **values} if section in base and isinstance(values, dict) else values
         )
@@ -261,12 +368,12 @@ def _open_fitted(args: argparse.Namespace, progress: Any) -> tuple[MixtureOfPers
     """The mixture of a run with the run's own model settings, and the records in question."""
     from mop.data import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.pipeline import open_lm, read_config
+    from mop.pipeline import open_scorer, read_config
 
     config = read_config(args.run)
     model = MixtureOfPersonas.load(
         args.run / "mixture",
-        lm=open_lm(config, getattr(args, "lm", None)),
+        scorer=open_scorer(config, getattr(args, "lm", None)),
         store=args.run / "store.sqlite",
         score_components=args.components,
         progress=progress,
@@ -288,7 +395,13 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 
     with ProgressDisplay(quiet=args.quiet) as progress:
         model, records = _open_fitted(args, progress)
-        return model.score_report(records)
+        if args.refit_tau:
+            from mop.data import read_records
+
+            sample = read_records(args.run / "records" / "valid.jsonl")[: args.refit_tau]
+            model.refit_tau(sample)
+        found = model.score_report(records, reference_components=args.references)
+        return {"lm": args.lm, "refitted_on": args.refit_tau, **found}
 
 
 def _explain(args: argparse.Namespace) -> dict[str, Any]:
@@ -296,12 +409,34 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
 
     with ProgressDisplay(quiet=args.quiet) as progress:
         model, records = _open_fitted(args, progress)
+        if args.text is not None:
+            from mop.types import Record
+
+            return model.explain(Record(key="--text", context=args.context, response=args.text))
         found = [r for r in records if args.key is None or r.key == args.key]
         if not found:
             raise ConfigError(
                 f"no record has the key {args.key!r}; keys look like {records[0].key!r}"
             )
         return model.explain(found[0])
+
+
+def _refit(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.pipeline import read_config, refit
+    from mop.progress import ProgressDisplay
+
+    if not args.black_box:
+        raise ConfigError(
+            "mop refit was asked for without --black-box; give it to match embeddings of samples; "
+            "to fit the gates again from the scores in the store: mop fit --out "
+            f"{args.run} --set fit.NAME=VALUE"
+        )
+    config = _assigned(read_config(args.run), args.assignments)
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        return refit(
+            config, args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
+            out=args.out, progress=progress,
+        )  # fmt: skip
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
@@ -318,9 +453,52 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.config import RemoteSettings
     from mop.doctor import examine
 
-    return examine()
+    settings = RemoteSettings(
+        api_key_env=args.api_key_env,
+        dialect=args.dialect,
+        allow_remote_data=args.allow_remote_data,
+    )
+    result = examine(args.server, settings=settings, tokenizer=args.tokenizer, probe=args.probe)
+    bad = [finding["what"] for finding in result["findings"] if finding["status"] == "problem"]
+    return {**result, "problems": bad}
+
+
+def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Serve until interrupted, which is how it is meant to end; None then."""
+    from mop.fake_server import DIALECTS, FAULTS, LIES, FakeServer, Faults, start
+    from mop.redact import Secret
+
+    if args.list:
+        return {"dialects": dict(DIALECTS), "lies": dict(LIES), "faults": dict(FAULTS)}
+    named = tuple(filter(None, (fault.strip() for fault in args.faults.split(","))))
+    if args.fault_rate is None:
+        faults = Faults(script=named)
+    else:
+        kinds = {"kinds": named} if named else {}
+        faults = Faults(rate=args.fault_rate, seed=args.seed, **kinds)
+    key = Secret.from_env(args.api_key_env).reveal() if args.api_key_env else None
+    server = FakeServer(
+        args.dialect, broken=args.broken, faults=faults, key=key, delay_s=args.delay
+    )
+    with start(server, port=args.port) as running:
+        name = f"openai:toy@{running.url}"
+        if args.json:
+            _print(json.dumps({"url": running.url, "name": name, "tokenizer": "fake"}))
+        elif not args.quiet:
+            _print(
+                f"serving at {running.url} as {args.dialect}, broken: {args.broken}\n"
+                f"name: {name}   tokenizer: fake\n"
+                f"try: mop doctor --probe --tokenizer fake --server {name}\n"
+                "Ctrl-C stops it"
+            )
+        try:
+            running.wait()
+        except (KeyboardInterrupt, _Terminated):
+            logging.getLogger("mop").info("stopped after %d calls", server.calls)
+    return None
 
 
 # ------------------------------------------------------------------------------------------- what is shown
@@ -329,10 +507,9 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
 def _show_run(result: dict[str, Any]) -> str:
     run = result["run"]
     if "method" in result:
-        given_up = f", {result['empty']} of them given up and empty" if result["empty"] else ""
-        return (
-            f"{result['file']}: {result['n_responses']} responses of {result['method']}{given_up}"
-        )
+        lost = {"empty": "drawn without a usable text", "failed": "refused or failed"}
+        tail = "".join(f", {result[key]} {what}" for key, what in lost.items() if result[key])
+        return f"{result['file']}: {result['n_responses']} responses of {result['method']}{tail}"
     lines = [f"{run}: {len(result['done'])} stages done, {len(result['skipped'])} were done before"]
     metrics = result.get("metrics")
     if metrics is None:
@@ -348,6 +525,10 @@ def _show_run(result: dict[str, Any]) -> str:
             f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else ""
         )
         return "\n".join(filter(None, lines))
+    if metrics["is_surrogate"]:
+        lines.append(
+            f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)"
+        )
     lines.append(f"{'method':<14}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'words':>8}")
     for name, row in metrics["methods"].items():
         lines.append(
@@ -358,6 +539,7 @@ def _show_run(result: dict[str, Any]) -> str:
     lines += [
         f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, untrained gates "
         f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})",
+        *_reference_lines(held),
         f"report: {run}/report.html",
         f"next: open {run}/report.html, or: mop explain {run}",
     ]
@@ -381,6 +563,25 @@ def _show_compare(result: dict[str, Any]) -> str:
     )
 
 
+def _reference_lines(held: dict[str, Any]) -> list[str]:
+    """A table of what the mixture gains over simpler models."""
+    rows = held.get("references") or {}
+    if not rows:
+        return []
+    head = (
+        f"{'held against':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
+    )
+    lines = [head]
+    for name, row in rows.items():
+        low, high = row["gain_interval"]
+        tail = " (bound)" if row["kind"] == "bound" else ""
+        lines.append(
+            f"{name:<18}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{f'{low:+.2f} to {high:+.2f}':>20}"
+            f"{row['gain_per_token']:>+11.4f}{tail}"
+        )
+    return lines
+
+
 def _show_pull(result: dict[str, Any]) -> str:
     if "known" in result:
         return "\n".join(
@@ -400,12 +601,16 @@ def _show_score(result: dict[str, Any]) -> str:
     kind = (
         "exact" if result["is_exact"] else f"estimated from {drawn}, a lower bound in expectation"
     )
-    return (
-        f"mean log p(y|x) over {result['n_records']} records, {kind}, nats per record:\n"
+    with_lm = f" with {result['lm']}" if result.get("lm") else ""
+    if result.get("refitted_on"):
+        with_lm += f", temperatures refitted on {result['refitted_on']} records"
+    text = (
+        f"mean log p(y|x) over {result['n_records']} records{with_lm}, {kind}, nats per record:\n"
         f"  mixture          {result['mop']:10.3f}  (standard error {result['standard_error']:.3f})\n"
         f"  untrained gates  {result['mop-uniform']:10.3f}\n"
         f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
     )
+    return "\n".join([text, *_reference_lines(result)])
 
 
 def _show_explain(result: dict[str, Any]) -> str:
@@ -413,6 +618,13 @@ def _show_explain(result: dict[str, Any]) -> str:
         f"record   {result['key']}",
         f"context  {result['context']}",
         f"response {result['response']}",
+        f"log p    {result['log_lik']:.2f} nats over {result['n_tokens']} tokens, "
+        + (
+            "exact"
+            if result["is_exact"]
+            else f"a bound, standard error {result['standard_error']:.2f}"
+        )
+        + f", from {result['n_scored']} components",
         "",
     ]
     lines += [
@@ -423,6 +635,33 @@ def _show_explain(result: dict[str, Any]) -> str:
     lines += [
         f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}"
         for row in result["exemplars"]
+    ]
+    lines += ["", f"{'posterior':>9}  {'log p':>9}  {'log weight':>10}  {'tau':>5}  component"]
+    lines += [
+        f"{row['posterior']:9.1%}  {row['log_lik']:9.2f}  {row['log_weight']:10.2f}  {row['temperature']:5.2f}  "
+        f"{row['persona']} with {row['exemplar']}"
+        for row in result["components"]
+    ]
+    return "\n".join(lines)
+
+
+def _show_refit(result: dict[str, Any]) -> str:
+    about = result["persona_weights"]
+    lines = [
+        f"persona weights for {about['model']}, {about['kind']}",
+        f"{about['samples_per_persona']} samples per persona, {about['n_targets']} real responses",
+        f"  {'before':>7} {'now':>7}",
+    ]
+    lines += [
+        f"  {row['before']:7.1%} {row['weight']:7.1%}  {row['key']}  {row['description']}"
+        for row in result["personas"]
+    ]
+    lines += [
+        "squared distance of samples and real responses (MMD, 0 is no difference): "
+        f"{about['mmd2']:.4f} now, {about['mmd2_before']:.4f} with the weights before, "
+        f"{about['mmd2_uniform']:.4f} with equal ones",
+        f"mixture: {result['out']}",
+        f"next: MixtureOfPersonas.load({result['out']!r}).sample(contexts)",
     ]
     return "\n".join(lines)
 
@@ -453,6 +692,18 @@ def _show_doctor(result: dict[str, Any]) -> str:
     from mop.doctor import describe
 
     return describe(result)
+
+
+def _show_fake_server(result: dict[str, Any]) -> str:
+    lines = []
+    for option, names in (
+        ("--dialect", result["dialects"]),
+        ("--broken", result["lies"]),
+        ("--faults", result["faults"]),
+    ):
+        lines.append(option)
+        lines += [f"  {name:<16}{meaning}" for name, meaning in names.items()]
+    return "\n".join(lines)
 
 
 def _figure(value: Any) -> str:

@@ -11,7 +11,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mop.artifacts import RunFolder, hash_of, read_json, write_atomic, write_json
-from mop.backends.base import as_generator
+from mop.backends.remote import RemoteGenerator
 from mop.comparison import Row, comparison_page, latex_table, markdown_table
 from mop.config import PRESETS, RIVALS, RunConfig, config_from_dict, config_to_dict
 from mop.downstream import downstream_f1
@@ -29,19 +30,18 @@ from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
 from mop.fitted import FittedMixture, load_mixture
 from mop.methods import Ingredients, answer, mixture_agents, needs_mixture, respond
-from mop.pipeline import Work, ingredients_of, run
+from mop.pipeline import Models, Work, bring_up, ingredients_of, open_work, run
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
-from mop.simulate import read_responses, write_responses
-from mop.store import Store
+from mop.simulate import is_drawn, read_responses, write_responses
 from mop.types import Agent, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
 MAIN = ("fid", "mauve", "kl_cosine", "f1")
 """The figures that decide."""
-SIDE = ("mean_words", "empty", "refusals", "near_copies", "duplicates", "distinct_2", "self_bleu_4",
+SIDE = ("mean_words", "failed", "empty", "refusals", "near_copies", "duplicates", "distinct_2", "self_bleu_4",
         "mauve_star", "kl_cosine_reverse")  # fmt: skip
 SEES_REAL = (
     "mop",
@@ -55,6 +55,8 @@ SEES_REAL = (
 """Methods that see real texts (the exemplars); the others see none."""
 QUICK_SUBSAMPLES = 10
 """Behind the intervals of the first look that only chooses the best rivals."""
+JUDGE_VERSION = 2
+"""Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
 
@@ -93,7 +95,13 @@ class Arm:
 # ------------------------------------------------------------------------------------------ the stage
 
 
-def compare(config: RunConfig, path: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def compare(
+    config: RunConfig,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
+) -> dict[str, Any]:
     """Draw, judge and tabulate all methods of the settings.
 
     Parameters
@@ -104,6 +112,8 @@ def compare(config: RunConfig, path: Path, *, progress: Progress | None = None) 
         Run folder; results go to its ``compare/``.
     progress : callable, optional
         ``progress(what, done, total)``.
+    models : Models, optional
+        Instead of those that ``config`` names.
 
     Returns
     -------
@@ -113,17 +123,13 @@ def compare(config: RunConfig, path: Path, *, progress: Progress | None = None) 
     Raises
     ------
     ConfigError
-        For an unknown ablation.
+        For an unknown ablation, or one that the model that writes cannot do.
     MopError
-        Whatever stops a method; what is drawn stays drawn.
+        Whatever stops a method, too many failed draws among it; what is drawn stays drawn.
     """
     for ablation in config.compare.ablations:
         variant_settings(config, ablation)
-    run(config, path, until="fit", progress=progress)
-    with RunFolder.create(path) as folder, Store(folder.store) as store:
-        place = folder.path / "compare"
-        (place / "responses").mkdir(parents=True, exist_ok=True)
-        bench = _Bench(Work(config, folder, store, progress), place)
+    with _open_bench(config, path, progress=progress, models=models) as bench:
         first = [
             bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)
         ]
@@ -151,7 +157,12 @@ def pieces(config: RunConfig) -> list[str]:
 
 
 def draw_piece(
-    config: RunConfig, path: Path, piece: str, *, progress: Progress | None = None
+    config: RunConfig,
+    path: Path,
+    piece: str,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
 ) -> None:
     """Do one of `pieces` and no more: for long comparisons that are run a part at a time.
 
@@ -162,16 +173,32 @@ def draw_piece(
     """
     if piece not in pieces(config):
         raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
-    run(config, path, until="fit", progress=progress)
     if piece == "fit":
+        run(config, path, until="fit", progress=progress, models=models)
         return
-    with RunFolder.create(path) as folder, Store(folder.store) as store:
-        place = folder.path / "compare"
-        (place / "responses").mkdir(parents=True, exist_ok=True)
-        bench = _Bench(Work(config, folder, store, progress), place)
+    with _open_bench(config, path, progress=progress, models=models) as bench:
         arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
         arms += [bench.ablation_arm(name) for name in config.compare.ablations]
         bench.draw([arm for arm in arms if arm.name == piece])
+
+
+@contextmanager
+def _open_bench(
+    config: RunConfig, path: Path, *, progress: Progress | None, models: Models | None
+) -> Iterator[_Bench]:
+    """Bring the run up to its fit and open what the arms share."""
+    models = models or Models(config)
+    mixing = [name for name in config.compare.ablations if name.startswith("tokens-")]
+    if mixing and isinstance(models.generator, RemoteGenerator):
+        raise ConfigError(
+            f"the ablation {mixing[0]} averages next-token distributions, which a server does not "
+            f"give, got {config.model.lm}; leave it out, or use a local model"
+        )
+    with open_work(config, path, models, until="fit", also=("lm",), progress=progress) as work:
+        bring_up(work, "fit")
+        place = work.folder.path / "compare"
+        (place / "responses").mkdir(parents=True, exist_ok=True)
+        yield _Bench(work, place)
 
 
 def _arm_name(method: str, s: int) -> str:
@@ -303,14 +330,16 @@ class _Bench:
             inputs = hash_of([self._inputs(arm), arm.n])
             if self.work.folder.stage_done(stage, inputs):
                 continue
-            if self.work.progress is not None:
-                self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
+            self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
+            self.work.progress.begin(stage)
             began = time.monotonic()
             try:
                 rows = self._ablation(arm) if is_ablation else self._method(arm)
                 write_responses(self.file(arm), rows)
             finally:
                 self._add_seconds(arm.name, time.monotonic() - began)
+            self.work.progress.save()
+            self.work.describe()
             self.work.folder.finish_stage(stage, inputs, files=[self.file(arm)])
 
     def _inputs(self, arm: Arm) -> dict[str, Any]:
@@ -325,7 +354,9 @@ class _Bench:
             "config": {
                 key: config[key] for key in ("data", "personas", "fit", "simulate", "compare")
             },
-            "lm": as_generator(self.work.lm).generate_identity,
+            "lm": self.work.lm.generate_identity,
+            "scorer": self.work.scorer.score_identity,
+            **self.work.tolerance(),
             "prompts": PROMPT_VERSION,
             "arm": [arm.name, arm.method, arm.seed],
         }
@@ -362,6 +393,7 @@ class _Bench:
             path,
             until="fit",
             store=self.work.store if is_shared else None,
+            models=self.work.models,
             progress=self.work.progress,
         )
         return load_mixture(path / "mixture")
@@ -390,16 +422,25 @@ class _Bench:
             [[self.work.folder.stage_hash(f"compare/{arm.name}") for arm in shown],
              self.work.folder.stage_hash("records"), [arm.name for arm in shown],
              [open_encoder(name).identity for name in encoders], len(contexts), config["evaluate"], is_quick,
-             config["compare"]["classifier"], config["seed"]]
+             config["compare"]["classifier"], config["seed"], JUDGE_VERSION]
         )  # fmt: skip
         file = self.place / f"{table}.json"
         if not self.work.folder.stage_done(stage, inputs):
             wanted = {record.key for record in contexts}
-            responses = {
+            every = {
                 arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted]
                 for arm in shown
             }
-            write_json(file, self._judged(responses, len(contexts), encoders, is_quick=is_quick))
+            responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
+            judged = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
+            judged["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
+            judged["notes"] += [
+                f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left "
+                "out of every figure; nothing was drawn instead."
+                for name, count in judged["failed"].items()
+                if count
+            ]
+            write_json(file, judged)
             self.work.folder.finish_stage(stage, inputs, files=[file])
         found: dict[str, Any] = read_json(file)
         found["arms"] = {arm.name: arm.method for arm in shown}
@@ -407,6 +448,7 @@ class _Bench:
             arm.name: {
                 **found["scores"][encoders[0]][arm.name],
                 **found["downstream"].get(arm.name, {}),
+                "failed": found["failed"][arm.name],
             }
             for arm in shown
         }
@@ -498,6 +540,9 @@ class _Bench:
             "encoder": headline,
             "classifier": self.config.compare.classifier,
             "lm": self.config.model.lm,
+            "written_by": self.work.lm.name,
+            "scored_by": self.work.scorer.name,
+            "is_surrogate": self.work.models.is_surrogate,
             "source": Path(self.config.data.source).name,
             "methods": {row.name: row.values for row in rows},
             "floor": found["scores"][headline][FLOOR],
@@ -508,7 +553,7 @@ class _Bench:
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
             "arms": found["rows"],
-            "notes": found["notes"],
+            "notes": [*self._surrogate_note(), *found["notes"]],
         }  # fmt: skip
         cut: list[Row] = []
         if ablations is not None:
@@ -530,6 +575,14 @@ class _Bench:
         save_figures(figures, self.place / "figures")
         return {**document, "run": str(self.work.folder.path)}
 
+    def _surrogate_note(self) -> list[str]:
+        if not self.work.models.is_surrogate:
+            return []
+        return [
+            f"mop was fitted to the likelihoods of {self.work.scorer.name}, a surrogate; "
+            f"{self.work.lm.name} wrote all responses."
+        ]
+
     def _rows(self, found: Mapping[str, Any]) -> list[Row]:
         """One row per method: means over its arms, what it cost."""
         by_method: dict[str, list[str]] = {}
@@ -546,7 +599,7 @@ class _Bench:
         return rows
 
     def _cost(self, method: str, names: Sequence[str]) -> dict[str, Any]:
-        """LM calls, tokens and minutes: of the draws (per seed), and of what went before them."""
+        """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them."""
         spent = self.work.store.spent()
         file = self.place / "seconds.json"
         seconds = read_json(file) if file.is_file() else {}
@@ -554,11 +607,17 @@ class _Bench:
         before = [spent[f"prepare/{method}"]] if f"prepare/{method}" in spent else []
         if method in ("mop", "mop-uniform"):
             before = [spent[stage] for stage in ("personas", "fit") if stage in spent]
+        money = sum(
+            stages.get(f"compare/{name}", {}).get("cost", 0.0)
+            for stages in self.work.progress.rows().values()
+            for name in names
+        )
         n = max(1, len(names))
         return {
             "lm_calls": round(sum(cost.calls for cost in draws) / n),
             "lm_tokens": round(sum(cost.tokens for cost in draws) / n),
             "minutes": round(sum(seconds.get(name, 0.0) for name in names) / n / 60, 2),
+            **({"money": round(money / n, 6)} if money else {}),
             "prepare_calls": sum(cost.calls for cost in before),
             "prepare_tokens": sum(cost.tokens for cost in before),
             **self._fit_cost(method),

@@ -37,6 +37,7 @@ COSTS: Sequence[tuple[str, str]] = (
     ("lm_calls", "LM calls"),
     ("lm_tokens", "LM tokens"),
     ("minutes", "minutes"),
+    ("money", "money"),
     ("prepare_calls", "calls before"),
     ("prepare_tokens", "tokens before"),
     ("prepare_minutes", "minutes before"),

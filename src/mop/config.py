@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mop.errors import ConfigError
+from mop.redact import check_variable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,10 @@ class ModelConfig:
     """The frozen language model and the frozen sentence encoder."""
 
     lm: str = "smollm2-135m"
-    """smollm2-135m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake."""
+    """smollm2-135m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
+    scorer: str = ""
+    """Model whose likelihoods gates and temperatures are fitted to, if not lm: a small one, where lm is too large or
+    cannot score. Empty: lm itself."""
     encoder: str = "minilm"
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
     device: str = "auto"
@@ -85,11 +89,101 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """The user's prices and limits.
+
+    Raises
+    ------
+    ConfigError
+        If a number is negative, or if a cost ceiling comes without prices.
+    """
+
+    price_in: float | None = None
+    """Money per million prompt tokens, in whatever currency you think in."""
+    price_out: float | None = None
+    """Money per million generated tokens."""
+    max_cost: float | None = None
+    """Stop, keeping what is done, before all calls of the run together cost more money than this."""
+    max_lm_tokens: int | None = None
+    """Stop, keeping what is done, before all calls of the run together use more tokens (prompt and generated)."""
+
+    def __post_init__(self) -> None:
+        """Reject what could not be held to."""
+        for name in ("price_in", "price_out", "max_cost", "max_lm_tokens"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ConfigError(
+                    f"{name} must be a finite number from 0 on, got {value}; leave it out for none"
+                )
+        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
+            raise ConfigError(
+                f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
+                f"price_out = {self.price_out}; give both, in money per million tokens, from your "
+                "provider's price list"
+            )
+
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        """Return the money for so many tokens; 0 without prices."""
+        return (tokens_in * (self.price_in or 0.0) + tokens_out * (self.price_out or 0.0)) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSettings(Ceilings):
+    """How to use a server."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; none for a server without keys."""
+    allow_remote_data: bool = False
+    """Whether records may be sent to an address that is not this machine's own."""
+    dialect: str = "auto"
+    """auto (ask the server), openai-chat, openai-completions, vllm, sglang, or echo."""
+    tokenizer: str | None = None
+    """Whose tokenizer the served model has: an embedded name, hf:ORG/NAME, a folder, or fake; needed to score and to
+    send ids."""
+    revision: str = ""
+    """Which weights are served, in your words; part of the identity of every stored score and draw."""
+    max_concurrency: int = 64
+    """Calls in flight per address at the most; a good number below it is found."""
+    deadline_s: float = 120.0
+    """Seconds for one call, from connecting to the last byte."""
+    max_failed_share: float = 0.0
+    """Share of the draws that may fail for good (refused, filtered) without stopping the run; their rows say so."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        Ceilings.__post_init__(self)
+        if self.api_key_env is not None:
+            check_variable(self.api_key_env)
+        if self.dialect not in DIALECTS:
+            raise ConfigError(
+                f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}; try 'auto'"
+            )
+        if not 1 <= self.max_concurrency <= 4096:
+            raise ConfigError(
+                f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64"
+            )
+        if not 0 < self.deadline_s < math.inf:
+            raise ConfigError(
+                f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120"
+            )
+        if not 0 <= self.max_failed_share <= 1:
+            raise ConfigError(
+                f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01"
+            )
+
+
+DIALECTS = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo")
+"""Ways to talk to a server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PersonaConfig:
     """Where the personas come from."""
 
-    n_personas: int = 12
-    """K, clusters of the exemplars."""
+    n_personas: int | str = 12
+    """K, clusters of the exemplars; auto: as many as held-out likelihood asks for."""
+    max_personas: int = 24
+    """Candidates among which auto chooses."""
     writer: str = "keywords"
     """keywords (from the cluster's words and manner), llm (the language model summarises), file; for ablations
     record (the record nearest the centre is the persona) and random (a random record is)."""
@@ -102,7 +196,11 @@ class PersonaConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        _at_least("personas", "n_personas", self.n_personas, 1)
+        if isinstance(self.n_personas, str):
+            _one_of("personas", "n_personas", self.n_personas, ("auto",))
+        else:
+            _at_least("personas", "n_personas", self.n_personas, 1)
+        _at_least("personas", "max_personas", self.max_personas, 2)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
         _one_of("personas", "writer", self.writer, ("keywords", "llm", "file", "record", "random"))
@@ -112,6 +210,12 @@ class PersonaConfig:
                 f"and path {self.path!r}; set both or neither"
             )
 
+    def n_clusters(self, n_distinct: int) -> int:
+        """K, or the number of candidates if K is to be found: at least five different texts for each."""
+        if isinstance(self.n_personas, int):
+            return self.n_personas
+        return max(1, min(self.max_personas, n_distinct // 5))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:
@@ -119,8 +223,14 @@ class FitConfig:
 
     method: str = "rounds"
     """rounds (ours) or paper (the paper's recipe: sum over the gate's top pairs)."""
-    n_rounds: int = 2
-    """Rounds of proposing, scoring and fitting."""
+    n_rounds: int = 3
+    """Rounds of proposing, scoring and fitting at the most."""
+    min_gain: float = 0.02
+    """Nats per record that a round must gain, cross-validated, for another to follow."""
+    max_lm_tokens: int = 0
+    """Tokens of responses that may be scored, those found in the store included; 0: no limit."""
+    max_minutes: float = 0.0
+    """Time after which no further round begins; 0: no limit. With one, two runs may differ."""
     components_per_record: int = 24
     """(persona, exemplar) pairs newly scored for each training record in a round."""
     records_per_component: int = 16
@@ -130,15 +240,17 @@ class FitConfig:
     dim: int = 128
     """d, size of the space the gates work in."""
     learning_rate: float = 0.02
-    """Adam step size."""
+    """Adam step size of the paper's recipe."""
     max_steps: int = 150
-    """Adam steps of one fit (paper: epochs) at the most."""
+    """Steps of one fit (paper: epochs) at the most."""
     patience: int = 10
-    """Steps (paper: epochs) without a gain before a fit stops."""
+    """Epochs without a gain before the paper's recipe stops."""
     n_folds: int = 4
     """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
     decays: tuple[float, ...] = (10.0, 3.0, 1.0, 0.1)
     """Weight decays tried for the gates; cross-validation chooses."""
+    coverage_records: int = 100
+    """Records of the fit that are examined for whether any component explains them; 0: none."""
     tau_spread: float = 0.05
     """Prior standard deviation of a persona's log temperature around the common one."""
     top_m: int = 4
@@ -157,11 +269,16 @@ class FitConfig:
         ):  # fmt: skip
             _at_least("fit", name, getattr(self, name), 1)
         _at_least("fit", "n_folds", self.n_folds, 2)
+        for name in ("max_lm_tokens", "coverage_records"):
+            _at_least("fit", name, getattr(self, name), 0)
         for name in ("learning_rate", "tau_spread", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
-        if not self.decays or min(self.decays) < 0:
-            raise ConfigError(f"fit.decays needs values of at least 0, got {self.decays}")
+        for name in ("min_gain", "max_minutes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"fit.{name} must be at least 0, got {getattr(self, name)}")
+        if not self.decays or not min(self.decays) > 0:
+            raise ConfigError(f"fit.decays needs values above 0, got {self.decays}")
 
 
 RIVALS = ("zero-shot", "zerogen", "attrprompt", "progen", "picle-prompted", "picle")
@@ -230,8 +347,12 @@ class EvaluateConfig:
     test_components: int = 48
     """(persona, exemplar) pairs scored for each of them; all of them, and exactly, if there are no more."""
 
+    reference_components: int = 16
+    """Prompts per test record for each reference that has no persona or no exemplar; 0: leave these out."""
+
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
+        _at_least("evaluate", "reference_components", self.reference_components, 0)
         _at_least("evaluate", "n_seeds", self.n_seeds, 1)
         _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
         _at_least("evaluate", "test_records", self.test_records, 2)
@@ -292,6 +413,8 @@ class RunConfig:
     """Of every draw."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    remote: RemoteSettings = field(default_factory=RemoteSettings)
+    remote_scorer: RemoteSettings = field(default_factory=RemoteSettings)
     personas: PersonaConfig = field(default_factory=PersonaConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
@@ -320,9 +443,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "exemplars": 300, "train": 48, "valid": 24, "test": 300, "golden": 2000,
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
-        "fit": {"components_per_record": 8, "records_per_component": 12, "valid_components": 10},
+        "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
+                "valid_components": 6, "coverage_records": 8},
         "simulate": {"n_responses": 300, "max_tokens": 60},
-        "evaluate": {"test_records": 24, "test_components": 16, "n_bootstrap": 100},
+        "evaluate": {"test_records": 24, "test_components": 12, "reference_components": 1,
+                     "n_bootstrap": 100},
     },
     "paper": {
         "data": {"exemplars": 1000},
@@ -334,7 +459,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
         "model": {"lm": "fake", "encoder": "fake"},
         "personas": {"n_personas": 3},
-        "fit": {"components_per_record": 8, "records_per_component": 4, "valid_components": 12,
+        "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 4, "valid_components": 12,
                 "max_steps": 60},
         "simulate": {"n_responses": 24, "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},
@@ -393,16 +518,18 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 def describe(section: type) -> list[tuple[str, str, Any, str]]:
     """(name, type, default, meaning) of every setting of a section, read from its source."""
-    tree = ast.parse(inspect.getsource(section)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    meaning = {
-        node.target.id: after.value.value
-        for node, after in zip(tree.body, tree.body[1:], strict=False)
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
+    meaning: dict[str, Any] = {}
+    for part in section.__mro__[:-1]:  # without `object`
+        tree = ast.parse(inspect.getsource(part)).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        meaning |= {
+            node.target.id: after.value.value
+            for node, after in zip(tree.body, tree.body[1:], strict=False)
+            if isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
     return [
         (f.name, str(f.type), f.default, " ".join(str(meaning.get(f.name, "")).split()))
         for f in dataclasses.fields(section)
@@ -412,6 +539,8 @@ def describe(section: type) -> list[tuple[str, str, Any, str]]:
 SECTIONS: Mapping[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "remote": RemoteSettings,
+    "remote_scorer": RemoteSettings,
     "personas": PersonaConfig,
     "fit": FitConfig,
     "simulate": SimulateConfig,
@@ -443,7 +572,13 @@ def _build(cls: type, values: Any, where: str) -> Any:
             if dataclasses.is_dataclass(hint)
             else _coerce(hint, value, name)
         )
-    return cls(**built)
+    try:
+        return cls(**built)
+    except ConfigError as error:
+        # Settings that are used outside a run as well do not know the section they stand in.
+        if issubclass(cls, Ceilings):
+            raise ConfigError(f"[{where}] {error}") from None
+        raise
 
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:

@@ -1,7 +1,7 @@
 """What is installed, which devices, models and servers are there, and what to do about what is missing.
 
 `examine` returns plain data, `describe` turns it into text. Nothing is changed or downloaded, and
-servers are asked only what is free of charge.
+servers are asked only what is free of charge, unless they are to be probed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mop import __version__
-from mop.backends.link import RemoteSettings
-from mop.backends.remote import RemoteModel, open_remote
+from mop.backends import open_model
+from mop.backends.remote import RemoteGenerator, RemoteModel, parse_name
+from mop.config import RemoteSettings
 from mop.errors import MopError
+from mop.prompts import simulation_prompt
+from mop.types import Branch, Decoding, GenerateRequest, ScoreRequest
 
 Status = Literal["ok", "note", "problem"]
 
@@ -35,6 +38,8 @@ def examine(
     *,
     settings: RemoteSettings | None = None,
     cache: Path | None = None,
+    tokenizer: str | None = None,
+    probe: bool = False,
 ) -> dict[str, Any]:
     """Look around.
 
@@ -46,6 +51,11 @@ def examine(
         For the servers: key variable, leave to call foreign addresses, dialect.
     cache : Path, optional
         Cache folder, instead of the usual one.
+    tokenizer : str, optional
+        Whose tokenizer makes the ids that the servers are sent, as in `mop.backends.open_model`.
+    probe : bool
+        Draw one text from every server, and score one where it can, with all the checks that come
+        before the first real call: about 6 short draws and 25 short scores, which may cost money.
 
     Returns
     -------
@@ -56,7 +66,7 @@ def examine(
     """
     findings = [*_machine(), *_packages(), *_devices(), *_models(cache)]
     for name in servers:
-        findings.append(_server(name, settings or RemoteSettings()))
+        findings += _server(name, settings or RemoteSettings(), tokenizer, probe=probe)
     return {
         "version": __version__,
         "ok": all(finding["status"] != "problem" for finding in findings),
@@ -251,32 +261,69 @@ def _models(cache: Path | None) -> list[dict[str, str]]:
     return found
 
 
-def _server(name: str, settings: RemoteSettings) -> dict[str, str]:
+def _server(
+    name: str, settings: RemoteSettings, tokenizer: str | None, *, probe: bool
+) -> list[dict[str, str]]:
     """Ask a server what it is; a refusal is a finding, not an error."""
     try:
-        model = open_remote(name, settings)
+        parse_name(name)  # a name of another kind would open a model on this machine
+        model = open_model(name, tokenizer=tokenizer, settings=settings)
+        assert isinstance(model, RemoteGenerator)  # what that form of name stands for
         if settings.dialect != "auto":
             model.detect()
     except MopError as error:
-        return _finding(
-            "servers", name, "problem", str(error), "mop fake-server is one to try things with"
-        )
+        advice = "mop fake-server is one to try things with"
+        return [_finding("servers", name, "problem", str(error), advice)]
     seen = model.findings
     window = f", window {seen.max_len} tokens" if seen.max_len else ""
+    could_score = seen.kind in ("vllm", "sglang")
     if isinstance(model, RemoteModel):
-        return _finding(
-            "servers",
-            name,
-            "ok",
-            f"{seen.kind}{window}; generates, and scores if it passes the probe",
+        can = "generates, and scores if it passes the probe"
+        found = [_finding("servers", name, "ok", f"{seen.kind}{window}; {can}")]
+    else:
+        scores = "generates only: " + model.why_no_scores
+        found = [
+            _finding(
+                "servers",
+                name,
+                "note" if could_score else "ok",
+                f"{seen.kind}{window}; {scores}",
+                "name its tokenizer: --tokenizer NAME, the model's embedded name, hf:ORG/NAME or folder"
+                if could_score
+                else "fit with a model on this machine as scorer, and generate here",
+            )
+        ]
+    return [*found, *_probed(name, model)] if probe else found
+
+
+def _probed(name: str, model: RemoteGenerator) -> list[dict[str, str]]:
+    """Draw one text, score one text: what comes before the first real call is what is of interest."""
+    prompt = simulation_prompt("Write some random words.")
+    found = []
+    try:
+        for _ in model.generate(
+            [GenerateRequest((Branch(prompt, 1.0),), 0)], Decoding(max_tokens=8)
+        ):
+            pass
+    except MopError as error:
+        found.append(_finding("servers", f"{name}, draws", "problem", str(error)))
+    else:
+        seeded = (
+            "gives the same text" if model.findings.is_seeded else "does not give the same text"
         )
-    scores = "generates only: " + model.why_no_scores
-    return _finding(
-        "servers",
-        name,
-        "note" if seen.kind in ("vllm", "sglang") else "ok",
-        f"{seen.kind}{window}; {scores}",
-        ""
-        if seen.kind in ("vllm", "sglang")
-        else "fit with a model on this machine as scorer, and generate here",
-    )
+        doubts = "".join(f"; {doubt}" for doubt in model.findings.doubts)
+        status: Status = "note" if doubts else "ok"
+        detail = f"it samples; the same seed {seeded} again{doubts}"
+        found.append(_finding("servers", f"{name}, draws", status, detail))
+    if not isinstance(model, RemoteModel):
+        return found
+    try:
+        for _ in model.score([ScoreRequest(prompt, "rain")]):
+            pass
+    except MopError as error:
+        found.append(_finding("servers", f"{name}, scores", "problem", str(error)))
+    else:
+        noise = max(one.noise for one in model.findings.conformance.values())
+        detail = f"passes the probe, noise {noise:.2g} nats per token"
+        found.append(_finding("servers", f"{name}, scores", "ok", detail))
+    return found

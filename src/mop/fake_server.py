@@ -51,6 +51,69 @@ TURN = END + 1
 REPLY = END + 2
 """Id after which the response begins."""
 
+DIALECTS: Mapping[str, str] = {
+    "vllm": "token ids or chat; scores by prompt_logprobs and by echo",
+    "sglang": "token ids or chat; scores by /generate with return_logprob",
+    "llamacpp": "token ids or chat; takes echo and gives generated tokens only",
+    "ollama": "chat; drops echo and logprobs without a word",
+    "openai": "chat; refuses echo together with logprobs",
+    "legacy": "the old completions form with a working echo",
+    "fireworks": "completions with a working echo that returns token ids",
+    "together": "prompts as text only; echo under a name of its own",
+    "tgi": "/generate with an empty prefill",
+}
+"""What each kind of server does."""
+
+LIES: Mapping[str, str] = {
+    "none": "tells the truth",
+    "silent": "leaves the scores out",
+    "generated-only": "gives the generated token's score as if it were the prompt's",
+    "nulls": "every score is null",
+    "zeros": "every score is 0",
+    "constant": "every score is -2",
+    "positive": "scores with the wrong sign",
+    "sentinel": "every score is -9999",
+    "text": "scores are strings",
+    "stale": "every third answer holds the scores of the one before",
+    "shifted": "everything is one place off",
+    "wrong-ids": "works on other tokens than were sent",
+    "short": "one score is missing",
+    "truncates": "cuts what is longer than its window",
+    "no-usage": "does not count tokens",
+    "two-choices": "answers twice",
+    "runs-on": "draws one token more than max_tokens",
+    "renamed": "after 30 calls the model has another name",
+    "swapped": "after 30 calls it is another model",
+    "greedy": "takes temperature and seed and ignores both",
+}
+"""What a broken server does; the word goes to ``broken``."""
+
+FAULTS: Mapping[str, str] = {
+    "ok": "a good answer",
+    "400": "bad request",
+    "401": "no valid key",
+    "403": "not allowed",
+    "404": "no such page",
+    "413": "too large",
+    "429": "too many requests; 429:2 with Retry-After: 2",
+    "500": "server error",
+    "502": "bad gateway",
+    "503": "not available; 503:5 with Retry-After: 5",
+    "504": "gateway timeout",
+    "529": "overloaded",
+    "reset": "the connection closes without an answer",
+    "cut": "the connection closes after 40 bytes; cut:100 after 100",
+    "slow": "16 bytes every 0.1 s; slow:0.5 every 0.5 s",
+    "hang": "no answer within the hour",
+    "garbage": "a web page instead of JSON",
+    "filter": "finish_reason is content_filter",
+    "unfinished": "no finish_reason",
+    "quote": "an error that repeats the request and its key",
+    "redirect": "another address",
+    "bomb": "an endless body",
+}
+"""What can go wrong on the way, by the name that `Faults` takes."""
+
 _OWNERS = {"llamacpp": "llamacpp", "ollama": "library", "vllm": "vllm", "sglang": "sglang"}
 _MAX_REQUEST_BYTES = 8 * 2**20
 
@@ -72,6 +135,8 @@ class ToyEncoder:
     fingerprint = "toy/1"
     is_chat = True
     end_ids = frozenset({END, TURN, REPLY})
+    control_strings: tuple[str, ...] = ()
+    """None: the marks have no text."""
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, up to where the response begins."""
@@ -96,12 +161,7 @@ class ToyEncoder:
 class Faults:
     """What goes wrong, call by call.
 
-    A fault is written as its name, with a number where one makes sense: ``429`` or ``429:2`` (with
-    ``Retry-After: 2``), ``500``, ``502``, ``503:5``, ``504``, ``529``, ``400``, ``401``, ``404``,
-    ``reset`` (the connection closes without an answer), ``cut:40`` (after 40 bytes), ``slow:0.1``
-    (seconds per 16 bytes), ``hang``, ``garbage``, ``filter`` (finish_reason ``content_filter``),
-    ``unfinished`` (no finish_reason), ``quote`` (an error that repeats the request and its key),
-    ``redirect``, ``bomb`` (an endless body), ``ok``.
+    A fault is written as its name, see `FAULTS`, with a number where one makes sense: ``429:2``.
     """
 
     script: tuple[str, ...] = ()
@@ -115,15 +175,11 @@ class Faults:
 
     def __post_init__(self) -> None:
         """Reject a script that could not be played."""
-        known = {
-            "ok", "429", "500", "502", "503", "504", "529", "400", "401", "403", "404", "413", "reset", "cut", "slow",
-            "hang", "garbage", "filter", "unfinished", "quote", "redirect", "bomb",
-        }  # fmt: skip
         for fault in (*self.script, *self.kinds):
             name, _, number = fault.partition(":")
-            if name not in known or (number and not number.replace(".", "", 1).isdigit()):
+            if name not in FAULTS or (number and not number.replace(".", "", 1).isdigit()):
                 raise ConfigError(
-                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(known))}, with "
+                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(FAULTS))}, with "
                     "a number after a "
                     "colon where one makes sense, like 429:2"
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from mop.artifacts import write_atomic
 from mop.errors import ArtifactError, DataError
+from mop.index import ExemplarIndex
 from mop.mixture import Floats, draw
 from mop.randomness import derive_seed, uniforms
 from mop.score import own_exemplars
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Of the folder that `save_mixture` writes."""
 
+MANY = 50_000
+"""Exemplars above which draws go through an index: see `mop.index`."""
+
 _TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
+_CONTEXT_FREE = ("log_tau", "a", "delta", "v")
+_REFERENCE = "unconditional."
+"""Before the names of the reference's tensors; a file may lack them."""
 
 
 def context_text(record: Record) -> str:
@@ -51,6 +59,29 @@ class FittedMixture:
     """One line on what is being written; part of every prompt."""
     info: dict[str, Any]
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
+    unconditional: Gate | None = None
+    """The best weights that ignore the context, fitted to the same scores: a reference."""
+
+    @cached_property
+    def index(self) -> ExemplarIndex | None:
+        """Exemplars in groups, for draws that need not look at each; None for few exemplars."""
+        if len(self.exemplars) <= MANY:
+            return None
+        gate, size = self.gate, 65536
+        w_e, v = gate.w_e.float(), gate.v.float()
+        parts = [gate.he[start : start + size].float() for start in range(0, len(gate.he), size)]
+        keys = np.concatenate([(part @ w_e.T).numpy() for part in parts])
+        bias = np.concatenate([(part @ v).numpy() for part in parts]) + gate.delta.numpy()
+        return ExemplarIndex.build(keys, bias.astype(np.float32))
+
+    def queries(self, hx: NDArray[np.float32], persona: NDArray[np.int64]) -> NDArray[np.float32]:
+        """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d)."""
+        import torch
+
+        gate = self.gate
+        with torch.inference_mode():
+            value = torch.as_tensor(hx).double() @ gate.w_x.T + gate.hg[persona] @ gate.w_g.T
+        return np.asarray(value.float().numpy())
 
     @property
     def temperatures(self) -> Floats:
@@ -104,21 +135,94 @@ class FittedMixture:
 
 def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
     """The same personas and exemplars with untrained gates and the single temperature that suits them best."""
+    tau = float(fitted.info["uniform_tau"])
+    return replace(fitted, gate=_plain_gate(fitted, tau), info={**fitted.info, "chosen": "uniform"})
+
+
+def unconditional_mixture(fitted: FittedMixture) -> FittedMixture | None:
+    """The same with the best weights that ignore the context; None if the fit kept none."""
+    if fitted.unconditional is None:
+        return None
+    info = {**fitted.info, "chosen": "unconditional"}
+    return replace(fitted, gate=fitted.unconditional, info=info)
+
+
+def with_temperatures(fitted: FittedMixture, tau: float | Floats) -> FittedMixture:
+    """The same gates with other temperatures: one for all, or (K,)."""
+    import torch
+
+    gate = _plain_gate(fitted, 1.0)
+    gate.load_state_dict(fitted.gate.state_dict())
+    with torch.no_grad():
+        gate.log_tau.copy_(
+            torch.log(torch.as_tensor(tau, dtype=torch.float64)).expand(len(gate.hg))
+        )
+    return replace(fitted, gate=gate)
+
+
+def _plain_gate(fitted: FittedMixture, tau: float) -> Gate:
+    from mop.gate import Gate
+
+    size = fitted.gate.w_x.shape[0]
+    gate = Gate(fitted.gate.hg, fitted.gate.he, dim=size, seed=0, log_tau=float(np.log(tau)))
+    return gate.requires_grad_(False)
+
+
+def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixture:
+    """The same mixture with the given persona weights for every context; exemplar gate and temperatures stay.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+    weights : ndarray, shape (K,)
+        ≥ 0, sum 1. Below 1e-12 a weight counts as 1e-12, since the file of a mixture holds finite
+        numbers only.
+
+    Raises
+    ------
+    DataError
+        If they are no such weights.
+
+    Notes
+    -----
+    π sees W_x and W_g only in the product of W_x h(x) and W_g h(g), Ω only in their products with
+    W_e h(e). With twice the dimensions, W_x = [W_x; 0], W_g = [0; W_g] and W_e = [W_e; W_e], the
+    first product vanishes and the other two are what they were.
+    """
     import torch
 
     from mop.gate import Gate
 
-    tau = float(fitted.info["uniform_tau"])
-    gate = Gate(
-        fitted.gate.hg,
-        fitted.gate.he,
-        dim=fitted.gate.w_x.shape[0],
-        seed=0,
-        log_tau=float(np.log(tau)),
-    )
+    given = np.asarray(weights, dtype=np.float64)
+    n_personas = len(fitted.personas)
+    if (
+        given.shape != (n_personas,)
+        or not (np.isfinite(given).all() and (given >= 0).all())
+        or abs(given.sum() - 1) > 1e-6
+    ):
+        raise DataError(
+            f"persona weights of shape {given.shape} with sum {given.sum():.6g} were given; "
+            f"{n_personas} numbers of at least 0 that add up to 1 are needed; divide them by "
+            "their sum"
+        )
+    old = fitted.gate
+    gate = Gate(old.hg, old.he, dim=2 * len(old.w_x), seed=0)
+    nothing = torch.zeros_like(old.w_x)
     with torch.no_grad():
-        gate.requires_grad_(False)
-    return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
+        gate.w_x.copy_(torch.cat([old.w_x, nothing]))
+        gate.w_g.copy_(torch.cat([nothing, old.w_g]))
+        gate.w_e.copy_(torch.cat([old.w_e, old.w_e]))
+        gate.a.copy_(torch.as_tensor(np.log(np.maximum(given, 1e-12))))
+        for name in ("log_tau", "delta", "v"):
+            getattr(gate, name).copy_(getattr(old, name))
+    gate.requires_grad_(False)
+    return replace(fitted, gate=gate)
+
+
+def persona_shares(fitted: FittedMixture, hx: NDArray[np.float32], weight: Floats) -> Floats:
+    """Mean persona weights over contexts hx (n, D), each counted ``weight`` (n,) times: (K,), sum 1."""
+    share: Floats = weight @ np.exp(fitted.log_pi(hx)) / weight.sum()
+    return share
 
 
 def draw_agents(
@@ -144,11 +248,13 @@ def draw_agents(
     n_agents : int
         L, agents for one response (the paper's persona mixing at inference).
     chunk : int
-        Contexts at a time; memory is chunk × N.
+        Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
+        the index, one float32 key for each.
 
     Returns
     -------
     list of n tuples of L agents
+        Beyond `MANY` exemplars ``log_omega`` is an estimate (see `mop.index`); the draws are exact.
 
     Notes
     -----
@@ -167,8 +273,13 @@ def draw_agents(
         drawn: list[list[Agent]] = [[] for _ in range(len(u))]
         for slot in range(n_agents):
             k = draw(log_pi, u[:, 2 * slot])
-            log_omega = fitted.log_omega(hx[rows], k, own[rows])
-            j = draw(log_omega, u[:, 2 * slot + 1])
+            if fitted.index is None:
+                log_omega = fitted.log_omega(hx[rows], k, own[rows])
+                j = draw(log_omega, u[:, 2 * slot + 1])
+                log_drawn = log_omega[np.arange(len(j)), j]
+            else:
+                queries = fitted.queries(hx[rows], k)
+                j, log_drawn = fitted.index.draw(queries, own[rows], seeds, slot)
             for i, (persona, exemplar) in enumerate(zip(k.tolist(), j.tolist(), strict=True)):
                 drawn[i].append(
                     Agent(
@@ -176,7 +287,7 @@ def draw_agents(
                         exemplars=(exemplar,),
                         temperature=float(tau[persona]),
                         log_pi=float(log_pi[i, persona]),
-                        log_omega=float(log_omega[i, exemplar]),
+                        log_omega=float(log_drawn[i]),
                     )
                 )
         agents.extend(tuple(a) for a in drawn)
@@ -189,6 +300,11 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: getattr(fitted.gate, name).detach().contiguous() for name in _TENSORS}
+    if fitted.unconditional is not None:
+        state |= {
+            _REFERENCE + name: getattr(fitted.unconditional, name).detach().contiguous()
+            for name in _CONTEXT_FREE
+        }
     document = {
         "format_version": FORMAT_VERSION,
         "task": fitted.task,
@@ -249,6 +365,12 @@ def load_mixture(folder: Path) -> FittedMixture:
             f"mixture.json lists {len(personas)} and {len(exemplars)}; fit again"
         )
     gate = Gate(state["hg"], state["he"], dim=state["w_x"].shape[0], seed=0)
-    gate.load_state_dict(state)
+    gate.load_state_dict({name: state[name] for name in _TENSORS})
     gate.requires_grad_(False)
-    return FittedMixture(personas, exemplars, gate, document["task"], document["info"])
+    fitted = FittedMixture(personas, exemplars, gate, document["task"], document["info"])
+    if not all(_REFERENCE + name in state for name in _CONTEXT_FREE):
+        return fitted
+    plain = _plain_gate(fitted, 1.0)
+    reference = {name: state[_REFERENCE + name] for name in _CONTEXT_FREE}
+    plain.load_state_dict(reference, strict=False)
+    return replace(fitted, unconditional=plain)

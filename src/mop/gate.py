@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mop.errors import DataError
 
-_SAFE = 1e-200
-"""Sums of exponentials below this may have lost terms to underflow (float64 ends at 1e-308)."""
+_SAFE = {torch.float64: 1e-200, torch.float32: 1e-20}
+"""Sums of exponentials below this may have lost terms to underflow (they end at 1e-308 and 1e-38)."""
 
 
 class Gate(nn.Module):
@@ -47,7 +47,7 @@ class Gate(nn.Module):
     Notes
     -----
     Source: Bui et al. 2025, arXiv 2504.05019, section 3. The biases are ours.
-    All arithmetic is float64: the tables are small and the exponents are not.
+    Values are float64: the tables are small and the exponents are not.
     """
 
     def __init__(
@@ -98,15 +98,23 @@ class Gate(nn.Module):
         ``own`` (B,) names the exemplar that a context must not use, -1 for none; its
         logit is minus infinity.
         """
-        keys = self.he @ self.w_e.T  # (N, d)
-        from_context = (hx.double() @ self.w_x.T) @ keys.T + (self.he @ self.v + self.delta)
-        if own is not None:
+        return self._exemplar_logits(
+            hx.double() @ self.w_x.T, self.hg @ self.w_g.T, own, torch.float64
+        )
+
+    def _exemplar_logits(
+        self, from_x: Tensor, from_g: Tensor, own: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """`exemplar_logits` of projected contexts (B, d) and personas (K, d)."""
+        he = self.he.to(dtype)
+        keys = he @ self.w_e.to(dtype).T  # (N, d)
+        from_context = from_x @ keys.T + (he @ self.v.to(dtype) + self.delta.to(dtype))
+        if own is not None and bool((own >= 0).any()):
             rows = torch.nonzero(own >= 0).squeeze(1)
             blocked = torch.zeros_like(from_context, dtype=torch.bool)
             blocked[rows, own[rows]] = True
             from_context = from_context.masked_fill(blocked, -torch.inf)
-        from_persona = (self.hg @ self.w_g.T) @ keys.T
-        return from_context, from_persona
+        return from_context, from_g @ keys.T
 
     def log_omega_norm(self, from_context: Tensor, from_persona: Tensor) -> Tensor:
         """Log normaliser of Ω for every context and persona: shape (B, K).
@@ -117,7 +125,7 @@ class Gate(nn.Module):
         top_context = from_context.detach().amax(dim=1, keepdim=True)
         top_persona = from_persona.detach().amax(dim=1, keepdim=True)
         total = torch.exp(from_context - top_context) @ torch.exp(from_persona - top_persona).T
-        vanishing = total < _SAFE
+        vanishing = total < _SAFE[total.dtype]
         norm = torch.log(torch.where(vanishing, 1.0, total)) + top_context + top_persona.T
         if bool(vanishing.any()):  # context and persona want opposite things, very strongly
             i, k = torch.nonzero(vanishing, as_tuple=True)
@@ -126,7 +134,13 @@ class Gate(nn.Module):
         return norm
 
     def log_weight(
-        self, hx: Tensor, persona: Tensor, exemplar: Tensor, own: Tensor | None = None
+        self,
+        hx: Tensor,
+        persona: Tensor,
+        exemplar: Tensor,
+        own: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """Log mixing weight π_k Ω_kj of given components.
 
@@ -137,16 +151,42 @@ class Gate(nn.Module):
             Component m of context b.
         own : Tensor of int, shape (B,), optional
             As in `exemplar_logits`.
+        dtype : torch dtype
+            Of the products; float32 is several times faster, and good to 1e-5 where logits are
+            of ordinary size: enough to find an optimum, not to state a value.
 
         Returns
         -------
         Tensor, shape (B, M), float64
             Normalised over all K × N components, whatever M is; minus infinity for the own exemplar.
         """
-        from_context, from_persona = self.exemplar_logits(hx, own)
+        from_x = hx.to(dtype) @ self.w_x.to(dtype).T
+        from_g = self.hg.to(dtype) @ self.w_g.to(dtype).T
+        from_context, from_persona = self._exemplar_logits(from_x, from_g, own, dtype)
         norm = self.log_omega_norm(from_context, from_persona)
         logit = from_context.gather(1, exemplar) + from_persona[persona, exemplar]
-        return self.log_pi(hx).gather(1, persona) + logit - norm.gather(1, persona)
+        log_pi = torch.log_softmax(self.a.to(dtype) + from_x @ from_g.T, dim=-1)
+        return ((log_pi - norm).gather(1, persona) + logit).double()
+
+    def context_free_log_weight(self, persona: Tensor, exemplar: Tensor, own: Tensor) -> Tensor:
+        """`log_weight` of biases alone, as if the projections were zero: no context is looked at.
+
+        Parameters
+        ----------
+        persona, exemplar : Tensor of int, shape (B, M)
+        own : Tensor of int, shape (B,)
+
+        Returns
+        -------
+        Tensor, shape (B, M), float64
+        """
+        bias = self.he @ self.v + self.delta
+        log_share = torch.log_softmax(bias, dim=0)
+        # Without its own exemplar a record's weights sum to 1 - share of that exemplar.
+        missing = torch.where(own >= 0, log_share[own.clamp(min=0)].exp(), 0.0)
+        value = torch.log_softmax(self.a, dim=0)[persona] + log_share[exemplar]
+        value = value - torch.log1p(-missing)[:, None]
+        return value.masked_fill(exemplar == own[:, None], -torch.inf)
 
     def log_omega(self, hx: Tensor, persona: Tensor, own: Tensor | None = None) -> Tensor:
         """Log exemplar weights (B, N) of each context under one given persona each (B,)."""
@@ -187,8 +227,9 @@ def mean_weight(
         for start in range(0, len(hx), chunk):
             rows = torch.as_tensor(hx[start : start + chunk])
             mine = torch.as_tensor(own[start : start + chunk])
-            pi = gate.log_pi(rows).exp().numpy()
+            pi = gate.log_pi(rows).exp()
+            from_context, from_persona = gate.exemplar_logits(rows, mine)
             for k in range(n_personas):
-                omega = gate.log_omega(rows, torch.full((len(rows),), k), mine).exp().numpy()
-                total[k] += pi[:, k] @ omega
+                omega = torch.softmax(from_context + from_persona[k], dim=1)
+                total[k] += (pi[:, k] @ omega).numpy()
     return np.asarray(total.reshape(-1) / total.sum(), dtype=np.float64)

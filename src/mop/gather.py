@@ -14,8 +14,9 @@ from mop.config import RunConfig, config_to_dict
 from mop.data import read_records
 from mop.embedded import EMBEDDED
 from mop.fitted import load_mixture
+from mop.likelihood import REFERENCES
 from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
-from mop.simulate import read_responses
+from mop.simulate import is_drawn, read_responses
 from mop.types import Record, Response
 
 
@@ -52,9 +53,10 @@ def report_data(
     """
     fitted = load_mixture(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
-    responses = {
+    every = {
         name: list(read_responses(path)) for name, path in response_files(folder, config).items()
     }
+    responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     golden = read_records(folder.records / "golden.jsonl")
     exemplars = {record.key: record for record in fitted.exemplars}
     used = Counter(
@@ -66,6 +68,7 @@ def report_data(
         title=_title(config),
         task="responses",
         language_model=config.model.lm,
+        scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
         encoder=config.model.encoder,
         n_records=config.data.train + config.data.valid,
         n_held_out=config.data.test,
@@ -73,6 +76,11 @@ def report_data(
         held_out={
             key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")
         },
+        references=[
+            {"name": name, "what": REFERENCES[name], **row}
+            for name, row in metrics["held_out"]["references"].items()
+        ],
+        fit_notes=fit_notes(fitted.info, metrics["held_out"]),
         map_points=_points(found["map"], golden, responses),
         personas=[
             PersonaRow(
@@ -80,13 +88,18 @@ def report_data(
                 description=persona.description,
                 weight=weight,
                 temperature=tau,
+                temperature_interval=interval,
                 size=persona.size,
                 writer=persona.writer,
                 sources=[exemplars[key].response for key in persona.sources if key in exemplars],
                 doubts=persona.doubts,
             )
-            for persona, weight, tau in zip(
-                fitted.personas, weights, fitted.temperatures.tolist(), strict=True
+            for persona, weight, tau, interval in zip(
+                fitted.personas,
+                weights,
+                fitted.temperatures.tolist(),
+                (fitted.info["temperatures"] or {}).get("intervals") or [()] * len(fitted.personas),
+                strict=True,
             )
         ],
         exemplars=[
@@ -101,10 +114,22 @@ def report_data(
         ],
         histogram_edges=found["histogram_edges"],
         histograms=found["histograms"],
-        responses=[r for rows in responses.values() for r in rows],
+        responses=[r for rows in every.values() for r in rows],
+        outcomes=metrics["outcomes"].get("mop", {}),
         problems={
+            "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
+            "Draws that could not be had": _failure_notes(metrics["failed"], every),
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
+            "Persona weights": _weights_note(fitted.info),
+            "Records that no component explains": uncovered(
+                fitted.info,
+                {
+                    record.key: record.response
+                    for split in ("train", "valid")
+                    for record in read_records(folder.records / f"{split}.jsonl")
+                },
+            ),
         },
         settings=config_to_dict(config),
         versions=versions,
@@ -116,10 +141,132 @@ def report_data(
             "scored_tokens": sum(
                 t for stage, (_, t) in spent.items() if not stage.startswith("simulate")
             ),
+            **_remote_cost(folder.about.get("remote", {}), config),
         },
         origins=_origins(config),
         command=f"mop run --config {folder.path.name}/config.json --out NEW_FOLDER",
     )
+
+
+def _model_notes(
+    metrics: Mapping[str, Any], betas: Sequence[float], servers: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What a reader has to know about the models behind the figures."""
+    notes = []
+    if metrics["is_surrogate"]:
+        notes.append(
+            f"Gates and temperatures were fitted to the likelihoods of {metrics['scored_by']}, a "
+            f"surrogate; {metrics['written_by']} wrote the responses. The held-out likelihood is the "
+            "surrogate's. How well the fit suits the model that writes is seen only in the "
+            "comparison with real texts."
+        )
+    if len(betas) == 1:
+        notes.append(
+            f"{metrics['scored_by']} scores at temperature {1 / betas[0]:g} only: temperatures were "
+            "not fitted."
+        )
+    return notes + [
+        f"{server['name']}: {doubt}" for server in servers.values() for doubt in server["doubts"]
+    ]
+
+
+def _failure_notes(
+    failed: Mapping[str, int], responses: Mapping[str, Sequence[Response]]
+) -> list[str]:
+    return [
+        f"{name}: {count} of {len(responses[name])} draws were refused or failed. They are left out "
+        "of every figure; no other persona answered instead."
+        for name, count in failed.items()
+        if count
+    ]
+
+
+def _remote_cost(
+    remote: Mapping[str, Mapping[str, Mapping[str, float]]], config: RunConfig
+) -> dict[str, float]:
+    """Sums over all servers and stages; empty without a server."""
+    rows = [row for stages in remote.values() for row in stages.values()]
+    if not rows:
+        return {}
+    tokens = sum(
+        row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"] for row in rows
+    )
+    found = {
+        "server_calls": sum(row["calls"] for row in rows),
+        "repeated_calls": sum(row["retries"] for row in rows),
+        "server_tokens": tokens,
+    }
+    settings = (config.remote, config.remote_scorer)
+    if any(s.price_in is not None or s.price_out is not None for s in settings):
+        found["money"] = sum(row["cost"] for row in rows)
+    return found
+
+
+def _weights_note(info: Mapping[str, Any]) -> list[str]:
+    """What to know about persona weights that no likelihood stands behind."""
+    about = info.get("persona_weights")
+    if about is None:
+        return []
+    return [
+        f"{about['kind']}: not fitted by likelihood, one set of weights for every context, for "
+        f"{about['model']}, from {about['samples_per_persona']} samples per persona and "
+        f"{about['n_targets']} real responses"
+    ]
+
+
+def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]:
+    """What the fit found out about itself, a sentence each."""
+    notes = []
+    if info.get("stopped"):
+        notes.append(f"The fit chose: {info['chosen']}. It ended because {info['stopped']}.")
+    if info.get("growth"):
+        kept = sum(1 if row["step"] == "grow" else -1 for row in info["growth"]["path"])
+        notes.append(
+            f"{kept} of {info['growth']['n_candidates']} candidate personas were kept, by held-out "
+            "likelihood."
+        )
+    certificate = info.get("certificate")
+    if certificate:
+        notes.append(
+            f"Certificate: on the {certificate['n_records']} validation records, no fixed weighting of the "
+            f"{certificate['n_components']} components scored for all of them can gain more than "
+            f"{certificate['bound']:.3f} nats per record over this fit."
+        )
+    taus = info.get("temperatures")
+    if taus:
+        low, high = taus["gain_interval"]
+        notes.append(
+            f"A temperature per persona gains {taus['gain_over_single']:+.3f} nats per record over a "
+            f"single one (cross-validated, 95 % interval {low:+.3f} to {high:+.3f})"
+            + ("; a single one was kept." if taus["is_single"] else ".")
+        )
+    gain = held_out.get("temperatures")
+    if gain:
+        low, high = gain["gain_interval"]
+        notes.append(
+            f"On held-out texts, against the single temperature {gain['single_tau']:.2f}: "
+            f"{gain['gain']:+.3f} nats per record ({low:+.3f} to {high:+.3f})."
+        )
+    return notes
+
+
+def uncovered(info: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+    """Records of the fit that even the best component makes no more probable than the plain model does.
+
+    ``texts``: responses by key.
+    """
+    found = info.get("coverage")
+    if not found or not found["n_uncovered"]:
+        return []
+    lines = [f"{found['n_uncovered']} of {found['n_examined']} records examined."]
+    lines += [
+        f"{row['key']} ({row['gap']:+.3f} nats per token): {texts.get(row['key'], '')}"
+        for row in found["least"]
+        if row["is_uncovered"]
+    ]
+    if found["proposed"]:
+        lines.append(f"A persona for them could be: {found['proposed']}")
+    return lines
 
 
 def _title(config: RunConfig) -> str:
@@ -145,7 +292,8 @@ def _points(
 
 def _origins(config: RunConfig) -> list[dict[str, str]]:
     found = []
-    for name in (config.model.lm, config.model.encoder, config.data.source):
+    names = (config.model.lm, config.model.scorer, config.model.encoder, config.data.source)
+    for name in dict.fromkeys(names):
         if name in EMBEDDED:
             item = EMBEDDED[name]
             found.append(

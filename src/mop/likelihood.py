@@ -6,7 +6,7 @@ Letters: n records, m scored components, K personas, N exemplars, G nodes of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 
 from mop.backends.base import Scorer
 from mop.curve import weights as curve_weights
+from mop.curve import weights_derivative
 from mop.errors import ConfigError
-from mop.fitted import FittedMixture
+from mop.fitted import (
+    FittedMixture,
+    unconditional_mixture,
+    uniform_mixture,
+    with_temperatures,
+)
 from mop.mixture import (
     Estimate,
     Floats,
@@ -25,7 +31,7 @@ from mop.mixture import (
     spread_draw,
 )
 from mop.randomness import generator
-from mop.score import score_table
+from mop.score import Component, score_table
 from mop.store import Store
 from mop.types import Progress, Record
 
@@ -189,6 +195,29 @@ def _log_joint(table: Table, fitted: FittedMixture) -> Floats:
     return np.where(table.allowed, log_lik + log_weight - log_proposal, -np.inf)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a likelihood adds up: log p of a record is the log-sum-exp of its row."""
+
+    log_term: Floats
+    """(n, m) nats; minus infinity where not allowed."""
+    is_exact: bool
+    """Whether these are all components; otherwise the columns are draws."""
+
+    @property
+    def log_mix(self) -> Floats:
+        """(n,) nats."""
+        return log_sum_exp(self.log_term)
+
+
+def mixture_terms(table: Table, fitted: FittedMixture) -> Terms:
+    """What `estimate` adds up."""
+    log_term = _log_joint(table, fitted)
+    if not table.is_exact:
+        log_term = log_term - np.log(len(table.components))
+    return Terms(log_term, table.is_exact)
+
+
 def gain_interval(
     table: Table,
     fitted: FittedMixture,
@@ -197,40 +226,97 @@ def gain_interval(
     seed: int,
     n_resamples: int = 2_000,
 ) -> dict[str, Any]:
-    """Gain of one mixture over another on the same records and components, with a 95 % interval.
+    """Gain of one mixture over another on the same records and components: see `gain_over`."""
+    return gain_over(
+        mixture_terms(table, fitted),
+        mixture_terms(table, reference),
+        n_tokens=table.n_tokens,
+        weight=table.weight,
+        shares_draws=True,
+        seed=seed,
+        n_resamples=n_resamples,
+    )
 
-    Records are resampled in pairs, and so are the drawn components, because both are
-    samples: an interval over records alone would be too narrow.
+
+def gain_over(
+    ours: Terms,
+    theirs: Terms,
+    *,
+    n_tokens: NDArray[np.int64],
+    weight: Floats,
+    shares_draws: bool,
+    seed: int,
+    n_resamples: int = 2_000,
+) -> dict[str, Any]:
+    """Gain in mean log-likelihood on the same records, with 95 % intervals.
+
+    Records are resampled in pairs, and so are drawn components, because both are samples:
+    an interval over records alone would be too narrow.
+
+    Parameters
+    ----------
+    ours, theirs : Terms
+        Rows are the same n records.
+    n_tokens : ndarray, shape (n,)
+    weight : ndarray, shape (n,)
+        Survey weights.
+    shares_draws : bool
+        Whether the columns of both are the same draws.
+    seed : int
+    n_resamples : int
 
     Returns
     -------
     dict
-        ``gain`` (nats per record), ``gain_interval`` [low, high], ``gain_per_token``.
+        ``gain`` (nats per record), ``gain_interval`` [low, high], ``gain_per_token``,
+        ``gain_per_token_interval``.
 
     Notes
     -----
     Source: the two-way ("pigeonhole") bootstrap, Owen 2007, arXiv 0712.1111; it is conservative.
     """
-    terms = [_log_joint(table, mixture) for mixture in (fitted, reference)]
-    n, m = terms[0].shape
-    point = log_sum_exp(terms[0]) - log_sum_exp(terms[1])
     rng = generator(seed, "gain-bootstrap")
-    values = np.empty(n_resamples)
-    for b in range(n_resamples):
-        rows = rng.integers(n, size=n)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            drawn = np.bincount(rng.integers(m, size=m), minlength=m)
-            log_count = np.log(np.ones(m) if table.is_exact else drawn)
-            first, second = (log_sum_exp(term[rows] + log_count) for term in terms)
+    point, n = ours.log_mix - theirs.log_mix, len(weight)
+    gains, per_token = [], []
+    for start in range(0, n_resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, n_resamples - start)
+        count = rng.multinomial(n, np.full(n, 1.0 / n), size=size).T * weight[:, None]  # (n, B)
+        first, drawn = _resampled(ours, size, rng, None)
+        second, _ = _resampled(theirs, size, rng, drawn if shares_draws else None)
+        with np.errstate(invalid="ignore"):
             value = first - second
         known = np.isfinite(value)  # a resample may leave a record no component that it may use
-        values[b] = np.average(value[known], weights=table.weight[rows][known])
-    low, high = np.quantile(values, [0.025, 0.975])
+        count = np.where(known, count, 0.0)
+        total = (count * np.where(known, value, 0.0)).sum(axis=0)
+        gains.append(total / count.sum(axis=0))
+        per_token.append(total / (count * n_tokens[:, None]).sum(axis=0))
+    interval, token_interval = (
+        np.quantile(np.concatenate(values), [0.025, 0.975]).tolist()
+        for values in (gains, per_token)
+    )
     return {
-        "gain": float(np.average(point, weights=table.weight)),
-        "gain_interval": [float(low), float(high)],
-        "gain_per_token": float(point @ table.weight / (table.n_tokens @ table.weight)),
+        "gain": float(np.average(point, weights=weight)),
+        "gain_interval": interval,
+        "gain_per_token": float(point @ weight / (n_tokens @ weight)),
+        "gain_per_token_interval": token_interval,
     }
+
+
+_RESAMPLES_AT_ONCE = 250
+
+
+def _resampled(
+    terms: Terms, size: int, rng: np.random.Generator, count: Floats | None
+) -> tuple[Floats, Floats | None]:
+    """Log-likelihoods (n, B) under B resamples of the drawn components, and their counts (m, B)."""
+    if terms.is_exact:
+        return np.broadcast_to(terms.log_mix[:, None], (len(terms.log_term), size)), None
+    m = terms.log_term.shape[1]
+    if count is None:
+        count = rng.multinomial(m, np.full(m, 1.0 / m), size=size).T.astype(np.float64)
+    top = terms.log_term.max(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(terms.log_term - top) @ count) + top, count
 
 
 def summarise(
@@ -241,6 +327,7 @@ def summarise(
     Returns
     -------
     dict
+        ``kind``: ``exact``, or ``bound``: an estimate whose expectation is at most the true value;
         ``mop`` and ``mop-uniform`` (means), what `gain_interval` gives, ``standard_error`` of the
         mixture's mean as an estimate (0 if exact), ``n_records``, ``n_components``, ``is_exact``,
         and ``effective_components``, the median number that the estimates rest on.
@@ -248,6 +335,7 @@ def summarise(
     ours, other = estimate(table, fitted), estimate(table, reference)
     share = table.weight / table.weight.sum()
     return {
+        "kind": "exact" if table.is_exact else "bound",
         "mop": float(ours.log_mix @ share),
         "mop-uniform": float(other.log_mix @ share),
         **gain_interval(table, fitted, reference, seed=seed),
@@ -257,3 +345,215 @@ def summarise(
         "is_exact": table.is_exact,
         "effective_components": float(np.median(ours.effective_components)),
     }
+
+
+REFERENCES: dict[str, str] = {
+    "mop-uniform": "uniform gates",
+    "unconditional": "weights that ignore the context",
+    "single-component": "the best persona with the best exemplar",
+    "no-persona": "exemplars alone, weighted evenly",
+    "no-exemplar": "personas alone, weighted evenly",
+    "zero-shot": "neither persona nor exemplar",
+}
+"""What a fitted mixture is held against, and what each is."""
+
+
+def references(
+    fitted: FittedMixture,
+    table: Table,
+    records: Sequence[Record],
+    *,
+    scorer: Scorer,
+    store: Store,
+    n_components: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Likelihood of the same records under simpler models, and what the mixture gains over each.
+
+    Uniform gates and unconditional weights come from the table. The others need scores of their own, for
+    which at most ``n_components`` prompts per record are asked: the single component that did best in
+    the fit, exemplars without a persona, personas without an exemplar, and neither. The last
+    three have the one temperature that suits these very records best, which is in their
+    favour.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+    table : Table
+        Of ``records``.
+    records : sequence of n Record
+    scorer, store
+        Only what the store lacks is scored.
+    n_components : int
+        Of the exemplars alone, and of the personas alone; 0 leaves out all that needs scores.
+    seed : int
+    progress : callable, optional
+
+    Returns
+    -------
+    dict
+        A name in `REFERENCES` to ``log_lik`` (mean, nats per record), ``kind`` (``exact`` or
+        ``bound``), ``temperature`` (None where each persona has its own) and what `gain_over`
+        gives: the mixture's gain over the reference.
+    """
+    ours = mixture_terms(table, fitted)
+    mixtures = {
+        "mop-uniform": uniform_mixture(fitted),
+        "unconditional": unconditional_mixture(fitted),
+    }
+    found: dict[str, tuple[Terms, bool, float | None]] = {
+        name: (mixture_terms(table, mixture), True, None)
+        for name, mixture in mixtures.items()
+        if mixture is not None
+    }
+    for name, components, tau in _plain_components(fitted, n_components, seed):
+        scored = score_table(
+            records, components, fitted.personas, fitted.exemplars,
+            scorer=scorer, store=store, task=fitted.task, stage="references", progress=progress,
+        )  # fmt: skip
+        allowed = ~scored.masked
+        of_all = {"no-persona": len(fitted.exemplars), "no-exemplar": len(fitted.personas)}
+        is_exact = len(components) == of_all.get(name, 1)
+        if not bool(allowed.any(axis=1).all()):
+            continue  # a record that may see nothing of this has no likelihood under it
+        best = tau if tau is not None else _best_tau(scored.curves, allowed, table)
+        terms = _even_terms(scored.curves, allowed, best, table.betas)
+        found[name] = (Terms(terms, is_exact), False, best)
+    share = table.weight / table.weight.sum()
+    return {
+        name: {
+            "log_lik": float(terms.log_mix @ share),
+            "kind": "exact" if terms.is_exact else "bound",
+            "temperature": tau,
+            **gain_over(
+                ours, terms, n_tokens=table.n_tokens, weight=table.weight,
+                shares_draws=shares, seed=seed,
+            ),
+        }
+        for name, (terms, shares, tau) in found.items()
+    }  # fmt: skip
+
+
+def temperature_gain(table: Table, fitted: FittedMixture, *, seed: int) -> dict[str, Any] | None:
+    """What a temperature per persona gains over the best single one under the same gates.
+
+    Returns
+    -------
+    dict or None
+        What `gain_over` gives, and ``single_tau``, the single temperature that suited the records of
+        the fit; None if the fit found nothing to compare.
+    """
+    single = (fitted.info.get("temperatures") or {}).get("single_tau")
+    if single is None:
+        return None
+    plain = with_temperatures(fitted, single)
+    return {"single_tau": single, **gain_interval(table, fitted, plain, seed=seed)}
+
+
+def _plain_components(
+    fitted: FittedMixture, n_components: int, seed: int
+) -> list[tuple[str, list[Component], float | None]]:
+    """Name, components and temperature (None: to be found) of the references that need scores."""
+    if n_components < 1:
+        return []
+    found: list[tuple[str, list[Component], float | None]] = []
+    single = fitted.info.get("best_component")
+    if single is not None:
+        found.append(("single-component", [(single["persona"], single["exemplar"])], single["tau"]))
+
+    def some(n: int, purpose: str) -> list[int]:
+        order = generator(seed, purpose).permutation(n)[:n_components]
+        return [int(row) for row in np.sort(order)]
+
+    found.append(
+        ("no-persona", [(None, j) for j in some(len(fitted.exemplars), "exemplars")], None)
+    )
+    found.append(("no-exemplar", [(k, None) for k in some(len(fitted.personas), "personas")], None))
+    return [*found, ("zero-shot", [(None, None)], None)]
+
+
+def _even_terms(
+    curves: NDArray[np.float32], allowed: NDArray[np.bool_], tau: float, betas: tuple[float, ...]
+) -> Floats:
+    """Log of an even share of each allowed component's likelihood, (n, m)."""
+    log_lik = curves.astype(np.float64) @ curve_weights(1.0 / tau, betas)
+    log_share = -np.log(allowed.sum(axis=1, keepdims=True))
+    return np.where(allowed, log_lik + log_share, -np.inf)
+
+
+def _best_tau(curves: NDArray[np.float32], allowed: NDArray[np.bool_], table: Table) -> float:
+    """The temperature under which evenly weighted components explain the records best."""
+    betas = table.betas
+    grid = np.linspace(betas[0], betas[-1], 200) if len(betas) > 1 else np.array(betas)
+    values = [
+        log_sum_exp(_even_terms(curves, allowed, 1.0 / beta, betas)) @ table.weight for beta in grid
+    ]
+    return float(1.0 / grid[int(np.argmax(values))])
+
+
+def refit_temperatures(
+    fitted: FittedMixture, table: Table, *, spread: float = 0.05
+) -> FittedMixture:
+    """The same gates with temperatures that suit another language model.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+    table : Table
+        A small sample of records, scored by the other model under components drawn from ``fitted``.
+    spread : float
+        Prior standard deviation of what moves a persona's log τ apart from the others'.
+
+    Returns
+    -------
+    FittedMixture
+        Every log τ is moved by a common amount and an own one; ``info`` has the refitted ``uniform_tau``.
+
+    Raises
+    ------
+    ConfigError
+        If the scorer knows log-likelihoods at τ = 1 alone.
+    """
+    from scipy.optimize import minimize
+
+    betas = table.betas
+    if len(betas) == 1:
+        raise ConfigError(
+            "temperatures cannot be refitted with a model that scores at temperature 1 alone; use "
+            "a local model, or the temperatures as they are"
+        )
+    _, log_weight = log_terms(table, fitted)
+    offset = 0.0 if table.log_proposal is None else table.log_proposal
+    log_w = np.where(table.allowed, log_weight - offset, -np.inf)
+    curves = table.curves.astype(np.float64)
+    persona = np.array([k for k, _ in table.components])
+    share = table.weight / table.weight.sum()
+    before = np.log(fitted.temperatures)
+    low, high = -np.log(betas[-1]), -np.log(betas[0])
+
+    def taus(x: Floats) -> Floats:
+        return np.asarray(np.clip(before + x[0] + spread * x[1:], low, high), dtype=np.float64)
+
+    def loss(x: Floats) -> tuple[float, Floats]:
+        beta = np.exp(-taus(x))
+        nodes, slopes = curve_weights(beta, betas), weights_derivative(beta, betas)  # (K, G)
+        term = log_w + np.einsum("nmg,mg->nm", curves, nodes[persona])
+        log_mix = log_sum_exp(term)
+        resp = np.exp(term - log_mix[:, None]) * share[:, None]
+        slope = np.einsum("nmg,mg->nm", curves, slopes[persona]) * -beta[persona]
+        by_persona = np.bincount(persona, (resp * slope).sum(axis=0), minlength=len(before))
+        n = len(share)
+        gradient = np.concatenate([[-by_persona.sum()], -spread * by_persona + x[1:] / n])
+        return float(0.5 * np.square(x[1:]).sum() / n - log_mix @ share), gradient
+
+    found = minimize(loss, np.zeros(1 + len(before)), jac=True, method="L-BFGS-B")
+    refitted = with_temperatures(fitted, np.exp(taus(np.asarray(found.x))))
+    even = np.where(table.allowed, np.broadcast_to(-offset, log_w.shape), -np.inf)
+    grid = np.linspace(betas[0], betas[-1], 200)
+    values = [
+        (log_sum_exp(even + curves @ curve_weights(float(beta), betas))) @ share for beta in grid
+    ]
+    return replace(
+        refitted, info={**fitted.info, "uniform_tau": float(1.0 / grid[int(np.argmax(values))])}
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
+from mop.backends.base import Generator, Scorer, as_scorer
 from mop.baselines.attrprompt import attrprompt
 from mop.baselines.controls import few_shot_agents, persona_only_agents, zero_shot_agents
 from mop.baselines.picle import picle_agents, prompted_ratio
@@ -36,11 +36,14 @@ class Ingredients:
     """N real records that prompts may show."""
     mixture: FittedMixture | None
     """For the methods of `needs_mixture`; its exemplars are those above."""
-    lm: LanguageModel | Generator
+    lm: Generator
+    """The model that writes, for every method."""
     encoder: Encoder
     store: Store
     seed: int
     """Of the draws."""
+    scorer: Scorer | None = None
+    """The model that scores, for the methods of `needs_scorer`; without one the model that writes."""
     progress: Progress | None = None
 
     @property
@@ -53,6 +56,22 @@ class Ingredients:
             top_p=settings.top_p,
             top_k=settings.top_k,
         )
+
+    @property
+    def max_failed_share(self) -> float:
+        """Share of a method's draws that may fail, the same for every method."""
+        return self.config.remote.max_failed_share
+
+
+def needs_scorer(method: str) -> bool:
+    """Whether a method needs likelihoods: those of a fit, or its own.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method.
+    """
+    return needs_mixture(method) or method == "picle-prompted"
 
 
 def needs_mixture(method: str) -> bool:
@@ -99,25 +118,28 @@ def respond(
     settings, rivals = given.config.simulate, given.config.compare
     if method == "zerogen":
         return zerogen(
-            contexts, generator=as_generator(given.lm), store=given.store, decoding=given.decoding,
+            contexts, generator=given.lm, store=given.store, decoding=given.decoding,
             seed=given.seed, domain=rivals.domain, task=given.config.data.task, form=rivals.form,
             temperature=settings.control_tau, n_names=rivals.n_names, min_words=rivals.min_words,
-            max_tries=rivals.max_tries, method=name, progress=given.progress,
+            max_tries=rivals.max_tries, max_failed_share=given.max_failed_share, method=name,
+            progress=given.progress,
         )  # fmt: skip
     if method == "attrprompt":
         return attrprompt(
-            contexts, generator=as_generator(given.lm), store=given.store, decoding=given.decoding,
+            contexts, generator=given.lm, store=given.store, decoding=given.decoding,
             seed=given.seed, domain=rivals.domain, task=given.config.data.task,
-            temperature=settings.control_tau, max_tries=rivals.max_tries, method=name,
+            temperature=settings.control_tau, max_tries=rivals.max_tries,
+            max_failed_share=given.max_failed_share, method=name,
             progress=given.progress,
         )  # fmt: skip
     if method == "progen":
         return progen(
-            contexts, generator=as_generator(given.lm), store=given.store, decoding=given.decoding,
+            contexts, generator=given.lm, store=given.store, decoding=given.decoding,
             seed=given.seed, encoder=given.encoder, domain=rivals.domain,
             task=given.config.data.task, form=rivals.form, temperature=settings.control_tau,
             n_names=rivals.n_names, min_words=rivals.min_words, n_rounds=rivals.rounds,
-            max_tries=rivals.max_tries, method=name, progress=given.progress,
+            max_tries=rivals.max_tries, max_failed_share=given.max_failed_share, method=name,
+            progress=given.progress,
         )  # fmt: skip
     return answer(agents_for(method, contexts, given, name=name), contexts, given, name=name)
 
@@ -131,12 +153,13 @@ def answer(
         agents,
         given.mixture.personas if given.mixture is not None else (),
         given.exemplars,
-        generator=as_generator(given.lm),
+        generator=given.lm,
         store=given.store,
         decoding=given.decoding,
         seed=given.seed,
         method=name,
         task=given.config.data.task,
+        max_failed_share=given.max_failed_share,
         progress=given.progress,
     )
 
@@ -180,7 +203,7 @@ def _ratio(method: str, given: Ingredients) -> NDArray[np.float64]:
     if method == "picle-prompted":
         return prompted_ratio(
             given.exemplars,
-            scorer=as_scorer(given.lm),
+            scorer=as_scorer(given.lm) if given.scorer is None else given.scorer,
             store=given.store,
             seed=given.config.seed,
             task=given.config.data.task,

@@ -10,8 +10,8 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,20 +23,35 @@ from numpy.typing import NDArray
 from mop import __version__
 from mop.artifacts import RunFolder, hash_of, read_json, write_json, write_parquet
 from mop.backends import open_model
-from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
+from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
+from mop.backends.ledger import Ledger
+from mop.backends.remote import RemoteGenerator
 from mop.cluster import cluster
-from mop.config import RunConfig, config_from_dict, config_to_dict
+from mop.config import RemoteSettings, RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
 from mop.embedded import EMBEDDED
 from mop.errors import ArtifactError, ConfigError
 from mop.evaluate import evaluate, text_map
 from mop.fit import fit_mixture
-from mop.fitted import FittedMixture, context_text, load_mixture, save_mixture, uniform_mixture
+from mop.fitted import (
+    FittedMixture,
+    context_text,
+    load_mixture,
+    persona_shares,
+    save_mixture,
+    uniform_mixture,
+)
 from mop.gather import report_data, response_files
 from mop.given import load_splits, split_files
-from mop.likelihood import Table, score_for_likelihood, summarise
-from mop.methods import Ingredients, needs_mixture, respond
+from mop.likelihood import (
+    Table,
+    references,
+    score_for_likelihood,
+    summarise,
+    temperature_gain,
+)
+from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
 from mop.personas import (
     keyword_personas,
     llm_personas,
@@ -49,15 +64,17 @@ from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.pull import resolve, sha256
 from mop.randomness import derive_seed
+from mop.refit import refit_black_box
 from mop.report import draw_figures, write_report
 from mop.score import distinct
-from mop.simulate import read_responses, write_responses
+from mop.simulate import is_drawn, outcomes, read_responses, write_responses
+from mop.spending import Spending
 from mop.store import Store
-from mop.types import Progress, Record
+from mop.types import Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 1, "personas": 1, "fit": 1, "simulate": 1, "evaluate": 1, "report": 1}
+STAGE_VERSIONS = {"records": 1, "personas": 1, "fit": 1, "simulate": 1, "evaluate": 2, "report": 2}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -70,6 +87,7 @@ def run(
     until: str = "report",
     store: Store | None = None,
     progress: Progress | None = None,
+    models: Models | None = None,
 ) -> dict[str, Any]:
     """Bring a run folder up to a stage, doing only what is not done.
 
@@ -85,6 +103,8 @@ def run(
         Another store than the folder's own, so that runs can share scores.
     progress : callable, optional
         ``progress(what, done, total)``.
+    models : Models, optional
+        Instead of those that ``config`` names.
 
     Returns
     -------
@@ -95,100 +115,273 @@ def run(
     ------
     ConfigError
         For an unknown stage.
+    ScoringUnsupportedError
+        Before anything is read, made or paid for, if a stage has to score and no model can.
+    CeilingError
+        If the servers' price or token ceiling of the run is reached; a higher one lets the same
+        command go on.
     MopError
-        Whatever stops a stage; what is done stays done.
+        Whatever else stops a stage; what is done stays done.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
+    models = models or Models(config)
+    with open_work(config, path, models, until=until, store=store, progress=progress) as work:
+        return {"run": str(path), **bring_up(work, until)}
+
+
+@contextmanager
+def open_work(
+    config: RunConfig,
+    path: Path,
+    models: Models,
+    *,
+    until: str,
+    also: Collection[str] = (),
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Work]:
+    """Open the models of a run, its folder, its store and the account of its servers; close all but the models.
+
+    Parameters
+    ----------
+    config, path, store
+        As for `run`.
+    models : Models
+    until, also
+        What is going to be done; see `Models.open_for`.
+    progress : callable, optional
+        As for `run`. The account of another run (`Work.progress`) stays one account: what the
+        servers cost here is entered there, and counts towards the ceilings there.
+    """
+    ledgers = models.open_for(until, also=also)
+    if isinstance(progress, Spending):
+        ledgers = {}
     with ExitStack() as opened:
         folder = opened.enter_context(RunFolder.create(path))
-        store = store or opened.enter_context(Store(folder.store))
-        work = Work(config, folder, store, progress)
-        result: dict[str, Any] = {"run": str(path), "done": [], "skipped": []}
-        inputs: dict[str, Any] = {"format": 1}
-        for name, stage in STAGES.items():
-            inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
-            if folder.stage_done(name, inputs_hash) and (
-                name != "personas" or folder.personas.is_file()
-            ):
-                result["skipped"].append(name)
-            else:
-                began = time.monotonic()
-                files, headline = stage(work)
-                headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
-                folder.finish_stage(name, inputs_hash, files=files, info=headline)
-                # Settings are kept once something was made with them: a refused value leaves no trace.
-                write_json(folder.config, config_to_dict(config))
-                result["done"].append(name)
-            inputs = {"stage": name, "made": folder.stage_hash(name), "inputs": inputs_hash}
-            result[name] = folder.stage_info(name)
-            if name == until:
-                break
-        write_json(folder.config, config_to_dict(config))
-        folder.describe(
-            seed=config.seed,
-            models=work.models(),
-            versions=_versions(),
-            spent={k: list(v) for k, v in store.spent().items()},
+        if store is None:
+            store = opened.enter_context(Store(folder.store))
+        spending = Spending(
+            ledgers,
+            kept=folder.about.get("remote", {}),
+            keep=lambda rows: folder.describe(remote=rows),
+            progress=progress,
         )
-        return result
+        try:
+            yield Work(config, folder, store, models, spending)
+        finally:  # what was spent has to be known after a stop, too
+            spending.save()
+
+
+def bring_up(work: Work, until: str) -> dict[str, Any]:
+    """Do each stage that is not done, up to ``until``; see `run`."""
+    config, folder = work.config, work.folder
+    result: dict[str, Any] = {"done": [], "skipped": []}
+    inputs: dict[str, Any] = {"format": 1}
+    for name, stage in STAGES.items():
+        inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
+        if folder.stage_done(name, inputs_hash) and (
+            name != "personas" or folder.personas.is_file()
+        ):
+            result["skipped"].append(name)
+        else:
+            began = time.monotonic()
+            work.progress.begin(name)
+            files, headline = stage(work)
+            headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
+            work.progress.save()
+            work.describe()
+            folder.finish_stage(name, inputs_hash, files=files, info=headline)
+            # Settings are kept once something was made with them: a refused value leaves no trace.
+            write_json(folder.config, config_to_dict(config))
+            result["done"].append(name)
+        inputs = {"stage": name, "made": folder.stage_hash(name), "inputs": inputs_hash}
+        result[name] = folder.stage_info(name)
+        if name == until:
+            break
+    write_json(folder.config, config_to_dict(config))
+    folder.describe(seed=config.seed, models=work.identities(), versions=_versions())
+    work.describe()
+    return result
+
+
+class Models:
+    """The frozen language models of a run: one writes, and the same or another one scores.
+
+    Weights load, and servers are asked, when a model is first needed.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Names them.
+    lm, scorer : optional
+        Ready-made ones instead of those named.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        lm: LanguageModel | Generator | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        self._config = config
+        self._lm = lm
+        self._scorer = scorer
+
+    @cached_property
+    def generator(self) -> LanguageModel | Generator:
+        """The model that writes."""
+        return self._lm if self._lm is not None else open_lm(self._config)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model that scores.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If it cannot.
+        """
+        if self._scorer is not None:
+            return self._scorer
+        model = self._config.model
+        if model.scorer in ("", model.lm):
+            return as_scorer(self.generator)
+        return open_scorer(self._config)
+
+    @property
+    def is_surrogate(self) -> bool:
+        """Whether another model scores than writes."""
+        writer: object = self.generator
+        return self.scorer is not writer
+
+    def open_for(self, until: str, *, also: Collection[str] = ()) -> dict[str, Ledger]:
+        """Open what the stages up to ``until`` need; return the ledgers of those that are servers.
+
+        ``also``: roles (``lm``, ``scorer``) that are needed for something else besides.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If the model that should score cannot.
+        ConfigError
+            If a model cannot do what the settings ask of it.
+        """
+        stages = list(STAGES)[: list(STAGES).index(until) + 1]
+        opened: dict[str, object] = {}
+        writes = self._config.personas.writer == "llm" and "personas" in stages
+        if "lm" in also or "simulate" in stages or writes:
+            opened["lm"] = self.generator
+        if "scorer" in also or "fit" in stages:
+            opened["scorer"] = self.scorer
+        if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
+            raise ConfigError(
+                'simulate.mix = "tokens" averages next-token distributions, which a server does '
+                f'not give, got {self._config.model.lm}; use mix = "prompt", or a local model'
+            )
+        return {
+            role: model.ledger
+            for role, model in opened.items()
+            if isinstance(model, RemoteGenerator)
+            and (role == "lm" or model is not opened.get("lm"))
+        }
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What was found out about the servers that were called, by role; for the manifest."""
+        found = {}
+        for role, attribute in (("lm", "generator"), ("scorer", "scorer")):
+            model = self.__dict__.get(attribute)
+            if isinstance(model, RemoteGenerator) and model.ledger.calls:
+                findings = model.findings
+                noise = [found.noise for found in findings.conformance.values()]
+                found[role] = {
+                    "name": model.name,
+                    "kind": findings.kind,
+                    "reported_models": dict(findings.reported_models),
+                    "is_seeded": findings.is_seeded,
+                    "scoring_noise": max(noise, default=None),
+                    "replaced_controls": model.ledger.replaced_controls,
+                    "doubts": list(findings.doubts),
+                }
+        return found
 
 
 def simulate_method(
-    config: RunConfig, path: Path, method: str, *, progress: Progress | None = None
+    config: RunConfig,
+    path: Path,
+    method: str,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
 ) -> dict[str, Any]:
     """Draw one response per test context with one method, doing first what it needs and no more.
 
     Parameters
     ----------
-    config, path, progress
+    config, path, progress, models
         As for `run`.
     method : str
-        One of `mop.config.METHODS`.
+        ``mop`` or one of `mop.config.METHODS`.
 
     Returns
     -------
     dict
-        ``run``, ``method``, ``n_responses``, ``empty`` (how many were given up), ``file``.
+        ``run``, ``method``, ``n_responses``, ``empty`` (how many were drawn but have no text),
+        ``failed`` (how many could not be had), ``file``.
 
     Raises
     ------
     ConfigError
         For an unknown method.
+    ScoringUnsupportedError
+        Before anything is read, made or paid for, if the method needs likelihoods and no model can
+        score.
     MopError
         Whatever stops a stage; what is drawn stays drawn.
     """
-    needs = needs_mixture(method)
-    run(config, path, until="fit" if needs else "records", progress=progress)
-    with RunFolder.create(path) as folder, Store(folder.store) as store:
-        work = Work(config, folder, store, progress)
+    until = "fit" if needs_mixture(method) else "records"
+    also = ("lm", "scorer") if needs_scorer(method) else ("lm",)
+    models = models or Models(config)
+    with open_work(config, path, models, until=until, also=also, progress=progress) as work:
+        bring_up(work, until)
         contexts = work.records("test")[: config.simulate.n_responses]
-        responses = list(respond(method, contexts, ingredients_of(work, needs_mixture=needs)))
-        file = folder.method(method)
+        work.progress.begin("simulate")
+        responses = list(respond(method, contexts, ingredients_of(work, method)))
+        file = work.folder.method(method)
         write_responses(file, responses)
-    empty = sum(not response.response.strip() for response in responses)
+        work.describe()
+    drawn = [response for response in responses if is_drawn(response)]
     return {
         "run": str(path),
         "method": method,
         "n_responses": len(responses),
-        "empty": empty,
+        "empty": sum(not response.response.strip() for response in drawn),
+        "failed": len(responses) - len(drawn),
         "file": str(file),
     }
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the stages of one run share: settings, folder, store and the two frozen models."""
+    """What the stages of one run share: settings, folder, store, frozen models, and the account."""
 
     config: RunConfig
     folder: RunFolder
     store: Store
-    progress: Progress | None
+    models: Models
+    progress: Spending
+    """Called as ``progress(what, done, total)``."""
 
-    @cached_property
-    def lm(self) -> LanguageModel | Generator:
-        """The language model; its weights load when it is first asked something."""
-        return open_lm(self.config)
+    @property
+    def lm(self) -> Generator:
+        """The language model that writes."""
+        return as_generator(self.models.generator)
+
+    @property
+    def scorer(self) -> Scorer:
+        """The language model that scores; usually the same."""
+        return self.models.scorer
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -218,11 +411,7 @@ class Work:
                 "source": _source_stamp(self.config.data.source),
             }
         if stage == "personas":
-            writer = (
-                as_generator(self.lm).generate_identity
-                if config["personas"]["writer"] == "llm"
-                else ""
-            )
+            writer = self.lm.generate_identity if config["personas"]["writer"] == "llm" else ""
             return {
                 "personas": config["personas"],
                 "seed": seed,
@@ -234,33 +423,52 @@ class Work:
             return {
                 "fit": config["fit"],
                 "seed": seed,
-                "lm": as_scorer(self.lm).score_identity,
+                "lm": self.scorer.score_identity,
                 "prompts": PROMPT_VERSION,
                 "personas": hash_of(self._personas_now()),
             }
         if stage == "simulate":
+            draws_rivals = set(self.config.simulate.controls) & {"zerogen", "attrprompt", "progen"}
             return {
                 "simulate": config["simulate"],
                 "seed": seed,
-                "lm": as_generator(self.lm).generate_identity,
+                "lm": self.lm.generate_identity,
                 "prompts": PROMPT_VERSION,
+                **self.tolerance(),
+                **({"compare": config["compare"]} if draws_rivals else {}),
             }
         if stage == "evaluate":
             return {
                 "evaluate": config["evaluate"],
                 "seed": seed,
-                "lm": as_scorer(self.lm).score_identity,
+                "lm": self.scorer.score_identity,
             }
         return {"version": __version__}  # fmt: skip
 
-    def models(self) -> dict[str, str]:
-        """Names and identities of the models and the data, for the manifest."""
+    def tolerance(self) -> dict[str, float]:
+        """The share of failed draws that is allowed; only a server's draws can fail."""
+        if not isinstance(self.models.generator, RemoteGenerator):
+            return {}
+        return {"max_failed_share": self.config.remote.max_failed_share}
+
+    def identities(self) -> dict[str, str]:
+        """Identities of the models that were opened and of the data, for the manifest."""
         found = {"data": _source_stamp(self.config.data.source)}
-        if "lm" in self.__dict__:
-            found["lm"] = as_generator(self.lm).generate_identity
+        opened = self.models.__dict__
+        if "generator" in opened:
+            found["lm"] = self.lm.generate_identity
+        if "scorer" in opened and opened["scorer"] is not opened.get("generator"):
+            found["scorer"] = self.scorer.score_identity
         if "encoder" in self.__dict__:
             found["encoder"] = self.encoder.identity
         return found
+
+    def describe(self) -> None:
+        """Enter in the manifest what was found out about servers, and what was drawn and scored."""
+        self.folder.describe(
+            servers={**self.folder.about.get("servers", {}), **self.models.servers()},
+            spent={stage: list(cost) for stage, cost in self.store.spent().items()},
+        )
 
     def _personas_now(self) -> list[str]:
         return [persona.description for persona in read_personas(self.folder.personas)]
@@ -316,9 +524,10 @@ def make_personas(work: Work) -> Made:
     else:
         exemplars = work.records("exemplars")
         vectors = work.embed([record.response for record in exemplars])
-        clustering = cluster(vectors, settings.n_personas, seed=work.config.seed)
+        k = settings.n_clusters(len(np.unique(vectors, axis=0)))
+        clustering = cluster(vectors, k, seed=work.config.seed)
         if settings.writer == "random":
-            personas = random_personas(exemplars, settings.n_personas, seed=work.config.seed)
+            personas = random_personas(exemplars, k, seed=work.config.seed)
         elif settings.writer == "record":
             personas = record_personas(exemplars, clustering)
         elif settings.writer == "keywords":
@@ -332,7 +541,7 @@ def make_personas(work: Work) -> Made:
             personas = llm_personas(
                 exemplars,
                 clustering,
-                as_generator(work.lm),
+                work.lm,
                 task=work.config.data.task,
                 seed=work.config.seed,
                 n_sources=settings.n_sources,
@@ -379,21 +588,30 @@ def make_fit(work: Work) -> Made:
         work.records("train"),
         work.records("valid"),
         encoder=work.encoder,
-        scorer=as_scorer(work.lm),
+        scorer=work.scorer,
         store=work.store,
         task=config.data.task,
         settings=config.fit,
         seed=config.seed,
+        chooses_personas=config.personas.n_personas == "auto",
         progress=work.progress,
     )
-    info = {**fitted.info, "lm": config.model.lm, "encoder": config.model.encoder}
+    info = {
+        **fitted.info,
+        "lm": config.model.lm,
+        "scorer": config.model.scorer,
+        "encoder": config.model.encoder,
+    }
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
     best = max(fitted.info["history"], key=lambda row: row["valid"])
-    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells")}
+    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
+    certificate = fitted.info["certificate"]
     return [work.folder.mixture], {
         **headline,
         "valid": best["valid"],
+        "n_personas": len(fitted.personas),
+        "certificate": None if certificate is None else certificate["bound"],
     }
 
 
@@ -417,14 +635,15 @@ def make_responses(work: Work) -> Made:
     }
 
 
-def ingredients_of(work: Work, *, needs_mixture: bool = True) -> Ingredients:
-    """What the methods of a run are made from."""
-    config = work.config
+def ingredients_of(work: Work, method: str = "mop") -> Ingredients:
+    """What a method of a run is made from; by default all that any method needs."""
+    config, is_fitted = work.config, needs_mixture(method)
     return Ingredients(
         config=config,
-        exemplars=work.fitted.exemplars if needs_mixture else distinct(work.records("exemplars")),
-        mixture=work.fitted if needs_mixture else None,
+        exemplars=work.fitted.exemplars if is_fitted else distinct(work.records("exemplars")),
+        mixture=work.fitted if is_fitted else None,
         lm=work.lm,
+        scorer=work.scorer if needs_scorer(method) else None,
         encoder=work.encoder,
         store=work.store,
         seed=config.seed,
@@ -436,10 +655,11 @@ def make_metrics(work: Work) -> Made:
     """Compare what was simulated with the golden records, and score held-out records."""
     config = work.config
     contexts = work.records("test")[: config.simulate.n_responses]
-    responses = {
+    every = {
         name: list(read_responses(path))
         for name, path in response_files(work.folder, config).items()
     }
+    responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     shown = {record.key: record.response for record in work.fitted.exemplars}
     evaluation = evaluate(
         {name: [r.response for r in rows] for name, rows in responses.items()},
@@ -462,6 +682,11 @@ def make_metrics(work: Work) -> Made:
         {
             "methods": evaluation.methods,
             "held_out": held_out,
+            "failed": {name: len(rows) - len(responses[name]) for name, rows in every.items()},
+            "outcomes": {name: outcomes(rows) for name, rows in every.items()},
+            "written_by": work.lm.name,
+            "scored_by": work.scorer.name,
+            "is_surrogate": work.models.is_surrogate,
             "encoder": config.model.encoder,
             "n_golden": config.data.golden,
         },
@@ -509,7 +734,7 @@ def held_out_table(work: Work) -> Table:
         work.fitted,
         records,
         work.embed([context_text(record) for record in records]),
-        scorer=as_scorer(work.lm),
+        scorer=work.scorer,
         store=work.store,
         n_components=config.evaluate.test_components,
         seed=derive_seed(config.seed, "test"),
@@ -518,9 +743,21 @@ def held_out_table(work: Work) -> Table:
 
 
 def held_out_likelihood(work: Work) -> dict[str, Any]:
-    """Mean held-out log-likelihood of the mixture and of uniform gates, in nats per record."""
-    table = held_out_table(work)
-    return summarise(table, work.fitted, uniform_mixture(work.fitted), seed=work.config.seed)
+    """Mean held-out log-likelihood of the mixture and of the references, in nats per record."""
+    table, fitted, seed = held_out_table(work), work.fitted, work.config.seed
+    held_out = summarise(table, fitted, uniform_mixture(fitted), seed=seed)
+    held_out["references"] = references(
+        fitted,
+        table,
+        work.records("test")[: len(table.weight)],
+        scorer=work.scorer,
+        store=work.store,
+        n_components=work.config.evaluate.reference_components,
+        seed=seed,
+        progress=work.progress,
+    )
+    held_out["temperatures"] = temperature_gain(table, fitted, seed=seed)
+    return held_out
 
 
 def make_report(work: Work) -> Made:
@@ -562,14 +799,114 @@ def read_config(path: Path) -> RunConfig:
 
 
 def open_lm(config: RunConfig, name: str | None = None) -> LanguageModel | Generator:
-    """The language model of a configuration, or another one with its device, dtype and memory."""
+    """The language model of a configuration, or another one with its device, dtype and server settings."""
+    return _open(config, config.model.lm if name is None else name, config.remote)
+
+
+def open_scorer(config: RunConfig, name: str | None = None) -> Scorer:
+    """The model of a configuration that scores, or another one with its settings.
+
+    Raises
+    ------
+    ScoringUnsupportedError
+        If it cannot score.
+    """
     model = config.model
+    if name is not None or model.scorer in ("", model.lm):
+        return as_scorer(open_lm(config, name))
+    return as_scorer(_open(config, model.scorer, config.remote_scorer))
+
+
+def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel | Generator:
+    model = config.model
+    if name.startswith("openai:"):
+        # Which share of a method's draws may fail is judged over all of them, by `simulate`.
+        return open_model(name, settings=replace(remote, max_failed_share=1.0))
     return open_model(
-        model.lm if name is None else name,
+        name,
         device=None if model.device == "auto" else model.device,
         dtype=None if model.dtype == "auto" else model.dtype,
         memory_gib=model.memory_gib,
     )
+
+
+def refit(
+    config: RunConfig,
+    path: Path,
+    *,
+    lm: str | None = None,
+    samples_per_persona: int = 20,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a mixture whose persona weights are matched to the run's population, for another model.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run.
+    path : Path
+        A run with a fitted mixture; its training and validation records are the population, and
+        its store keeps the draws.
+    lm : str, optional
+        The model that the weights are for; the run's own if None.
+    samples_per_persona : int
+    out : Path, optional
+        Folder of the new mixture, by default ``mixture-black-box`` in the run.
+    progress : callable, optional
+
+    Returns
+    -------
+    dict
+        ``out``, ``persona_weights`` (see `mop.refit.refit_black_box`) and ``personas``: key,
+        description, ``before`` (mean weight over the population) and ``weight``.
+
+    Raises
+    ------
+    ArtifactError
+        If the run holds no fitted mixture.
+    """
+    folder = RunFolder.open(path)
+    name = config.model.lm if lm is None else lm
+    with Store(folder.store) as store:
+        models = Models(replace(config, model=replace(config.model, lm=name)))
+        model = models.generator
+        ledgers = {"lm": model.ledger} if isinstance(model, RemoteGenerator) else {}
+        # The folder is only read here, so what is spent is shown and bounded, but not entered.
+        kept = folder.about.get("remote", {})
+        spending = Spending(ledgers, kept=kept, keep=lambda rows: None, progress=progress)
+        work = Work(config, folder, store, models, spending)
+        population = [*work.records("train"), *work.records("valid")]
+        settings = config.simulate
+        refitted = refit_black_box(
+            work.fitted,
+            population,
+            model=work.lm,
+            encoder=work.encoder,
+            store=store,
+            samples_per_persona=samples_per_persona,
+            decoding=Decoding(
+                max_tokens=settings.max_tokens,
+                min_tokens=settings.min_tokens,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+            ),
+            seed=config.seed,
+            progress=spending,
+        )
+        hx = work.embed([context_text(record) for record in population])
+        before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
+        target = out or folder.path / "mixture-black-box"
+        save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
+    about = refitted.info["persona_weights"]
+    return {
+        "out": str(target),
+        "persona_weights": about,
+        "personas": [
+            {"key": p.key, "description": p.description, "before": round(float(b), 6), "weight": w}
+            for p, b, w in zip(refitted.personas, before, about["weights"], strict=True)
+        ],
+    }
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -31,6 +32,8 @@ class ProgressDisplay:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Lines] = {}
+        self.note: Callable[[], str] = lambda: ""
+        """Asked for a remark to show beside the progress, such as what was spent."""
 
     def __enter__(self) -> Self:
         """Take the terminal, if there is one."""
@@ -50,6 +53,7 @@ class ProgressDisplay:
                 BarColumn(bar_width=30),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[note]}"),
                 TimeElapsedColumn(),
                 Eta(),
                 console=Console(file=self._stream),
@@ -78,12 +82,20 @@ class ProgressDisplay:
         if self._bars is None:
             text = lines.text(what, done, total)
             if text:
+                note = self.note()
+                text += f" [{note}]" if note else ""
                 self._stream.write(text + "\n")
                 self._stream.flush()
             return
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, rate="")
-        self._bars.update(self._tasks[what], completed=done, total=total, rate=lines.rate(done))
+            self._tasks[what] = self._bars.add_task(what, total=total, rate="", note="")
+        self._bars.update(
+            self._tasks[what],
+            completed=done,
+            total=total,
+            rate=lines.rate(done),
+            note=self.note(),
+        )
 
 
 class _Lines:

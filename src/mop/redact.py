@@ -86,13 +86,7 @@ class Secret:
         ConfigError
             If the variable is not set, or if ``name`` looks like a key itself.
         """
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-            # The value is not shown: a person who misread the option has typed the key here.
-            raise ConfigError(
-                "api_key_env must be the name of an environment variable, and what was given is "
-                "no such name; "
-                "put the key into a variable and give that variable's name, like OPENAI_API_KEY"
-            )
+        check_variable(name)
         value = (os.environ if environment is None else environment).get(name, "")
         if not value:
             raise ConfigError(
@@ -114,6 +108,22 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self!r} is not written to disk or sent to another process; read it there again"
+        )
+
+
+def check_variable(name: str) -> None:
+    """Refuse what cannot be the name of an environment variable that holds a key.
+
+    Raises
+    ------
+    ConfigError
+        Without the value: a person who misread the option has typed the key here.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+        raise ConfigError(
+            "api_key_env must be the name of an environment variable, and what was given is "
+            "no such name; "
+            "put the key into a variable and give that variable's name, like OPENAI_API_KEY"
         )
 
 

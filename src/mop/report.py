@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mop import plots
 from mop.artifacts import write_atomic
 from mop.errors import ConfigError, require
+from mop.simulate import is_drawn
 from mop.types import FloatArray, Response
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class PersonaRow:
     """Share of the population: mean gate weight over the contexts; all personas add up to 1."""
     temperature: float
     """τ after the fit."""
+    temperature_interval: Sequence[float] = ()
+    """Its 95 % interval [low, high], if there is one."""
     size: int = 0
     """Records in the cluster it was written from; 0 if it was not written from one."""
     writer: str = "user"
@@ -92,6 +95,8 @@ class ReportData:
     """What was simulated, as a plural noun phrase: "film reviews"."""
     language_model: str = ""
     """The frozen language model, as the user named it."""
+    scorer: str = ""
+    """The model whose likelihoods the mixture was fitted to, if it is another one (a surrogate)."""
     encoder: str = ""
     """The sentence encoder, as the user named it."""
     created: str = ""
@@ -114,6 +119,11 @@ class ReportData:
     held_out: Mapping[str, object] | None = None
     """Mean log-likelihood per held-out record in nats by method name, ``gain`` (first minus second
     method) and ``gain_interval`` [low, high], as in ``metrics.json``."""
+    references: Sequence[Mapping[str, Any]] = ()
+    """Simpler models and what the mixture gains over each: ``name``, ``what`` and the values of
+    `mop.likelihood.references`."""
+    fit_notes: Sequence[str] = ()
+    """What the fit found out about itself, a sentence each."""
     map_points: Sequence[MapPoint] = ()
     """Real and simulated texts in one 2-D projection of their embeddings."""
     personas: Sequence[PersonaRow] = ()
@@ -136,6 +146,9 @@ class ReportData:
     """``golden`` and each method to its B counts."""
     responses: Sequence[Response] = ()
     """The simulated responses, of one or several methods."""
+    outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Persona key to what became of its draws: ``draws``, ``failed``, ``refused``, ``empty``,
+    ``cut``."""
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Heading to findings: rows left out, near copies, warnings of the fit. Doubts about personas
     are added."""
@@ -244,6 +257,10 @@ COSTS: Mapping[str, str] = {
     "prompt_tokens": "Tokens read",
     "scored_tokens": "Tokens scored",
     "generated_tokens": "Tokens written",
+    "server_calls": "Calls of servers",
+    "repeated_calls": "Calls repeated",
+    "server_tokens": "Tokens, as the servers count",
+    "money": "Money, at your prices",
     "seconds": "Time",
 }
 
@@ -319,7 +336,7 @@ def summary(data: ReportData) -> tuple[str, str]:
     >>> result.partition("; ")[2]
     'the same model asked plainly reaches 0.260, and other real texts reach 0.990.'
     """
-    n = sum(row.method == data.focus for row in data.responses)
+    n = sum(row.method == data.focus and is_drawn(row) for row in data.responses)
     model = (
         f"the language model {data.language_model}" if data.language_model else "a language model"
     )
@@ -331,6 +348,7 @@ def summary(data: ReportData) -> tuple[str, str]:
         parts.append(f"{number(len(data.exemplars))} real examples")
     how = f", steered by {' and '.join(parts)}" if parts else ""
     fitted = f" fitted to {number(data.n_records)} real records" if data.n_records and parts else ""
+    fitted += f" by the likelihoods of {data.scorer}, a surrogate" if data.scorer and fitted else ""
     return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", _headline(
         data
     )
@@ -459,13 +477,32 @@ def _held_out(data: ReportData) -> dict[str, Any] | None:
         "gain": None if math.isnan(gain) else ("+" if gain > 0 else "") + number(gain),
         "interval": None if math.isnan(low) else f"{number(low)} to {number(high)}",
         "verdict": verdict,
+        "references": [_reference_row(row) for row in data.references],
+        "notes": data.fit_notes,
+    }
+
+
+def _reference_row(row: Mapping[str, Any]) -> dict[str, str]:
+    """One simpler model, in text."""
+
+    def signed(value: float) -> str:
+        return ("+" if value > 0 else "") + number(value)
+
+    low, high = row["gain_interval"]
+    return {
+        "name": row["name"],
+        "what": row["what"],
+        "value": number(row["log_lik"]) + (" (bound)" if row["kind"] == "bound" else ""),
+        "gain": signed(row["gain"]),
+        "interval": f"{signed(low)} to {signed(high)}",
+        "per_token": signed(row["gain_per_token"]),
     }
 
 
 def _key_figures(data: ReportData) -> list[dict[str, str]]:
     """Choose the few numbers at the top: value, what it is, and what to hold it against."""
     tiles = []
-    n = sum(row.method == data.focus for row in data.responses)
+    n = sum(row.method == data.focus and is_drawn(row) for row in data.responses)
     if n:
         tiles.append((number(n), f"simulated {data.task}", f"by {data.focus}"))
     if data.personas:
@@ -841,6 +878,33 @@ def _costs(data: ReportData) -> list[tuple[str, str]]:
     return rows
 
 
+def _outcomes(data: ReportData) -> dict[str, Any] | None:
+    """Table of draws by persona, if any of them was not an ordinary text."""
+    columns = [name for name in OUTCOMES if any(row[name] for row in data.outcomes.values())]
+    if not columns:
+        return None
+    total = {name: sum(row[name] for row in data.outcomes.values()) for name in ("draws", *columns)}
+    rows = [
+        (key or "no persona", [row["draws"], *(row[name] for name in columns)])
+        for key, row in data.outcomes.items()
+    ]
+    worst = [name for name in ("failed", "refused") if name in columns]
+    return {
+        "columns": ["draws", *(OUTCOMES[name] for name in columns)],
+        "rows": [*rows, ("all", list(total.values()))],
+        "is_lossy": bool(worst),
+    }
+
+
+OUTCOMES: Mapping[str, str] = {
+    "failed": "failed",
+    "refused": "refused",
+    "empty": "empty",
+    "cut": "cut at the length limit",
+}
+"""What a draw can become besides an ordinary text, and how that is called on the page."""
+
+
 def _problems(data: ReportData) -> list[tuple[str, list[str]]]:
     found = [(heading, list(items)) for heading, items in data.problems.items() if items]
     doubtful = [
@@ -937,6 +1001,7 @@ def render_report(data: ReportData) -> str:
         exemplar_text={row.key: row.response for row in data.exemplars},
         persona_text={row.key: row.description for row in data.personas},
         step=_step_name(data.history),
+        outcomes=_outcomes(data),
         problems=_problems(data),
         settings=_flat(data.settings),
         costs=_costs(data),

@@ -175,7 +175,12 @@ def component_requests(
             exemplars=() if j is None else (exemplars[j],),
             task=task,
         )
-        requests.append(ScoreRequest(prompt, records[i].response))
+        name = f"record {records[i].key!r}"
+        if k is not None:
+            name += f" under persona {personas[k].key!r}"
+        if j is not None:
+            name += f" with exemplar {exemplars[j].key!r}"
+        requests.append(ScoreRequest(prompt, records[i].response, name))
     return requests
 
 
@@ -302,8 +307,9 @@ def cell_scorer(
     """Return the function through which `mop.fit` asks for scores: arrays of rows in, curves out.
 
     The function takes record, persona and exemplar rows, shape (m,) each, and returns the curves,
-    shape (m, G) in nats, and the response tokens newly spent. Parameters as in `score_cells`; an
-    empty ``personas`` or ``exemplars`` means that row 0 stands for none.
+    shape (m, G) in nats, and the response tokens of these scores, newly spent or not: a budget must
+    mean the same in a resumed fit. Parameters as in `score_cells`; an empty ``personas`` or
+    ``exemplars`` means that row 0 stands for none.
     """
 
     def score(
@@ -313,7 +319,7 @@ def cell_scorer(
             (int(i), int(k) if personas else None, int(j) if exemplars else None)
             for i, k, j in zip(record, persona, exemplar, strict=True)
         ]
-        scores, n_new_tokens = score_cells(
+        scores, _ = score_cells(
             records,
             cells,
             personas,
@@ -327,7 +333,7 @@ def cell_scorer(
         curves = np.empty((len(cells), len(scorer.betas)), dtype=np.float32)
         for row, one in enumerate(scores):
             curves[row] = one.log_lik
-        return curves, n_new_tokens
+        return curves, sum(one.n_tokens for one in scores)
 
     return score
 

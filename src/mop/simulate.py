@@ -7,6 +7,7 @@ the frozen model writes, and every text is in the store before it is handed on.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mop.artifacts import read_jsonl, write_jsonl
-from mop.backends.base import Generator
+from mop.backends.base import Failure, Fallible, Generator
 from mop.errors import ArtifactError, BackendError, DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
@@ -25,11 +26,17 @@ from mop.types import (
     Decoding,
     GenerateRequest,
     Generation,
+    Outcome,
     Persona,
     Progress,
     Record,
     Response,
 )
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = frozenset({"content_filter", "refusal"})
+"""Codes of failures in which the model or its operator declined; all others are ``failed``."""
 
 _CHUNK = 4096  # requests in memory at a time; large enough for a backend to sort by length
 
@@ -46,6 +53,7 @@ def simulate(
     seed: int,
     method: str = "mop",
     task: str = "",
+    max_failed_share: float = 0.0,
     progress: Progress | None = None,
 ) -> Iterator[Response]:
     """Let each context be answered by its agent; yield responses in order, as they get ready.
@@ -75,6 +83,11 @@ def simulate(
         Name of the method, for the seed, the row and the cost (``simulate/NAME``).
     task : str
         What the responses are, for the prompt.
+    max_failed_share : float
+        Share of the N draws that the model may give up (see `mop.backends.base.Fallible`). Their
+        rows have no text and finish_reason ``refused`` or ``failed``; persona and exemplar are
+        those that were drawn, and nobody else answers instead. They are not stored, so that the
+        same call tries them again.
     progress : callable, optional
         Called at the start and after each batch with the stage, responses done, responses in all.
 
@@ -89,7 +102,8 @@ def simulate(
     DataError
         If agents and contexts differ in number, a key occurs twice, or an agent is empty.
     BackendError
-        If the model leaves a request out.
+        If the model leaves a request out, or more draws failed than allowed: after everything
+        else is stored.
     ArtifactError
         If the store cannot be read or written.
     """
@@ -99,6 +113,7 @@ def simulate(
         )
     _refuse_twins(contexts)
     stage = f"simulate/{method}"
+    failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
     for start in range(0, len(contexts), _CHUNK):
         some = contexts[start : start + _CHUNK]
         voices = [_voices(agent) for agent in agents[start : start + _CHUNK]]
@@ -116,7 +131,8 @@ def simulate(
             progress=progress,
             span=(start, len(contexts)),
         )
-        for record, voice, row_seed, generation in zip(some, voices, seeds, drawn, strict=True):
+        for record, voice, row_seed, result in zip(some, voices, seeds, drawn, strict=True):
+            generation, outcome = failed.settle(result)
             yield Response(
                 id=record.key,
                 context=record.context,
@@ -125,7 +141,7 @@ def simulate(
                 seed=row_seed,
                 model=generator.name,
                 prompt_version=PROMPT_VERSION,
-                finish_reason=generation.finish_reason,
+                finish_reason=outcome,
                 n_tokens=generation.n_tokens,
                 method=method,
                 persona=_joined(
@@ -136,6 +152,38 @@ def simulate(
                 log_pi=math.fsum(a.log_pi for a in voice),
                 log_omega=math.fsum(a.log_omega for a in voice),
             )
+        failed.check()
+    failed.tell("their rows say so, and no other persona answers instead")
+
+
+def is_drawn(response: Response) -> bool:
+    """Whether a row holds a text that was drawn, possibly an empty one."""
+    return response.finish_reason in ("stop", "length")
+
+
+def outcomes(responses: Iterable[Response]) -> dict[str, dict[str, int]]:
+    """Count what became of the draws of each persona.
+
+    Returns
+    -------
+    dict of str to dict
+        Persona key (empty for none) to ``draws``, ``failed``, ``refused``, ``empty``
+        (drawn, but without a visible character) and ``cut`` (at ``max_tokens``). A row that
+        several personas wrote counts for each.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for response in responses:
+        for key in dict.fromkeys((response.persona or "").split(" ")):
+            row = counts.setdefault(
+                key, {"draws": 0, "failed": 0, "refused": 0, "empty": 0, "cut": 0}
+            )
+            row["draws"] += 1
+            if not is_drawn(response):
+                row[response.finish_reason] += 1
+            else:
+                row["empty"] += not response.response.strip()
+                row["cut"] += response.finish_reason == "length"
+    return dict(sorted(counts.items()))
 
 
 def write_responses(path: Path, responses: Iterable[Response]) -> int:
@@ -206,7 +254,71 @@ def _request(
         # A lone voice has all the weight; 0 keeps its key free of how likely its draw was.
         log_weight = 0.0 if len(voices) == 1 else float(agent.log_pi + agent.log_omega)
         branches.append(Branch(prompt, float(agent.temperature), log_weight))
-    return GenerateRequest(tuple(branches), row_seed)
+    return GenerateRequest(tuple(branches), row_seed, f"context {record.key!r}")
+
+
+class FailedDraws:
+    """The draws of one method that a model gave up, and how many of them may be.
+
+    Parameters
+    ----------
+    n : int
+        Draws in all.
+    max_failed_share : float
+        Share of them that may fail.
+    method, model : str
+        Who draws and who should have written, for messages.
+    what : str
+        What is drawn, for messages.
+    """
+
+    def __init__(
+        self, n: int, max_failed_share: float, *, method: str, model: str, what: str = "responses"
+    ) -> None:
+        self._n = n
+        self._allowed = math.floor(max_failed_share * n + 1e-9)
+        self._method, self._model, self._what = method, model, what
+        self._failures: list[Failure] = []
+
+    def settle(self, result: Generation | Failure) -> tuple[Generation, Outcome]:
+        """Return what a draw came to; an empty text for a failure, which is counted."""
+        if isinstance(result, Generation):
+            return result, result.finish_reason
+        self._failures.append(result)
+        nothing = Generation("", 0, "stop", math.nan)
+        return nothing, "refused" if result.code in REFUSALS else "failed"
+
+    def check(self) -> None:
+        """Stop if more failed than may; to be called when everything else is stored.
+
+        Raises
+        ------
+        BackendError
+            With the first failure's message.
+        """
+        if len(self._failures) > self._allowed:
+            raise BackendError(
+                f"{self._model} could not draw {len(self._failures)} of the {self._n} {self._what} "
+                f"of {self._method} ({self._codes()}), and at most {self._allowed} may fail; the "
+                f"first: {self._failures[0].message}; the others are kept, so run the same command "
+                "to try these again, or allow a share with remote.max_failed_share"
+            )
+
+    def tell(self, consequence: str) -> None:
+        """Log how many failed, if any did, and what follows from it."""
+        if self._failures:
+            logger.warning(
+                "%s: %d of %d %s could not be had (%s); %s",
+                self._method,
+                len(self._failures),
+                self._n,
+                self._what,
+                self._codes(),
+                consequence,
+            )
+
+    def _codes(self) -> str:
+        return ", ".join(sorted({failure.code for failure in self._failures}))
 
 
 def draw_requests(
@@ -218,8 +330,8 @@ def draw_requests(
     stage: str,
     progress: Progress | None = None,
     span: tuple[int, int] | None = None,
-) -> Iterator[Generation]:
-    """Yield a generation for each request, in order: from the store, or drawn and then in the store.
+) -> Iterator[Generation | Failure]:
+    """Yield what was drawn for each request, in order: from the store, or drawn and then in the store.
 
     Parameters
     ----------
@@ -232,6 +344,11 @@ def draw_requests(
     span : (int, int), optional
         How many went before, how many there are in all; by default 0 and the number of requests.
 
+    Yields
+    ------
+    Generation or Failure
+        A failure is what the model gave up; it is not stored. See `FailedDraws`.
+
     Raises
     ------
     BackendError
@@ -240,7 +357,7 @@ def draw_requests(
         If the store cannot be read or written.
     """
     keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
-    ready = store.get_generations(keys)
+    ready: dict[bytes, Generation | Failure] = {**store.get_generations(keys)}
     missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in ready}
     names = list(missing)
     before, total = span or (0, len(keys))
@@ -259,6 +376,8 @@ def draw_requests(
         while next_row < len(keys) and keys[next_row] in ready:
             yield ready[keys[next_row]]
             next_row += 1
+    if missing and isinstance(generator, Fallible):
+        ready |= {names[i]: failure for i, failure in generator.failures.items()}
     absent = sum(name not in ready for name in names)
     if absent:
         raise BackendError(

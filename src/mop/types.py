@@ -89,6 +89,8 @@ class ScoreRequest:
 
     prompt: Prompt
     response: str
+    name: str = field(default="", compare=False)
+    """What errors call it; no part of the question."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +125,8 @@ class GenerateRequest:
     branches: tuple[Branch, ...]
     seed: int
     """64-bit; token t of this request is a function of (seed, t) and the model alone."""
+    name: str = field(default="", compare=False)
+    """What errors call it; no part of the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,9 @@ class Decoding:
 
 
 FinishReason = Literal["stop", "length"]
+
+Outcome = Literal["stop", "length", "refused", "failed"]
+"""What became of a draw: a text that ended or was cut, or no text at all because the server refused or failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +194,7 @@ class Response:
     seed: int
     model: str
     prompt_version: int
-    finish_reason: FinishReason
+    finish_reason: Outcome
+    """With ``refused`` and ``failed`` the response is empty and has 0 tokens."""
     n_tokens: int
     method: str = "mop"

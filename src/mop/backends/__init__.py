@@ -32,7 +32,7 @@ def open_model(
         For a model on this machine; None lets `mop.backends.local` choose.
     tokenizer : str, optional
         For a server: whose tokenizer makes the ids that it is sent, as an embedded name,
-        ``hf:ORG/NAME`` or path.
+        ``hf:ORG/NAME``, path, or ``fake`` for the toy model of `mop.fake_server`.
     **options
         For a server: what `mop.backends.remote.open_remote` takes.
 
@@ -50,9 +50,7 @@ def open_model(
         from mop.backends.remote import open_remote
 
         if tokenizer is not None:
-            from mop.backends.local import open_tokens
-
-            options["encoder"] = open_tokens(tokenizer)
+            options["tokenizer"] = tokenizer
         return open_remote(name, **options)
     if tokenizer is not None or options:
         given = sorted([*options, *(["tokenizer"] if tokenizer is not None else [])])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mop.errors import BackendError, ScoringUnsupportedError
@@ -58,6 +59,25 @@ class LanguageModel(Scorer, Generator, Protocol):
     """Both halves; what a local model offers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that could not be had. Its draw is not repeated under another persona."""
+
+    code: str
+    """Short stable name for counts: ``content_filter``, ``http-400``, ``nulls``."""
+    message: str
+
+
+@runtime_checkable
+class Fallible(Protocol):
+    """A model that may give some items up, and says which."""
+
+    @property
+    def failures(self) -> Mapping[int, Failure]:
+        """Items of the latest call that could not be had, by index."""
+        ...
+
+
 def as_scorer(model: object) -> Scorer:
     """Return ``model`` if it can score.
 
@@ -68,10 +88,12 @@ def as_scorer(model: object) -> Scorer:
     """
     if isinstance(model, Scorer):
         return model
+    reason = getattr(model, "why_no_scores", "")
     raise ScoringUnsupportedError(
-        f"{getattr(model, 'name', model)} can write but not say how likely a given text is, which "
-        "fitting and scoring need; use a local model or a server that returns prompt "
-        "log-probabilities as lm, and this one to simulate with"
+        f"{getattr(model, 'name', model)} can write but not say how likely a given text is"
+        f"{f' ({reason})' if reason else ''}, which fitting and scoring need; name a second model "
+        'that can, as scorer (model.scorer = "smollm2-135m", or a server that returns prompt '
+        "log-probabilities), and this one writes only"
     )
 
 

@@ -6,65 +6,64 @@ There is no built-in price table, because it would be out of date.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from mop.backends.dialects import Meter
-from mop.errors import BackendError, ConfigError
+from mop.config import Ceilings
+from mop.errors import BackendError
 
 
 class CeilingError(BackendError):
     """The run stopped at ``max_cost`` or ``max_lm_tokens``; what is finished is kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
-    """The user's prices and limits.
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What calls have used; may be added and subtracted."""
 
-    Raises
-    ------
-    ConfigError
-        If a number is negative, or if a cost ceiling comes without prices.
-    """
+    calls: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    lost_tokens: int = 0
+    """Upper bound of the tokens of calls whose answer was lost."""
+    cost: float = 0.0
+    """Money at the prices of the time, lost answers at their upper bound."""
 
-    price_in: float | None = None
-    """Money per million prompt tokens, in whatever currency the user thinks in."""
-    price_out: float | None = None
-    """Money per million generated tokens."""
-    max_cost: float | None = None
-    """Money that all calls together may cost; None for no limit."""
-    max_lm_tokens: int | None = None
-    """Tokens, prompt and generated together, that all calls may use; None for no limit."""
+    @property
+    def tokens(self) -> int:
+        """All tokens, those of lost answers at their upper bound."""
+        return self.prompt_tokens + self.completion_tokens + self.lost_tokens
 
-    def __post_init__(self) -> None:
-        """Reject what could not be held to."""
-        for name in ("price_in", "price_out", "max_cost", "max_lm_tokens"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(
-                    f"{name} must be a finite number from 0 on, got {value}; leave it out for none"
-                )
-        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
-            raise ConfigError(
-                f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
-                "price_out = "
-                f"{self.price_out}; give both, in money per million tokens, from your provider's "
-                "price list"
-            )
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    def cost(self, tokens_in: float, tokens_out: float) -> float:
-        """Return the money for so many tokens; 0 without prices."""
-        return (tokens_in * (self.price_in or 0.0) + tokens_out * (self.price_out or 0.0)) / 1e6
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a whole run will take, judged by the items finished so far."""
+    """What some items will take, judged by those finished so far."""
 
+    calls: float
     tokens: float
     cost: float
     cost_low: float
     """Mean less two standard errors."""
     cost_high: float
+
+
+@dataclass(slots=True)
+class _Pilot:
+    """Sums over the items finished since `Ledger.begin`, and over the calls made for them; no probes."""
+
+    items: int = 0
+    tokens: float = 0.0
+    cost: float = 0.0
+    cost_squares: float = 0.0
+    calls: int = 0
+    all_tokens: int = 0
 
 
 class Ledger:
@@ -78,6 +77,11 @@ class Ledger:
     ceilings : Ceilings
         Prices and limits.
 
+    Attributes
+    ----------
+    earlier : Spent
+        What earlier sessions of the same run have used; counts towards the ceilings.
+
     Examples
     --------
     >>> ledger = Ledger(Ceilings(max_lm_tokens=100))
@@ -90,9 +94,9 @@ class Ledger:
 
     def __init__(self, ceilings: Ceilings) -> None:
         self.ceilings = ceilings
+        self.earlier = Spent()
         self.calls = 0
         self.retries = 0
-        self.items = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.lost_tokens = 0
@@ -102,7 +106,24 @@ class Ledger:
         """Control strings in data that were made harmless for a chat endpoint."""
         self._reserved_tokens = 0
         self._reserved_cost = 0.0
-        self._item_sums = (0.0, 0.0, 0.0)  # tokens, cost, cost squared
+        self._pilot = _Pilot()
+
+    @property
+    def spent(self) -> Spent:
+        """What this session has used so far, probes and repeated calls included."""
+        return Spent(
+            self.calls,
+            self.retries,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.lost_tokens,
+            self.cost,
+        )
+
+    @property
+    def items(self) -> int:
+        """Items finished since `begin`."""
+        return self._pilot.items
 
     @property
     def tokens(self) -> int:
@@ -126,10 +147,14 @@ class Ledger:
         limits = self.ceilings
         if (
             limits.max_lm_tokens is not None
-            and self.tokens + self._reserved_tokens + tokens > limits.max_lm_tokens
+            and self.earlier.tokens + self.tokens + self._reserved_tokens + tokens
+            > limits.max_lm_tokens
         ):
             return False
-        if limits.max_cost is not None and self.cost + self._reserved_cost + cost > limits.max_cost:
+        if (
+            limits.max_cost is not None
+            and self.earlier.cost + self.cost + self._reserved_cost + cost > limits.max_cost
+        ):
             return False
         self._reserved_tokens += tokens
         self._reserved_cost += cost
@@ -144,7 +169,13 @@ class Ledger:
         self._reserved_cost = 0.0 if self._reserved_tokens == 0 else self._reserved_cost - cost
 
     def settle(
-        self, tokens_in: int, tokens_out: int, used: Meter | None, *, lost: bool = False
+        self,
+        tokens_in: int,
+        tokens_out: int,
+        used: Meter | None,
+        *,
+        lost: bool = False,
+        is_probe: bool = False,
     ) -> None:
         """Replace a reservation by what the call used.
 
@@ -156,7 +187,10 @@ class Ledger:
             The server's count; None if there is none.
         lost : bool
             With ``used=None``: the call may have been worked on, so the reservation becomes cost.
+        is_probe : bool
+            The call belongs to no item: it counts, but no forecast is made from it.
         """
+        before = self.tokens
         self.release(tokens_in, tokens_out)
         self.calls += 1
         if used is not None:
@@ -165,25 +199,30 @@ class Ledger:
         elif lost:
             self.lost_tokens += tokens_in + tokens_out
             self.lost_cost += self.ceilings.cost(tokens_in, tokens_out)
+        if not is_probe:
+            self._pilot.calls += 1
+            self._pilot.all_tokens += self.tokens - before
+
+    def begin(self) -> None:
+        """Forget the items finished so far: others begin, and a forecast is judged by these alone."""
+        self._pilot = _Pilot()
 
     def finish_item(self, used: Meter) -> None:
         """Count a finished item, for the forecast."""
         cost = self.ceilings.cost(used.prompt_tokens, used.completion_tokens)
-        tokens, total, squares = self._item_sums
-        self._item_sums = (
-            tokens + used.prompt_tokens + used.completion_tokens,
-            total + cost,
-            squares + cost * cost,
-        )
-        self.items += 1
+        pilot = self._pilot
+        pilot.items += 1
+        pilot.tokens += used.prompt_tokens + used.completion_tokens
+        pilot.cost += cost
+        pilot.cost_squares += cost * cost
 
     def forecast(self, n_items: int) -> Forecast:
-        """Project tokens and money for ``n_items`` from the items finished so far (a pilot).
+        """Project calls, tokens and money for ``n_items`` from those finished since `begin` (a pilot).
 
         Parameters
         ----------
         n_items : int
-            Items of the whole run.
+            Items in all, those of the pilot included.
 
         Raises
         ------
@@ -193,17 +232,20 @@ class Ledger:
         Notes
         -----
         Repeated and lost calls are charged at their share so far. The interval is that of the mean,
-        two standard errors either way; it is right only if the pilot is a random part of the run.
+        two standard errors either way; it is right only if the pilot is a random part of the items.
         """
         if self.items < 2:
             raise BackendError(
                 f"a forecast needs at least 2 finished items, got {self.items}; let the pilot "
                 "run further"
             )
-        tokens, cost, squares = (value / self.items for value in self._item_sums)
-        waste = self.tokens / max(self._item_sums[0], 1.0)
-        error = 2.0 * math.sqrt(max(squares - cost * cost, 0.0) / (self.items - 1))
+        pilot = self._pilot
+        tokens, cost = pilot.tokens / pilot.items, pilot.cost / pilot.items
+        squares = pilot.cost_squares / pilot.items
+        waste = max(pilot.all_tokens / max(pilot.tokens, 1.0), 1.0)
+        error = 2.0 * math.sqrt(max(squares - cost * cost, 0.0) / (pilot.items - 1))
         return Forecast(
+            max(pilot.calls / pilot.items, 1.0) * n_items,
             tokens * waste * n_items,
             cost * waste * n_items,
             max(cost - error, 0.0) * waste * n_items,
@@ -211,18 +253,19 @@ class Ledger:
         )
 
     def line(self) -> str:
-        """Return the state in one line, for a progress bar.
+        """Return the state of the whole run in one line, for a progress bar.
 
         Examples
         --------
         >>> Ledger(Ceilings(price_in=1.0, price_out=2.0, max_cost=5.0)).line()
         '0 calls, 0 retries, 0 tokens, cost 0.0000 of 5'
         """
-        parts = [f"{self.calls:,} calls", f"{self.retries:,} retries", f"{self.tokens:,} tokens"]
+        whole = self.earlier + self.spent
+        parts = [f"{whole.calls:,} calls", f"{whole.retries:,} retries", f"{whole.tokens:,} tokens"]
         if self.ceilings.max_lm_tokens is not None:
             parts[-1] += f" of {self.ceilings.max_lm_tokens:,}"
         if self.ceilings.price_in is not None or self.ceilings.price_out is not None:
-            parts.append(f"cost {self.cost:.4f}")
+            parts.append(f"cost {whole.cost:.4f}")
             if self.ceilings.max_cost is not None:
                 parts[-1] += f" of {self.ceilings.max_cost:g}"
         return ", ".join(parts)
@@ -230,10 +273,9 @@ class Ledger:
     def ceiling_error(self) -> CeilingError:
         """Return the error to raise when nothing more can be afforded."""
         limits = self.ceilings
+        names = [n for n in ("max_cost", "max_lm_tokens") if getattr(limits, n) is not None]
         return CeilingError(
             f"stopped at the ceiling: {self.line()}, and the next call could pass it; what is "
-            "finished is kept; "
-            f"raise {'max_cost' if limits.max_cost is not None else 'max_lm_tokens'} and run the "
-            "same command "
-            "again to go on from here"
+            f"finished is kept; raise {' or '.join(names)} and run the same command again to go on "
+            "from here"
         )

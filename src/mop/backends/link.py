@@ -13,19 +13,19 @@ import contextlib
 import ipaddress
 import json
 import logging
-import math
 import queue
 import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from mop.backends import dialects
+from mop.backends.base import Failure
 from mop.backends.dialects import Json, Meter, ServerKind
-from mop.backends.ledger import CeilingError, Ceilings, Ledger
+from mop.backends.ledger import CeilingError, Ledger
 from mop.backends.probe import Conformance
 from mop.backends.retry import (
     CallError,
@@ -37,7 +37,8 @@ from mop.backends.retry import (
     parse_retry_after,
     wait_before_retry,
 )
-from mop.errors import BackendError, ConfigError, MopError
+from mop.config import RemoteSettings
+from mop.errors import BackendError, MopError
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes
 
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Dialect = Literal["auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo"]
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 2**20
@@ -65,65 +65,6 @@ class Clock:
     def utc(self) -> float:
         """Return the time of day, seconds since 1970, for ``Retry-After`` dates."""
         return time.time()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSettings:
-    """How to use a server."""
-
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the key; none for a server without keys."""
-    allow_remote_data: bool = False
-    """Whether records may be sent to an address that is not this machine's own."""
-    dialect: Dialect = "auto"
-    """What the server speaks; auto asks it."""
-    tokenizer: str | None = None
-    """Folder or Hugging Face name of the model's own tokenizer; needed to score and to send ids."""
-    revision: str = ""
-    """Which weights are served, in your words; part of the identity of every stored score and draw."""
-    max_concurrency: int = 64
-    """Calls in flight per address at the most; the backend finds a good number below it."""
-    deadline_s: float = 120.0
-    """Time for one call, from connecting to the last byte."""
-    max_failed_share: float = 0.0
-    """Share of the draws that may fail for good (refused, filtered) without stopping the run."""
-    price_in: float | None = None
-    """Money per million prompt tokens."""
-    price_out: float | None = None
-    """Money per million generated tokens."""
-    max_cost: float | None = None
-    """Stop, keeping what is done, before more than this is spent."""
-    max_lm_tokens: int | None = None
-    """Stop, keeping what is done, before more tokens than this are used."""
-
-    def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        known = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo")
-        if self.dialect not in known:
-            raise ConfigError(
-                f"dialect must be one of {', '.join(known)}, got {self.dialect!r}; try 'auto'"
-            )
-        if not 1 <= self.max_concurrency <= 4096:
-            raise ConfigError(
-                f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64"
-            )
-        if not 0 < self.deadline_s < math.inf:
-            raise ConfigError(
-                f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120"
-            )
-        if not 0 <= self.max_failed_share <= 1:
-            raise ConfigError(
-                f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An item that could not be had. Its draw is not repeated under another persona."""
-
-    code: str
-    """Short stable name for counts: ``content_filter``, ``http-400``, ``nulls``."""
-    message: str
 
 
 @dataclass(slots=True)
@@ -207,14 +148,7 @@ class Link:
         self.model = model
         self.settings = settings
         self.policy = policy
-        self.ledger = Ledger(
-            Ceilings(
-                price_in=settings.price_in,
-                price_out=settings.price_out,
-                max_cost=settings.max_cost,
-                max_lm_tokens=settings.max_lm_tokens,
-            )
-        )
+        self.ledger = Ledger(settings)
         self.findings = Findings()
         self.failures: dict[int, Failure] = {}
         self.endpoints = [
@@ -403,7 +337,9 @@ class Link:
             finally:
                 tries.spent_s += loop.time() - sent
                 self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
-                self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost)
+                self.ledger.settle(
+                    job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted
+                )
                 self._finished.set()
             wait = wait_before_retry(failure, tries, self.policy, seed=job.seed)
             if wait is None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mop.backends.decode import Draft, write
 from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix
-from mop.backends.tokens import PromptEncoder
+from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE, token_curve
 from mop.errors import BackendError, ConfigError, PromptTooLongError, require
@@ -188,7 +188,9 @@ class LocalModel:
         drafts = [self._draft(index, request) for index, request in enumerate(requests)]
         for draft in drafts:
             longest = max(len(prompt) for prompt in draft.prompts)
-            self._check_length(draft.index, longest, decoding.max_tokens)
+            self._check_length(
+                requests[draft.index].name or f"request {draft.index}", longest, decoding.max_tokens
+            )
         if not drafts:
             return
         drafts.sort(key=lambda draft: draft.prompts)  # neighbours share beginnings
@@ -230,10 +232,10 @@ class LocalModel:
             self._memory_gib = free_bytes(self._device) / 3 / 2**30
         return self._memory_gib * 2**30
 
-    def _check_length(self, index: int, prompt: int, response: int) -> None:
+    def _check_length(self, name: str, prompt: int, response: int) -> None:
         if prompt + response > self._window:
             raise PromptTooLongError(
-                f"request {index} has {prompt} prompt tokens and up to {response} response tokens, "
+                f"{name} has {prompt} prompt tokens and up to {response} response tokens, "
                 f"together {prompt + response}; {self._name} takes {self._window}; use fewer or "
                 "shorter exemplars, or a shorter response"
             )
@@ -241,18 +243,19 @@ class LocalModel:
     def _item(self, index: int, request: ScoreRequest) -> _Item:
         prompt = self._encoder.prompt_ids(request.prompt)
         response = self._encoder.response_ids(request.response)
-        self._check_length(index, len(prompt), len(response))
-        return _Item(index, prompt + response, len(prompt) - 1)
+        name = request.name or f"request {index}"
+        self._check_length(name, len(prompt), len(response))
+        return _Item(index, prompt + response, len(prompt) - 1, name)
 
     def _draft(self, index: int, request: GenerateRequest) -> Draft:
         if not request.branches:
             raise ConfigError(
-                f"request {index} has no branch; a response is drawn from at least one prompt"
+                f"{request.name or f'request {index}'} has no branch; a response is drawn from at least one prompt"
             )
         for branch in request.branches:
             if not 0 < branch.temperature < float("inf"):
                 raise ConfigError(
-                    f"request {index} has temperature {branch.temperature}; a temperature is a "
+                    f"{request.name or f'request {index}'} has temperature {branch.temperature}; a temperature is a "
                     "finite number above 0, so choose one such as 1.0"
                 )
         log_weights = np.array([branch.log_weight for branch in request.branches])
@@ -342,7 +345,7 @@ class LocalModel:
     def _checked(self, item: _Item, curve: Any) -> tuple[int, Score]:
         if not np.isfinite(curve).all() or (curve > 1e-3).any():
             raise BackendError(
-                f"request {item.index} got the log-likelihood {curve.tolist()[0]} at one "
+                f"{item.name} got the log-likelihood {curve.tolist()[0]} at one "
                 "temperature; it must be finite and at most 0, so choose dtype='float32', or check "
                 "the model's weights"
             )
@@ -406,13 +409,14 @@ class LocalModel:
 class _Item:
     """A request as token ids."""
 
-    __slots__ = ("ids", "index", "start")
+    __slots__ = ("ids", "index", "name", "start")
 
-    def __init__(self, index: int, ids: list[int], start: int) -> None:
+    def __init__(self, index: int, ids: list[int], start: int, name: str = "") -> None:
         self.index = index
         self.ids = ids
         self.start = start
         """The first token whose prediction is wanted; none before it is."""
+        self.name = name
 
 
 def open_local(
@@ -450,7 +454,7 @@ def open_local(
         transformers = require("transformers", extra="local")
         transformers.utils.logging.disable_progress_bar()  # loading takes a second; progress is shown by mop
         return transformers.AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, model._dtype), **_offline(place)
+            place, dtype=getattr(torch, model._dtype), local_files_only=isinstance(place, Path)
         )
 
     model = LocalModel(
@@ -464,38 +468,6 @@ def open_local(
         betas=betas,
     )
     return model
-
-
-def open_tokens(name: str) -> PromptEncoder:
-    """Return how a model turns prompts into ids, without the model.
-
-    Parameters and errors are those of `open_local`.
-    """
-    from mop import pull
-
-    return PromptEncoder(load_tokenizer(pull.resolve(name, kind="lm")))
-
-
-def load_tokenizer(place: Path | str) -> Any:
-    """Return the transformers tokenizer in a folder or of a Hugging Face model.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
-    transformers = require("transformers", extra="local")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(place, **_offline(place))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the tokenizer of {str(place)!r} cannot be loaded ({error}); a model needs its "
-            "tokenizer files beside it, so check the name or folder"
-        ) from error
-
-
-def _offline(place: Path | str) -> dict[str, bool]:
-    return {"local_files_only": True} if isinstance(place, Path) else {}
 
 
 def default_device() -> str:

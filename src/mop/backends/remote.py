@@ -12,18 +12,20 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from mop.backends import dialects
-from mop.backends.base import Scorer
+from mop.backends.base import Failure, Scorer
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.ledger import Ledger
-from mop.backends.link import Clock, Failure, Findings, Job, Link, RemoteSettings, is_loopback
+from mop.backends.link import Clock, Findings, Job, Link, is_loopback
 from mop.backends.probe import probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
+from mop.backends.tokens import open_tokens
+from mop.config import RemoteSettings
 from mop.errors import (
     BackendError,
     ConfigError,
@@ -31,6 +33,7 @@ from mop.errors import (
     ScoringUnsupportedError,
     require,
 )
+from mop.fake_server import ToyEncoder
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes
@@ -81,6 +84,11 @@ class Encoder(Protocol):
         """Ids of a response, end-of-turn included."""
         ...
 
+    @property
+    def control_strings(self) -> tuple[str, ...]:
+        """Texts of the control tokens, which data must not spell where it is sent as text."""
+        ...
+
     def text(self, ids: Sequence[int]) -> str:
         """Text of drawn ids."""
         ...
@@ -112,8 +120,8 @@ def open_remote(
     encoder : Encoder, optional
         Instead of the one made from ``settings.tokenizer``.
     control : iterable of str
-        Control strings of the model, with ``encoder``; replaced in data that goes to a chat
-        endpoint.
+        Further control strings of the model, beside those of the encoder; replaced in data that
+        goes to a chat endpoint.
     policy : RetryPolicy, optional
         How patient to be.
     clock : Clock, optional
@@ -159,7 +167,9 @@ def open_remote(
                 f"a key would travel unencrypted to {url}; use https, or leave api_key_env out"
             )
     if encoder is None and settings.tokenizer is not None:
-        encoder, control = load_encoder(settings.tokenizer)
+        encoder = load_encoder(settings.tokenizer)
+    if encoder is not None:
+        control = (*control, *encoder.control_strings)
     link = Link(
         name=name,
         model=model,
@@ -183,7 +193,7 @@ def open_remote(
         )
     if dialect == "openai-completions":
         return RemoteGenerator(link, encoder, control)
-    return RemoteModel(link, encoder, control, dialect)
+    return RemoteModel(link, encoder, control, cast(ScoreDialect, dialect))
 
 
 def require_scorer(model: object) -> Scorer:
@@ -309,33 +319,23 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def load_encoder(tokenizer: str) -> tuple[Encoder, tuple[str, ...]]:
-    """Load a model's own tokenizer; return it as an `Encoder` with the model's control strings.
+def load_encoder(tokenizer: str) -> Encoder:
+    """Load a model's own tokenizer.
 
     Parameters
     ----------
     tokenizer : str
-        Folder or Hugging Face name.
+        An embedded name, ``hf:ORG/NAME``, a folder, or ``fake`` for the toy model of
+        `mop.fake_server`.
 
     Raises
     ------
     ConfigError
         If there is no such tokenizer.
     """
-    transformers = require("transformers", extra="local")
-    from mop.backends.tokens import PromptEncoder
-
-    try:
-        loaded = transformers.AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no tokenizer could be loaded from {tokenizer!r} ({type(error).__name__}); give the "
-            "folder or "
-            "Hugging Face name of the model that the server runs"
-        ) from error
-    return PromptEncoder(loaded), tuple(
-        str(token) for token in loaded.added_tokens_decoder.values()
-    )
+    if tokenizer == "fake":
+        return ToyEncoder()
+    return open_tokens(tokenizer)
 
 
 class RemoteGenerator:
@@ -518,6 +518,8 @@ class RemoteGenerator:
             ), drawn.meter
 
         private = _data_texts(branch.prompt)
+        if encoder is not None:
+            private += (str(body["prompt"]),)  # ids can be turned back into text
         seed = derive_seed(request.seed, "retry")
         return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0)
 
@@ -635,7 +637,7 @@ class RemoteModel(RemoteGenerator):
         def jobs() -> Iterator[Job[Score]]:
             for i in order:
                 ids, start = encoded[i]
-                private = (*_data_texts(requests[i].prompt), requests[i].response)
+                private = (*_data_texts(requests[i].prompt), requests[i].response, str(ids))
                 yield self._score_job(i, ids, start, private, _as_score)
 
         yield from self._link.stream(jobs, prepare, self._probe_again)

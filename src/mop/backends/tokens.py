@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mop.errors import BackendError, ConfigError, DataError, require
@@ -146,6 +147,12 @@ class PromptEncoder:
                 "needed, so drop such records"
             )
         return [*self._encode_data(self._lead + body), self.end_id]
+
+    @property
+    def control_strings(self) -> tuple[str, ...]:
+        """Texts of the control tokens, sorted: what data must not spell where it is sent as text."""
+        texts = self._tokenizer.convert_ids_to_tokens(sorted(self.control_ids))
+        return tuple(sorted({str(text) for text in texts}))
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of drawn ids; those from the first end id on are left out.
@@ -283,6 +290,44 @@ class PromptEncoder:
         return ends[0], self.control_ids | {
             token for token, text in enumerate(texts) if PLAIN_END in text
         }
+
+
+def open_tokens(name: str) -> PromptEncoder:
+    """Return how a model turns prompts into ids, without the model.
+
+    Parameters
+    ----------
+    name : str
+        An embedded name, ``hf:ORG/NAME`` or the path of a folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or its tokenizer cannot be used.
+    """
+    from mop import pull
+
+    return PromptEncoder(load_tokenizer(pull.resolve(name, kind="lm")))
+
+
+def load_tokenizer(place: Path | str) -> Any:
+    """Return the transformers tokenizer in a folder or of a Hugging Face model.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    transformers = require("transformers", extra="local")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            place, local_files_only=isinstance(place, Path)
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the tokenizer of {str(place)!r} cannot be loaded ({error}); a model needs its "
+            "tokenizer files beside it, so check the name or folder"
+        ) from error
 
 
 def _control_ids(tokenizer: Any, state: dict[str, Any]) -> frozenset[int]:

@@ -23,7 +23,7 @@ from mop.prompts import (
 )
 from mop.randomness import derive_seed
 from mop.randomness import generator as rng_of
-from mop.simulate import draw_requests
+from mop.simulate import FailedDraws, draw_requests
 from mop.store import Store
 from mop.types import Branch, Decoding, GenerateRequest, Progress, Prompt, Record, Response
 
@@ -54,6 +54,7 @@ def attrprompt(
     attributes: Attributes | None = None,
     temperature: float = 1.0,
     max_tries: int = MAX_TRIES,
+    max_failed_share: float = 0.0,
     method: str = "attrprompt",
     progress: Progress | None = None,
 ) -> list[Response]:
@@ -75,7 +76,7 @@ def attrprompt(
     attributes : Attributes, optional
         Yours instead.
     temperature : float
-    max_tries, method
+    max_tries, max_failed_share, method
         As for `mop.baselines.redraw.write_texts`.
 
     Returns
@@ -89,13 +90,14 @@ def attrprompt(
     DataError
         If a label has no values, or a context no label where the domain needs one.
     BackendError
-        If the model proposes nothing.
+        If the model proposes nothing, or more draws failed than allowed.
     """
     of = find_domain(domain, contexts, "chat")
     if attributes is None:
         attributes = ATTRIBUTES[domain] if of is not None else propose_attributes(
             task, generator=generator, store=store, decoding=decoding, seed=seed,
-            temperature=temperature, method=method, progress=progress,
+            temperature=temperature, max_failed_share=max_failed_share, method=method,
+            progress=progress,
         )  # fmt: skip
     _check_labels(attributes, contexts)
     chosen = attributes
@@ -121,6 +123,7 @@ def attrprompt(
         method=method,
         temperature=temperature,
         max_tries=max_tries,
+        max_failed_share=max_failed_share,
         progress=progress,
     )
 
@@ -168,6 +171,7 @@ def propose_attributes(
     decoding: Decoding,
     seed: int,
     temperature: float = 1.0,
+    max_failed_share: float = 0.0,
     n_dimensions: int = N_DIMENSIONS,
     n_values: int = N_VALUES,
     method: str = "attrprompt",
@@ -175,25 +179,37 @@ def propose_attributes(
 ) -> Attributes:
     """Let the model name dimensions and values of each, from the task alone; no real text is shown.
 
-    Each list is drawn until it has a line, `PROPOSAL_TRIES` times at most.
+    Each list is drawn until it has a line, `PROPOSAL_TRIES` times at most, of which
+    ``max_failed_share`` may fail.
 
     Raises
     ------
     BackendError
-        If a list stays empty.
+        If a list stays empty, or more draws failed than allowed.
     """
     short = Decoding(max_tokens=PROPOSAL_TOKENS, top_p=decoding.top_p, top_k=decoding.top_k)
 
     def ask(prompt: Prompt, what: str) -> list[str]:
+        failed = FailedDraws(
+            PROPOSAL_TRIES,
+            max_failed_share,
+            method=method,
+            model=generator.name,
+            what=f"proposals of {what}",
+        )
         for attempt in range(PROPOSAL_TRIES):
             request = GenerateRequest(
-                (Branch(prompt, temperature),), derive_seed(seed, method, "propose", what, attempt)
+                (Branch(prompt, temperature),),
+                derive_seed(seed, method, "propose", what, attempt),
+                f"proposal of {what}",
             )
             (drawn,) = draw_requests(
                 [request], generator, store, short, stage=f"simulate/{method}", progress=progress
             )
-            lines = listed(drawn.text)
+            lines = listed(failed.settle(drawn)[0].text)
+            failed.check()
             if lines:
+                failed.tell("others were drawn")
                 return lines
         raise BackendError(
             f"{generator.name} proposed no {what} in {PROPOSAL_TRIES} draws; at least one line is "

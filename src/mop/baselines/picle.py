@@ -138,7 +138,7 @@ def prompted_ratio(
             record = exemplars[j]
             for examples in ([exemplars[i] for i in shown], []):
                 prompt = simulation_prompt(record.context, exemplars=examples, task=task)
-                requests.append(ScoreRequest(prompt, record.response))
+                requests.append(ScoreRequest(prompt, record.response, f"exemplar {record.key!r}"))
             rows.append(j)
     scores = score_requests(requests, scorer, store, stage=f"prepare/{method}", progress=progress)
     at_one = weights(1.0, scorer.betas)

@@ -78,7 +78,8 @@ def lora_ratio(
             "accepted are embedded names, hf:ORG/NAME and folders; use picle-prompted instead"
         )
     from mop import pull
-    from mop.backends.local import default_device, open_tokens
+    from mop.backends.local import default_device
+    from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
     where = device or default_device()

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.base import Generator
-from mop.baselines.redraw import MAX_TRIES, write_texts
+from mop.baselines.redraw import MAX_TRIES, SAID, write_texts
 from mop.baselines.zerogen import MIN_WORDS, N_NAMES, cut, draw_names, find_domain, pick_name
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError, DataError
 from mop.prompts import Domain, context_prompt, label_prompt
 from mop.randomness import generator as rng_of
+from mop.simulate import FailedDraws
 from mop.store import Store
 from mop.types import Decoding, FloatArray, Progress, Prompt, Record, Response
 
@@ -62,6 +63,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     min_words: int = MIN_WORDS,
     n_rounds: int = N_ROUNDS,
     max_tries: int = MAX_TRIES,
+    max_failed_share: float = 0.0,
     method: str = "progen",
     progress: Progress | None = None,
 ) -> list[Response]:
@@ -71,7 +73,8 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     ----------
     contexts : sequence of Record, length n
         As for `mop.baselines.zerogen.zerogen`; each needs a label.
-    generator, store, decoding, seed, domain, task, form, temperature, n_names, min_words, max_tries
+    generator, store, decoding, seed, domain, task, form, temperature, n_names, min_words, max_tries,
+    max_failed_share
         As there.
     encoder : Encoder
         Whose vectors the classifier is trained on.
@@ -92,6 +95,8 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
         For an unknown domain or form, or if ``n_rounds`` is below 1.
     DataError
         If a context has no label.
+    BackendError
+        If the model gives no name at all, or more draws failed than allowed.
     """
     if n_rounds < 1:
         raise ConfigError(f"n_rounds must be at least 1, got {n_rounds}; leave it at {N_ROUNDS}")
@@ -107,17 +112,19 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     if of is not None and of.about:
         names = draw_names(
             of, n_names, generator=generator, store=store, decoding=decoding, seed=seed,
-            temperature=temperature, method=method, progress=progress,
+            temperature=temperature, max_failed_share=max_failed_share, method=method,
+            progress=progress,
         )  # fmt: skip
     labels = [str(record.label) for record in contexts]
     state = _State(contexts, of, names, task, form, min_words, seed, method)
     valid: set[int] = set()
+    failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
     for number, rows in enumerate(deal_rounds(labels, n_rounds)):
         state.begin(rows, number)
         written = write_texts(
             [contexts[i] for i in rows], state.ask, state.accept, generator=generator, store=store,
             decoding=decoding, seed=seed, method=method, temperature=temperature,
-            max_tries=max_tries, progress=progress,
+            max_tries=max_tries, failed=failed, progress=progress,
         )  # fmt: skip
         state.found |= dict(zip(rows, written, strict=True))
         texts = [i for i in sorted(state.found) if state.found[i].response]
@@ -128,6 +135,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
                 [state.found[i].response for i in texts], encoder, store=store, progress=progress
             )
             state.pool = choose_pool(texts, vectors, labels, valid)
+    failed.tell(SAID)
     return [state.found[i] for i in range(len(contexts))]
 
 

@@ -13,13 +13,14 @@ from mop.backends.base import Generator
 from mop.errors import ConfigError, DataError
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
-from mop.simulate import draw_requests
+from mop.simulate import FailedDraws, draw_requests
 from mop.store import Store
 from mop.types import (
     Branch,
     Decoding,
     GenerateRequest,
     Generation,
+    Outcome,
     Progress,
     Prompt,
     Record,
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 8
 """Draws for one text before it is left empty. Ours: the papers draw on until enough are there."""
+
+SAID = "their rows say so, and nothing is drawn instead"
+"""What follows from failed draws of a rival."""
 
 Ask = Callable[[int, int], Prompt]
 """(row of the context, attempt) to the request."""
@@ -49,6 +53,8 @@ def write_texts(
     method: str,
     temperature: float,
     max_tries: int = MAX_TRIES,
+    max_failed_share: float = 0.0,
+    failed: FailedDraws | None = None,
     progress: Progress | None = None,
 ) -> list[Response]:
     """Draw one accepted text for each context.
@@ -70,6 +76,10 @@ def write_texts(
     max_tries : int
         Draws for one text at the most. A text that is rejected each time is left empty and counts
         as an empty response in the evaluation.
+    max_failed_share : float
+        As for `mop.simulate.simulate`. A text whose draw failed is not drawn again.
+    failed : FailedDraws, optional
+        For a method that writes in several calls: counts over all of them, and the caller tells.
     progress : callable, optional
 
     Returns
@@ -83,6 +93,8 @@ def write_texts(
         If ``max_tries`` is below 1.
     DataError
         If a key occurs twice.
+    BackendError
+        If more draws failed than allowed, after everything else is stored.
     """
     if max_tries < 1:
         raise ConfigError(f"max_tries must be at least 1, got {max_tries}; leave it at {MAX_TRIES}")
@@ -91,12 +103,17 @@ def write_texts(
             f"{len(contexts)} contexts have {len({r.key for r in contexts})} different keys; keys "
             "must differ, because seeds are made from them; number the keys"
         )
+    lost = failed or FailedDraws(
+        len(contexts), max_failed_share, method=method, model=generator.name
+    )
     found: dict[int, Response] = {}
     pending = list(range(len(contexts)))
     for attempt in range(max_tries):
         seeds = [derive_seed(seed, "simulate", method, contexts[i].key, attempt) for i in pending]
         requests = [
-            GenerateRequest((Branch(ask(i, attempt), temperature),), row_seed)
+            GenerateRequest(
+                (Branch(ask(i, attempt), temperature),), row_seed, f"context {contexts[i].key!r}"
+            )
             for i, row_seed in zip(pending, seeds, strict=True)
         ]
         done = len(contexts) - len(pending)
@@ -110,13 +127,16 @@ def write_texts(
             span=(done, len(contexts)),
         )
         rejected = []
-        for i, row_seed, generation in zip(pending, seeds, drawn, strict=True):
-            text = accept(i, attempt, generation.text)
+        for i, row_seed, result in zip(pending, seeds, drawn, strict=True):
+            generation, outcome = lost.settle(result)
+            text = accept(i, attempt, generation.text) if isinstance(result, Generation) else ""
             if text is None:
                 rejected.append(i)
             found[i] = _row(
-                contexts[i], generation, text or "", row_seed, temperature, generator.name, method
-            )
+                contexts[i], text or "", generation, outcome,
+                seed=row_seed, temperature=temperature, model=generator.name, method=method,
+            )  # fmt: skip
+        lost.check()
         pending = rejected
         if not pending:
             break
@@ -125,13 +145,17 @@ def write_texts(
             "%s: %d of %d texts were rejected %d times and are left empty",
             method, len(pending), len(contexts), max_tries,
         )  # fmt: skip
+    if failed is None:
+        lost.tell(SAID)
     return [found[i] for i in range(len(contexts))]
 
 
 def _row(
     record: Record,
-    generation: Generation,
     text: str,
+    generation: Generation,
+    outcome: Outcome,
+    *,
     seed: int,
     temperature: float,
     model: str,
@@ -150,7 +174,7 @@ def _row(
         seed=seed,
         model=model,
         prompt_version=PROMPT_VERSION,
-        finish_reason=generation.finish_reason,
+        finish_reason=outcome,
         n_tokens=generation.n_tokens,
         method=method,
     )

@@ -15,7 +15,7 @@ from mop.errors import BackendError, ConfigError, DataError
 from mop.prompts import DOMAINS, Domain, context_prompt, label_prompt, name_prompt
 from mop.randomness import derive_seed
 from mop.randomness import generator as rng_of
-from mop.simulate import draw_requests
+from mop.simulate import FailedDraws, draw_requests
 from mop.store import Store
 from mop.types import (
     Branch,
@@ -54,6 +54,7 @@ def zerogen(
     n_names: int = N_NAMES,
     min_words: int = MIN_WORDS,
     max_tries: int = MAX_TRIES,
+    max_failed_share: float = 0.0,
     method: str = "zerogen",
     progress: Progress | None = None,
 ) -> list[Response]:
@@ -79,7 +80,11 @@ def zerogen(
         Names drawn for domains that name something; repeated ones are dropped.
     min_words : int
         A shorter text is drawn again.
-    max_tries, method
+    max_tries
+        As for `mop.baselines.redraw.write_texts`.
+    max_failed_share
+        As for `mop.simulate.simulate`; of the texts and of the names, each by itself.
+    method : str
         As for `mop.baselines.redraw.write_texts`.
 
     Returns
@@ -93,14 +98,15 @@ def zerogen(
     DataError
         If a context has no label and the domain needs one.
     BackendError
-        If the model gives no name at all.
+        If the model gives no name at all, or more draws failed than allowed.
     """
     of = find_domain(domain, contexts, form)
     names: list[str] = []
     if of is not None and of.about:
         names = draw_names(
             of, n_names, generator=generator, store=store, decoding=decoding, seed=seed,
-            temperature=temperature, method=method, progress=progress,
+            temperature=temperature, max_failed_share=max_failed_share, method=method,
+            progress=progress,
         )  # fmt: skip
 
     def ask(i: int, attempt: int) -> Prompt:
@@ -121,6 +127,7 @@ def zerogen(
         method=method,
         temperature=temperature,
         max_tries=max_tries,
+        max_failed_share=max_failed_share,
         progress=progress,
     )
 
@@ -162,26 +169,39 @@ def draw_names(
     decoding: Decoding,
     seed: int,
     temperature: float = 1.0,
+    max_failed_share: float = 0.0,
     method: str = "zerogen",
     progress: Progress | None = None,
 ) -> list[str]:
     """Let the model name films (or restaurants); return the different names, in order of the draws.
 
+    A name that could not be had is left out; ``max_failed_share`` of the draws may fail.
+
     Raises
     ------
     BackendError
-        If no draw holds a name.
+        If no draw holds a name, or more failed than allowed.
     """
     prompt = name_prompt(domain)
     requests = [
-        GenerateRequest((Branch(prompt, temperature),), derive_seed(seed, "names", method, i))
+        GenerateRequest(
+            (Branch(prompt, temperature),),
+            derive_seed(seed, "names", method, i),
+            f"name {i + 1} of a {domain.about}",
+        )
         for i in range(n_names)
     ]
     short = Decoding(max_tokens=NAME_TOKENS, top_p=decoding.top_p, top_k=decoding.top_k)
     drawn = draw_requests(
         requests, generator, store, short, stage=f"simulate/{method}", progress=progress
     )
-    names = list(dict.fromkeys(name for g in drawn if (name := clean_name(g.text))))
+    failed = FailedDraws(
+        n_names, max_failed_share, method=method, model=generator.name, what="names"
+    )
+    texts = [failed.settle(result)[0].text for result in drawn]
+    failed.check()
+    failed.tell("the others are used")
+    names = list(dict.fromkeys(name for text in texts if (name := clean_name(text))))
     if not names:
         raise BackendError(
             f"{generator.name} gave no name of a {domain.about} in {n_names} draws; a word or more "

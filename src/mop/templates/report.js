@@ -221,7 +221,7 @@
       if (who) node.append(make("p", "by", who[1].length > 130 ? `${who[1].slice(0, 128).trimEnd()}…` : who[1]));
       const meta = make("div", "meta");
       const facts = [item.method, item.label, item.temperature === null ? null : `τ ${item.temperature.toFixed(2)}`,
-        item.finish === "length" ? "cut at the length limit" : null];
+        item.finish === "length" ? "cut at the length limit" : item.finish === "stop" ? null : item.finish];
       facts.filter(Boolean).forEach((fact) => meta.append(make("span", "", fact)));
       node.append(meta);
       const why = make("details");

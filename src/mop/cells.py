@@ -1,0 +1,133 @@
+"""What a fit looks at: embeddings, and scored components of records in a padded table.
+
+Letters: n records (train first, then validation), K personas, N exemplars, M scored
+components of a record, G nodes of the score curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import DataError
+from mop.mixture import Floats
+
+Ints = NDArray[np.int64]
+
+ScoreCells = Callable[[Ints, Ints, Ints], tuple[NDArray[np.float32], int]]
+"""``(record, persona, exemplar)``, each (m,), to curves (m, G) in nats and the LM tokens of these scores.
+
+Tokens count whether or not they were newly spent, so that a budget means the same in a resumed fit."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that the gates look at: embeddings, and which exemplar a record must not use."""
+
+    hx: NDArray[np.float32]
+    """(n, D) context embeddings, the training records first."""
+    hg: NDArray[np.float32]
+    """(K, D) persona embeddings."""
+    he: NDArray[np.float32]
+    """(N, D) exemplar embeddings."""
+    own: Ints
+    """(n,) row of the exemplar that is the record itself, -1 if none is."""
+    weight: Floats
+    """(n,) survey weights, > 0."""
+    n_train: int
+    """How many of the n records are for training; the others validate."""
+    betas: tuple[float, ...]
+    """Nodes of the score curves; one node means that temperatures cannot be learned."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later and less clearly."""
+        n = len(self.hx)
+        if not 0 < self.n_train < n:
+            raise DataError(
+                f"fitting needs training and validation records, got {self.n_train} of {n} for "
+                "training; give at least one of each"
+            )
+        if len(self.he) < 2 and bool(np.any(self.own >= 0)):
+            raise DataError(
+                "the only exemplar is one of the records, and a record never sees itself; "
+                "give at least 2 exemplars"
+            )
+        if self.own.shape != (n,) or self.weight.shape != (n,):
+            raise DataError(
+                f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Scored components of some records, padded to M columns."""
+
+    persona: Ints
+    """(n, M)"""
+    exemplar: Ints
+    """(n, M)"""
+    curves: NDArray[np.float32]
+    """(n, M, G) nats; 0 where absent."""
+    log_q: Floats
+    """(n, M) log of the chance that the design scores this cell."""
+    present: NDArray[np.bool_]
+    """(n, M) False for padding."""
+
+    def of(self, rows: Ints) -> Cells:
+        """The cells of some records."""
+        return Cells(
+            self.persona[rows],
+            self.exemplar[rows],
+            self.curves[rows],
+            self.log_q[rows],
+            self.present[rows],
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """Number of scored cells."""
+        return int(self.present.sum())
+
+
+def pack_cells(
+    components: list[list[int]],
+    curve_of: Callable[[int, int], NDArray[np.float32]],
+    log_chance: Floats,
+    *,
+    n_exemplars: int,
+    n_nodes: int,
+) -> Cells:
+    """Put ragged lists of flat component numbers k·N + j into a padded table.
+
+    Parameters
+    ----------
+    components : list of n lists
+        Scored components of each record.
+    curve_of : callable
+        ``(row, component)`` to a curve (G,).
+    log_chance : ndarray, shape (n, K·N)
+        Log of the chance that the design scores each component for a record, at most 0.
+    n_exemplars, n_nodes : int
+        N and G.
+    """
+    n, width = len(components), max((len(row) for row in components), default=0)
+    if width == 0:
+        raise DataError("no component was scored for any record; raise fit.components_per_record")
+    flat = np.zeros((n, width), dtype=np.int64)
+    present = np.zeros((n, width), dtype=bool)
+    curves = np.zeros((n, width, n_nodes), dtype=np.float32)
+    for i, row in enumerate(components):
+        flat[i, : len(row)] = row
+        present[i, : len(row)] = True
+        for m, c in enumerate(row):
+            curves[i, m] = curve_of(i, c)
+    return Cells(
+        flat // n_exemplars,
+        flat % n_exemplars,
+        curves,
+        np.take_along_axis(log_chance, flat, axis=1),
+        present,
+    )

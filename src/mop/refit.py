@@ -1,0 +1,225 @@
+"""A fitted mixture to persona weights for another model, one that cannot score: draw, embed, match.
+
+The personas, the exemplar gate and the temperatures stay as they were fitted. The persona gate is
+replaced by one set of weights for every context, and says so: it is a surrogate, found by
+`mop.blackbox.match_weights`, not by likelihood.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.backends.base import Generator
+from mop.blackbox import match_weights
+from mop.embed import Encoder, embed
+from mop.errors import ConfigError, DataError
+from mop.fitted import FittedMixture, context_text, persona_shares, with_persona_weights
+from mop.mixture import Floats, draw
+from mop.randomness import derive_seed, generator, uniforms
+from mop.simulate import simulate
+from mop.store import Store
+from mop.types import Agent, Decoding, Progress, Record
+
+logger = logging.getLogger(__name__)
+
+SURROGATE = "surrogate: matched embeddings"
+"""What weights found here are called, wherever they are shown."""
+
+
+def refit_black_box(
+    fitted: FittedMixture,
+    population: Sequence[Record],
+    *,
+    model: Generator,
+    encoder: Encoder,
+    store: Store,
+    samples_per_persona: int = 20,
+    decoding: Decoding | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FittedMixture:
+    """Re-estimate the persona weights for a model without likelihoods.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+        Personas, exemplar gate and temperatures are taken from it.
+    population : sequence of N Record
+        Real responses to be matched; give those the mixture was fitted on, none that it will be
+        judged by. Survey weights are respected.
+    model : Generator
+        The model that the weights are for.
+    encoder : Encoder
+        That of the fit: the gates know its embeddings.
+    store : Store
+        Draws and embeddings in it are not made again, so that an interrupted call goes on.
+    samples_per_persona : int
+        Responses drawn under each persona, ≥ 2: K times as many calls of the model.
+    decoding : Decoding, optional
+        As the simulation will have it.
+    seed : int
+        The draws are functions of (seed, persona, context).
+    progress : callable, optional
+
+    Returns
+    -------
+    FittedMixture
+        With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
+        ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
+        ``bandwidth``, ``n_targets``, ``samples_per_persona`` and ``n_empty``.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder is not that of the fit, or there are fewer than 2 samples.
+    DataError
+        If fewer than 2 records, or fewer than 2 samples of a persona, hold any text.
+    BackendError
+        If the model cannot answer.
+
+    Notes
+    -----
+    Every persona answers the same contexts, drawn from the population without replacement (again
+    and again if there are fewer than samples): differences between personas are then theirs and
+    not the contexts'. Source of the matching: see `mop.blackbox.match_weights`.
+    """
+    if samples_per_persona < 2:
+        raise ConfigError(
+            f"samples_per_persona must be at least 2, got {samples_per_persona}; try 20"
+        )
+    known = fitted.info["encoder_identity"]
+    if encoder.identity != known:
+        raise ConfigError(
+            f"the gates were fitted on embeddings of {known!r}, got the encoder "
+            f"{encoder.identity!r}; use the encoder of the fit, or fit again"
+        )
+    targets = [record for record in population if record.response.strip()]
+    if len(targets) < 2:
+        raise DataError(
+            f"{len(targets)} of {len(population)} records hold a response; at least 2 are needed "
+            "to match; give the records that the mixture was fitted on"
+        )
+    texts = samples_of_personas(
+        fitted,
+        targets,
+        model=model,
+        encoder=encoder,
+        store=store,
+        n=samples_per_persona,
+        decoding=decoding or Decoding(),
+        seed=seed,
+        progress=progress,
+    )
+    written = [[text for text in own if text.strip()] for own in texts]
+    n_empty = sum(map(len, texts)) - sum(map(len, written))
+    for persona, own in zip(fitted.personas, written, strict=True):
+        if len(own) < 2:
+            raise DataError(
+                f"{len(own)} of {samples_per_persona} samples of persona {persona.key} hold any "
+                "text; at least 2 are needed; draw more samples, or leave this persona out"
+            )
+    if n_empty:
+        logger.warning("%d samples are empty and were left out of the matching", n_empty)
+    vectors = embed(
+        [text for own in written for text in own], encoder, store=store, progress=progress
+    )
+    samples = np.split(vectors, np.cumsum([len(own) for own in written])[:-1])
+    real = embed([r.response for r in targets], encoder, store=store, progress=progress)
+    hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
+    target_weights = np.array([record.weight for record in targets])
+    match = match_weights(samples, real, target_weights=target_weights)
+    before = persona_shares(fitted, hx, target_weights)
+    about = {
+        "kind": SURROGATE,
+        "model": model.name,
+        "weights": [round(float(w), 6) for w in match.weights],
+        "mmd2": match.mmd2,
+        "mmd2_uniform": match.mmd2_uniform,
+        "mmd2_before": match.at(before),
+        "bandwidth": match.bandwidth,
+        "n_targets": len(targets),
+        "samples_per_persona": samples_per_persona,
+        "n_empty": n_empty,
+    }
+    result = with_persona_weights(fitted, match.weights)
+    return replace(result, info={**fitted.info, "chosen": SURROGATE, "persona_weights": about})
+
+
+def samples_of_personas(
+    fitted: FittedMixture,
+    contexts: Sequence[Record],
+    *,
+    model: Generator,
+    encoder: Encoder,
+    store: Store,
+    n: int,
+    decoding: Decoding,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[list[str]]:
+    """Draw n responses under every persona, each with an exemplar of the fitted exemplar gate.
+
+    Returns
+    -------
+    list of K lists of n str
+        Sample i of every persona answers the same context.
+    """
+    asked = _contexts(contexts, n, seed)
+    hx = embed([context_text(record) for record in asked], encoder, store=store, progress=progress)
+    records, agents = [], []
+    for k, persona in enumerate(fitted.personas):
+        # A key of its own per persona and place: the seed of a draw is made from it.
+        records += [
+            replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(asked)
+        ]
+        agents += _agents(fitted, hx, asked, k, seed)
+    responses = simulate(
+        records,
+        agents,
+        fitted.personas,
+        fitted.exemplars,
+        generator=model,
+        store=store,
+        decoding=decoding,
+        seed=seed,
+        method="black-box",
+        task=fitted.task,
+        progress=progress,
+    )
+    texts = [response.response for response in responses]
+    return [texts[start : start + n] for start in range(0, len(texts), n)]
+
+
+def _contexts(records: Sequence[Record], n: int, seed: int) -> list[Record]:
+    """Draw n records in random order; all of them before one comes again."""
+    order: list[int] = []
+    rng = generator(seed, "black-box", "contexts")
+    while len(order) < n:
+        order += rng.permutation(len(records)).tolist()
+    return [records[i] for i in order[:n]]
+
+
+def _agents(
+    fitted: FittedMixture, hx: NDArray[np.float32], contexts: Sequence[Record], k: int, seed: int
+) -> list[Agent]:
+    """Persona k with an exemplar drawn for every context; a record never gets itself."""
+    log_omega: Floats = fitted.log_omega(
+        hx, np.full(len(hx), k, dtype=np.int64), fitted.own(contexts)
+    )
+    name = fitted.personas[k].key
+    u = np.array(
+        [
+            uniforms(derive_seed(seed, "black-box", name, i, record.key), 0, 1)[0]
+            for i, record in enumerate(contexts)
+        ]
+    )
+    tau = float(fitted.temperatures[k])
+    return [
+        Agent(k, (j,), tau, 0.0, float(log_omega[i, j]))
+        for i, j in enumerate(draw(log_omega, u).tolist())
+    ]

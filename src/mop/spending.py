@@ -1,0 +1,165 @@
+"""What the servers of a run have cost: kept in its manifest, shown beside the progress, forecast from a pilot.
+
+A local model costs time only, so a run without a server has nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mop.backends.ledger import Forecast, Ledger, Spent
+from mop.progress import ProgressDisplay
+from mop.types import Progress
+
+logger = logging.getLogger(__name__)
+
+PILOT_ITEMS = 16
+"""Items of a piece of work that are finished before its cost is forecast."""
+KEEP_EVERY_S = 2.0
+"""Time between two notes in the manifest; a killed run forgets at most what it spent in so long."""
+
+Rows = dict[str, dict[str, dict[str, float]]]
+"""Role (``lm``, ``scorer``) to stage to the fields of `mop.backends.ledger.Spent`."""
+
+
+class Spending:
+    """A progress callback that keeps account on the way.
+
+    Parameters
+    ----------
+    ledgers : mapping of str to Ledger
+        Role to ledger, for each model of the run that is a server. What ``kept`` holds for a role
+        becomes its ``earlier``, so that ceilings are for the run and not for the session.
+    kept : mapping
+        What earlier sessions noted: `Rows`.
+    keep : callable
+        Called with `Rows` every `KEEP_EVERY_S` while work goes on, and by `save`.
+    progress : callable, optional
+        Where progress is passed on to. A `ProgressDisplay` shows what was spent as well.
+    """
+
+    def __init__(
+        self,
+        ledgers: Mapping[str, Ledger],
+        *,
+        kept: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        keep: Callable[[Rows], None],
+        progress: Progress | None = None,
+    ) -> None:
+        self._ledgers = dict(ledgers)
+        self._rows = {
+            role: {stage: Spent(**row) for stage, row in stages.items()}
+            for role, stages in kept.items()
+        }
+        self._keep = keep
+        self._progress = progress
+        self._stage = ""
+        self._noted = {role: ledger.spent for role, ledger in self._ledgers.items()}
+        self._calls = dict.fromkeys(self._ledgers, 0)
+        self._kept_at = time.monotonic()
+        self._begun: dict[str, int] = {}
+        self._work = ""
+        self._done = 0
+        self._told: set[tuple[str, str]] = set()
+        self._outlook = ""
+        for role, ledger in self._ledgers.items():
+            ledger.earlier = sum(self._rows.get(role, {}).values(), Spent())
+        if isinstance(progress, ProgressDisplay) and self._ledgers:
+            progress.note = self.line
+
+    def begin(self, stage: str) -> None:
+        """Account from now on for another stage."""
+        self._book()
+        self._stage, self._work = stage, ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Pass the progress on; forecast once the pilot of new work is finished."""
+        if what != self._work or done < self._done:
+            self._work, self._begun[what], self._outlook = what, done, ""
+            for role, ledger in self._ledgers.items():
+                ledger.begin()
+                self._calls[role] = ledger.calls
+        self._done = done
+        n_items = total - self._begun[what]
+        for role, ledger in self._ledgers.items():
+            if PILOT_ITEMS <= ledger.items < n_items and not self._outlook:
+                self._tell(role, what, ledger, n_items)
+        if self._ledgers and time.monotonic() - self._kept_at >= KEEP_EVERY_S:
+            self.save()
+        if self._progress is not None:
+            self._progress(what, done, total)
+
+    def line(self) -> str:
+        """What was spent so far and is expected, in one line; empty while the work at hand calls no server."""
+        parts = [
+            ledger.line()
+            for role, ledger in self._ledgers.items()
+            if ledger.calls > self._calls[role]
+        ]
+        return "; ".join([*parts, self._outlook] if parts and self._outlook else parts)
+
+    def save(self) -> None:
+        """Hand the rows to ``keep`` now."""
+        self._book()
+        self._kept_at = time.monotonic()
+        if self._ledgers:
+            self._keep(self.rows())
+
+    def rows(self) -> Rows:
+        """What the run has used, sessions before this one included."""
+        return {
+            role: {stage: asdict(spent) for stage, spent in stages.items()}
+            for role, stages in self._rows.items()
+        }
+
+    def _book(self) -> None:
+        """Enter what was used since the last time under the current stage."""
+        for role, ledger in self._ledgers.items():
+            spent = ledger.spent
+            if spent != self._noted[role]:
+                stages = self._rows.setdefault(role, {})
+                stages[self._stage] = stages.get(self._stage, Spent()) + spent - self._noted[role]
+                self._noted[role] = spent
+
+    def _tell(self, role: str, what: str, ledger: Ledger, n_items: int) -> None:
+        forecast = ledger.forecast(n_items)
+        has_price = ledger.ceilings.price_in is not None or ledger.ceilings.price_out is not None
+        self._outlook = f"{what} about {_figures(forecast, has_price=has_price)}"
+        if (self._stage, what) in self._told:
+            return
+        self._told.add((self._stage, what))
+        logger.info(
+            "forecast from the first %d of %d items of %s: about %s",
+            ledger.items,
+            n_items,
+            what,
+            _figures(forecast, has_price=has_price),
+        )
+        limits, before = ledger.ceilings, ledger.earlier + ledger.spent
+        tokens = before.tokens + forecast.tokens * (1 - ledger.items / n_items)
+        cost = before.cost + forecast.cost * (1 - ledger.items / n_items)
+        if (limits.max_lm_tokens is not None and tokens > limits.max_lm_tokens) or (
+            limits.max_cost is not None and cost > limits.max_cost
+        ):
+            logger.warning(
+                "%s will probably stop at the ceiling: it would bring the %s to about %s",
+                what,
+                role,
+                f"{tokens:,.0f} tokens" + (f", cost {_money(cost)}" if has_price else ""),
+            )
+
+
+def _figures(forecast: Forecast, *, has_price: bool) -> str:
+    parts = [f"{forecast.calls:,.0f} calls", f"{forecast.tokens:,.0f} tokens"]
+    if has_price:
+        low, high = _money(forecast.cost_low), _money(forecast.cost_high)
+        parts.append(f"cost {_money(forecast.cost)} ({low} to {high})")
+    return ", ".join(parts)
+
+
+def _money(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
