@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox bench-fit-speed
+.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox bench-fit-speed bench-paper
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -47,6 +47,10 @@ clean:
 
 bench-engine: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_engine.py
+
+# Hours on two cores; every piece is kept, so it may be stopped and started again. ARGS="--minutes 50" does a part.
+bench-paper: .venv/.ready
+	$(BIN)/python benchmarks/bench_paper.py $(ARGS)
 
 bench-blackbox: .venv/.ready
 	$(BIN)/python benchmarks/bench_blackbox.py

@@ -14,7 +14,16 @@ SRC = ROOT / "src" / "mop"
 LAYERS = [
     {"errors"},
     {"types", "redact"},
-    {"randomness", "config", "artifacts", "curve", "progress", "convert"},
+    {
+        "randomness",
+        "config",
+        "artifacts",
+        "curve",
+        "progress",
+        "convert",
+        "baselines",
+        "baselines.attributes",
+    },
     {
         "prompts",
         "store",
@@ -25,6 +34,7 @@ LAYERS = [
         "backends.base",
         "backends.retry",
         "blackbox",
+        "baselines.controls",
     },
     {
         "pull",
@@ -50,9 +60,12 @@ LAYERS = [
     },
     {"backends.decode", "backends.link", "fake_server", "paper", "personas", "score", "spending"},
     {"backends.local", "backends.remote", "coverage", "fitted", "growth", "simulate"},
-    {"backends", "fit", "likelihood", "evaluate", "report", "refit"},
-    {"gather", "estimator", "doctor"},
+    {"backends", "fit", "likelihood", "evaluate", "report", "refit", "baselines.redraw"},
+    {"gather", "estimator", "doctor", "comparison", "downstream", "baselines.zerogen"},
+    {"baselines.attrprompt", "baselines.picle", "baselines.picle_lora", "baselines.progen"},
+    {"methods", "given"},
     {"pipeline"},
+    {"compare"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

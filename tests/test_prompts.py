@@ -6,13 +6,20 @@ import pytest
 
 from mop.errors import DataError
 from mop.prompts import (
+    DOMAINS,
     PLAIN_END,
     PLAIN_LEAD,
     PROMPT_VERSION,
+    context_prompt,
+    dimensions_prompt,
     flatten,
+    label_prompt,
+    name_prompt,
     persona_prompt,
     plain,
+    requirements_prompt,
     simulation_prompt,
+    values_prompt,
 )
 from mop.types import Record
 
@@ -116,3 +123,64 @@ def test_every_kind_of_line_break_is_flattened(line_break):
     assert flatten(f"a{line_break}b") == "a b"
     (*_, data, _close, _label) = plain(simulation_prompt(f"a{line_break}b"))
     assert data.text == " a b"
+
+
+# ---------------------------------------------------------------------- prompts of the rival methods
+
+
+def test_the_whole_request_for_a_name():
+    assert dialogue(name_prompt(DOMAINS["restaurants"])) == [
+        ("user", "Name one restaurant. Reply with its name only.")
+    ]
+    with pytest.raises(DataError, match="texts of the kind 'news article' are about nothing"):
+        name_prompt(DOMAINS["news"])
+
+
+@pytest.mark.parametrize(
+    ("domain", "label", "options", "text"),
+    [
+        ("films", "positive", {"about": "Up"},
+         "Write a review of the film[[ Up]]. Its sentiment is[[ positive]]. Reply with the text of the review only."),
+        ("films", "negative", {},
+         "Write a film review. Its sentiment is[[ negative]]. Reply with the text of the review only."),
+        ("films", "negative", {"about": "Up", "form": "quote"},
+         'Below is a review of the film[[ Up]]. Its sentiment is[[ negative]].\n\nReview: "'),
+        ("news", "Sci/Tech", {},
+         "Write a news article about[[ science and technology]]. Reply with the text of the article only."),
+        ("news", "World", {"form": "quote"}, 'Below is a news article about[[ world news]].\n\nArticle: "'),
+        ("films", "positive", {"about": "Up", "examples": [("Heat", "Long."), (None, "Short.")]},
+         "A review of the film[[ Heat]]:\n[[Long.]]\n\nA film review:\n[[Short.]]\n\n"
+         "Write a review of the film[[ Up]]. Its sentiment is[[ positive]]. Reply with the text of the review only."),
+    ],
+)  # fmt: skip
+def test_the_whole_request_for_a_text_with_a_label(domain, label, options, text):
+    assert dialogue(label_prompt(DOMAINS[domain], label, **options)) == [("user", text)]
+
+
+def test_the_whole_request_by_context():
+    assert context_prompt("Film: Up.", task="a review") == simulation_prompt(
+        "Film: Up.", task="a review"
+    )
+    assert dialogue(context_prompt("Film: Up.", task="a review", examples=["Long."])) == [
+        ("system", "Reply only with[[ a review]]."),
+        ("user", "Example:\n[[Long.]]\n\n[[Film: Up.]]"),
+    ]
+
+
+def test_requirements_follow_the_request():
+    prompt = requirements_prompt(context_prompt("Film: Up.", task="a review"), [("tone", "dry")])
+    assert dialogue(prompt)[1] == (
+        "user",
+        "[[Film: Up.]]\n\nFollow these requirements:\n1.[[ tone: dry]]",
+    )
+
+
+def test_the_whole_questions_for_attributes():
+    assert dialogue(dimensions_prompt("a review.", 4)) == [
+        ("user", "Name 4 ways in which texts of this kind can differ from each other:[[ a review]]. "
+                 "One a line, two words each, nothing else."),
+    ]  # fmt: skip
+    assert dialogue(values_prompt("", "tone", 9)) == [
+        ("user", "Texts of this kind are wanted:[[ a short text]]. Name 9 different choices for this "
+                 "aspect of them:[[ tone]]. One a line, a few words each, nothing else."),
+    ]  # fmt: skip

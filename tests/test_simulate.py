@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from mop.artifacts import RunFolder, read_jsonl, write_parquet
+from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import ArtifactError, BackendError, DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.score import score_table
-from mop.simulate import read_responses, simulate, write_responses
+from mop.simulate import FailedDraws, read_responses, simulate, write_responses
 from mop.store import Store
 from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
 
@@ -418,3 +419,19 @@ def test_a_run_that_fills_the_disk_goes_on_when_there_is_space(tmp_path):
     with Store(folder / "store.sqlite") as store:
         assert store.verify() == []
         assert store.counts() == N_ROWS
+
+
+def test_so_many_draws_may_fail_and_not_one_more():
+    failed = FailedDraws(24, 0.1, method="mop", model="m")  # 2.4
+    for _ in range(2):
+        assert failed.settle(Failure("http-400", "bad"))[1] == "failed"
+        failed.check()
+    assert failed.settle(Failure("refusal", "no"))[1] == "refused"
+    with pytest.raises(
+        BackendError, match=r"m could not draw 3 of the 24 responses of mop \(http-"
+    ):
+        failed.check()
+    exact = FailedDraws(100, 0.29, method="mop", model="m")  # 100 * 0.29 is 28.999999999999996
+    for _ in range(29):
+        exact.settle(Failure("refusal", "no"))
+    exact.check()

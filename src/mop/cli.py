@@ -86,12 +86,28 @@ def build_parser() -> argparse.ArgumentParser:
         chain = _verb(verbs, verb, _run, _show_run, f"{about}, on a run folder; resumes")
         _out_option(chain, default=None)
         _settings_options(chain)
+        if verb == "simulate":
+            chain.add_argument(
+                "--method",
+                help="draw with this method alone (zerogen, attrprompt, few-shot, ...), fitting only if it needs it",
+            )
         if verb in ("personas", "fit", "run"):
             chain.add_argument(
                 "--n-personas", metavar="N|auto",
                 help="K; auto: as many as held-out likelihood asks for (personas.n_personas)",
             )  # fmt: skip
         chain.set_defaults(until=stage)
+
+    compare = _verb(
+        verbs, "compare", _compare, _show_compare, "all methods on one data set, to one table"
+    )
+    compare.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG",
+        help="TOML file with settings, or a run's config.json (none: the run folder's own)",
+    )  # fmt: skip
+    _out_option(compare, default=None)
+    compare.add_argument("--preset", help="demo, paper or quick: a named starting point")
+    _set_option(compare)
 
     pull = _verb(
         verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use"
@@ -275,16 +291,26 @@ def _fake_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import run
+    from mop.pipeline import run, simulate_method
     from mop.progress import ProgressDisplay
 
     with ProgressDisplay(quiet=args.quiet) as progress:
+        if getattr(args, "method", None) is not None:
+            return simulate_method(_settings(args), args.out, args.method, progress=progress)
         result = run(_settings(args), args.out, until=args.until, progress=progress)
     if args.until == "report":
         from mop.artifacts import read_json
 
         result["metrics"] = read_json(args.out / "metrics.json")
     return result
+
+
+def _compare(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.compare import compare
+    from mop.progress import ProgressDisplay
+
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        return compare(_settings(args), args.out, progress=progress)
 
 
 def _settings(args: argparse.Namespace) -> RunConfig:
@@ -480,6 +506,10 @@ def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _show_run(result: dict[str, Any]) -> str:
     run = result["run"]
+    if "method" in result:
+        lost = {"empty": "drawn without a usable text", "failed": "refused or failed"}
+        tail = "".join(f", {result[key]} {what}" for key, what in lost.items() if result[key])
+        return f"{result['file']}: {result['n_responses']} responses of {result['method']}{tail}"
     lines = [f"{run}: {len(result['done'])} stages done, {len(result['skipped'])} were done before"]
     metrics = result.get("metrics")
     if metrics is None:
@@ -514,6 +544,23 @@ def _show_run(result: dict[str, Any]) -> str:
         f"next: open {run}/report.html, or: mop explain {run}",
     ]
     return "\n".join(lines)
+
+
+def _show_compare(result: dict[str, Any]) -> str:
+    place = f"{result['run']}/compare"
+    lines = [
+        f"{'method':<20}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'F1 ↑':>8}{'LM tokens':>12}"
+    ]
+    shown = {**result["methods"], "other real texts": result["floor"]}
+    for name, row in shown.items():
+        f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
+        tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""
+        lines.append(
+            f"{name:<20}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{f1}{tokens}"
+        )
+    return "\n".join(
+        [*lines, f"table: {place}/comparison.md, .tex, .json", f"page: {place}/comparison.html"]
+    )
 
 
 def _reference_lines(held: dict[str, Any]) -> list[str]:

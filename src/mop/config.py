@@ -28,7 +28,8 @@ class DataConfig:
     """Which records, and how they are divided."""
 
     source: str = ""
-    """A file (CSV, TSV, JSONL, Parquet; .gz too), `rotten-tomatoes`, or hf:ORG/NAME."""
+    """A file (CSV, TSV, JSONL, Parquet; .gz too), a folder with one file per split (exemplars, train, test, golden;
+    valid is taken from train), `rotten-tomatoes`, or hf:ORG/NAME."""
     context: str = "context"
     """Column of the context, or a template such as "Film: {film}. Verdict: {verdict}."."""
     response: str = "response"
@@ -184,7 +185,8 @@ class PersonaConfig:
     max_personas: int = 24
     """Candidates among which auto chooses."""
     writer: str = "keywords"
-    """keywords (from the cluster's words and manner), llm (the language model summarises), file."""
+    """keywords (from the cluster's words and manner), llm (the language model summarises), file; for ablations
+    record (the record nearest the centre is the persona) and random (a random record is)."""
     path: str | None = None
     """Your personas (JSONL, or one a line in a .txt), for writer = "file"."""
     n_sources: int = 10
@@ -201,7 +203,7 @@ class PersonaConfig:
         _at_least("personas", "max_personas", self.max_personas, 2)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
-        _one_of("personas", "writer", self.writer, ("keywords", "llm", "file"))
+        _one_of("personas", "writer", self.writer, ("keywords", "llm", "file", "record", "random"))
         if (self.writer == "file") != (self.path is not None):
             raise ConfigError(
                 f'personas.path goes with personas.writer = "file", got writer {self.writer!r} '
@@ -279,6 +281,14 @@ class FitConfig:
             raise ConfigError(f"fit.decays needs values above 0, got {self.decays}")
 
 
+RIVALS = ("zero-shot", "zerogen", "attrprompt", "progen", "picle-prompted", "picle")
+"""Methods that mop has to beat."""
+CONTROLS = ("few-shot", "few-shot-3", "persona-only", "mop-uniform")
+"""Methods that share something with mop."""
+METHODS = (*RIVALS, *CONTROLS)
+"""Methods that can be drawn beside mop."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateConfig:
     """What is drawn."""
@@ -298,7 +308,8 @@ class SimulateConfig:
     n_agents: int = 1
     """L, agents drawn for one response; above 1 with mix = "tokens" or "prompt"."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
-    """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), persona-only, mop-uniform."""
+    """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; see
+    `METHODS`."""
     control_tau: float = 1.0
     """Temperature of the controls that have none of their own."""
 
@@ -320,12 +331,7 @@ class SimulateConfig:
                 f"{self.n_agents} and mix {self.mix!r}; set both or neither"
             )
         for control in self.controls:
-            _one_of(
-                "simulate",
-                "controls",
-                control,
-                ("zero-shot", "few-shot", "persona-only", "mop-uniform"),
-            )
+            _one_of("simulate", "controls", control, METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +360,52 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """What is compared with what, for `mop compare`; and how the rival methods are run."""
+
+    methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
+    """Rivals and controls beside mop; picle too if the package peft is installed and the model a local one."""
+    ablations: tuple[str, ...] = ()
+    """Versions of mop that lack or change something: no-exemplars, raw-records, k=5, tokens=4, ..."""
+    n_responses: int = 400
+    """Responses of each method, in equal shares of the labels."""
+    n_ablation: int = 0
+    """Responses of each ablation; 0: as many as of the methods."""
+    n_seeds: int = 1
+    """Times that each method draws, each with another seed."""
+    n_seeds_best: int = 1
+    """Times that mop and the best rivals draw; at least n_seeds."""
+    domain: str = "plain"
+    """What rivals are asked for: films, restaurants, news (by label), or plain (by the record's context)."""
+    form: str = "chat"
+    """How ZeroGen and ProGen ask: chat, or quote (an opening quotation mark, for models that continue text)."""
+    n_names: int = 500
+    """Names of films or restaurants that ZeroGen and ProGen let the model make up."""
+    min_words: int = 10
+    """ZeroGen and ProGen drop shorter texts."""
+    max_tries: int = 8
+    """Draws for one text of a rival before it is left empty."""
+    rounds: int = 5
+    """Rounds of ProGen; a classifier judges the texts so far after each."""
+    encoders: tuple[str, ...] = ()
+    """Encoders of the metrics, the headline one first; none: model.encoder."""
+    classifier: str = "logistic"
+    """Downstream classifier: logistic (on frozen embeddings), or hf:ORG/NAME or a folder, which is fine-tuned."""
+
+    def __post_init__(self) -> None:
+        """Reject values that could only fail later and less clearly."""
+        for method in self.methods:
+            _one_of("compare", "methods", method, METHODS)
+        _one_of("compare", "form", self.form, ("chat", "quote"))
+        _one_of("compare", "domain", self.domain, ("plain", "films", "restaurants", "news"))
+        _at_least("compare", "n_responses", self.n_responses, 4)
+        for name in ("n_seeds", "n_names", "min_words", "max_tries", "rounds"):
+            _at_least("compare", name, getattr(self, name), 1)
+        _at_least("compare", "n_ablation", self.n_ablation, 0)
+        _at_least("compare", "n_seeds_best", self.n_seeds_best, self.n_seeds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """Everything that decides what a run computes."""
 
@@ -367,6 +419,7 @@ class RunConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:
         """Reject settings that contradict each other."""
@@ -410,6 +463,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                 "max_steps": 60},
         "simulate": {"n_responses": 24, "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},
+        "compare": {"n_responses": 24, "n_names": 8, "min_words": 1, "rounds": 2},
     },
 }  # fmt: skip
 """Named starting points. ``demo``: film critics; ``paper``: the paper's recipe (its sizes; smaller models are
@@ -491,6 +545,7 @@ SECTIONS: Mapping[str, type] = {
     "fit": FitConfig,
     "simulate": SimulateConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
 }
 
 

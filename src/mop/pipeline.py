@@ -10,7 +10,8 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +37,13 @@ from mop.fit import fit_mixture
 from mop.fitted import (
     FittedMixture,
     context_text,
-    draw_agents,
     load_mixture,
     persona_shares,
     save_mixture,
     uniform_mixture,
 )
 from mop.gather import report_data, response_files
+from mop.given import load_splits, split_files
 from mop.likelihood import (
     Table,
     references,
@@ -50,18 +51,26 @@ from mop.likelihood import (
     summarise,
     temperature_gain,
 )
-from mop.personas import keyword_personas, llm_personas, read_personas, save_personas
+from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.personas import (
+    keyword_personas,
+    llm_personas,
+    random_personas,
+    read_personas,
+    record_personas,
+    save_personas,
+)
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.pull import resolve, sha256
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed
 from mop.refit import refit_black_box
 from mop.report import draw_figures, write_report
 from mop.score import distinct
-from mop.simulate import is_drawn, outcomes, read_responses, simulate, write_responses
+from mop.simulate import is_drawn, outcomes, read_responses, write_responses
 from mop.spending import Spending
 from mop.store import Store
-from mop.types import Agent, Decoding, Progress, Record
+from mop.types import Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +85,7 @@ def run(
     path: Path,
     *,
     until: str = "report",
+    store: Store | None = None,
     progress: Progress | None = None,
     models: Models | None = None,
 ) -> dict[str, Any]:
@@ -89,6 +99,8 @@ def run(
         A new or empty folder, or one of an earlier run.
     until : str
         Name of the last stage: one of `STAGES`.
+    store : Store, optional
+        Another store than the folder's own, so that runs can share scores.
     progress : callable, optional
         ``progress(what, done, total)``.
     models : Models, optional
@@ -114,8 +126,41 @@ def run(
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
     models = models or Models(config)
-    ledgers = models.open_for(until)
-    with RunFolder.create(path) as folder, Store(folder.store) as store:
+    with open_work(config, path, models, until=until, store=store, progress=progress) as work:
+        return {"run": str(path), **bring_up(work, until)}
+
+
+@contextmanager
+def open_work(
+    config: RunConfig,
+    path: Path,
+    models: Models,
+    *,
+    until: str,
+    also: Collection[str] = (),
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Work]:
+    """Open the models of a run, its folder, its store and the account of its servers; close all but the models.
+
+    Parameters
+    ----------
+    config, path, store
+        As for `run`.
+    models : Models
+    until, also
+        What is going to be done; see `Models.open_for`.
+    progress : callable, optional
+        As for `run`. The account of another run (`Work.progress`) stays one account: what the
+        servers cost here is entered there, and counts towards the ceilings there.
+    """
+    ledgers = models.open_for(until, also=also)
+    if isinstance(progress, Spending):
+        ledgers = {}
+    with ExitStack() as opened:
+        folder = opened.enter_context(RunFolder.create(path))
+        if store is None:
+            store = opened.enter_context(Store(folder.store))
         spending = Spending(
             ledgers,
             kept=folder.about.get("remote", {}),
@@ -123,15 +168,12 @@ def run(
             progress=progress,
         )
         try:
-            return {
-                "run": str(path),
-                **_bring_up(Work(config, folder, store, models, spending), until),
-            }
+            yield Work(config, folder, store, models, spending)
         finally:  # what was spent has to be known after a stop, too
             spending.save()
 
 
-def _bring_up(work: Work, until: str) -> dict[str, Any]:
+def bring_up(work: Work, until: str) -> dict[str, Any]:
     """Do each stage that is not done, up to ``until``; see `run`."""
     config, folder = work.config, work.folder
     result: dict[str, Any] = {"done": [], "skipped": []}
@@ -148,7 +190,7 @@ def _bring_up(work: Work, until: str) -> dict[str, Any]:
             files, headline = stage(work)
             headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
             work.progress.save()
-            folder.describe(servers={**folder.about.get("servers", {}), **work.models.servers()})
+            work.describe()
             folder.finish_stage(name, inputs_hash, files=files, info=headline)
             # Settings are kept once something was made with them: a refused value leaves no trace.
             write_json(folder.config, config_to_dict(config))
@@ -158,12 +200,8 @@ def _bring_up(work: Work, until: str) -> dict[str, Any]:
         if name == until:
             break
     write_json(folder.config, config_to_dict(config))
-    folder.describe(
-        seed=config.seed,
-        models=work.identities(),
-        versions=_versions(),
-        spent={k: list(v) for k, v in work.store.spent().items()},
-    )
+    folder.describe(seed=config.seed, models=work.identities(), versions=_versions())
+    work.describe()
     return result
 
 
@@ -218,8 +256,10 @@ class Models:
         writer: object = self.generator
         return self.scorer is not writer
 
-    def open_for(self, until: str) -> dict[str, Ledger]:
+    def open_for(self, until: str, *, also: Collection[str] = ()) -> dict[str, Ledger]:
         """Open what the stages up to ``until`` need; return the ledgers of those that are servers.
+
+        ``also``: roles (``lm``, ``scorer``) that are needed for something else besides.
 
         Raises
         ------
@@ -230,9 +270,10 @@ class Models:
         """
         stages = list(STAGES)[: list(STAGES).index(until) + 1]
         opened: dict[str, object] = {}
-        if "simulate" in stages or (self._config.personas.writer == "llm" and "personas" in stages):
+        writes = self._config.personas.writer == "llm" and "personas" in stages
+        if "lm" in also or "simulate" in stages or writes:
             opened["lm"] = self.generator
-        if "fit" in stages:
+        if "scorer" in also or "fit" in stages:
             opened["scorer"] = self.scorer
         if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
             raise ConfigError(
@@ -264,6 +305,61 @@ class Models:
                     "doubts": list(findings.doubts),
                 }
         return found
+
+
+def simulate_method(
+    config: RunConfig,
+    path: Path,
+    method: str,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
+) -> dict[str, Any]:
+    """Draw one response per test context with one method, doing first what it needs and no more.
+
+    Parameters
+    ----------
+    config, path, progress, models
+        As for `run`.
+    method : str
+        ``mop`` or one of `mop.config.METHODS`.
+
+    Returns
+    -------
+    dict
+        ``run``, ``method``, ``n_responses``, ``empty`` (how many were drawn but have no text),
+        ``failed`` (how many could not be had), ``file``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method.
+    ScoringUnsupportedError
+        Before anything is read, made or paid for, if the method needs likelihoods and no model can
+        score.
+    MopError
+        Whatever stops a stage; what is drawn stays drawn.
+    """
+    until = "fit" if needs_mixture(method) else "records"
+    also = ("lm", "scorer") if needs_scorer(method) else ("lm",)
+    models = models or Models(config)
+    with open_work(config, path, models, until=until, also=also, progress=progress) as work:
+        bring_up(work, until)
+        contexts = work.records("test")[: config.simulate.n_responses]
+        work.progress.begin("simulate")
+        responses = list(respond(method, contexts, ingredients_of(work, method)))
+        file = work.folder.method(method)
+        write_responses(file, responses)
+        work.describe()
+    drawn = [response for response in responses if is_drawn(response)]
+    return {
+        "run": str(path),
+        "method": method,
+        "n_responses": len(responses),
+        "empty": sum(not response.response.strip() for response in drawn),
+        "failed": len(responses) - len(drawn),
+        "file": str(file),
+    }
 
 
 @dataclass(frozen=True)
@@ -332,12 +428,14 @@ class Work:
                 "personas": hash_of(self._personas_now()),
             }
         if stage == "simulate":
+            draws_rivals = set(self.config.simulate.controls) & {"zerogen", "attrprompt", "progen"}
             return {
                 "simulate": config["simulate"],
                 "seed": seed,
                 "lm": self.lm.generate_identity,
                 "prompts": PROMPT_VERSION,
-                **self._tolerance(),
+                **self.tolerance(),
+                **({"compare": config["compare"]} if draws_rivals else {}),
             }
         if stage == "evaluate":
             return {
@@ -347,7 +445,7 @@ class Work:
             }
         return {"version": __version__}  # fmt: skip
 
-    def _tolerance(self) -> dict[str, float]:
+    def tolerance(self) -> dict[str, float]:
         """The share of failed draws that is allowed; only a server's draws can fail."""
         if not isinstance(self.models.generator, RemoteGenerator):
             return {}
@@ -365,6 +463,13 @@ class Work:
             found["encoder"] = self.encoder.identity
         return found
 
+    def describe(self) -> None:
+        """Enter in the manifest what was found out about servers, and what was drawn and scored."""
+        self.folder.describe(
+            servers={**self.folder.about.get("servers", {}), **self.models.servers()},
+            spent={stage: list(cost) for stage, cost in self.store.spent().items()},
+        )
+
     def _personas_now(self) -> list[str]:
         return [persona.description for persona in read_personas(self.folder.personas)]
 
@@ -380,32 +485,35 @@ def make_records(work: Work) -> Made:
     data = work.config.data
     if not data.source:
         raise ConfigError("data.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME")
-    loaded = load_records(
-        _source(data.source),
-        context=data.context,
-        response=data.response,
-        label=data.label,
-        key=data.key,
-        weight=data.weight,
-        group=data.group,
-        strict=data.strict,
-    )
+    columns: dict[str, Any] = {
+        "context": data.context,
+        "response": data.response,
+        "label": data.label,
+        "key": data.key,
+        "weight": data.weight,
+        "group": data.group,
+        "strict": data.strict,
+    }
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
-    splits = split_records(
-        loaded.records, sizes, seed=work.config.seed, by_group=data.group is not None
-    )
+    source, seed = _source(data.source), work.config.seed
+    given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
+    if given:
+        splits, parts = load_splits(given, sizes, seed=seed, **columns)
+    else:
+        parts = [load_records(source, **columns)]
+        splits = split_records(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
     files = []
     for name, records in splits.items():
         files.append(work.folder.records / f"{name}.jsonl")
         save_records(records, files[-1])
-    problems = [asdict(problem) for problem in loaded.problems]
-    write_json(
-        work.folder.records / "problems.json", {"counts": loaded.counts, "problems": problems}
-    )
-    for code, count in loaded.counts.items():
+    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
+    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
+    write_json(work.folder.records / "problems.json", {"counts": counts, "problems": problems})
+    for code, count in counts.items():
         logger.warning("%d rows: %s (see records/problems.json)", count, code)
     files.append(work.folder.records / "problems.json")
-    return files, {"rows": loaded.n_rows, "usable": len(loaded.records), **sizes}
+    usable = sum(len(loaded.records) for loaded in parts)
+    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **sizes}
 
 
 def make_personas(work: Work) -> Made:
@@ -418,7 +526,11 @@ def make_personas(work: Work) -> Made:
         vectors = work.embed([record.response for record in exemplars])
         k = settings.n_clusters(len(np.unique(vectors, axis=0)))
         clustering = cluster(vectors, k, seed=work.config.seed)
-        if settings.writer == "keywords":
+        if settings.writer == "random":
+            personas = random_personas(exemplars, k, seed=work.config.seed)
+        elif settings.writer == "record":
+            personas = record_personas(exemplars, clustering)
+        elif settings.writer == "keywords":
             personas = keyword_personas(
                 exemplars,
                 clustering,
@@ -507,31 +619,13 @@ def make_responses(work: Work) -> Made:
     """Draw one response per test context with the mixture, and with each control."""
     settings = work.config.simulate
     contexts = work.records("test")[: settings.n_responses]
-    decoding = Decoding(
-        max_tokens=settings.max_tokens,
-        min_tokens=settings.min_tokens,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-    )
+    ingredients = ingredients_of(work)
     if settings.top_p < 1 or settings.top_k > 0:
         logger.warning("top-p or top-k is on: the sampler is not the fitted model")
     files = []
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
-        responses = simulate(
-            contexts,
-            agents_for(method, work, contexts),
-            work.fitted.personas,
-            work.fitted.exemplars,
-            generator=work.lm,
-            store=work.store,
-            decoding=decoding,
-            seed=work.config.seed,
-            method=method,
-            task=work.config.data.task,
-            max_failed_share=work.config.remote.max_failed_share,
-            progress=work.progress,
-        )
+        responses = respond(method, contexts, ingredients)
         write_responses(path, responses)
         files.append(path)
     write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
@@ -541,49 +635,20 @@ def make_responses(work: Work) -> Made:
     }
 
 
-def agents_for(
-    method: str, work: Work, contexts: Sequence[Record]
-) -> Sequence[Agent | tuple[Agent, ...]]:
-    """Who answers each context under a method of this run.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown method.
-    """
-    settings, seed, fitted = work.config.simulate, work.config.seed, work.fitted
-    if method in ("mop", "mop-uniform"):
-        mixture = fitted if method == "mop" else uniform_mixture(fitted)
-        hx = work.embed([context_text(record) for record in contexts])
-        drawn = draw_agents(mixture, hx, contexts, seed=seed, n_agents=settings.n_agents)
-        if settings.mix == "prompt":
-            return [_one_prompt(agents) for agents in drawn]
-        return [agents[0] if len(agents) == 1 else agents for agents in drawn]
-    tau = settings.control_tau
-    if method == "zero-shot":
-        return [Agent(None, (), tau)] * len(contexts)
-    size = {"few-shot": len(fitted.exemplars), "persona-only": len(fitted.personas)}.get(method)
-    if size is None:
-        raise ConfigError(
-            f"unknown method {method!r}; known: mop, mop-uniform, zero-shot, few-shot, persona-only"
-        )
-    own = fitted.own(contexts)
-    agents = []
-    for record, mine in zip(contexts, own.tolist(), strict=True):
-        n_rows = size - (method == "few-shot" and mine >= 0)
-        drawn_row = int(generator(seed, method, record.key).integers(n_rows))
-        if method == "few-shot":
-            row = drawn_row + (0 <= mine <= drawn_row)  # all exemplars but the record itself
-            agents.append(Agent(None, (row,), tau, 0.0, -float(np.log(n_rows))))
-        else:
-            agents.append(Agent(drawn_row, (), tau, -float(np.log(n_rows))))
-    return agents
-
-
-def _one_prompt(agents: tuple[Agent, ...]) -> Agent:
-    """``mix="prompt"``: the first agent's persona and temperature, and everybody's exemplars, each once."""
-    exemplars = tuple(dict.fromkeys(j for agent in agents for j in agent.exemplars))
-    return replace(agents[0], exemplars=exemplars)
+def ingredients_of(work: Work, method: str = "mop") -> Ingredients:
+    """What a method of a run is made from; by default all that any method needs."""
+    config, is_fitted = work.config, needs_mixture(method)
+    return Ingredients(
+        config=config,
+        exemplars=work.fitted.exemplars if is_fitted else distinct(work.records("exemplars")),
+        mixture=work.fitted if is_fitted else None,
+        lm=work.lm,
+        scorer=work.scorer if needs_scorer(method) else None,
+        encoder=work.encoder,
+        store=work.store,
+        seed=config.seed,
+        progress=work.progress,
+    )
 
 
 def make_metrics(work: Work) -> Made:
@@ -858,13 +923,16 @@ def _source(name: str) -> Any:
     if name.startswith("hf:"):
         return name
     place = Path(resolve(name, kind="data"))
-    return place / "records.csv" if place.is_dir() else place
+    return place / "records.csv" if (place / "records.csv").is_file() else place
 
 
 def _source_stamp(name: str) -> str:
     """What a source is: content hash of a file, revision of an embedded set, else its name."""
     if name in EMBEDDED:
         return f"{name} {EMBEDDED[name].revision}"
+    if name and not name.startswith("hf:") and Path(name).is_dir():
+        files = split_files(Path(name))
+        return hash_of({part: sha256(file) for part, file in files.items()})
     return sha256(Path(name)) if name and Path(name).is_file() else name
 
 

@@ -11,7 +11,8 @@ space that opens a word. The space belongs to the word after it, hence ``" " + t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mop.errors import DataError
 from mop.types import Prompt, Record, Role, Segment, Turn
@@ -127,6 +128,201 @@ def persona_prompt(texts: Sequence[str], task: str = "") -> Prompt:
         )
     )
     return Prompt((Turn("user", tuple(parts)),))
+
+
+# -------------------------------------------------------------------- prompts of the rival methods
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """How the rival methods name what is written; MoP and the controls never use it."""
+
+    thing: str
+    """What is written: "review"."""
+    kind: str
+    """What kind: "film review"."""
+    about: str = ""
+    """What each text is about and what can be named ("film"); empty: nothing is named."""
+    names_sentiment: bool = True
+    """Whether a label is a sentiment; otherwise it is a topic."""
+    label_words: tuple[tuple[str, str], ...] = ()
+    """(label in lower case, words for it); other labels stand for themselves."""
+
+
+DOMAINS: Mapping[str, Domain] = {
+    "films": Domain("review", "film review", about="film"),
+    "restaurants": Domain("review", "restaurant review", about="restaurant"),
+    "news": Domain(
+        "article",
+        "news article",
+        names_sentiment=False,
+        label_words=(("world", "world news"), ("sci/tech", "science and technology"),
+                     ("sports", "sports"), ("business", "business")),
+    ),
+}  # fmt: skip
+"""Domains by name. Any other population is asked for by its context and task (``plain``)."""
+
+
+def label_words(domain: Domain, label: str) -> str:
+    """Return what a label is called in a request.
+
+    Examples
+    --------
+    >>> label_words(DOMAINS["news"], "Sci/Tech"), label_words(DOMAINS["films"], "positive")
+    ('science and technology', 'positive')
+    """
+    return dict(domain.label_words).get(label.lower(), label)
+
+
+def name_prompt(domain: Domain) -> Prompt:
+    """Return the request for the name of something that texts can be about (ZeroGen, stage 1).
+
+    Parameters
+    ----------
+    domain : Domain
+        One with something that can be named.
+
+    Raises
+    ------
+    DataError
+        If nothing is named in this domain.
+    """
+    if not domain.about:
+        raise DataError(
+            f"texts of the kind {domain.kind!r} are about nothing that has a name; accepted is a "
+            "domain such as films; ask for the texts directly"
+        )
+    return Prompt((Turn("user", (_ours(f"Name one {domain.about}. Reply with its name only."),)),))
+
+
+def label_prompt(
+    domain: Domain,
+    label: str,
+    *,
+    about: str | None = None,
+    examples: Sequence[tuple[str | None, str]] = (),
+    form: str = "chat",
+) -> Prompt:
+    r"""Return the request for a text with a label (ZeroGen, stage 2; ProGen with examples).
+
+    Parameters
+    ----------
+    domain : Domain
+    label : str
+        As in the data.
+    about : str, optional
+        The film or restaurant.
+    examples : sequence of (about, text)
+        Shown before, without their labels.
+    form : {"chat", "quote"}
+        ``chat`` asks for the text only; ``quote`` states what the text is and ends with an opening
+        quotation mark, the form for a model that continues text.
+
+    Examples
+    --------
+    >>> prompt = label_prompt(DOMAINS["films"], "positive", about="Up")
+    >>> print("".join(part.text for part in prompt.turns[0].segments))
+    Write a review of the film Up. Its sentiment is positive. Reply with the text of the review only.
+    """
+    parts: list[Segment] = []
+    for name, text in examples:
+        parts += [*_heading(domain, name), _ours("\n"), _data(text), _ours("\n\n")]
+    opening = "Write a" if form == "chat" else "Below is a"
+    closing = (
+        f". Reply with the text of the {domain.thing} only."
+        if form == "chat"
+        else f'.\n\n{domain.thing.capitalize()}: "'
+    )
+    words = _data(" " + label_words(domain, label))
+    if not domain.names_sentiment:
+        parts += [_ours(f"{opening} {domain.kind} about"), words, _ours(closing)]
+    elif about is None:
+        parts += [_ours(f"{opening} {domain.kind}. Its sentiment is"), words, _ours(closing)]
+    else:
+        parts += [
+            _ours(f"{opening} {domain.thing} of the {domain.about}"),
+            _data(" " + about),
+            _ours(". Its sentiment is"),
+            words,
+            _ours(closing),
+        ]
+    return Prompt((Turn("user", tuple(parts)),))
+
+
+def context_prompt(context: str, *, task: str = "", examples: Sequence[str] = ()) -> Prompt:
+    """Return the request of a method without a domain: texts of others, then the context.
+
+    Without examples this is `simulation_prompt` of the context alone.
+    """
+    plain_request = simulation_prompt(context, task=task)
+    if not examples:
+        return plain_request
+    parts: list[Segment] = []
+    for text in examples:
+        parts += [_ours("Example:\n"), _data(text), _ours("\n\n")]
+    return Prompt((*plain_request.turns[:-1], Turn("user", (*parts, _data(context)))))
+
+
+def requirements_prompt(request: Prompt, requirements: Sequence[tuple[str, str]]) -> Prompt:
+    """Return a request with a numbered list of requirements after it (AttrPrompt).
+
+    Parameters
+    ----------
+    request : Prompt
+        From `label_prompt` or `context_prompt`.
+    requirements : sequence of (dimension, value)
+    """
+    last = request.turns[-1]
+    parts = [*last.segments, _ours("\n\nFollow these requirements:")]
+    for number, (dimension, value) in enumerate(requirements, start=1):
+        parts += [_ours(f"\n{number}."), _data(f" {dimension}: {value}")]
+    return Prompt((*request.turns[:-1], Turn(last.role, tuple(parts))))
+
+
+def dimensions_prompt(task: str, n: int) -> Prompt:
+    """Return the question in which ways texts of a kind can differ (AttrPrompt, any population)."""
+    wanted = " ".join(task.split()).rstrip(".") or "a short text"
+    return Prompt(
+        (
+            Turn(
+                "user",
+                (
+                    _ours(f"Name {n} ways in which texts of this kind can differ from each other:"),
+                    _data(" " + wanted),
+                    _ours(". One a line, two words each, nothing else."),
+                ),
+            ),
+        )
+    )
+
+
+def values_prompt(task: str, dimension: str, n: int) -> Prompt:
+    """Return the question for values of one dimension (AttrPrompt, any population)."""
+    wanted = " ".join(task.split()).rstrip(".") or "a short text"
+    return Prompt(
+        (
+            Turn(
+                "user",
+                (
+                    _ours("Texts of this kind are wanted:"),
+                    _data(" " + wanted),
+                    _ours(f". Name {n} different choices for this aspect of them:"),
+                    _data(" " + dimension),
+                    _ours(". One a line, a few words each, nothing else."),
+                ),
+            ),
+        )
+    )
+
+
+def _heading(domain: Domain, about: str | None) -> list[Segment]:
+    """Say what an example is without naming its label."""
+    if about is None:
+        return [_ours(f"A {domain.kind}:")]
+    return [_ours(f"A {domain.thing} of the {domain.about}"), _data(" " + about), _ours(":")]
+
+
+# ------------------------------------------------------------------------------------ other layouts
 
 
 def plain(prompt: Prompt) -> tuple[Segment, ...]:

@@ -113,8 +113,7 @@ def simulate(
         )
     _refuse_twins(contexts)
     stage = f"simulate/{method}"
-    allowed = math.floor(max_failed_share * len(contexts) + 1e-9)
-    failures: list[Failure] = []
+    failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
     for start in range(0, len(contexts), _CHUNK):
         some = contexts[start : start + _CHUNK]
         voices = [_voices(agent) for agent in agents[start : start + _CHUNK]]
@@ -123,7 +122,7 @@ def simulate(
             _request(record, voice, personas, exemplars, row_seed, task)
             for record, voice, row_seed in zip(some, voices, seeds, strict=True)
         ]
-        drawn = _drawn(
+        drawn = draw_requests(
             requests,
             generator,
             store,
@@ -133,9 +132,7 @@ def simulate(
             span=(start, len(contexts)),
         )
         for record, voice, row_seed, result in zip(some, voices, seeds, drawn, strict=True):
-            if isinstance(result, Failure):
-                failures.append(result)
-            generation, outcome = _settled(result)
+            generation, outcome = failed.settle(result)
             yield Response(
                 id=record.key,
                 context=record.context,
@@ -155,17 +152,8 @@ def simulate(
                 log_pi=math.fsum(a.log_pi for a in voice),
                 log_omega=math.fsum(a.log_omega for a in voice),
             )
-        if len(failures) > allowed:
-            raise _too_many(failures, allowed, len(contexts), method, generator.name)
-    if failures:
-        logger.warning(
-            "%s: %d of %d draws could not be had (%s); their rows say so, and no other persona "
-            "answers instead",
-            method,
-            len(failures),
-            len(contexts),
-            _codes(failures),
-        )
+        failed.check()
+    failed.tell("their rows say so, and no other persona answers instead")
 
 
 def is_drawn(response: Response) -> bool:
@@ -269,22 +257,111 @@ def _request(
     return GenerateRequest(tuple(branches), row_seed, f"context {record.key!r}")
 
 
-def _drawn(
+class FailedDraws:
+    """The draws of one method that a model gave up, and how many of them may be.
+
+    Parameters
+    ----------
+    n : int
+        Draws in all.
+    max_failed_share : float
+        Share of them that may fail.
+    method, model : str
+        Who draws and who should have written, for messages.
+    what : str
+        What is drawn, for messages.
+    """
+
+    def __init__(
+        self, n: int, max_failed_share: float, *, method: str, model: str, what: str = "responses"
+    ) -> None:
+        self._n = n
+        self._allowed = math.floor(max_failed_share * n + 1e-9)
+        self._method, self._model, self._what = method, model, what
+        self._failures: list[Failure] = []
+
+    def settle(self, result: Generation | Failure) -> tuple[Generation, Outcome]:
+        """Return what a draw came to; an empty text for a failure, which is counted."""
+        if isinstance(result, Generation):
+            return result, result.finish_reason
+        self._failures.append(result)
+        nothing = Generation("", 0, "stop", math.nan)
+        return nothing, "refused" if result.code in REFUSALS else "failed"
+
+    def check(self) -> None:
+        """Stop if more failed than may; to be called when everything else is stored.
+
+        Raises
+        ------
+        BackendError
+            With the first failure's message.
+        """
+        if len(self._failures) > self._allowed:
+            raise BackendError(
+                f"{self._model} could not draw {len(self._failures)} of the {self._n} {self._what} "
+                f"of {self._method} ({self._codes()}), and at most {self._allowed} may fail; the "
+                f"first: {self._failures[0].message}; the others are kept, so run the same command "
+                "to try these again, or allow a share with remote.max_failed_share"
+            )
+
+    def tell(self, consequence: str) -> None:
+        """Log how many failed, if any did, and what follows from it."""
+        if self._failures:
+            logger.warning(
+                "%s: %d of %d %s could not be had (%s); %s",
+                self._method,
+                len(self._failures),
+                self._n,
+                self._what,
+                self._codes(),
+                consequence,
+            )
+
+    def _codes(self) -> str:
+        return ", ".join(sorted({failure.code for failure in self._failures}))
+
+
+def draw_requests(
     requests: Sequence[GenerateRequest],
     generator: Generator,
     store: Store,
     decoding: Decoding,
     *,
     stage: str,
-    progress: Progress | None,
-    span: tuple[int, int],
+    progress: Progress | None = None,
+    span: tuple[int, int] | None = None,
 ) -> Iterator[Generation | Failure]:
-    """Yield what was drawn, in order; ``span``: how many went before, how many there are in all."""
+    """Yield what was drawn for each request, in order: from the store, or drawn and then in the store.
+
+    Parameters
+    ----------
+    requests : sequence of GenerateRequest
+        Equal ones are drawn once.
+    generator, store, decoding, progress
+        As for `simulate`.
+    stage : str
+        Whose cost grows, and the name that ``progress`` gets.
+    span : (int, int), optional
+        How many went before, how many there are in all; by default 0 and the number of requests.
+
+    Yields
+    ------
+    Generation or Failure
+        A failure is what the model gave up; it is not stored. See `FailedDraws`.
+
+    Raises
+    ------
+    BackendError
+        If the model leaves a request out.
+    ArtifactError
+        If the store cannot be read or written.
+    """
     keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
     ready: dict[bytes, Generation | Failure] = {**store.get_generations(keys)}
     missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in ready}
     names = list(missing)
-    done, total = span[0] + len(keys) - len(missing), span[1]
+    before, total = span or (0, len(keys))
+    done = before + len(keys) - len(missing)
     next_row = 0
     if progress is not None:
         progress(stage, done, total)
@@ -310,28 +387,6 @@ def _drawn(
         )
     for key in keys[next_row:]:
         yield ready[key]
-
-
-def _settled(result: Generation | Failure) -> tuple[Generation, Outcome]:
-    if isinstance(result, Generation):
-        return result, result.finish_reason
-    nothing = Generation("", 0, "stop", math.nan)
-    return nothing, "refused" if result.code in REFUSALS else "failed"
-
-
-def _codes(failures: Sequence[Failure]) -> str:
-    return ", ".join(sorted({failure.code for failure in failures}))
-
-
-def _too_many(
-    failures: Sequence[Failure], allowed: int, n: int, method: str, name: str
-) -> BackendError:
-    return BackendError(
-        f"{name} could not draw {len(failures)} of the {n} responses of {method} "
-        f"({_codes(failures)}), and at most {allowed} may fail; the first: {failures[0].message}; "
-        "the others are kept, so run the same command to try these again, or allow a share with "
-        "remote.max_failed_share"
-    )
 
 
 def _joined(keys: Iterable[str | None]) -> str | None:

@@ -1,0 +1,651 @@
+"""The paper's tables: MoP against its rivals on AG News, SST-2 and IMDB, with one small model.
+
+    python benchmarks/bench_paper.py                        # all of it: hours on two cores
+    python benchmarks/bench_paper.py --minutes 50           # as many pieces as begin within 50 minutes
+    python benchmarks/bench_paper.py --list                 # which pieces are done, which is next
+    python benchmarks/bench_paper.py --sizes tiny           # minutes, on the built-in toy model
+    python benchmarks/bench_paper.py --sizes gpu --lm hf:meta-llama/Meta-Llama-3-8B-Instruct
+
+Work goes on in pieces (a fit, the responses of one method, a table). Every piece is kept: kill it
+whenever you like, and give the same command again. Writes ``benchmarks/results/paper.json`` and
+``docs/results.md``. The data lie in a folder ``shared`` beside the repository (``MOP_SHARED``).
+
+Nothing here is chosen on golden or test texts: fits choose by cross-validation within ``train``.
+The best rival is picked on the golden texts, in the rivals' favour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.artifacts import hash_of, read_json, write_atomic, write_json
+from mop.compare import compare, draw_piece, pieces
+from mop.config import METHODS, RunConfig, config_from_dict, config_to_dict
+from mop.data import load_records
+from mop.downstream import downstream_f1
+from mop.embed import open_encoder
+from mop.errors import MopError
+from mop.progress import ProgressDisplay
+from mop.randomness import generator
+from mop.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MOP_SHARED", ROOT.parent / "shared"))
+SPLITS = ("exemplars", "train", "golden", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One data set of the paper."""
+
+    title: str
+    domain: str
+    task: str
+    max_tokens: int
+    """Length cap of every method."""
+    cut_real: bool = False
+    """Whether real texts are cut at that length too."""
+
+
+CORPORA = {
+    "agnews": Corpus("AG News", "news", "the text of a short news article", 96),
+    "sst2": Corpus("SST-2", "films", "one sentence from a movie review", 48),
+    "imdb": Corpus("IMDB", "films", "the text of a movie review", 96, cut_real=True),
+}
+
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "paper": {"personas": 20, "exemplars": 300, "train": 200, "valid": 80, "golden": 2500,
+              "test": 1500, "responses": 1000, "ablation": 500, "best_seeds": 3},
+    "gpu": {"personas": 100, "exemplars": 1000, "train": 1500, "valid": 300, "golden": 4400,
+            "test": 1800, "responses": 5000, "ablation": 1000, "best_seeds": 3},
+    "tiny": {"personas": 3, "exemplars": 24, "train": 16, "valid": 8, "golden": 60,
+             "test": 40, "responses": 24, "ablation": 12, "best_seeds": 2},
+}  # fmt: skip
+
+ABLATIONS = (
+    "no-exemplars", "raw-records", "no-gates", "random-personas", "single-tau",
+    "tokens-2", "tokens-4", "tokens-8", "prompt-2", "prompt-4", "prompt-8",
+)  # fmt: skip
+"""On AG News, beside K and N halved; the other data sets have the paper's fit only."""
+
+# IDs end in the data set's name: metric, least change in per cent, sign of better, what the paper has.
+CLAIMS = {
+    "fid_cut": ("fid_excess", -50.0, -1, "plain FID −46 to −69 %"),
+    "mauve_gain": ("mauve", 25.0, 1, "+13.6 to +41.3 %"),
+    "kl_cut": ("kl_cosine", -50.0, -1, "−33 to −80 %"),
+    "f1_gain": ("f1", 0.0, 1, "+0.4 to +5.4 %"),
+}
+RANKED_BY = {"fid_cut": "fid", "mauve_gain": "mauve", "kl_cut": "kl_cosine", "f1_gain": "f1"}
+VS_PAPER = -20.0
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+def prepared(name: str, arguments: argparse.Namespace) -> Path:
+    """Folder of the splits: the given one, or a copy whose texts are cut at the length cap."""
+    folder, corpus = arguments.shared / "data" / name, CORPORA[name]
+    if not corpus.cut_real:
+        return folder
+    target: Path = arguments.work / "data" / f"{name}-{corpus.max_tokens}"
+    target.mkdir(parents=True, exist_ok=True)
+    if all((target / f"{split}.jsonl.gz").is_file() for split in SPLITS):
+        return target
+    shorten = cutter(arguments.lm, corpus.max_tokens)
+    for split in SPLITS:
+        lines = []
+        with gzip.open(folder / f"{split}.jsonl.gz", "rt", encoding="utf-8") as stream:
+            for line in stream:
+                row = json.loads(line)
+                lines.append(json.dumps({**row, "response": shorten(row["response"])}))
+        text = "\n".join(lines) + "\n"
+        write_atomic(target / f"{split}.jsonl.gz", gzip.compress(text.encode(), mtime=0))
+    return target
+
+
+def cutter(lm: str, n_tokens: int) -> Callable[[str], str]:
+    """A function that keeps the first tokens of a text, as the length cap of a response does."""
+    if lm == "fake":
+        return lambda text: text[:n_tokens].strip()
+    from mop.backends.tokens import open_tokens
+
+    encoder = open_tokens(lm)
+    return lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip()
+
+
+def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunConfig:
+    """The configuration of one data set, with the ablations beyond the paper's fit or without."""
+    corpus, sizes = CORPORA[name], SIZES[arguments.sizes]
+    is_tiny = arguments.sizes == "tiny"
+    size = {key: getattr(arguments, key) or value for key, value in sizes.items()}
+    half = (f"k-{size['personas'] // 2}", f"n-{size['exemplars'] // 2}")
+    fit: dict[str, Any] = {
+        "components_per_record": 8,
+        "records_per_component": 12,
+        "valid_components": 10,
+    }
+    if is_tiny:
+        fit = {
+            "components_per_record": 4,
+            "records_per_component": 4,
+            "valid_components": 6,
+            "max_steps": 20,
+        }
+    return config_from_dict({
+        "seed": arguments.seed,
+        "data": {
+            "source": str(prepared(name, arguments)), "context": "Write {context}.", "key": "id",
+            "label": "label", "task": corpus.task, "exemplars": size["exemplars"],
+            "train": size["train"], "valid": size["valid"], "test": size["test"], "golden": size["golden"],
+        },
+        "model": {"lm": arguments.lm, "encoder": arguments.encoders[0]},
+        "personas": {"n_personas": size["personas"]},
+        "fit": fit,
+        "simulate": {"n_responses": min(size["responses"], size["test"]),
+                     "max_tokens": 24 if is_tiny else corpus.max_tokens},
+        "evaluate": {"n_seeds": 2 if is_tiny else 5, "n_bootstrap": 20 if is_tiny else 60},
+        "compare": {
+            "domain": corpus.domain, "n_responses": size["responses"], "n_ablation": size["ablation"],
+            "ablations": ["paper-fit", *(f for f in (*ABLATIONS, *half) if is_full and name == "agnews")],
+            "n_seeds_best": size["best_seeds"], "encoders": arguments.encoders,
+            "n_names": 8 if is_tiny else 500, "min_words": 1 if is_tiny else 10,
+            "rounds": 2 if is_tiny else 5, "methods": arguments.methods,
+        },
+    })  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ pieces
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the work that is kept once it is done."""
+
+    corpus: str
+    name: str
+    work: float
+    """Roughly: seconds on two cores."""
+    config: RunConfig
+
+    @property
+    def key(self) -> str:
+        """Name over all data sets."""
+        return f"{self.corpus}/{self.name}"
+
+
+DRAWN_PER_SECOND, SCORED_PER_SECOND, EMBEDDED_PER_SECOND = 110.0, 3.0, 1500.0
+"""Tokens drawn, scores made and tokens embedded per second by small models on two cores (docs/engine.md)."""
+
+
+def plan(arguments: argparse.Namespace, names: list[str]) -> list[Piece]:
+    """All pieces in order: what the claims rest on for every data set, then the further ablations."""
+    todo: list[Piece] = []
+    for is_full in (False, True):
+        for name in names:
+            config = settings(name, arguments, is_full=is_full)
+            known = {piece.key for piece in todo}
+            new = [
+                Piece(name, piece, estimate(piece, config), config)
+                for piece in pieces(config)
+                if f"{name}/{piece}" not in known
+            ]
+            if not is_full:
+                new.append(Piece(name, "ceiling", 60.0, config))
+            if new:
+                table = "table-all" if is_full else "table"
+                todo += [*new, Piece(name, table, estimate(table, config), config)]
+    return todo
+
+
+def estimate(piece: str, config: RunConfig) -> float:
+    """Seconds that a piece takes on two cores, roughly."""
+    fit, compared = config.fit, config.compare
+    scores = fit.n_rounds * (
+        config.data.train * fit.components_per_record + config.data.valid * fit.valid_components
+    )
+    tokens = 0.6 * config.simulate.max_tokens
+    ablation = piece.removeprefix("mop.") if piece.startswith("mop.") else ""
+    n = compared.n_ablation if ablation else compared.n_responses
+    seconds = n * tokens / DRAWN_PER_SECOND
+    if piece == "fit":
+        return scores / SCORED_PER_SECOND
+    if piece == "table":
+        texts = 12 * n + config.data.golden + config.data.test
+        return 2 * (compared.n_seeds_best - 1) * seconds + texts * tokens / EMBEDDED_PER_SECOND
+    if piece == "table-all":
+        return len(compared.ablations) * compared.n_ablation * tokens / EMBEDDED_PER_SECOND
+    if ablation.startswith(("tokens-", "prompt-")):
+        return seconds * int(ablation.partition("-")[2])
+    if ablation.startswith(("paper", "raw", "random", "k-", "n-")):
+        return seconds + scores / SCORED_PER_SECOND
+    return seconds * (2 if piece in ("zerogen", "progen", "picle", "picle-prompted") else 1)
+
+
+def do(piece: Piece, arguments: argparse.Namespace) -> None:
+    """Do one piece in the run folder of its data set."""
+    path, config = arguments.work / piece.corpus, piece.config
+    with ProgressDisplay(quiet=arguments.quiet) as progress:
+        if piece.name in ("table", "table-all"):
+            compare(config, path, progress=progress)
+        elif piece.name == "ceiling":
+            write_json(path / "ceiling.json", ceiling(config, path))
+        else:
+            draw_piece(config, path, piece.name, progress=progress)
+
+
+def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
+    """The classifier trained on as many real texts as every method writes, or all that there are."""
+    data = Path(config.data.source)
+    columns: dict[str, Any] = {"context": "context", "label": "label", "key": "id"}
+    train = load_records(data / "train.jsonl.gz", **columns).records
+    chosen = generator(config.seed, "ceiling").permutation(len(train))[: config.compare.n_responses]
+    from mop.data import read_records
+
+    tests = read_records(path / "records" / "test.jsonl")
+    encoder = (config.compare.encoders or (config.model.encoder,))[0]
+    with Store(path / "store.sqlite") as store:
+        return downstream_f1(
+            [train[i].response for i in chosen],
+            [str(train[i].label) for i in chosen],
+            [record.response for record in tests],
+            [str(record.label) for record in tests],
+            encoder=open_encoder(encoder),
+            store=store,
+            classifier=config.compare.classifier,
+            seed=config.seed,
+        )
+
+
+class Ledger:
+    """Which pieces are done, under which settings, in which time."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.done: dict[str, dict[str, Any]] = read_json(file) if file.is_file() else {}
+
+    def is_done(self, piece: Piece) -> bool:
+        """Whether it was finished under these settings."""
+        return self.done.get(piece.key, {}).get("settings") == stamp(piece.config)
+
+    def finish(self, piece: Piece, seconds: float) -> None:
+        """Enter a finished piece."""
+        self.done[piece.key] = {
+            "settings": stamp(piece.config),
+            "seconds": round(seconds, 1),
+            "work": piece.work,
+        }
+        write_json(self.file, self.done)
+
+    def pace(self) -> float:
+        """Seconds that a second of estimated work takes, from what is done; 1 before anything is."""
+        worked = sum(entry["work"] for entry in self.done.values())
+        return (
+            sum(entry["seconds"] for entry in self.done.values()) / worked if worked > 60 else 1.0
+        )
+
+    def seconds(self) -> float:
+        """Time of all pieces together."""
+        return sum(entry["seconds"] for entry in self.done.values())
+
+
+def stamp(config: RunConfig) -> str:
+    """Hash of the settings; more ablations leave what is done done."""
+    settings = config_to_dict(config)
+    del settings["compare"]["ablations"]
+    return hash_of(settings)
+
+
+def hours(seconds: float) -> str:
+    """A rough time for people."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{math.ceil(seconds / 60)} min"
+
+
+# ------------------------------------------------------------------------------------------ claims
+
+
+def change(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], metric: str
+) -> tuple[float | None, Any]:
+    """Relative change in per cent and its 95 % interval, from the intervals of both figures.
+
+    Both figures are drawn from normal distributions with the widths of their intervals; an excess
+    over the floor has the interval of its FID.
+    """
+    a, b = mine.get(metric), theirs.get(metric)
+    if a is None or b is None or b <= 0:
+        return None, None
+    of = "fid" if metric == "fid_excess" else metric
+    rng = generator(0, "claims", metric)
+    draws = []
+    for value, row in ((a, mine), (b, theirs)):
+        low, high = row.get(f"{of}_interval") or (math.nan, math.nan)
+        draws.append(value + rng.standard_normal(20_000) * (high - low) / (2 * 1.96))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = 100 * (draws[0] / draws[1] - 1)
+    interval = (
+        [round(float(v), 1) for v in np.nanquantile(ratio, [0.025, 0.975])]
+        if np.isfinite(ratio).any()
+        else None
+    )
+    return round(100 * (a / b - 1), 1), interval
+
+
+def claims_of(name: str, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The claims of one data set."""
+    methods, claims = found["methods"], {}
+    for claim, (metric, target, better, paper) in CLAIMS.items():
+        rival = found["best_rivals"].get(RANKED_BY[claim])
+        if rival is None:
+            continue
+        value, interval = change(methods["mop"], methods[rival], metric)
+        claims[f"{claim}_{name}"] = {
+            "value": value, "unit": "%", "against": f"best rival: {rival}", "interval": interval,
+            "target": target, "met": value is not None and better * value >= better * target
+            and (claim != "f1_gain" or value > 0), "paper": paper,
+        }  # fmt: skip
+    cut = found.get("ablations", {}).get("methods", {})
+    if "mop.paper-fit" in cut:
+        value, interval = change(cut["mop"], cut["mop.paper-fit"], "fid_excess")
+        tokens = [cut[method].get("prepare_tokens") for method in ("mop", "mop.paper-fit")]
+        claims[f"fid_cut_vs_paper_{name}"] = {
+            "value": value, "unit": "%", "against": "the paper's fit, same personas and exemplars",
+            "interval": interval, "target": VS_PAPER, "lm_tokens_ours_theirs": tokens,
+            "met": value is not None and value <= VS_PAPER and tokens[0] <= tokens[1],
+        }  # fmt: skip
+    return claims
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def results(
+    todo: list[Piece], left: list[Piece], skipped: Mapping[str, str], arguments: argparse.Namespace,
+    seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the results of the data sets whose table is done."""
+    tables = {
+        piece.corpus: {
+            **read_json(arguments.work / piece.corpus / "compare" / "comparison.json"),
+            "ceiling": read_json(arguments.work / piece.corpus / "ceiling.json"),
+        }
+        for piece in todo
+        if piece.name == "table" and piece not in left
+    }
+    unfinished = [piece.key for piece in left]
+    return write_results(tables, skipped, unfinished, arguments, seconds)
+
+
+def write_results(
+    tables: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str],
+    unfinished: list[str], arguments: argparse.Namespace, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the JSON document and the page of tables from the data sets that are finished."""
+    claims: dict[str, Any] = {}
+    for name, found in tables.items():
+        claims |= claims_of(name, found)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    document = {
+        "claims": claims,
+        "commit": commit.stdout.strip() or None,
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "command": command(arguments),
+        "seed": arguments.seed,
+        "lm": arguments.lm,
+        "encoders": arguments.encoders,
+        "sizes": dict(SIZES[arguments.sizes]),
+        "skipped": dict(skipped),
+        "unfinished": unfinished,
+        "data": {name: {k: found[k] for k in ("methods", "floor", "best_rivals", "n_responses", "n_golden")}
+                 for name, found in tables.items()},
+    }  # fmt: skip
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.out, document)
+    arguments.docs.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(arguments.docs, page(document, tables, arguments).encode())
+    return document
+
+
+def page(
+    document: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, Any]],
+    arguments: argparse.Namespace,
+) -> str:
+    """``docs/results.md``: what was run, the claims, and the tables with their pictures."""
+    lines = [
+        "# Results", "",
+        "Made by `make bench-paper`; do not edit. Every figure comes from one command:", "",
+        f"    {document['command']}", "",
+        f"Language model {document['lm']}; encoder of the metrics {document['encoders'][0]}"
+        + (f" ({', '.join(document['encoders'][1:])} beside it)" if document["encoders"][1:] else "")
+        + f"; seed {document['seed']}; {document['machine']}; commit {document['commit']}; "
+        f"{document['seconds'] / 3600:.2f} hours in all. Sizes: "
+        + ", ".join(f"{key} {value}" for key, value in document["sizes"].items()) + ".", "",
+        "“Rival” means a method of the literature or plain prompting; few-shot and persona-only are "
+        "controls. ZeroGen, AttrPrompt, ProGen and plain prompting see no real text, the others see "
+        "the exemplars. The best rival is picked on the golden texts, in its favour; nothing of MoP is. "
+        "With several seeds, intervals are over seeds that draw anew from the same fit.", "",
+        "| ID | value | 95 % interval | aim | met | against |", "| --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for name, claim in document["claims"].items():
+        value = "–" if claim["value"] is None else f"{claim['value']:+.1f} %"
+        ends = claim["interval"]
+        interval = "–" if ends is None else f"{ends[0]:+.1f} to {ends[1]:+.1f}"
+        lines.append(
+            f"| `{name}` | {value} | {interval} | {claim['target']:+.0f} % | "
+            f"{'yes' if claim['met'] else 'no'} | {claim['against']} |"
+        )
+    if document["unfinished"]:
+        lines += ["", f"Not done yet: {', '.join(document['unfinished'])}."]
+    for name, reason in document["skipped"].items():
+        lines += ["", f"{CORPORA[name].title}: skipped, {reason}."]
+    for name, found in tables.items():
+        place = arguments.work / name / "compare"
+        lines += ["", f"## {CORPORA[name].title}", "",
+                  f"{found['n_responses']} responses per method against {found['n_golden']} golden texts.", "",
+                  (place / "comparison.md").read_text(encoding="utf-8")]  # fmt: skip
+        real = [f"{label} ({values['n_train']} texts) {values['f1']:.3f}"
+                for label, values in (*found["real"].items(), ("as many real texts", found["ceiling"]))]  # fmt: skip
+        lines += [f"F1 of the same classifier trained on real texts: {'; '.join(real)}.", ""]
+        for encoder, scores in found["other_encoders"].items():
+            lines += [
+                f"With {encoder}:",
+                "",
+                "| method | FID ↓ | MAUVE ↑ | KL-cosine ↓ |",
+                "| --- | --- | --- | --- |",
+            ]
+            lines += [f"| {method} | {row['fid']:.3f} | {row['mauve']:.3f} | {row['kl_cosine']:.3f} |"
+                      for method, row in scores.items()]  # fmt: skip
+            lines.append("")
+        for figure in ("metrics", "map"):
+            source = place / "figures" / f"{figure}.svg"
+            target = arguments.docs.parent / "results" / f"{name}-{figure}.svg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            lines += [f"![{CORPORA[name].title}: {figure}](results/{target.name})", ""]
+        if "ablations" in found:
+            lines += [f"### Changed versions of MoP ({found['ablations']['n_responses']} responses)", "",
+                      (place / "ablations.md").read_text(encoding="utf-8")]  # fmt: skip
+        lines += [f"- {note}" for note in found["notes"]]
+    versions = ", ".join(f"{name} {version}" for name, version in packages().items())
+    return "\n".join([*lines, "", f"Versions: {versions}.", ""])
+
+
+def packages() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in (
+        "mixture-of-personas",
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "numpy",
+        "scikit-learn",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Processor, cores and accelerator."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    try:
+        import torch
+
+        card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    except ImportError:
+        card = ""
+    return f"{model}, {os.cpu_count()} cores{card}"
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """The command that makes these figures, with what differs from the defaults."""
+    parts = ["python benchmarks/bench_paper.py"]
+    if arguments.sizes != "paper":
+        parts.append(f"--sizes {arguments.sizes}")
+    parts += [f"--{key.replace('_', '-')} {value}" for key in SIZES["paper"]
+              if (value := getattr(arguments, key)) is not None]  # fmt: skip
+    parts.append(f"--lm {arguments.lm} --seed {arguments.seed} --data {' '.join(arguments.data)}")
+    return " ".join(parts)
+
+
+# --------------------------------------------------------------------------------------------- main
+
+
+def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
+    """What was asked for, with the defaults of the sizes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", choices=SIZES, default="paper")
+    parser.add_argument("--data", nargs="+", choices=CORPORA, default=list(CORPORA))
+    parser.add_argument("--lm", help="default smollm2-135m; fake for tiny sizes")
+    parser.add_argument(
+        "--encoders", nargs="+", help="of the metrics, headline first (default mpnet minilm)"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        help="rivals and controls (default: all; picle only where peft is installed)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder that holds data/ (default ../shared)"
+    )
+    for key in SIZES["paper"]:
+        parser.add_argument(
+            f"--{key.replace('_', '-')}", dest=key, type=int, help=f"default {SIZES['paper'][key]}"
+        )
+    parser.add_argument(
+        "--work", type=Path, help="where the runs lie (default benchmarks/results/paper-SIZES)"
+    )
+    parser.add_argument("--out", type=Path, help="default benchmarks/results/paper.json")
+    parser.add_argument("--docs", type=Path, help="default docs/results.md")
+    parser.add_argument("--minutes", type=float, help="begin no further piece after so long")
+    parser.add_argument("--list", action="store_true", help="show the pieces and do nothing")
+    parser.add_argument("--quiet", action="store_true", help="no progress within a piece")
+    arguments = parser.parse_args(argv)
+    is_tiny = arguments.sizes == "tiny"
+    if arguments.methods is None:
+        has_peft = importlib.util.find_spec("peft") is not None
+        kept = [method for method in METHODS if method != "picle" or (has_peft and not is_tiny)]
+        arguments.methods = kept
+    arguments.lm = arguments.lm or ("fake" if is_tiny else "smollm2-135m")
+    arguments.encoders = arguments.encoders or (["fake"] if is_tiny else ["mpnet", "minilm"])
+    results = ROOT / "benchmarks" / "results"
+    arguments.work = (arguments.work or results / f"paper-{arguments.sizes}").absolute()
+    # A trial run must not take the place of real figures.
+    arguments.out = arguments.out or (
+        arguments.work / "paper.json" if is_tiny else results / "paper.json"
+    )
+    arguments.docs = arguments.docs or (
+        arguments.work / "results.md" if is_tiny else ROOT / "docs" / "results.md"
+    )
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do the pieces that are not done; the exit code is 0 once all are, 3 if some are left."""
+    arguments = arguments_of(argv)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    ledger, began = Ledger(arguments.work / "pieces.json"), time.monotonic()
+    skipped = {
+        name: f"{arguments.shared / 'data' / name} is not there; give --shared or set MOP_SHARED"
+        for name in arguments.data
+        if not all(
+            (arguments.shared / "data" / name / f"{split}.jsonl.gz").is_file() for split in SPLITS
+        )
+    }
+    for name, reason in skipped.items():
+        print(f"{name}: skipped, {reason}", file=sys.stderr)
+    todo = plan(arguments, [name for name in arguments.data if name not in skipped])
+    left = [piece for piece in todo if not ledger.is_done(piece)]
+    if arguments.list:
+        for piece in todo:
+            state = (
+                "to do" if piece in left else f"done in {hours(ledger.done[piece.key]['seconds'])}"
+            )
+            print(f"{piece.key:<32} {state:<16} about {hours(piece.work * ledger.pace())}")
+        print(f"left: {hours(sum(piece.work for piece in left) * ledger.pace())}")
+        return 0
+    while left:
+        piece, rest = left[0], sum(p.work for p in left) * ledger.pace()
+        if arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes:
+            print(
+                f"{len(left)} pieces left, next {piece.key}, about {hours(rest)}; same command again"
+            )
+            return 3
+        print(
+            f"{time.strftime('%H:%M')}  {piece.key}: {len(left)} pieces left, about {hours(rest)}",
+            flush=True,
+        )
+        start = time.monotonic()
+        do(piece, arguments)
+        ledger.finish(piece, time.monotonic() - start)
+        left = left[1:]
+        if piece.name.startswith("table"):  # what is known is on disk early
+            document = results(todo, left, skipped, arguments, ledger.seconds())
+    document = results(todo, left, skipped, arguments, ledger.seconds())
+    print("| ID | value | aim | against |\n| --- | --- | --- | --- |")
+    for name, claim in document["claims"].items():
+        value = "–" if claim["value"] is None else f"{claim['value']:+.1f} %"
+        print(f"| `{name}` | {value} | {claim['target']:+.0f} % | {claim['against']} |")
+    print(f"written: {arguments.out}, {arguments.docs}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MopError as error:
+        sys.exit(f"bench_paper: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what is done is kept: the same command goes on from there")

@@ -1,0 +1,721 @@
+"""All methods on one data set under equal conditions, to one table: `mop compare`.
+
+Records, personas and fit are those of a run folder. Then each *arm* (a method, or a changed version
+of MoP, at one seed) draws its responses, all are judged together, and a table and a page are
+written. What is done is kept: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.artifacts import RunFolder, hash_of, read_json, write_atomic, write_json
+from mop.backends.remote import RemoteGenerator
+from mop.comparison import Row, comparison_page, latex_table, markdown_table
+from mop.config import PRESETS, RIVALS, RunConfig, config_from_dict, config_to_dict
+from mop.downstream import downstream_f1
+from mop.embed import open_encoder
+from mop.errors import ConfigError
+from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
+from mop.fitted import FittedMixture, load_mixture
+from mop.methods import Ingredients, answer, mixture_agents, needs_mixture, respond
+from mop.pipeline import Models, Work, bring_up, ingredients_of, open_work, run
+from mop.plots import save_figures
+from mop.prompts import PROMPT_VERSION
+from mop.randomness import derive_seed
+from mop.simulate import is_drawn, read_responses, write_responses
+from mop.types import Agent, Progress, Record, Response
+
+logger = logging.getLogger(__name__)
+
+MAIN = ("fid", "mauve", "kl_cosine", "f1")
+"""The figures that decide."""
+SIDE = ("mean_words", "failed", "empty", "refusals", "near_copies", "duplicates", "distinct_2", "self_bleu_4",
+        "mauve_star", "kl_cosine_reverse")  # fmt: skip
+SEES_REAL = (
+    "mop",
+    "mop-uniform",
+    "few-shot",
+    "few-shot-3",
+    "persona-only",
+    "picle",
+    "picle-prompted",
+)
+"""Methods that see real texts (the exemplars); the others see none."""
+QUICK_SUBSAMPLES = 10
+"""Behind the intervals of the first look that only chooses the best rivals."""
+JUDGE_VERSION = 2
+"""Raised when a judgement of the same responses would be another one."""
+MAP_TEXTS = 200
+"""Texts of each method on the map."""
+
+_ABLATION = re.compile(r"(k|n|tokens|prompt)-([1-9]\d*)")
+_PLAIN_ABLATIONS = (
+    "no-exemplars",
+    "raw-records",
+    "random-personas",
+    "no-gates",
+    "single-tau",
+    "paper-fit",
+)
+
+_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "raw-records": {"personas": {"writer": "record", "path": None}},
+    "random-personas": {"personas": {"writer": "random", "path": None}},
+    "single-tau": {"fit": {"tau_spread": 1e-6}},
+    "paper-fit": {"fit": {**PRESETS["paper"]["fit"]}},
+}
+"""Ablation to the settings that it changes."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One set of responses: a method, or a version of MoP, at one seed."""
+
+    name: str
+    """Of file, rows and costs: the method, and ``-s2`` and so on for further seeds."""
+    method: str
+    seed: int
+    """Of the draws."""
+    n: int
+    """Responses."""
+
+
+# ------------------------------------------------------------------------------------------ the stage
+
+
+def compare(
+    config: RunConfig,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
+) -> dict[str, Any]:
+    """Draw, judge and tabulate all methods of the settings.
+
+    Parameters
+    ----------
+    config : RunConfig
+        ``compare`` names the methods and sizes; everything else is shared by all of them.
+    path : Path
+        Run folder; results go to its ``compare/``.
+    progress : callable, optional
+        ``progress(what, done, total)``.
+    models : Models, optional
+        Instead of those that ``config`` names.
+
+    Returns
+    -------
+    dict
+        What ``comparison.json`` holds (see ``docs/baselines.md``), and ``run``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown ablation, or one that the model that writes cannot do.
+    MopError
+        Whatever stops a method, too many failed draws among it; what is drawn stays drawn.
+    """
+    for ablation in config.compare.ablations:
+        variant_settings(config, ablation)
+    with _open_bench(config, path, progress=progress, models=models) as bench:
+        first = [
+            bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)
+        ]
+        bench.draw(first)
+        more: list[Arm] = []
+        if config.compare.n_seeds_best > config.compare.n_seeds:
+            more = _further_arms(bench, bench.judge("first", first, is_quick=True), config)
+            bench.draw(more)
+        found = bench.judge("methods", [*first, *more])
+        cut = [bench.ablation_arm(name) for name in config.compare.ablations]
+        bench.draw(cut)
+        ablations = bench.judge("ablations", cut) if cut else None
+        return bench.write(found, ablations)
+
+
+def pieces(config: RunConfig) -> list[str]:
+    """Names of what `compare` draws: first ``fit``, then each arm, then each ablation.
+
+    Further seeds of the best rivals come on top; which they are is known only after the first table.
+    """
+    settings = config.compare
+    methods = list(dict.fromkeys([*settings.methods, "mop"]))
+    arms = [_arm_name(method, s) for method in methods for s in range(settings.n_seeds)]
+    return ["fit", *arms, *(f"mop.{name}" for name in settings.ablations)]
+
+
+def draw_piece(
+    config: RunConfig,
+    path: Path,
+    piece: str,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
+) -> None:
+    """Do one of `pieces` and no more: for long comparisons that are run a part at a time.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown piece.
+    """
+    if piece not in pieces(config):
+        raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
+    if piece == "fit":
+        run(config, path, until="fit", progress=progress, models=models)
+        return
+    with _open_bench(config, path, progress=progress, models=models) as bench:
+        arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
+        arms += [bench.ablation_arm(name) for name in config.compare.ablations]
+        bench.draw([arm for arm in arms if arm.name == piece])
+
+
+@contextmanager
+def _open_bench(
+    config: RunConfig, path: Path, *, progress: Progress | None, models: Models | None
+) -> Iterator[_Bench]:
+    """Bring the run up to its fit and open what the arms share."""
+    models = models or Models(config)
+    mixing = [name for name in config.compare.ablations if name.startswith("tokens-")]
+    if mixing and isinstance(models.generator, RemoteGenerator):
+        raise ConfigError(
+            f"the ablation {mixing[0]} averages next-token distributions, which a server does not "
+            f"give, got {config.model.lm}; leave it out, or use a local model"
+        )
+    with open_work(config, path, models, until="fit", also=("lm",), progress=progress) as work:
+        bring_up(work, "fit")
+        place = work.folder.path / "compare"
+        (place / "responses").mkdir(parents=True, exist_ok=True)
+        yield _Bench(work, place)
+
+
+def _arm_name(method: str, s: int) -> str:
+    return method if s == 0 else f"{method}-s{s + 1}"
+
+
+def _further_arms(bench: _Bench, found: Mapping[str, Any], config: RunConfig) -> list[Arm]:
+    """Further seeds of MoP and of the rival that is best on each figure."""
+    seeds = range(config.compare.n_seeds, config.compare.n_seeds_best)
+    names = ["mop", *dict.fromkeys(best_rivals(found["rows"], bench.methods).values())]
+    return [bench.arm(method, s) for method in names for s in seeds]
+
+
+def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
+    """For each main figure the rival that is best on it; chosen in the rivals' favour, on the golden texts."""
+    rivals = [method for method in methods if method in RIVALS]
+    best = {}
+    for metric, better in zip(MAIN, (-1, 1, -1, 1), strict=True):
+        have = [m for m in rivals if m in rows and rows[m].get(metric) is not None]
+        if have:
+            best[metric] = max(have, key=lambda m: better * rows[m][metric])
+    return best
+
+
+# ------------------------------------------------------------------------------------------ the pieces
+
+
+def balanced(records: Sequence[Record], n: int) -> list[Record]:
+    """Choose n contexts with equal shares of the labels (to within one), the first ones of each.
+
+    A label with too few is gone through again, with numbered keys; a smaller choice is part of a
+    larger one as long as nothing repeats.
+
+    Examples
+    --------
+    >>> rows = [Record(key=k, context="", response="", label=l) for k, l in zip("abcd", "xxxy")]
+    >>> [record.key for record in balanced(rows, 4)]
+    ['a', 'b', 'd', 'd#2']
+    """
+    groups: dict[str | None, list[int]] = {}
+    for row, record in enumerate(records):
+        groups.setdefault(record.label, []).append(row)
+    order = sorted(groups, key=str)
+    chosen: list[tuple[int, int]] = []
+    for place, label in enumerate(order):
+        share = n // len(order) + (place < n % len(order))
+        rows = groups[label]
+        chosen += [(i // len(rows), rows[i % len(rows)]) for i in range(share)]
+    return [
+        records[row] if again == 0 else replace(records[row], key=f"{records[row].key}#{again + 1}")
+        for again, row in sorted(chosen)
+    ]
+
+
+def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None, bool]:
+    """Settings of the fit that an ablation needs, None if it uses the fit that is there.
+
+    Returns
+    -------
+    settings : RunConfig or None
+    is_shared : bool
+        Whether it asks for the same scores, and so shares their store.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown ablation.
+    """
+    numbered = _ABLATION.fullmatch(ablation)
+    if numbered is None and ablation not in _PLAIN_ABLATIONS:
+        raise ConfigError(
+            f"unknown ablation {ablation!r}; known: {', '.join(_PLAIN_ABLATIONS)}, k-NUMBER and "
+            "n-NUMBER (personas, exemplars), tokens-NUMBER and prompt-NUMBER (agents that write together)"
+        )
+    changes = dict(_CHANGES.get(ablation, {}))
+    if numbered is not None and numbered[1] == "k":
+        changes = {"personas": {"n_personas": int(numbered[2])}}
+    if numbered is not None and numbered[1] == "n":
+        changes = {"data": {"exemplars": int(numbered[2])}}
+    if not changes:
+        return None, False
+    settings = config_to_dict(config)
+    for section, values in changes.items():
+        settings[section] |= values
+    return config_from_dict(settings), ablation == "single-tau"
+
+
+class _Bench:
+    """What the steps of one comparison share."""
+
+    def __init__(self, work: Work, place: Path) -> None:
+        self.work = work
+        self.place = place
+        self.config = work.config
+        self.methods = list(dict.fromkeys([*work.config.compare.methods, "mop"]))
+        settings = work.config.compare
+        tests = work.records("test")
+        self.contexts = balanced(tests, settings.n_responses)
+        self.few = balanced(tests, settings.n_ablation or settings.n_responses)
+        picked = {record.key for record in self.contexts}
+        # Other real texts: those of the contexts first, then what no metric compares with.
+        self.floor = [
+            *[r for r in tests if r.key in picked],
+            *[r for r in tests if r.key not in picked],
+            *work.records("train"),
+            *work.records("valid"),
+        ]
+
+    # -- arms
+
+    def arm(self, method: str, s: int) -> Arm:
+        """Arm number s of a method; 0 draws as `mop simulate` does."""
+        needs_mixture(method)
+        seed = self.config.seed if s == 0 else derive_seed(self.config.seed, "compare", s) % 2**63
+        return Arm(_arm_name(method, s), method, seed, len(self.contexts))
+
+    def ablation_arm(self, ablation: str) -> Arm:
+        """Arm of a changed MoP; without a change it is a subset of MoP's own rows."""
+        return Arm(f"mop.{ablation}", ablation, self.config.seed, len(self.few))
+
+    def file(self, arm: Arm) -> Path:
+        """Where the responses of an arm lie."""
+        return self.place / "responses" / f"{arm.name}.jsonl"
+
+    def draw(self, arms: Sequence[Arm]) -> None:
+        """Draw the arms that are not done."""
+        for number, arm in enumerate(arms, start=1):
+            stage, is_ablation = f"compare/{arm.name}", arm.name.startswith("mop.")
+            inputs = hash_of([self._inputs(arm), arm.n])
+            if self.work.folder.stage_done(stage, inputs):
+                continue
+            self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
+            self.work.progress.begin(stage)
+            began = time.monotonic()
+            try:
+                rows = self._ablation(arm) if is_ablation else self._method(arm)
+                write_responses(self.file(arm), rows)
+            finally:
+                self._add_seconds(arm.name, time.monotonic() - began)
+            self.work.progress.save()
+            self.work.describe()
+            self.work.folder.finish_stage(stage, inputs, files=[self.file(arm)])
+
+    def _inputs(self, arm: Arm) -> dict[str, Any]:
+        """All that the responses of an arm depend on."""
+        config = config_to_dict(self.config)
+        for name in ("methods", "ablations", "n_ablation", "n_responses", "n_seeds", "n_seeds_best",
+                     "encoders", "classifier"):  # fmt: skip
+            del config["compare"][name]
+        return {
+            "records": self.work.folder.stage_hash("records"),
+            "fit": self.work.folder.stage_hash("fit"),
+            "config": {
+                key: config[key] for key in ("data", "personas", "fit", "simulate", "compare")
+            },
+            "lm": self.work.lm.generate_identity,
+            "scorer": self.work.scorer.score_identity,
+            **self.work.tolerance(),
+            "prompts": PROMPT_VERSION,
+            "arm": [arm.name, arm.method, arm.seed],
+        }
+
+    def _method(self, arm: Arm) -> list[Response]:
+        given = replace(ingredients_of(self.work), seed=arm.seed)
+        return list(respond(arm.method, self.contexts, given, name=arm.name))
+
+    def _ablation(self, arm: Arm) -> list[Response]:
+        settings, is_shared = variant_settings(self.config, arm.method)
+        given, mixture = ingredients_of(self.work), self.work.fitted
+        if settings is not None:
+            mixture = self._fit_variant(arm.method, settings, is_shared)
+            given = replace(given, mixture=mixture, exemplars=mixture.exemplars)
+        return list(draw_ablation(arm.method, self.few, given, mixture, name=arm.name))
+
+    def _fit_variant(self, ablation: str, settings: RunConfig, is_shared: bool) -> FittedMixture:
+        """Fit with changed settings on the very same records, in a run folder of its own."""
+        has_labels = any(record.label is not None for record in self.work.records("train"))
+        data = replace(
+            settings.data,
+            source=str(self.work.folder.records),
+            context="context",
+            response="response",
+            label="label" if has_labels else None,
+            key="key",
+            weight="weight",
+            group=None,
+        )
+        settings = replace(settings, data=data)
+        path = self.place / "variants" / ablation
+        run(
+            settings,
+            path,
+            until="fit",
+            store=self.work.store if is_shared else None,
+            models=self.work.models,
+            progress=self.work.progress,
+        )
+        return load_mixture(path / "mixture")
+
+    def _add_seconds(self, name: str, seconds: float) -> None:
+        """Keep the time of every attempt; a killed one is not counted."""
+        file = self.place / "seconds.json"
+        known = read_json(file) if file.is_file() else {}
+        write_json(file, {**known, name: round(known.get(name, 0.0) + seconds, 1)})
+
+    # -- judging
+
+    def judge(self, table: str, arms: Sequence[Arm], *, is_quick: bool = False) -> dict[str, Any]:
+        """Scores of all arms of a table and of the floor, per encoder; from the file if nothing changed.
+
+        A quick judgement has the headline encoder only, and intervals too rough to show.
+        """
+        is_ablation = table == "ablations"
+        contexts = self.few if is_ablation else self.contexts
+        shown = [Arm("mop", "mop", self.config.seed, len(self.few)), *arms] if is_ablation else arms
+        encoders = self.config.compare.encoders or (self.config.model.encoder,)
+        encoders = encoders[:1] if is_quick else encoders
+        config = config_to_dict(self.config)
+        stage = f"compare/judge/{table}"
+        inputs = hash_of(
+            [[self.work.folder.stage_hash(f"compare/{arm.name}") for arm in shown],
+             self.work.folder.stage_hash("records"), [arm.name for arm in shown],
+             [open_encoder(name).identity for name in encoders], len(contexts), config["evaluate"], is_quick,
+             config["compare"]["classifier"], config["seed"], JUDGE_VERSION]
+        )  # fmt: skip
+        file = self.place / f"{table}.json"
+        if not self.work.folder.stage_done(stage, inputs):
+            wanted = {record.key for record in contexts}
+            every = {
+                arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted]
+                for arm in shown
+            }
+            responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
+            judged = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
+            judged["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
+            judged["notes"] += [
+                f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left "
+                "out of every figure; nothing was drawn instead."
+                for name, count in judged["failed"].items()
+                if count
+            ]
+            write_json(file, judged)
+            self.work.folder.finish_stage(stage, inputs, files=[file])
+        found: dict[str, Any] = read_json(file)
+        found["arms"] = {arm.name: arm.method for arm in shown}
+        found["rows"] = {
+            arm.name: {
+                **found["scores"][encoders[0]][arm.name],
+                **found["downstream"].get(arm.name, {}),
+                "failed": found["failed"][arm.name],
+            }
+            for arm in shown
+        }
+        return found
+
+    def _judged(
+        self,
+        responses: Mapping[str, Sequence[Response]],
+        n: int,
+        encoders: Sequence[str],
+        *,
+        is_quick: bool,
+    ) -> dict[str, Any]:
+        settings, store = self.config.evaluate, self.work.store
+        n_bootstrap = QUICK_SUBSAMPLES if is_quick else settings.n_bootstrap
+        golden = [record.response for record in self.work.records("golden")]
+        exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
+        result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
+        for name in encoders:
+            encoder = open_encoder(name)
+            evaluation = evaluate(
+                {arm: [r.response for r in rows] for arm, rows in responses.items()},
+                golden,
+                [record.response for record in self.floor[:n]],
+                encoder=encoder,
+                store=store,
+                n_seeds=settings.n_seeds,
+                n_bootstrap=n_bootstrap,
+                seed=self.config.seed,
+                exemplar_texts={
+                    arm: [_shown(r, exemplars) for r in rows] for arm, rows in responses.items()
+                },
+                progress=self.work.progress,
+            )
+            result["scores"][name] = evaluation.methods
+            if name == encoders[0]:
+                result["notes"] = list(evaluation.notes)
+                result["n"], result["n_golden"] = evaluation.n, evaluation.n_golden
+                result["map"] = {} if is_quick else self._map(evaluation)
+        result["downstream"] = self._downstream(responses, encoders[0])
+        return result
+
+    def _map(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Places of some texts of the first seeds."""
+        names = [name for name in evaluation.rows if not re.search(r"-s\d+$", name)]
+        some = replace(evaluation, rows={name: evaluation.rows[name] for name in names})
+        places = text_map(some, seed=derive_seed(self.config.seed, "map"), limit=MAP_TEXTS)
+        return {name: np.round(xy, 3).tolist() for name, (_, xy) in places.items()}
+
+    def _downstream(
+        self, responses: Mapping[str, Sequence[Response]], encoder: str
+    ) -> dict[str, Any]:
+        """Classifier scores of each arm and of real texts; empty without labels."""
+        tests = [record for record in self.work.records("test") if record.label is not None]
+        if len({record.label for record in tests}) < 2:
+            return {}
+        judged = partial(
+            downstream_f1,
+            test_texts=[record.response for record in tests],
+            test_labels=[str(record.label) for record in tests],
+            encoder=open_encoder(encoder),
+            store=self.work.store,
+            classifier=self.config.compare.classifier,
+            seed=self.config.seed,
+            n_bootstrap=self.config.evaluate.n_bootstrap,
+            progress=self.work.progress,
+        )
+        sets: dict[str, Sequence[Response | Record]] = {
+            **responses,
+            "real train": [*self.work.records("train"), *self.work.records("valid")],
+            "real exemplars": self.work.fitted.exemplars,
+        }
+        return {
+            name: judged([row.response for row in rows], [str(row.label) for row in rows])
+            for name, rows in sets.items()
+        }
+
+    # -- the result
+
+    def write(
+        self, found: Mapping[str, Any], ablations: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Write table and page in all forms; return the document."""
+        headline = found["encoders"][0]
+        rows = self._rows(found)
+        document: dict[str, Any] = {
+            "n_responses": found["n"],
+            "n_golden": found["n_golden"],
+            "encoder": headline,
+            "classifier": self.config.compare.classifier,
+            "lm": self.config.model.lm,
+            "written_by": self.work.lm.name,
+            "scored_by": self.work.scorer.name,
+            "is_surrogate": self.work.models.is_surrogate,
+            "source": Path(self.config.data.source).name,
+            "methods": {row.name: row.values for row in rows},
+            "floor": found["scores"][headline][FLOOR],
+            "real": {name: found["downstream"][name] for name in ("real train", "real exemplars")
+                     if name in found["downstream"]},
+            "best_rivals": best_rivals({row.name: row.values for row in rows}, self.methods),
+            "other_encoders": {
+                name: scores for name, scores in found["scores"].items() if name != headline
+            },
+            "arms": found["rows"],
+            "notes": [*self._surrogate_note(), *found["notes"]],
+        }  # fmt: skip
+        cut: list[Row] = []
+        if ablations is not None:
+            cut = self._rows(ablations)
+            document["ablations"] = {
+                "n_responses": ablations["n"],
+                "floor": ablations["scores"][headline][FLOOR],
+                "methods": {row.name: row.values for row in cut},
+            }
+        document["settings"] = config_to_dict(self.config)
+        write_json(self.place / "comparison.json", document)
+        tables = {"comparison": (rows, document), "ablations": (cut, document.get("ablations"))}
+        for name, (some, of) in tables.items():
+            if of is not None:
+                write_atomic(self.place / f"{name}.md", markdown_table(some, of["floor"]).encode())
+                write_atomic(self.place / f"{name}.tex", latex_table(some, of["floor"]).encode())
+        page, figures = comparison_page(document, rows, cut, found["map"])
+        write_atomic(self.place / "comparison.html", page.encode())
+        save_figures(figures, self.place / "figures")
+        return {**document, "run": str(self.work.folder.path)}
+
+    def _surrogate_note(self) -> list[str]:
+        if not self.work.models.is_surrogate:
+            return []
+        return [
+            f"mop was fitted to the likelihoods of {self.work.scorer.name}, a surrogate; "
+            f"{self.work.lm.name} wrote all responses."
+        ]
+
+    def _rows(self, found: Mapping[str, Any]) -> list[Row]:
+        """One row per method: means over its arms, what it cost."""
+        by_method: dict[str, list[str]] = {}
+        for name, method in found["arms"].items():
+            by_method.setdefault(name if name.startswith("mop.") else method, []).append(name)
+        floor = found["scores"][found["encoders"][0]][FLOOR]
+        rows = []
+        for method, names in by_method.items():
+            values = over_seeds([found["rows"][name] for name in names])
+            values["fid_excess"] = values["fid"] - floor["fid"]
+            values |= self._cost(method, names)
+            values["sees_real"] = method in SEES_REAL or method.startswith("mop.")
+            rows.append(Row(method, values))
+        return rows
+
+    def _cost(self, method: str, names: Sequence[str]) -> dict[str, Any]:
+        """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them."""
+        spent = self.work.store.spent()
+        file = self.place / "seconds.json"
+        seconds = read_json(file) if file.is_file() else {}
+        draws = [spent[f"simulate/{name}"] for name in names if f"simulate/{name}" in spent]
+        before = [spent[f"prepare/{method}"]] if f"prepare/{method}" in spent else []
+        if method in ("mop", "mop-uniform"):
+            before = [spent[stage] for stage in ("personas", "fit") if stage in spent]
+        money = sum(
+            stages.get(f"compare/{name}", {}).get("cost", 0.0)
+            for stages in self.work.progress.rows().values()
+            for name in names
+        )
+        n = max(1, len(names))
+        return {
+            "lm_calls": round(sum(cost.calls for cost in draws) / n),
+            "lm_tokens": round(sum(cost.tokens for cost in draws) / n),
+            "minutes": round(sum(seconds.get(name, 0.0) for name in names) / n / 60, 2),
+            **({"money": round(money / n, 6)} if money else {}),
+            "prepare_calls": sum(cost.calls for cost in before),
+            "prepare_tokens": sum(cost.tokens for cost in before),
+            **self._fit_cost(method),
+        }
+
+    def _fit_cost(self, method: str) -> dict[str, Any]:
+        """What the fit of MoP, or of a changed MoP with a folder of its own, took."""
+        if method == "mop":
+            return {"prepare_minutes": round(self.work.folder.stage_info("fit")["seconds"] / 60, 2)}
+        manifest = self.place / "variants" / method.removeprefix("mop.") / "manifest.json"
+        if not method.startswith("mop.") or not manifest.is_file():
+            return {}
+        variant = RunFolder.open(manifest.parent)
+        _, is_shared = variant_settings(self.config, method.removeprefix("mop."))
+        found = {"prepare_minutes": round(variant.stage_info("fit")["seconds"] / 60, 2)}
+        if is_shared:
+            return found
+        costs = [
+            variant.about["spent"][s] for s in ("personas", "fit") if s in variant.about["spent"]
+        ]
+        return {
+            **found,
+            "prepare_calls": sum(c for c, _ in costs),
+            "prepare_tokens": sum(t for _, t in costs),
+        }
+
+
+def _shown(response: Response, exemplars: Mapping[str, str]) -> str | None:
+    keys = [key for key in (response.exemplar or "").split() if key in exemplars]
+    return " ".join(exemplars[key] for key in keys) or None
+
+
+def draw_ablation(
+    ablation: str,
+    contexts: Sequence[Record],
+    given: Ingredients,
+    mixture: FittedMixture,
+    *,
+    name: str,
+) -> list[Response]:
+    """Draw with a changed MoP.
+
+    Parameters
+    ----------
+    ablation : str
+        ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
+        gates; ``tokens-L`` and ``prompt-L``: L agents write together; others: the mixture decides.
+    contexts : sequence of Record, length n
+    given : Ingredients
+    mixture : FittedMixture
+        Fitted as the ablation says.
+    name : str
+        Of rows and costs.
+    """
+    numbered = _ABLATION.fullmatch(ablation)
+    if ablation == "no-gates":
+        return list(respond("mop-uniform", contexts, given, name=name))
+    if numbered is not None and numbered[1] in ("tokens", "prompt"):
+        n_agents = int(numbered[2])
+        agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=numbered[1])
+    else:
+        agents = mixture_agents(mixture, contexts, given)
+    if ablation == "no-exemplars":
+        agents = [
+            replace(agent, exemplars=(), log_omega=0.0)
+            for agent in agents
+            if isinstance(agent, Agent)
+        ]
+    return list(answer(agents, contexts, given, name=name))
+
+
+def over_seeds(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean figures of one method over its seeds.
+
+    With one seed the intervals are those of the evaluation (over the choice of texts; of the test
+    records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds (95 %), kept
+    within the range of the figure, and
+    ``NAME_spread`` the standard deviation.
+
+    Parameters
+    ----------
+    arms : sequence of mapping
+        The figures at each seed.
+    """
+    names = [name for name in (*MAIN, *SIDE) if arms[0].get(name) is not None]
+    found: dict[str, Any] = {"n_seeds": len(arms), "n": arms[0]["n"]}
+    for name in names:
+        values = np.array([arm[name] for arm in arms], dtype=np.float64)
+        found[name] = float(values.mean())
+        if len(arms) == 1 or name not in MAIN:
+            if len(arms) == 1 and f"{name}_interval" in arms[0]:
+                found[f"{name}_interval"] = arms[0][f"{name}_interval"]
+            continue
+        from scipy.stats import t
+
+        sd = float(values.std(ddof=1))
+        reach = float(t.ppf(0.975, len(arms) - 1)) * sd / math.sqrt(len(arms))
+        found[f"{name}_spread"] = sd
+        top = 1.0 if name in ("mauve", "f1") else math.inf
+        found[f"{name}_interval"] = [max(0.0, found[name] - reach), min(top, found[name] + reach)]
+    return found

@@ -1,0 +1,104 @@
+"""A folder with one file per split to records: for data whose division is given, not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mop.data import Loaded, load_records, split_records
+from mop.errors import ConfigError, DataError
+from mop.types import Record
+
+_ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """File of each split in a folder: ``exemplars``, ``train``, ``test``, ``golden``, perhaps ``valid``.
+
+    Returns
+    -------
+    dict of str to Path
+        Empty if the folder has no file for ``exemplars``.
+
+    Raises
+    ------
+    DataError
+        If it has one for ``exemplars`` but not for the others.
+    """
+    found = {
+        name: folder / f"{name}{ending}"
+        for name in ("exemplars", "train", "valid", "test", "golden")
+        for ending in reversed(_ENDINGS)
+        if (folder / f"{name}{ending}").is_file()
+    }
+    if "exemplars" not in found:
+        return {}
+    missing = [name for name in ("train", "test", "golden") if name not in found]
+    if missing:
+        raise DataError(
+            f"{folder} has a file for exemplars but none for {', '.join(missing)}; accepted are "
+            f"{missing[0]}{', '.join(_ENDINGS)}; add the file, or give one file with all records"
+        )
+    return found
+
+
+def load_splits(
+    files: Mapping[str, Path], sizes: Mapping[str, int], *, seed: int, **columns: Any
+) -> tuple[dict[str, list[Record]], list[Loaded]]:
+    """Read given splits and take as many records of each as asked for.
+
+    Parameters
+    ----------
+    files : mapping of str to Path
+        From `split_files`.
+    sizes : mapping of str to int
+        Records of each split. Without a file, ``valid`` is taken from the training records.
+    seed : int
+        Of the choice; with labels, shares of labels are kept.
+    **columns
+        As for `mop.data.load_records`.
+
+    Returns
+    -------
+    splits : dict of str to list of Record
+    loaded : list of Loaded
+        What was read, file by file, with its problems.
+
+    Raises
+    ------
+    DataError
+        If a file has too few records, or two files share a record.
+    ConfigError
+        If a column or size cannot be used.
+    """
+    splits: dict[str, list[Record]] = {}
+    everything: list[Loaded] = []
+    for name, file in files.items():
+        loaded = load_records(file, **columns)
+        everything.append(loaded)
+        wanted = {part: sizes[part] for part in (name, "valid") if part == name or (
+            name == "train" and "valid" not in files)}  # fmt: skip
+        if sum(wanted.values()) > len(loaded.records):
+            raise ConfigError(
+                f"{file} has {len(loaded.records)} usable records and "
+                + " + ".join(f"data.{part} = {size}" for part, size in wanted.items())
+                + " are asked for; lower the size"
+            )
+        has_labels = all(record.label is not None for record in loaded.records)
+        splits |= split_records(loaded.records, wanted, seed=seed, stratify=has_labels)
+    _refuse_shared(splits)
+    return {name: splits[name] for name in sizes}, everything
+
+
+def _refuse_shared(splits: Mapping[str, list[Record]]) -> None:
+    """A record in two splits would be shown to a method and used to judge it."""
+    where: dict[str, str] = {}
+    for name, records in splits.items():
+        for record in records:
+            if where.setdefault(record.key, name) != name:
+                raise DataError(
+                    f"record {record.key!r} is in the splits {where[record.key]!r} and {name!r}; "
+                    "each record belongs to one; remove it from the other, or give the splits "
+                    "different keys"
+                )

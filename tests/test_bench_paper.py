@@ -1,0 +1,83 @@
+"""The benchmark's arithmetic: claims, intervals, order of the pieces; its runs are not made here."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bench_paper.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_paper", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench_paper"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(fid_excess, mauve, kl, f1, **more):
+    return {"fid": 0.2 + fid_excess, "fid_excess": fid_excess, "mauve": mauve, "kl_cosine": kl, "f1": f1,
+            "fid_interval": [0.19 + fid_excess, 0.21 + fid_excess], **more}  # fmt: skip
+
+
+def test_claims_are_relative_changes_against_the_rival_that_is_best_on_each_figure(bench):
+    found = {
+        "methods": {"mop": row(0.05, 0.8, 0.03, 0.85), "zerogen": row(0.1, 0.5, 0.2, 0.80),
+                    "zero-shot": row(0.2, 0.64, 0.05, 0.7)},
+        "best_rivals": {"fid": "zerogen", "mauve": "zero-shot", "kl_cosine": "zero-shot", "f1": "zerogen"},
+        "ablations": {"methods": {"mop": row(0.07, 0.8, 0.1, 0.8, prepare_tokens=90),
+                                  "mop.paper-fit": row(0.1, 0.7, 0.1, 0.8, prepare_tokens=100)}},
+    }  # fmt: skip
+    claims = bench.claims_of("sst2", found)
+    values = {name: (claim["value"], claim["met"]) for name, claim in claims.items()}
+    assert values == {
+        "fid_cut_sst2": (-50.0, True),
+        "mauve_gain_sst2": (25.0, True),
+        "kl_cut_sst2": (-40.0, False),
+        "f1_gain_sst2": (6.2, True),
+        "fid_cut_vs_paper_sst2": (-30.0, True),
+    }
+    assert claims["fid_cut_sst2"]["against"] == "best rival: zerogen"
+    low, high = claims["fid_cut_sst2"]["interval"]
+    assert -62 < low < -50 < high < -35
+    assert claims["mauve_gain_sst2"]["interval"] is None
+
+
+def test_a_fit_that_spends_more_tokens_than_the_papers_does_not_meet_the_claim(bench):
+    found = {"methods": {"mop": row(0.1, 1, 1, 1)}, "best_rivals": {},
+             "ablations": {"methods": {"mop": row(0.05, 1, 1, 1, prepare_tokens=101),
+                                       "mop.paper-fit": row(0.1, 1, 1, 1, prepare_tokens=100)}}}  # fmt: skip
+    assert bench.claims_of("imdb", found)["fid_cut_vs_paper_imdb"]["met"] is False
+
+
+def test_a_rival_at_or_below_the_floor_gives_no_percentage(bench):
+    assert bench.change({"fid_excess": 0.1}, {"fid_excess": 0.0}, "fid_excess") == (None, None)
+
+
+def test_absent_data_are_skipped_with_a_reason(bench, tmp_path, capsys):
+    arguments = [
+        "--sizes",
+        "tiny",
+        "--work",
+        str(tmp_path / "work"),
+        "--list",
+        "--shared",
+        str(tmp_path),
+    ]
+    assert bench.main(arguments) == 0
+    assert f"imdb: skipped, {tmp_path / 'data' / 'imdb'} is not there" in capsys.readouterr().err
+
+
+def test_what_the_claims_rest_on_comes_before_further_ablations(bench, tmp_path):
+    if not (bench.SHARED / "data" / "agnews").is_dir():
+        pytest.skip("the data folder shared/ is not there")
+    arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path)])
+    keys = [piece.key for piece in bench.plan(arguments, ["agnews", "sst2"])]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == "agnews/fit"
+    assert keys.index("sst2/table") < keys.index("agnews/mop.no-exemplars")
+    assert keys[-1] == "agnews/table-all"
+    assert sum(key.endswith("table-all") for key in keys) == 1

@@ -1,0 +1,281 @@
+"""mop compare on the fake model: what is written, what is shared, what a second call does, which rival is best."""
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+
+from conftest import reviews
+from mop.artifacts import read_json, read_jsonl
+from mop.cli import OK, main
+from mop.compare import (
+    balanced,
+    best_rivals,
+    compare,
+    draw_piece,
+    over_seeds,
+    pieces,
+    variant_settings,
+)
+from mop.config import resolve_config
+from mop.errors import ConfigError, ScoringUnsupportedError
+from mop.fake_server import FakeServer, Faults
+from mop.pipeline import Models, simulate_method
+from mop.types import Record
+from test_remote import N_PROBES
+from test_remote_run import WRITER, served
+
+SMALL = (
+    "fit.max_steps=3", "fit.n_rounds=1", "fit.n_folds=2", "fit.decays=[1.0]", "evaluate.n_seeds=1",
+    "evaluate.n_bootstrap=10", "compare.n_responses=16", "compare.n_ablation=8", "compare.n_seeds_best=2",
+    'compare.methods=["zero-shot", "zerogen", "few-shot"]',
+    'compare.ablations=["no-exemplars", "tokens-2", "n-12"]', "simulate.n_responses=16",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compare") / "<b>reviews&.jsonl"
+    rows = [{"context": r.context, "response": r.response, "label": r.label} for r in reviews(160)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def settings(source, *more):
+    return resolve_config(
+        preset="quick",
+        assignments=[
+            f'data.source="{source}"', "data.label=label", "data.task=a film review", *SMALL, *more,
+        ],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    return path, compare(settings(source), path)
+
+
+def test_every_method_has_its_figures_its_cost_and_its_seeds(finished):
+    path, found = finished
+    assert list(found["methods"]) == ["zero-shot", "zerogen", "few-shot", "mop"]
+    for row in found["methods"].values():
+        assert {"fid", "fid_interval", "fid_excess", "mauve", "kl_cosine", "f1", "lm_calls",
+                "lm_tokens", "minutes", "mean_words", "sees_real"} <= set(row)  # fmt: skip
+    assert found["methods"]["mop"]["n_seeds"] == 2
+    assert found["methods"]["few-shot"]["n_seeds"] == 1
+    assert found["methods"]["mop"]["prepare_calls"] > 100
+    assert found["methods"]["zero-shot"]["lm_calls"] == 16
+    assert [found["methods"][m]["sees_real"] for m in found["methods"]] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert list(found["ablations"]["methods"]) == [
+        "mop",
+        "mop.no-exemplars",
+        "mop.tokens-2",
+        "mop.n-12",
+    ]
+    assert {"real train", "real exemplars"} == set(found["real"])
+    document = read_json(path / "compare" / "comparison.json")
+    assert {**document, "run": str(path)} == found
+
+
+def test_labels_are_in_equal_shares_and_ablations_answer_a_part_of_the_same_contexts(finished):
+    folder = finished[0] / "compare" / "responses"
+    mop = list(read_jsonl(folder / "mop.jsonl"))
+    assert Counter(row["label"] for row in mop) == {"good": 8, "bad": 8}
+    few = list(read_jsonl(folder / "mop.no-exemplars.jsonl"))
+    assert {row["id"] for row in few} < {row["id"] for row in mop}
+    assert all(row["exemplar"] is None and row["persona"] for row in few)
+    second = list(read_jsonl(folder / "mop-s2.jsonl"))
+    assert [row["id"] for row in second] == [row["id"] for row in mop]
+    assert [row["response"] for row in second] != [row["response"] for row in mop]
+    mixed = list(read_jsonl(folder / "mop.tokens-2.jsonl"))
+    assert all(len(row["persona"].split()) == 2 for row in mixed)
+
+
+def test_a_variant_is_fitted_on_the_very_same_records(finished):
+    whole, part = finished[0] / "records", finished[0] / "compare/variants/n-12/records"
+    keys = {split: {r["key"] for r in read_jsonl(whole / f"{split}.jsonl")}
+            for split in ("exemplars", "train", "valid")}  # fmt: skip
+    for split in ("train", "valid"):
+        assert {r["key"] for r in read_jsonl(part / f"{split}.jsonl")} == keys[split]
+    fewer = {r["key"] for r in read_jsonl(part / "exemplars.jsonl")}
+    assert len(fewer) == 12
+    assert fewer < keys["exemplars"]
+
+
+def test_the_command_again_draws_nothing_and_writes_the_same(finished, capsys):
+    path, found = finished
+    files = (
+        "comparison.json",
+        "comparison.md",
+        "comparison.tex",
+        "ablations.md",
+        "comparison.html",
+    )
+    before = {name: (path / "compare" / name).read_bytes() for name in files}
+    assert main(["compare", "--json", "--quiet", "--out", str(path)]) == OK
+    assert json.loads(capsys.readouterr().out) == found
+    assert {name: (path / "compare" / name).read_bytes() for name in files} == before
+
+
+def test_pieces_done_one_by_one_end_in_the_same_table(finished, source, tmp_path):
+    path, config = tmp_path / "run", settings(source)
+    assert pieces(config) == ["fit", "zero-shot", "zerogen", "few-shot", "mop",
+                              "mop.no-exemplars", "mop.tokens-2", "mop.n-12"]  # fmt: skip
+    for piece in ("zerogen", "mop.no-exemplars"):
+        draw_piece(config, path, piece)
+    drawn = {file.name for file in (path / "compare" / "responses").iterdir()}
+    assert drawn == {"zerogen.jsonl", "mop.no-exemplars.jsonl"}
+    with pytest.raises(ConfigError, match="unknown piece 'zerogem'"):
+        draw_piece(config, path, "zerogem")
+    for name in ("zerogen.jsonl", "mop.no-exemplars.jsonl"):
+        mine = (path / "compare" / "responses" / name).read_bytes()
+        assert mine == (finished[0] / "compare" / "responses" / name).read_bytes()
+
+
+def test_a_damaged_arm_is_made_again(finished, source, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    file = path / "compare" / "responses" / "few-shot.jsonl"
+    before = file.read_bytes()
+    file.write_text("{}\n")
+    compare(settings(source), path)
+    assert file.read_bytes() == before
+
+
+def test_contexts_that_run_out_are_gone_through_again_with_other_keys():
+    rows = [Record(key=f"k{i}", context="", response="", label="ab"[i % 2]) for i in range(4)]
+    found = balanced(rows, 10)
+    assert Counter(r.label for r in found) == {"a": 5, "b": 5}
+    assert len({r.key for r in found}) == 10
+    assert {r.key for r in balanced(rows, 2)} < {r.key for r in balanced(rows, 4)}
+
+
+def test_the_best_rival_is_chosen_in_the_rivals_favour():
+    rows = {
+        "zero-shot": {"fid": 0.3, "mauve": 0.9, "kl_cosine": 0.2, "f1": 0.5},
+        "zerogen": {"fid": 0.2, "mauve": 0.1, "kl_cosine": 0.3, "f1": 0.6},
+        "few-shot": {"fid": 0.1, "mauve": 1.0, "kl_cosine": 0.0, "f1": 0.9},
+    }
+    assert best_rivals(rows, list(rows)) == {
+        "fid": "zerogen", "mauve": "zero-shot", "kl_cosine": "zero-shot", "f1": "zerogen"
+    }  # fmt: skip
+
+
+def test_over_seeds_gives_the_mean_and_a_student_interval():
+    arms = [
+        {"fid": v, "mauve": 0.5, "kl_cosine": 0.1, "n": 9, "fid_interval": [0, 1]}
+        for v in (0.2, 0.3, 0.4)
+    ]
+    found = over_seeds(arms)
+    assert found["fid"] == pytest.approx(0.3)
+    assert found["fid_spread"] == pytest.approx(0.1)
+    reach = 4.302653 * 0.1 / 3**0.5  # t at 0.975 with 2 degrees of freedom
+    assert found["fid_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
+    assert over_seeds([{**arms[0], "mauve": v} for v in (0.8, 1.0)])["mauve_interval"][1] == 1.0
+    assert over_seeds(arms[:1])["fid_interval"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ablation", "section", "key", "value"),
+    [("k-7", "personas", "n_personas", 7), ("n-9", "data", "exemplars", 9),
+     ("raw-records", "personas", "writer", "record"), ("random-personas", "personas", "writer", "random"),
+     ("single-tau", "fit", "tau_spread", 1e-6), ("paper-fit", "fit", "method", "paper")],
+)  # fmt: skip
+def test_an_ablation_changes_its_setting(source, ablation, section, key, value):
+    changed, is_shared = variant_settings(settings(source), ablation)
+    assert getattr(getattr(changed, section), key) == value
+    assert is_shared == (ablation == "single-tau")
+
+
+@pytest.mark.parametrize("ablation", ["no-exemplars", "no-gates", "tokens-4", "prompt-8"])
+def test_other_ablations_need_no_fit(source, ablation):
+    assert variant_settings(settings(source), ablation) == (None, False)
+
+
+@pytest.mark.parametrize("ablation", ["no-exemplar", "k-0", "k", "tokens-x"])
+def test_an_unknown_ablation_is_refused_before_work_begins(source, tmp_path, ablation):
+    config = settings(source, f'compare.ablations=["{ablation}"]')
+    with pytest.raises(ConfigError, match=f"unknown ablation '{ablation}'"):
+        compare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_page_is_whole_asks_nothing_of_a_network_and_escapes(finished):
+    page = (finished[0] / "compare" / "comparison.html").read_text()
+    assert "&lt;b&gt;reviews&amp;.jsonl" in page
+    assert "<b>reviews" not in page
+    assert "default-src &#39;none&#39;" in page
+    for foreign in ('src="http', "url(http", "<script", "@import"):
+        assert foreign not in page
+    assert page.count("<svg") >= 4
+    for name in ("metrics.svg", "metrics.pdf", "map.svg", "map.pdf"):
+        assert (finished[0] / "compare" / "figures" / name).is_file()
+
+
+def on_a_server(source, *more):
+    return settings(
+        source, WRITER, 'remote.dialect="openai-chat"', "remote.max_failed_share=0.2",
+        "remote.price_in=1.0", "remote.price_out=2.0", "compare.n_seeds_best=1",
+        'compare.methods=["zerogen", "picle-prompted"]', *more,
+    )  # fmt: skip
+
+
+def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are_left_out(
+    source, tmp_path
+):
+    config = on_a_server(source, 'model.scorer="fake"', 'compare.ablations=["k-2"]')
+    faults = Faults(script=("ok",) * N_PROBES + ("filter", "400"))
+    server = FakeServer("openai", faults=faults)
+    lm = served(server, dialect="openai-chat", price_in=1.0, price_out=2.0)
+    found = compare(config, tmp_path / "run", models=Models(config, lm=lm))
+    assert {name: row["failed"] for name, row in found["methods"].items()} == {
+        "zerogen": 2, "picle-prompted": 0, "mop": 0
+    }  # fmt: skip
+    rows = list(read_jsonl(tmp_path / "run" / "compare" / "responses" / "zerogen.jsonl"))
+    assert sorted(row["finish_reason"] for row in rows if not row["n_tokens"]) == [
+        "failed", "refused"
+    ]  # fmt: skip
+    assert found["notes"][0] == (
+        "mop was fitted to the likelihoods of fake, a surrogate; openai:toy@http://127.0.0.1:1 "
+        "wrote all responses."
+    )
+    assert any("zerogen: 2 of 16 draws were refused or failed" in note for note in found["notes"])
+    about = read_json(tmp_path / "run" / "manifest.json")["about"]
+    spent = about["remote"]["lm"]
+    assert set(spent) == {
+        "compare/zerogen", "compare/picle-prompted", "compare/mop", "compare/mop.k-2"
+    }  # fmt: skip
+    assert sum(row["calls"] for row in spent.values()) == server.calls
+    assert found["methods"]["mop"]["money"] == pytest.approx(spent["compare/mop"]["cost"], abs=1e-6)
+    assert about["servers"]["lm"]["reported_models"] == {"http://127.0.0.1:1/v1": "toy"}
+
+
+def test_agents_that_average_words_are_refused_before_a_server_is_asked(source, tmp_path):
+    config = on_a_server(source, 'model.scorer="fake"', 'compare.ablations=["tokens-2"]')
+    server = FakeServer("openai")
+    models = Models(config, lm=served(server, dialect="openai-chat"))
+    with pytest.raises(ConfigError, match="the ablation tokens-2 averages next-token"):
+        compare(config, tmp_path / "run", models=models)
+    assert server.calls == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rival_without_likelihoods_needs_no_scorer(source, tmp_path):
+    config = on_a_server(source, "compare.ablations=[]")
+    server = FakeServer("openai", faults=Faults(script=("ok",) * N_PROBES + ("filter",)))
+    models = Models(config, lm=served(server, dialect="openai-chat"))
+    for method in ("picle-prompted", "mop-uniform"):
+        with pytest.raises(ScoringUnsupportedError):
+            simulate_method(config, tmp_path / "run", method, models=models)
+    assert server.calls == 0
+    found = simulate_method(config, tmp_path / "run", "zerogen", models=models)
+    assert (found["n_responses"], found["failed"]) == (16, 1)
+    spent = read_json(tmp_path / "run" / "manifest.json")["about"]["remote"]["lm"]
+    assert spent["simulate"]["calls"] == server.calls

@@ -1,0 +1,96 @@
+"""Macro-F1 by hand; a classifier that learns what is in the labels asked for; its edges."""
+
+import numpy as np
+import pytest
+
+from conftest import reviews
+from mop.downstream import downstream_f1, fine_tuned_predictions, logistic_predictions, macro_f1
+from mop.embed import FakeEncoder
+from mop.errors import ConfigError, DataError
+
+GOOD, BAD = ["great fun", "a great joy", "good fun"], ["so dull", "dull and slow", "slow bore"]
+
+
+def judge(texts, labels, **more):
+    tests = reviews(32)
+    return downstream_f1(
+        texts, labels, [r.response for r in tests], [r.label for r in tests],
+        encoder=FakeEncoder(), seed=0, **more,
+    )  # fmt: skip
+
+
+def test_macro_f1_counts_each_label_alike():
+    truth, predicted = ["a"] * 8 + ["b"] * 2, ["a"] * 7 + ["b"] * 2 + ["c"]
+    assert macro_f1(truth, predicted) == pytest.approx((2 * 7 / 15 + 2 * 1 / 4) / 2)
+
+
+def test_a_label_that_is_never_predicted_counts_as_zero():
+    assert macro_f1(["a", "b"], ["a", "a"]) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_texts_that_fit_their_labels_teach_and_turned_labels_teach_the_opposite():
+    right = judge(GOOD + BAD, ["good"] * 3 + ["bad"] * 3)
+    wrong = judge(GOOD + BAD, ["bad"] * 3 + ["good"] * 3)
+    assert right["f1"] > 0.8
+    assert wrong["f1"] < 0.2
+    assert right["f1_interval"][0] <= right["f1"] <= right["f1_interval"][1]
+    assert (right["n_train"], right["n_test"], right["classifier"]) == (6, 32, "logistic")
+
+
+def test_logistic_regression_finds_a_line():
+    vectors = np.array([[0.0, 1.0], [0.2, 0.9], [1.0, 0.0], [0.9, 0.1]])
+    tests = np.array([[0.1, 1.0], [1.0, 0.2]])
+    assert logistic_predictions(vectors, ["a", "a", "b", "b"], tests) == ["a", "b"]
+
+
+def test_empty_texts_are_left_out_and_one_label_is_predicted_for_all():
+    found = judge(["fun", " ", "dull"], ["good", "bad", "good"])
+    assert found["n_train"] == 2
+    assert found["f1"] == pytest.approx((2 * 16 / (32 + 16) + 0) / 2)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(DataError, match="got 1 texts with 2 labels"):
+        judge(["fun"], ["good", "bad"])
+    with pytest.raises(DataError, match="there are 0 texts that are not empty"):
+        judge([" "], ["good"])
+
+
+@pytest.fixture(scope="module")
+def tiny_classifier(tmp_path_factory):
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp("bert")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "great",
+        "fun",
+        "good",
+        "dull",
+        "slow",
+        "so",
+    ]
+    (path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(vocab=str(path / "vocab.txt")).save_pretrained(path)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(path)
+    return str(path)
+
+
+def test_a_fine_tuned_transformer_learns_and_repeats_itself(tiny_classifier):
+    texts, labels = ["great fun good", "so dull slow"] * 12, ["good", "bad"] * 12
+    options = {"model": tiny_classifier, "seed": 0, "n_epochs": 30, "learning_rate": 0.02}
+    first = fine_tuned_predictions(texts, labels, ["good fun", "so slow"], **options)
+    assert first == ["good", "bad"]
+    assert fine_tuned_predictions(texts, labels, ["good fun", "so slow"], **options) == first
+
+
+def test_an_unknown_classifier_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="the classifier .* cannot be loaded"):
+        judge(GOOD + BAD, ["good"] * 3 + ["bad"] * 3, classifier=str(tmp_path))

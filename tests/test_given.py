@@ -1,0 +1,76 @@
+"""Given splits: which files are found, what is taken of them, and what is refused."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from conftest import reviews
+from mop.errors import ConfigError, DataError
+from mop.given import load_splits, split_files
+
+
+def write(folder, **splits):
+    for name, records in splits.items():
+        (folder / f"{name}.jsonl").write_text(
+            "\n".join(
+                json.dumps({"id": r.key, "x": r.context, "y": r.response, "label": r.label})
+                for r in records
+            )
+        )
+
+
+COLUMNS = {"context": "x", "response": "y", "label": "label", "key": "id"}
+SIZES = {"exemplars": 6, "train": 8, "valid": 4, "test": 4, "golden": 10}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = reviews(60)
+    write(tmp_path, exemplars=rows[:10], train=rows[10:30], test=rows[30:40], golden=rows[40:])
+    return tmp_path
+
+
+def test_each_split_comes_from_its_file_and_validation_from_train(folder):
+    splits, loaded = load_splits(split_files(folder), SIZES, seed=0, **COLUMNS)
+    keys = {name: {int(r.key[1:]) for r in records} for name, records in splits.items()}
+    assert {name: len(rows) for name, rows in keys.items()} == SIZES
+    assert keys["exemplars"] < set(range(10))
+    assert keys["train"] | keys["valid"] < set(range(10, 30))
+    assert not keys["train"] & keys["valid"]
+    assert keys["golden"] < set(range(40, 60))
+    assert [len(part.records) for part in loaded] == [10, 20, 10, 20]
+
+
+def test_shares_of_labels_are_kept(folder):
+    splits, _ = load_splits(split_files(folder), SIZES, seed=3, **COLUMNS)
+    assert Counter(r.label for r in splits["exemplars"]) == {"good": 3, "bad": 3}
+
+
+def test_a_smaller_choice_is_part_of_a_larger_one(folder):
+    files = split_files(folder)
+    large, _ = load_splits(files, SIZES, seed=1, **COLUMNS)
+    small, _ = load_splits(files, {**SIZES, "exemplars": 4}, seed=1, **COLUMNS)
+    assert {r.key for r in small["exemplars"]} < {r.key for r in large["exemplars"]}
+    assert small["train"] == large["train"]
+
+
+def test_a_folder_without_exemplars_has_no_splits(tmp_path):
+    assert split_files(tmp_path) == {}
+
+
+def test_a_missing_file_is_named(tmp_path):
+    write(tmp_path, exemplars=reviews(4), train=reviews(4))
+    with pytest.raises(DataError, match="has a file for exemplars but none for test, golden"):
+        split_files(tmp_path)
+
+
+def test_too_large_a_size_is_refused_with_both_numbers(folder):
+    with pytest.raises(ConfigError, match="train.jsonl has 20 usable records and data.train = 18"):
+        load_splits(split_files(folder), {**SIZES, "train": 18}, seed=0, **COLUMNS)
+
+
+def test_a_record_in_two_splits_is_refused(folder):
+    write(folder, test=reviews(14)[4:])
+    with pytest.raises(DataError, match="is in the splits 'exemplars' and 'test'"):
+        load_splits(split_files(folder), {**SIZES, "exemplars": 10, "test": 10}, seed=0, **COLUMNS)

@@ -1,0 +1,82 @@
+"""Every method behind one call: rows for each context, needs that are said, draws that do not depend on others."""
+
+from dataclasses import replace
+
+import pytest
+
+from mop.config import METHODS, resolve_config
+from mop.errors import ConfigError, NotFittedError, ScoringUnsupportedError
+from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.store import Store
+from scripted import Scripted
+
+
+def ingredients(small_run, *assignments, mixture=True):
+    config = resolve_config(preset="quick", assignments=["data.task=a film review", *assignments])
+    return Ingredients(
+        config=config,
+        exemplars=small_run.fitted.exemplars,
+        mixture=small_run.fitted if mixture else None,
+        lm=small_run.lm,
+        encoder=small_run.encoder,
+        store=Store(":memory:"),
+        seed=0,
+    )
+
+
+HERE = [
+    method for method in METHODS if method != "picle"
+]  # which needs weights: see test_picle_lora
+
+
+@pytest.mark.parametrize("method", ["mop", *HERE])
+def test_every_method_answers_every_context_once_with_its_label(small_run, method):
+    given = ingredients(small_run)
+    rows = list(respond(method, small_run.held_out, given))
+    assert [row.id for row in rows] == [record.key for record in small_run.held_out]
+    assert [row.label for row in rows] == [record.label for record in small_run.held_out]
+    assert {row.method for row in rows} == {method}
+    assert given.store.spent()[f"simulate/{method}"].calls >= len(rows)
+
+
+@pytest.mark.parametrize("method", HERE)
+def test_a_row_does_not_depend_on_the_other_contexts(small_run, method):
+    if method == "progen":
+        pytest.skip("its examples come from the texts before: see test_progen")
+    whole = list(respond(method, small_run.held_out, ingredients(small_run)))
+    some = list(respond(method, small_run.held_out[5:7], ingredients(small_run)))
+    assert some == whole[5:7]
+
+
+def test_methods_without_personas_need_no_fit(small_run):
+    given = ingredients(small_run, mixture=False)
+    assert len(list(respond("few-shot-3", small_run.held_out, given))) == len(small_run.held_out)
+    assert [m for m in METHODS if needs_mixture(m)] == ["persona-only", "mop-uniform"]
+    with pytest.raises(NotFittedError, match="the method mop draws from a fitted mixture"):
+        respond("mop", small_run.held_out, given)
+
+
+def test_picle_says_that_it_needs_weights(small_run):
+    with pytest.raises(
+        ConfigError, match="picle fine-tunes a copy of the language model and 'fake'"
+    ):
+        respond("picle", small_run.held_out, ingredients(small_run))
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ConfigError, match="unknown method 'zerogem'; known: mop, zero-shot"):
+        needs_mixture("zerogem")
+
+
+def test_one_model_writes_and_another_scores(small_run):
+    writer = Scripted(lambda i, prompt: "fine")
+    given = replace(ingredients(small_run), lm=writer, scorer=small_run.lm)
+    rows = list(respond("picle-prompted", small_run.held_out, given))
+    assert {(row.model, row.response) for row in rows} == {("scripted", "fine")}
+    assert len(writer.prompts) == len(rows)
+    assert given.store.spent()["prepare/picle-prompted"].calls > 0
+    assert [m for m in METHODS if needs_scorer(m)] == [
+        "picle-prompted", "persona-only", "mop-uniform"
+    ]  # fmt: skip
+    with pytest.raises(ScoringUnsupportedError, match="scripted can write but not say how likely"):
+        respond("picle-prompted", small_run.held_out, replace(given, scorer=None))
