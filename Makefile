@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean bench-engine
+.PHONY: demo test check format docs clean bench-engine bench-fit
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -41,3 +41,7 @@ clean:
 
 bench-engine: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_engine.py
+
+# The tables take hours of scoring, once; they lie in the cache folder and may be interrupted at any moment.
+bench-fit: .venv/.ready
+	$(BIN)/python benchmarks/bench_fit.py
