@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean bench-engine bench-fit
+.PHONY: demo test check format docs clean bench-engine bench-fit bench-fit-speed
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -45,3 +45,6 @@ bench-engine: .venv-bench/.ready
 # The tables take hours of scoring, once; they lie in the cache folder and may be interrupted at any moment.
 bench-fit: .venv/.ready
 	$(BIN)/python benchmarks/bench_fit.py
+
+bench-fit-speed: .venv/.ready
+	$(BIN)/python benchmarks/bench_fit_speed.py

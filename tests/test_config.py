@@ -42,7 +42,7 @@ def test_json_and_back_is_the_same():
         ("fit.dim=true", r"fit\.dim must be of type int, got True \(bool\)"),
         ("fit.dim=0", r"fit\.dim must be at least 1, got 0"),
         ("fit=3", r"fit must be a table of settings, got 3"),
-        ("fit.decays=[-1.0]", r"fit\.decays needs values of at least 0, got \(-1\.0,\)"),
+        ("fit.decays=[-1.0]", r"fit\.decays needs values above 0, got \(-1\.0,\)"),
         ("fit.tau_spread=0", r"fit\.tau_spread must be above 0, got 0\.0"),
         (
             "model.dtype=float3",

@@ -1,4 +1,4 @@
-"""The fit on scores whose truth is planted."""
+"""The fit in rounds, on scores whose truth is planted."""
 
 from dataclasses import replace
 
@@ -6,29 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import reviews
 from mop.config import FitConfig
-from mop.design import Design
-from mop.errors import DataError
-from mop.fit import (
-    Cells,
-    best_single_tau,
-    fit_paper,
-    fit_rounds,
-    log_lik_of,
-    pack_cells,
-)
+from mop.errors import ConfigError
+from mop.fit import fit_mixture, fit_rounds
 from planted import plant
 
 FAST = FitConfig(
-    n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12,
-    dim=4, learning_rate=0.08, max_steps=200,
-    n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
+    n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12, dim=4,
+    learning_rate=0.08, max_steps=100, n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return plant(n=800, n_train=640, blocks=True)
+    return plant(n=500, n_train=400, blocks=True)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +29,7 @@ def fitted(planted):
 
 
 def test_planted_gates_are_recovered(planted, fitted):
-    rows = np.arange(640, 800)
+    rows = np.arange(400, 500)
     truth = planted.log_lik(planted.gate, rows).mean()
     found = planted.log_lik(fitted.gate, rows).mean()
     uniform = planted.log_lik(
@@ -56,13 +48,6 @@ def test_planted_temperatures_are_recovered():
     assert fitted.gate.temperatures().tolist() == pytest.approx([0.6, 1.6], rel=0.15)
 
 
-def test_a_resumed_fit_equals_an_unbroken_one(planted, fitted):
-    again = fit_rounds(planted.problem, planted.score, FAST, seed=0)
-    for name, tensor in fitted.gate.state_dict().items():
-        assert torch.equal(again.gate.state_dict()[name], tensor), name
-    assert again.history == fitted.history
-
-
 def test_a_record_is_never_scored_with_itself():
     planted = plant(n=60, n_train=40, own=True)
     result = fit_rounds(
@@ -77,71 +62,6 @@ def test_without_signal_validation_does_not_choose_worse_than_uniform():
     assert result.history[-1]["valid"] >= result.history[-1]["valid_uniform"]
 
 
-def test_the_value_of_fully_scored_cells_is_the_exact_log_likelihood(planted):
-    rows = np.arange(5)
-    cells = pack_cells(
-        [list(range(12))] * 5,
-        planted.curve,
-        np.zeros((5, 12)),
-        n_exemplars=4,
-        n_nodes=len(planted.problem.betas),
-    )
-    with torch.inference_mode():
-        value = log_lik_of(
-            planted.gate, cells, torch.as_tensor(planted.problem.hx[:5]),
-            torch.as_tensor(planted.problem.own[:5]), planted.problem.betas,
-        )  # fmt: skip
-    assert value.numpy() == pytest.approx(planted.log_lik(planted.gate, rows), abs=1e-3)
-
-
-def test_the_best_single_temperature_is_found():
-    planted = plant(n=400, n_train=300, strength=0.0, seed=5)
-    with torch.no_grad():
-        planted.gate.log_tau.fill_(np.log(0.8))
-    rng = np.random.default_rng(0)
-    for i in range(400):
-        z = planted.logits[rng.integers(12)] / 0.8
-        planted.outcomes[i] = rng.choice(12, p=np.exp(z) / np.exp(z).sum())
-    cells = pack_cells(
-        [list(range(12))] * 400,
-        planted.curve,
-        np.zeros((400, 12)),
-        n_exemplars=4,
-        n_nodes=len(planted.problem.betas),
-    )
-    tau, value = best_single_tau(cells, np.ones(400), planted.problem.betas)
-    assert _uniform(planted, tau) == pytest.approx(value, abs=1e-3)
-    assert value == pytest.approx(
-        max(_uniform(planted, t) for t in np.linspace(0.5, 1.5, 101)), abs=1e-3
-    )
-
-
-def _uniform(planted, tau):
-    z = planted.logits / tau
-    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
-    return float(np.log(np.exp(log_p[:, planted.outcomes]).mean(0)).mean())
-
-
-def test_the_papers_recipe_learns_and_reports_bound_and_full_value():
-    planted = plant(n=200, n_train=150)
-    settings = replace(
-        FAST, max_steps=12, top_m=4, learning_rate=0.02, start_tau=0.6, valid_components=12
-    )
-    result = fit_paper(planted.problem, planted.score, settings, seed=0)
-    first, best = result.history[0], max(result.history, key=lambda row: row["valid"])
-    assert best["valid"] > first["valid"]
-    assert all(row["valid_bound"] <= row["valid"] + 1e-9 for row in result.history)
-    rows = np.arange(150, 200)
-    assert planted.log_lik(result.gate, rows).mean() == pytest.approx(best["valid"], abs=2e-3)
-
-
-def test_the_papers_recipe_masks_the_own_exemplar():
-    planted = plant(n=60, n_train=40, own=True)
-    fit_paper(
-        planted.problem, planted.score, replace(FAST, max_steps=3), seed=0
-    )  # score() asserts it
-
-
 def test_with_one_node_temperatures_stay():
     planted = plant(n=60, n_train=40)
     one = replace(planted.problem, betas=(1.0,))
@@ -154,62 +74,145 @@ def test_with_one_node_temperatures_stay():
     assert result.gate.temperatures().tolist() == pytest.approx([1, 1, 1])
 
 
-def test_training_needs_validation_records(planted):
-    with pytest.raises(
-        DataError, match="needs training and validation records, got 800 of 800 for training"
-    ):
-        replace(planted.problem, n_train=800)
+class InterruptedFitError(Exception):
+    """Stands for a killed process."""
 
 
-def test_no_scored_component_is_an_error():
-    with pytest.raises(
-        DataError, match="no component was scored for any record; raise fit.components_per_record"
-    ):
-        pack_cells([[], []], lambda i, c: np.zeros(1), np.zeros((2, 4)), n_exemplars=2, n_nodes=1)
+class Kept:
+    """Scores that survive an interruption, as a store's do."""
+
+    def __init__(self, planted):
+        self.planted, self.cells, self.rounds_left = planted, {}, 99
+
+    def score(self, record, persona, exemplar):
+        if self.rounds_left == 0:
+            raise InterruptedFitError
+        self.rounds_left -= 1
+        curves = []
+        for key in zip(record.tolist(), persona.tolist(), exemplar.tolist(), strict=True):
+            if key not in self.cells:
+                self.cells[key] = self.planted.curve(key[0], key[1] * 4 + key[2])
+            curves.append(self.cells[key])
+        return np.stack(curves), len(curves)
 
 
-def test_cells_count_what_is_present():
-    cells = pack_cells(
-        [[0], [1, 2]],
-        lambda i, c: np.zeros(1, np.float32),
-        np.zeros((2, 4)),
-        n_exemplars=2,
-        n_nodes=1,
+def same(first, second):
+    return all(
+        torch.equal(tensor, second.gate.state_dict()[name])
+        for name, tensor in first.gate.state_dict().items()
     )
-    assert isinstance(cells, Cells)
-    assert cells.n_cells == 3
 
 
-def test_with_everything_scored_later_rounds_stay_exact():
-    """A skewed proposal draws favoured components more often; a cell is scored once all the same."""
+@pytest.mark.parametrize("budget", [0, 1500])
+def test_a_fit_resumed_after_round_1_equals_an_unbroken_one(budget):
+    planted = plant(n=120, n_train=80)
+    settings = replace(
+        FAST, n_rounds=3, components_per_record=4, min_gain=0.0, max_lm_tokens=budget
+    )
+    unbroken = fit_rounds(planted.problem, Kept(planted).score, settings, seed=0)
+    kept = Kept(planted)
+    kept.rounds_left = 1
+    with pytest.raises(InterruptedFitError):
+        fit_rounds(planted.problem, kept.score, settings, seed=0)
+    kept.rounds_left = 99
+    resumed = fit_rounds(planted.problem, kept.score, settings, seed=0)
+    assert same(unbroken, resumed)
+    assert resumed.history == unbroken.history
+    assert resumed.certificate == unbroken.certificate
+
+
+def test_rounds_end_when_they_no_longer_pay():
+    planted = plant(n=120, n_train=80, strength=0.0)
+    result = fit_rounds(
+        planted.problem, planted.score, replace(FAST, n_rounds=5, min_gain=0.5), seed=0
+    )
+    assert len(result.history) == 2
+    assert "below min_gain 0.5" in result.stopped
+    assert result.history[-1]["stopped"] == result.stopped
+    assert result.history[-1]["gain"] < 0.5
+
+
+def test_rounds_end_at_their_number_at_the_most():
     planted = plant(n=60, n_train=40)
-    design = Design(
-        planted.problem, replace(FAST, components_per_record=40, valid_components=40), 0
-    )
-    design.extend(planted.score, None, 0)
-    with torch.no_grad():
-        planted.gate.a.copy_(torch.tensor([3.0, 0.0, -3.0]))
-    design.extend(planted.score, planted.gate, 1)
-    assert design.n_cells == 60 * 12
-    for rows in (np.arange(40), np.arange(40, 60)):
-        cells = design.table().of(rows)
-        with torch.inference_mode():
-            value = log_lik_of(
-                planted.gate, cells, torch.as_tensor(planted.problem.hx[rows]),
-                torch.as_tensor(planted.problem.own[rows]), planted.problem.betas,
-            )  # fmt: skip
-        assert value.numpy() == pytest.approx(planted.log_lik(planted.gate, rows), abs=1e-3)
+    result = fit_rounds(planted.problem, planted.score, replace(FAST, n_rounds=1), seed=0)
+    assert result.stopped == "n_rounds 1 are done"
 
 
-def test_the_papers_recipe_copes_with_fewer_components_than_it_wants():
-    planted = plant(n=40, n_train=30, n_personas=1, n_exemplars=3, own=True)
-    result = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=2, top_m=9), seed=0)
-    assert result.history
+@pytest.mark.parametrize("budget", [700, 1300])
+def test_a_token_budget_is_kept(budget):
+    planted = plant(n=120, n_train=80)  # a cell costs one token here
+    settings = replace(FAST, n_rounds=9, components_per_record=5, valid_components=5, min_gain=0.0,
+                       max_lm_tokens=budget, max_steps=5)  # fmt: skip
+    result = fit_rounds(planted.problem, planted.score, settings, seed=0)
+    assert result.n_tokens <= budget
+    assert "max_lm_tokens" in result.stopped or "min_gain" in result.stopped
 
 
-def test_the_papers_recipe_is_compared_with_the_best_single_temperature():
+def test_a_budget_that_pays_for_nothing_is_refused():
+    planted = plant(n=120, n_train=80)
+    with pytest.raises(
+        ConfigError,
+        match=r"fit.max_lm_tokens is 50, and one component per record takes about \d+ tokens",
+    ):
+        fit_rounds(planted.problem, planted.score, replace(FAST, max_lm_tokens=50), seed=0)
+
+
+def test_no_round_begins_that_would_exceed_the_minutes():
     planted = plant(n=60, n_train=40)
-    result = fit_paper(
-        planted.problem, planted.score, replace(FAST, max_steps=2, start_tau=0.3), seed=0
+    seconds = iter([0.0, 40.0, 80.0, 120.0])
+    settings = replace(FAST, n_rounds=9, min_gain=0.0, max_minutes=1.0, max_steps=5)
+    result = fit_rounds(
+        planted.problem, planted.score, settings, seed=0, clock=lambda: next(seconds)
     )
-    assert result.uniform_tau != pytest.approx(0.3)
+    assert len(result.history) == 1
+    assert result.stopped == "another round would exceed max_minutes 1"
+
+
+def test_a_round_that_makes_things_worse_is_not_kept():
+    """Later scores are noise: the state of the first round stays."""
+    planted = plant(n=120, n_train=80, blocks=True)
+    rng = np.random.default_rng(0)
+
+    def score(record, persona, exemplar):
+        curves, tokens = planted.score(record, persona, exemplar)
+        if len(planted.calls) > 1:
+            curves = curves + rng.normal(0, 30, (len(curves), 1)).astype(np.float32)
+        return curves, tokens
+
+    settings = replace(FAST, components_per_record=3, valid_components=3, n_rounds=2, min_gain=0.0)
+    result = fit_rounds(planted.problem, score, settings, seed=0)
+    assert result.history[1]["kept_round"] == (1 if result.history[1]["gain"] >= 0 else 0)
+
+
+class Refusing:
+    """A fake model that must not be asked."""
+
+    def __init__(self, lm):
+        self.name, self.score_identity, self.betas = lm.name, lm.score_identity, lm.betas
+
+    def score(self, requests):
+        raise AssertionError(f"asked for {len(requests)} scores that the store holds")
+
+
+@pytest.mark.parametrize("chooses", [False, True])
+def test_a_refit_from_the_store_asks_the_model_for_nothing(chooses):
+    from mop.backends.fake import FakeModel
+    from mop.embed import FakeEncoder
+    from mop.store import Store
+    from mop.types import Persona
+
+    records, store, lm = reviews(40), Store(":memory:"), FakeModel()
+    personas = [Persona(key=f"p{k}", description=f"You like {k} films.") for k in range(3)]
+
+    def fit(scorer):
+        return fit_mixture(
+            personas, records[:6], records[6:26], records[26:], encoder=FakeEncoder(), scorer=scorer,
+            store=store, task="a review", seed=0, chooses_personas=chooses,
+            settings=FitConfig(n_rounds=2, components_per_record=4, valid_components=4, dim=4),
+        )  # fmt: skip
+
+    first, again = fit(lm), fit(Refusing(lm))
+    assert again.info == first.info
+    assert torch.equal(again.gate.w_e, first.gate.w_e)
+    assert first.info["coverage"]["n_examined"] == 34
+    assert ("growth" in first.info) == chooses

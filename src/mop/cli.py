@@ -82,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
         chain = _verb(verbs, verb, _run, _show_run, f"{about}, on a run folder; resumes")
         _out_option(chain, default=None)
         _settings_options(chain)
+        if verb in ("personas", "fit", "run"):
+            chain.add_argument(
+                "--n-personas", metavar="N|auto",
+                help="K; auto: as many as held-out likelihood asks for (personas.n_personas)",
+            )  # fmt: skip
         chain.set_defaults(until=stage)
 
     pull = _verb(
@@ -93,16 +98,29 @@ def build_parser() -> argparse.ArgumentParser:
         verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture"
     )
     _fitted_options(score)
-    score.add_argument("--lm", help="another language model than the one it was fitted with")
+    score.add_argument(
+        "--lm", help="another language model than the one it was fitted with: the mixture is compared "
+        "with untrained gates and plain prompts under that one"
+    )  # fmt: skip
+    score.add_argument(
+        "--refit-tau", type=int, default=0, metavar="N",
+        help="refit the temperatures to N of the run's validation records first (default 0: no)",
+    )  # fmt: skip
     score.add_argument(
         "--components", type=int, default=64, help="components scored per record (default 64)"
     )
+    score.add_argument(
+        "--references", type=int, default=4, metavar="N",
+        help="prompts per record for each reference without persona or exemplar (default 4; 0: none)",
+    )  # fmt: skip
 
     explain = _verb(
         verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record"
     )
     _fitted_options(explain)
     explain.add_argument("--key", help="a record's key; none: the first record")
+    explain.add_argument("--text", help="a response to explain instead of a record's")
+    explain.add_argument("--context", default="", help="what --text responds to")
     explain.add_argument(
         "--components", type=int, default=64, help="components scored (default 64)"
     )
@@ -194,6 +212,8 @@ def _settings(args: argparse.Namespace) -> RunConfig:
     from mop.config import config_from_dict, config_to_dict, merge_assignments, resolve_config
     from mop.pipeline import read_config
 
+    if getattr(args, "n_personas", None) is not None:
+        args.assignments = [*args.assignments, f"personas.n_personas={args.n_personas}"]
     if args.verb == "demo":
         return resolve_config(preset="demo", assignments=args.assignments)
     is_fresh = not (args.out / "config.json").is_file()
@@ -262,7 +282,13 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 
     with ProgressDisplay(quiet=args.quiet) as progress:
         model, records = _open_fitted(args, progress)
-        return model.score_report(records)
+        if args.refit_tau:
+            from mop.data import read_records
+
+            sample = read_records(args.run / "records" / "valid.jsonl")[: args.refit_tau]
+            model.refit_tau(sample)
+        found = model.score_report(records, reference_components=args.references)
+        return {"lm": args.lm, "refitted_on": args.refit_tau, **found}
 
 
 def _explain(args: argparse.Namespace) -> dict[str, Any]:
@@ -270,6 +296,10 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
 
     with ProgressDisplay(quiet=args.quiet) as progress:
         model, records = _open_fitted(args, progress)
+        if args.text is not None:
+            from mop.types import Record
+
+            return model.explain(Record(key="--text", context=args.context, response=args.text))
         found = [r for r in records if args.key is None or r.key == args.key]
         if not found:
             raise ConfigError(
@@ -327,10 +357,30 @@ def _show_run(result: dict[str, Any]) -> str:
     lines += [
         f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, untrained gates "
         f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})",
+        *_reference_lines(held),
         f"report: {run}/report.html",
         f"next: open {run}/report.html, or: mop explain {run}",
     ]
     return "\n".join(lines)
+
+
+def _reference_lines(held: dict[str, Any]) -> list[str]:
+    """A table of what the mixture gains over simpler models."""
+    rows = held.get("references") or {}
+    if not rows:
+        return []
+    head = (
+        f"{'held against':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
+    )
+    lines = [head]
+    for name, row in rows.items():
+        low, high = row["gain_interval"]
+        tail = " (bound)" if row["kind"] == "bound" else ""
+        lines.append(
+            f"{name:<18}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{f'{low:+.2f} to {high:+.2f}':>20}"
+            f"{row['gain_per_token']:>+11.4f}{tail}"
+        )
+    return lines
 
 
 def _show_pull(result: dict[str, Any]) -> str:
@@ -352,12 +402,16 @@ def _show_score(result: dict[str, Any]) -> str:
     kind = (
         "exact" if result["is_exact"] else f"estimated from {drawn}, a lower bound in expectation"
     )
-    return (
-        f"mean log p(y|x) over {result['n_records']} records, {kind}, nats per record:\n"
+    with_lm = f" with {result['lm']}" if result.get("lm") else ""
+    if result.get("refitted_on"):
+        with_lm += f", temperatures refitted on {result['refitted_on']} records"
+    text = (
+        f"mean log p(y|x) over {result['n_records']} records{with_lm}, {kind}, nats per record:\n"
         f"  mixture          {result['mop']:10.3f}  (standard error {result['standard_error']:.3f})\n"
         f"  untrained gates  {result['mop-uniform']:10.3f}\n"
         f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
     )
+    return "\n".join([text, *_reference_lines(result)])
 
 
 def _show_explain(result: dict[str, Any]) -> str:
@@ -365,6 +419,13 @@ def _show_explain(result: dict[str, Any]) -> str:
         f"record   {result['key']}",
         f"context  {result['context']}",
         f"response {result['response']}",
+        f"log p    {result['log_lik']:.2f} nats over {result['n_tokens']} tokens, "
+        + (
+            "exact"
+            if result["is_exact"]
+            else f"a bound, standard error {result['standard_error']:.2f}"
+        )
+        + f", from {result['n_scored']} components",
         "",
     ]
     lines += [
@@ -375,6 +436,12 @@ def _show_explain(result: dict[str, Any]) -> str:
     lines += [
         f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}"
         for row in result["exemplars"]
+    ]
+    lines += ["", f"{'posterior':>9}  {'log p':>9}  {'log weight':>10}  {'tau':>5}  component"]
+    lines += [
+        f"{row['posterior']:9.1%}  {row['log_lik']:9.2f}  {row['log_weight']:10.2f}  {row['temperature']:5.2f}  "
+        f"{row['persona']} with {row['exemplar']}"
+        for row in result["components"]
     ]
     return "\n".join(lines)
 

@@ -116,6 +116,12 @@ class PersonaConfig:
                 f"and path {self.path!r}; set both or neither"
             )
 
+    def n_clusters(self, n_distinct: int) -> int:
+        """K, or the number of candidates if K is to be found: at least five different texts for each."""
+        if isinstance(self.n_personas, int):
+            return self.n_personas
+        return max(1, min(self.max_personas, n_distinct // 5))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from mop.errors import ConfigError, DataError, NotFittedError
 from mop.types import Decoding, Persona, Progress, Record, Response
@@ -28,8 +28,9 @@ class MixtureOfPersonas:
 
     Parameters
     ----------
-    n_personas : int
-        K, clusters of the exemplars that personas are written from.
+    n_personas : int or "auto"
+        K, clusters of the exemplars that personas are written from; "auto": as many as held-out
+        likelihood asks for, up to 24.
     lm : str or LanguageModel
         ``smollm2-135m``, ``hf:ORG/NAME``, a folder, ``openai:MODEL@URL``, ``fake``, or a ready backend.
     encoder : str or Encoder
@@ -74,7 +75,7 @@ class MixtureOfPersonas:
 
     def __init__(
         self,
-        n_personas: int = 20,
+        n_personas: int | Literal["auto"] = 20,
         *,
         lm: str | LanguageModel | Generator = "smollm2-135m",
         encoder: str | Encoder = "minilm",
@@ -189,28 +190,69 @@ class MixtureOfPersonas:
             task=self.task,
             settings=self.settings or FitConfig(),
             seed=self.seed,
+            chooses_personas=self.n_personas == "auto" and self.personas is None,
             progress=self.progress,
         )
         return self
 
     # ------------------------------------------------------------------------------------- likelihood
 
-    def score_samples(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
+    @overload
+    def score_samples(
+        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[False] = ...
+    ) -> NDArray[np.float64]: ...
+
+    @overload
+    def score_samples(
+        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[True]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+
+    def score_samples(
+        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: bool = False
+    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Log-likelihood of each record under the mixture, shape (n,), in nats.
 
         Exact if K × N is at most ``score_components``; otherwise an importance-sampling estimate
-        whose expectation is at most the true value (see `mop.mixture.estimate_log_mixture`).
+        whose expectation is at most the true value, a bound in that sense
+        (see `mop.mixture.estimate_log_mixture`). `score_report` says which.
+
+        Parameters
+        ----------
+        records : iterable of Record or mapping
+        return_std : bool
+            Also return the standard error of each estimate (n,), 0 where exact.
         """
         from mop.likelihood import estimate
 
-        return estimate(self._table(_as_records(records)), self._fitted()).log_mix
+        found = estimate(self._table(_as_records(records)), self._fitted())
+        return (found.log_mix, found.standard_error) if return_std else found.log_mix
 
-    def score(self, records: Iterable[Record | Mapping[str, Any]]) -> float:
-        """Mean log-likelihood per record, in nats, weighted by the records' survey weights."""
+    @overload
+    def score(
+        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[False] = ...
+    ) -> float: ...
+
+    @overload
+    def score(
+        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[True]
+    ) -> tuple[float, float]: ...
+
+    def score(
+        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: bool = False
+    ) -> float | tuple[float, float]:
+        """Mean log-likelihood per record, in nats, weighted by the records' survey weights.
+
+        With ``return_std`` also the standard error of that mean as an estimate, 0 where exact.
+        """
         import numpy as np
 
         observed = _as_records(records)
-        return float(np.average(self.score_samples(observed), weights=[r.weight for r in observed]))
+        values, errors = self.score_samples(observed, return_std=True)
+        share = np.array([r.weight for r in observed])
+        share = share / share.sum()
+        mean = float(values @ share)
+        # All records share their drawn components, so their errors may go the same way: the safe sum.
+        return (mean, float(errors @ share)) if return_std else mean
 
     def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
@@ -218,49 +260,105 @@ class MixtureOfPersonas:
 
         return persona_posterior(self._table(_as_records(records)), self._fitted())
 
-    def score_report(self, records: Iterable[Record | Mapping[str, Any]]) -> dict[str, Any]:
-        """Mean log-likelihood per record, in nats, beside that of untrained gates.
+    def score_report(
+        self, records: Iterable[Record | Mapping[str, Any]], *, reference_components: int = 0
+    ) -> dict[str, Any]:
+        """Mean log-likelihood per record, in nats, beside that of simpler models.
+
+        Parameters
+        ----------
+        records : iterable of Record or mapping
+        reference_components : int
+            Prompts per record for each of the references that have no persona or no exemplar;
+            0 leaves out all references that need scores of their own.
 
         Returns
         -------
         dict
-            See `mop.likelihood.summarise`.
+            See `mop.likelihood.summarise`; ``references`` as in `mop.likelihood.references`.
         """
         from mop.fitted import uniform_mixture
-        from mop.likelihood import summarise
+        from mop.likelihood import references, summarise
 
-        fitted, table = self._fitted(), self._table(_as_records(records))
-        return summarise(table, fitted, uniform_mixture(fitted), seed=self.seed)
+        observed = _as_records(records)
+        fitted, table = self._fitted(), self._table(observed)
+        return {
+            **summarise(table, fitted, uniform_mixture(fitted), seed=self.seed),
+            "references": references(
+                fitted,
+                table,
+                observed,
+                scorer=self._open_scorer(),
+                store=self._open_store(),
+                n_components=reference_components,
+                seed=self.seed,
+                progress=self.progress,
+            ),
+        }
+
+    def refit_tau(self, records: Iterable[Record | Mapping[str, Any]]) -> Self:
+        """Keep personas, exemplars and gates, and refit the temperatures to a small sample.
+
+        For a mixture that was fitted with another language model: ``load(folder, lm=...)``, then this.
+
+        Returns
+        -------
+        self
+        """
+        from mop.likelihood import refit_temperatures
+
+        settings = {} if self.settings is None else {"spread": self.settings.tau_spread}
+        self.mixture_ = refit_temperatures(
+            self._fitted(), self._table(_as_records(records)), **settings
+        )
+        return self
 
     def explain(
-        self, record: Record | Mapping[str, Any], *, n_exemplars: int = 5
+        self,
+        record: Record | Mapping[str, Any],
+        *,
+        n_exemplars: int = 5,
+        n_components: int = 10,
     ) -> dict[str, Any]:
         """Which personas and exemplars speak for this record, given its text.
 
         Returns
         -------
         dict
-            ``personas`` and ``exemplars`` (the ``n_exemplars`` likeliest), each with its posterior;
-            ``log_lik`` (nats), ``is_exact``.
+            ``personas`` and ``exemplars`` (the ``n_exemplars`` likeliest), each with its posterior; the
+            score table behind them as ``components`` (the ``n_components`` likeliest): ``persona``,
+            ``exemplar``, ``log_lik`` at the persona's temperature, ``log_weight``, ``posterior``;
+            ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or bound), ``n_scored``.
         """
-        from mop.likelihood import component_posterior, estimate
+        from mop.likelihood import component_posterior, estimate, log_terms
 
         (one,) = _as_records([record])
         fitted, table = self._fitted(), self._table([one])
         posterior = component_posterior(table, fitted)[0]
+        log_lik, log_weight = (part[0].tolist() for part in log_terms(table, fitted))
+        found = estimate(table, fitted)
         by_persona = [0.0] * len(fitted.personas)
         by_exemplar: dict[int, float] = {}
+        by_component: dict[tuple[int, int], float] = {}
+        place = {component: m for m, component in enumerate(table.components)}
         for (k, j), share in zip(table.components, posterior.tolist(), strict=True):
             by_persona[k] += share
             by_exemplar[j] = by_exemplar.get(j, 0.0) + share
+            by_component[k, j] = by_component.get((k, j), 0.0) + share
         ranked = sorted(range(len(by_persona)), key=lambda k: -by_persona[k])
         shown = sorted(by_exemplar, key=lambda j: -by_exemplar[j])[:n_exemplars]
+        likeliest = sorted(by_component, key=lambda c: -by_component[c])
+        likeliest = [c for c in likeliest if table.allowed[0, place[c]]][:n_components]
         return {
             "key": one.key,
             "context": one.context,
             "response": one.response,
-            "log_lik": float(estimate(table, fitted).log_mix[0]),
+            "log_lik": float(found.log_mix[0]),
+            "standard_error": float(found.standard_error[0]),
+            "kind": "exact" if table.is_exact else "bound",
             "is_exact": table.is_exact,
+            "n_scored": len(by_component),
+            "n_tokens": int(table.n_tokens[0]),
             "personas": [
                 {
                     "persona": fitted.personas[k].key,
@@ -277,6 +375,17 @@ class MixtureOfPersonas:
                     "response": fitted.exemplars[j].response,
                 }
                 for j in shown
+            ],
+            "components": [
+                {
+                    "persona": fitted.personas[k].key,
+                    "exemplar": fitted.exemplars[j].key,
+                    "temperature": float(fitted.temperatures[k]),
+                    "log_lik": log_lik[place[k, j]],
+                    "log_weight": log_weight[place[k, j]],
+                    "posterior": by_component[k, j],
+                }
+                for k, j in likeliest
             ],
         }
 
@@ -414,7 +523,16 @@ class MixtureOfPersonas:
 
         store = self._open_store()
         vectors = embed([r.response for r in exemplars], self._open_encoder(), store=store)
-        clustering = cluster(vectors, self.n_personas, seed=self.seed)
+        n_clusters = self.n_personas
+        if n_clusters == "auto":
+            import numpy as np
+
+            from mop.config import PersonaConfig
+
+            n_clusters = PersonaConfig(n_personas="auto").n_clusters(
+                len(np.unique(vectors, axis=0))
+            )
+        clustering = cluster(vectors, n_clusters, seed=self.seed)
         if self.writer == "keywords":
             return keyword_personas(exemplars, clustering)
         if self.writer == "llm":

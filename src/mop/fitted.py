@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from mop.artifacts import write_atomic
 from mop.errors import ArtifactError, DataError
+from mop.index import ExemplarIndex
 from mop.mixture import Floats, draw
 from mop.randomness import derive_seed, uniforms
 from mop.score import own_exemplars
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 """Of the folder that `save_mixture` writes."""
+
+MANY = 50_000
+"""Exemplars above which draws go through an index: see `mop.index`."""
 
 _TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
 _CONTEXT_FREE = ("log_tau", "a", "delta", "v")
@@ -56,6 +61,27 @@ class FittedMixture:
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
     unconditional: Gate | None = None
     """The best weights that ignore the context, fitted to the same scores: a reference."""
+
+    @cached_property
+    def index(self) -> ExemplarIndex | None:
+        """Exemplars in groups, for draws that need not look at each; None for few exemplars."""
+        if len(self.exemplars) <= MANY:
+            return None
+        gate, size = self.gate, 65536
+        w_e, v = gate.w_e.float(), gate.v.float()
+        parts = [gate.he[start : start + size].float() for start in range(0, len(gate.he), size)]
+        keys = np.concatenate([(part @ w_e.T).numpy() for part in parts])
+        bias = np.concatenate([(part @ v).numpy() for part in parts]) + gate.delta.numpy()
+        return ExemplarIndex.build(keys, bias.astype(np.float32))
+
+    def queries(self, hx: NDArray[np.float32], persona: NDArray[np.int64]) -> NDArray[np.float32]:
+        """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d)."""
+        import torch
+
+        gate = self.gate
+        with torch.inference_mode():
+            value = torch.as_tensor(hx).double() @ gate.w_x.T + gate.hg[persona] @ gate.w_g.T
+        return np.asarray(value.float().numpy())
 
     @property
     def temperatures(self) -> Floats:
@@ -165,11 +191,13 @@ def draw_agents(
     n_agents : int
         L, agents for one response (the paper's persona mixing at inference).
     chunk : int
-        Contexts at a time; memory is chunk × N.
+        Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
+        the index, one float32 key for each.
 
     Returns
     -------
     list of n tuples of L agents
+        Beyond `MANY` exemplars ``log_omega`` is an estimate (see `mop.index`); the draws are exact.
 
     Notes
     -----
@@ -188,8 +216,13 @@ def draw_agents(
         drawn: list[list[Agent]] = [[] for _ in range(len(u))]
         for slot in range(n_agents):
             k = draw(log_pi, u[:, 2 * slot])
-            log_omega = fitted.log_omega(hx[rows], k, own[rows])
-            j = draw(log_omega, u[:, 2 * slot + 1])
+            if fitted.index is None:
+                log_omega = fitted.log_omega(hx[rows], k, own[rows])
+                j = draw(log_omega, u[:, 2 * slot + 1])
+                log_drawn = log_omega[np.arange(len(j)), j]
+            else:
+                queries = fitted.queries(hx[rows], k)
+                j, log_drawn = fitted.index.draw(queries, own[rows], seeds, slot)
             for i, (persona, exemplar) in enumerate(zip(k.tolist(), j.tolist(), strict=True)):
                 drawn[i].append(
                     Agent(
@@ -197,7 +230,7 @@ def draw_agents(
                         exemplars=(exemplar,),
                         temperature=float(tau[persona]),
                         log_pi=float(log_pi[i, persona]),
-                        log_omega=float(log_omega[i, exemplar]),
+                        log_omega=float(log_drawn[i]),
                     )
                 )
         agents.extend(tuple(a) for a in drawn)

@@ -227,8 +227,9 @@ def mean_weight(
         for start in range(0, len(hx), chunk):
             rows = torch.as_tensor(hx[start : start + chunk])
             mine = torch.as_tensor(own[start : start + chunk])
-            pi = gate.log_pi(rows).exp().numpy()
+            pi = gate.log_pi(rows).exp()
+            from_context, from_persona = gate.exemplar_logits(rows, mine)
             for k in range(n_personas):
-                omega = gate.log_omega(rows, torch.full((len(rows),), k), mine).exp().numpy()
-                total[k] += pi[:, k] @ omega
+                omega = torch.softmax(from_context + from_persona[k], dim=1)
+                total[k] += (pi[:, k] @ omega).numpy()
     return np.asarray(total.reshape(-1) / total.sum(), dtype=np.float64)

@@ -14,6 +14,7 @@ from mop.config import RunConfig, config_to_dict
 from mop.data import read_records
 from mop.embedded import EMBEDDED
 from mop.fitted import load_mixture
+from mop.likelihood import REFERENCES
 from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
 from mop.simulate import read_responses
 from mop.types import Record, Response
@@ -73,6 +74,11 @@ def report_data(
         held_out={
             key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")
         },
+        references=[
+            {"name": name, "what": REFERENCES[name], **row}
+            for name, row in metrics["held_out"]["references"].items()
+        ],
+        fit_notes=fit_notes(fitted.info, metrics["held_out"]),
         map_points=_points(found["map"], golden, responses),
         personas=[
             PersonaRow(
@@ -80,13 +86,18 @@ def report_data(
                 description=persona.description,
                 weight=weight,
                 temperature=tau,
+                temperature_interval=interval,
                 size=persona.size,
                 writer=persona.writer,
                 sources=[exemplars[key].response for key in persona.sources if key in exemplars],
                 doubts=persona.doubts,
             )
-            for persona, weight, tau in zip(
-                fitted.personas, weights, fitted.temperatures.tolist(), strict=True
+            for persona, weight, tau, interval in zip(
+                fitted.personas,
+                weights,
+                fitted.temperatures.tolist(),
+                (fitted.info["temperatures"] or {}).get("intervals") or [()] * len(fitted.personas),
+                strict=True,
             )
         ],
         exemplars=[
@@ -105,6 +116,7 @@ def report_data(
         problems={
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
+            "Records that no component explains": uncovered(fitted.info),
         },
         settings=config_to_dict(config),
         versions=versions,
@@ -120,6 +132,58 @@ def report_data(
         origins=_origins(config),
         command=f"mop run --config {folder.path.name}/config.json --out NEW_FOLDER",
     )
+
+
+def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]:
+    """What the fit found out about itself, a sentence each."""
+    notes = []
+    if info.get("stopped"):
+        notes.append(f"The fit chose: {info['chosen']}. It ended because {info['stopped']}.")
+    if info.get("growth"):
+        kept = sum(1 if row["step"] == "grow" else -1 for row in info["growth"]["path"])
+        notes.append(
+            f"{kept} of {info['growth']['n_candidates']} candidate personas were kept, by held-out "
+            "likelihood."
+        )
+    certificate = info.get("certificate")
+    if certificate:
+        notes.append(
+            f"Certificate: on the {certificate['n_records']} validation records, no fixed weighting of the "
+            f"{certificate['n_components']} components scored for all of them can gain more than "
+            f"{certificate['bound']:.3f} nats per record over this fit."
+        )
+    taus = info.get("temperatures")
+    if taus:
+        low, high = taus["gain_interval"]
+        notes.append(
+            f"A temperature per persona gains {taus['gain_over_single']:+.3f} nats per record over a "
+            f"single one (cross-validated, 95 % interval {low:+.3f} to {high:+.3f})"
+            + ("; a single one was kept." if taus["is_single"] else ".")
+        )
+    gain = held_out.get("temperatures")
+    if gain:
+        low, high = gain["gain_interval"]
+        notes.append(
+            f"On held-out texts, against the single temperature {gain['single_tau']:.2f}: "
+            f"{gain['gain']:+.3f} nats per record ({low:+.3f} to {high:+.3f})."
+        )
+    return notes
+
+
+def uncovered(info: Mapping[str, Any]) -> list[str]:
+    """Records of the fit that even the best component makes no more probable than the plain model does."""
+    found = info.get("coverage")
+    if not found or not found["n_uncovered"]:
+        return []
+    lines = [f"{found['n_uncovered']} of {found['n_examined']} records examined."]
+    lines += [
+        f"{row['key']} ({row['gap']:+.3f} nats per token): {row['response']}"
+        for row in found["least"]
+        if row["is_uncovered"]
+    ]
+    if found["proposed"]:
+        lines.append(f"A persona for them could be: {found['proposed']}")
+    return lines
 
 
 def _title(config: RunConfig) -> str:

@@ -24,7 +24,7 @@ from mop.artifacts import RunFolder, hash_of, read_json, write_json, write_parqu
 from mop.backends import open_model
 from mop.backends.base import Generator, LanguageModel, as_generator, as_scorer
 from mop.cluster import cluster
-from mop.config import PersonaConfig, RunConfig, config_from_dict, config_to_dict
+from mop.config import RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
 from mop.embedded import EMBEDDED
@@ -265,7 +265,8 @@ def make_personas(work: Work) -> Made:
     else:
         exemplars = work.records("exemplars")
         vectors = work.embed([record.response for record in exemplars])
-        clustering = cluster(vectors, n_clusters(settings, vectors), seed=work.config.seed)
+        k = settings.n_clusters(len(np.unique(vectors, axis=0)))
+        clustering = cluster(vectors, k, seed=work.config.seed)
         if settings.writer == "keywords":
             personas = keyword_personas(
                 exemplars,
@@ -296,13 +297,6 @@ def make_personas(work: Work) -> Made:
         )
     # The file is not hashed: a person may edit it, and the fit then starts from the edited one.
     return [], {"n_personas": len(personas), "doubtful": doubtful, "written": _digest(target)}
-
-
-def n_clusters(settings: PersonaConfig, vectors: NDArray[np.float32]) -> int:
-    """K, or the number of candidates if K is to be found: five texts a candidate at least."""
-    if isinstance(settings.n_personas, int):
-        return settings.n_personas
-    return max(1, min(settings.max_personas, len(np.unique(vectors, axis=0)) // 5))
 
 
 def _keep_edited(folder: RunFolder) -> None:

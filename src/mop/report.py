@@ -61,6 +61,8 @@ class PersonaRow:
     """Share of the population: mean gate weight over the contexts; all personas add up to 1."""
     temperature: float
     """τ after the fit."""
+    temperature_interval: Sequence[float] = ()
+    """Its 95 % interval [low, high], if there is one."""
     size: int = 0
     """Records in the cluster it was written from; 0 if it was not written from one."""
     writer: str = "user"
@@ -114,6 +116,11 @@ class ReportData:
     held_out: Mapping[str, object] | None = None
     """Mean log-likelihood per held-out record in nats by method name, ``gain`` (first minus second
     method) and ``gain_interval`` [low, high], as in ``metrics.json``."""
+    references: Sequence[Mapping[str, Any]] = ()
+    """Simpler models and what the mixture gains over each: ``name``, ``what`` and the values of
+    `mop.likelihood.references`."""
+    fit_notes: Sequence[str] = ()
+    """What the fit found out about itself, a sentence each."""
     map_points: Sequence[MapPoint] = ()
     """Real and simulated texts in one 2-D projection of their embeddings."""
     personas: Sequence[PersonaRow] = ()
@@ -459,6 +466,25 @@ def _held_out(data: ReportData) -> dict[str, Any] | None:
         "gain": None if math.isnan(gain) else ("+" if gain > 0 else "") + number(gain),
         "interval": None if math.isnan(low) else f"{number(low)} to {number(high)}",
         "verdict": verdict,
+        "references": [_reference_row(row) for row in data.references],
+        "notes": data.fit_notes,
+    }
+
+
+def _reference_row(row: Mapping[str, Any]) -> dict[str, str]:
+    """One simpler model, in text."""
+
+    def signed(value: float) -> str:
+        return ("+" if value > 0 else "") + number(value)
+
+    low, high = row["gain_interval"]
+    return {
+        "name": row["name"],
+        "what": row["what"],
+        "value": number(row["log_lik"]) + (" (bound)" if row["kind"] == "bound" else ""),
+        "gain": signed(row["gain"]),
+        "interval": f"{signed(low)} to {signed(high)}",
+        "per_token": signed(row["gain_per_token"]),
     }
 
 

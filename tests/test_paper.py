@@ -1,0 +1,49 @@
+"""The paper's recipe on scores whose truth is planted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mop.config import FitConfig
+from mop.paper import fit_paper
+from planted import plant
+
+FAST = FitConfig(
+    n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12, dim=4,
+    learning_rate=0.08, max_steps=12, n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
+)  # fmt: skip
+
+
+def test_the_papers_recipe_learns_and_reports_bound_and_full_value():
+    planted = plant(n=120, n_train=80)
+    settings = replace(
+        FAST, max_steps=10, top_m=4, learning_rate=0.02, start_tau=0.6, valid_components=12
+    )
+    result = fit_paper(planted.problem, planted.score, settings, seed=0)
+    first, best = result.history[0], max(result.history, key=lambda row: row["valid"])
+    assert best["valid"] > first["valid"]
+    assert all(row["valid_bound"] <= row["valid"] + 1e-9 for row in result.history)
+    rows = np.arange(80, 120)
+    assert planted.log_lik(result.gate, rows).mean() == pytest.approx(best["valid"], abs=2e-3)
+
+
+def test_the_papers_recipe_masks_the_own_exemplar():
+    planted = plant(n=60, n_train=40, own=True)
+    fit_paper(
+        planted.problem, planted.score, replace(FAST, max_steps=3), seed=0
+    )  # score() asserts it
+
+
+def test_the_papers_recipe_copes_with_fewer_components_than_it_wants():
+    planted = plant(n=40, n_train=30, n_personas=1, n_exemplars=3, own=True)
+    result = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=2, top_m=9), seed=0)
+    assert result.history
+
+
+def test_the_papers_recipe_is_compared_with_the_best_single_temperature():
+    planted = plant(n=60, n_train=40)
+    result = fit_paper(
+        planted.problem, planted.score, replace(FAST, max_steps=2, start_tau=0.3), seed=0
+    )
+    assert result.uniform_tau != pytest.approx(0.3)
