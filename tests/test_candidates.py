@@ -115,7 +115,7 @@ def test_a_temperature_interval_is_the_curvature_of_the_likelihood():
     planted = plant(n=60, n_train=40, n_personas=1, n_exemplars=1, strength=1.0)
     cells = all_cells(planted)
     gate = fit_candidate(Candidate("unconditional"), everyone(planted, cells), FAST, seed=0)
-    centre, step = float(gate.log_tau[0]), 1e-2
+    centre, step = float(gate.log_tau[0].detach()), 1e-2
 
     def total(log_tau):
         with torch.no_grad():

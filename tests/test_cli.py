@@ -83,6 +83,34 @@ def test_explain_shows_who_wrote_a_record(run_folder, capsys):
     assert "exemplars that speak for it" in out
 
 
+def test_explain_takes_a_text_and_shows_its_score_table(run_folder, capsys):
+    command = ["explain", str(run_folder), "--text", "great fun", "--context", "Verdict: good."]
+    assert main(command) == OK
+    out = capsys.readouterr().out
+    assert "response great fun" in out
+    assert "log weight" in out
+    assert main([*command, "--json"]) == OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["components"][0]["posterior"] >= found["components"][-1]["posterior"]
+
+
+def test_score_with_another_model_holds_the_mixture_against_plain_prompts(run_folder, capsys):
+    command = ["score", str(run_folder), "--components", "20", "--lm", "fake", "--refit-tau", "6"]
+    assert main(command) == OK
+    out = capsys.readouterr().out
+    assert "with fake, temperatures refitted on 6 records" in out
+    for name in ("mop-uniform", "unconditional", "no-persona", "no-exemplar", "zero-shot"):
+        assert f"\n{name}" in out
+
+
+def test_the_number_of_personas_can_be_left_to_held_out_likelihood(source, tmp_path, capsys):
+    command = ["fit", "--out", str(tmp_path / "run"), *options(source), "--n-personas", "auto"]
+    assert main([*command, "--json"]) == OK
+    found = json.loads(capsys.readouterr().out)
+    assert 1 <= found["fit"]["n_personas"] <= found["personas"]["n_personas"]
+    assert found["fit"]["stopped"]
+
+
 def test_a_users_own_records_can_be_scored(run_folder, tmp_path, capsys):
     (tmp_path / "mine.csv").write_text(
         "context,response\nVerdict: good.,great fun\nVerdict: bad.,so dull\n"

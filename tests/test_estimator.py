@@ -164,3 +164,52 @@ def test_a_ready_made_model_has_to_be_passed_again(tmp_path):
 
 def test_an_empty_context_can_be_answered(model):
     assert len(model.sample([""])) == 1
+
+
+def test_scores_come_with_their_standard_errors(model):
+    held = reviews(64)[48:]
+    exact, zero = model.score_samples(held, return_std=True)
+    assert zero.tolist() == [0.0] * 16
+    few = MixtureOfPersonas(lm="fake", encoder="fake", task="a film review", score_components=12)
+    few.mixture_ = model.mixture_
+    values, errors = few.score_samples(held, return_std=True)
+    assert (errors > 0).all()
+    assert np.mean(np.abs(values - exact) < 4 * errors + 0.01) > 0.9
+    mean, error = few.score(held, return_std=True)
+    assert (mean, error) == (pytest.approx(values.mean()), pytest.approx(errors.mean()))
+
+
+def test_explain_shows_the_score_table_behind_its_posteriors(model):
+    explained = model.explain(reviews(49)[48], n_components=100)
+    rows = explained["components"]
+    assert explained["kind"] == "exact"
+    assert len(rows) == explained["n_scored"] == 3 * 12
+    log_joint = np.array([row["log_lik"] + row["log_weight"] for row in rows])
+    share = np.exp(log_joint - explained["log_lik"])
+    assert share == pytest.approx([row["posterior"] for row in rows], abs=1e-6)
+    first = explained["personas"][0]
+    assert first["posterior"] == pytest.approx(
+        sum(row["posterior"] for row in rows if row["persona"] == first["persona"])
+    )
+
+
+def test_a_report_can_hold_the_mixture_against_plain_prompts(model):
+    report = model.score_report(reviews(64)[48:], reference_components=2)
+    assert {"zero-shot", "no-persona", "unconditional"} <= set(report["references"])
+    assert report["references"]["mop-uniform"]["gain"] == pytest.approx(report["gain"])
+
+
+def test_temperatures_can_be_refitted_for_another_model(model, tmp_path):
+    model.save(tmp_path / "m")
+    other = MixtureOfPersonas.load(tmp_path / "m", lm="fake", score_components=100)
+    sample = reviews(64)[48:]
+    before = other.score(sample)
+    assert other.refit_tau(sample).score(sample) >= before - 1e-6
+
+
+def test_the_number_of_personas_can_be_left_to_the_data():
+    model = MixtureOfPersonas("auto", lm="fake", encoder="fake", task="a review", settings=SETTINGS)
+    model.fit(reviews(48))
+    growth = model.mixture_.info["growth"]
+    assert 1 <= len(model.mixture_.personas) <= growth["n_candidates"]
+    assert growth["path"][0]["step"] == "grow"

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from mop.errors import ArtifactError, DataError
-from mop.fitted import FittedMixture, draw_agents, load_mixture, save_mixture, uniform_mixture
+from mop.fitted import (
+    FittedMixture,
+    draw_agents,
+    load_mixture,
+    save_mixture,
+    unconditional_mixture,
+    uniform_mixture,
+    with_temperatures,
+)
 from mop.gate import Gate
 from mop.types import Persona, Record
 
@@ -150,3 +158,37 @@ def test_weights_that_are_not_finite_are_refused(fitted, tmp_path):
         ArtifactError, match=r"incomplete or not finite \(missing: \[\]\); fit again"
     ):
         load_mixture(tmp_path)
+
+
+def test_the_reference_weights_are_saved_with_the_mixture(fitted, tmp_path):
+    free = with_temperatures(uniform_mixture(fitted), np.array([0.5, 1.0, 2.0])).gate
+    with torch.no_grad():
+        free.a.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    whole = replace(fitted, unconditional=free)
+    save_mixture(whole, tmp_path / "m")
+    again = unconditional_mixture(load_mixture(tmp_path / "m"))
+    hx = np.ones((1, 5), np.float32)
+    assert again.log_pi(hx).tolist() == unconditional_mixture(whole).log_pi(hx).tolist()
+    assert again.temperatures.tolist() == pytest.approx([0.5, 1.0, 2.0])
+    save_mixture(fitted, tmp_path / "old")
+    assert unconditional_mixture(load_mixture(tmp_path / "old")) is None
+
+
+def test_other_temperatures_leave_the_gates_alone(fitted):
+    warm = with_temperatures(fitted, 1.5)
+    assert warm.temperatures.tolist() == pytest.approx([1.5] * 3)
+    assert torch.equal(warm.gate.w_e, fitted.gate.w_e)
+    assert fitted.temperatures[0] != 1.5
+
+
+def test_few_exemplars_need_no_index(fitted):
+    assert fitted.index is None
+
+
+def test_queries_and_keys_give_the_exemplar_weights(fitted):
+    hx = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    persona = np.array([0, 2, 1])
+    keys = (fitted.gate.he @ fitted.gate.w_e.T).numpy()
+    logits = fitted.queries(hx, persona) @ keys.T
+    log_omega = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert log_omega == pytest.approx(fitted.log_omega(hx, persona, np.full(3, -1)), abs=1e-5)

@@ -7,14 +7,20 @@ import pytest
 
 from conftest import sum_over_components
 from mop.errors import ConfigError
-from mop.fitted import uniform_mixture
+from mop.fitted import unconditional_mixture, uniform_mixture, with_temperatures
 from mop.likelihood import (
+    REFERENCES,
+    Terms,
     component_posterior,
     estimate,
     gain_interval,
+    gain_over,
     persona_posterior,
+    references,
+    refit_temperatures,
     score_for_likelihood,
     summarise,
+    temperature_gain,
 )
 
 
@@ -93,3 +99,137 @@ def test_no_component_is_refused(small_run):
         ConfigError, match="the number of components to score must be at least 1, got 0"
     ):
         table(small_run, 0)
+
+
+def held_against(small_run, exact, n_components=8):
+    return references(
+        small_run.fitted, exact, small_run.held_out, scorer=small_run.lm, store=small_run.store,
+        n_components=n_components, seed=0,
+    )  # fmt: skip
+
+
+def test_references_are_sums_over_prompts_without_persona_or_exemplar(small_run):
+    """Zero-shot, exemplars alone and personas alone, each asked of the fake model prompt by prompt."""
+    from mop.curve import weights
+    from mop.prompts import simulation_prompt
+    from mop.types import ScoreRequest
+
+    exact = table(small_run, 10_000)
+    found = held_against(small_run, exact, n_components=1000)
+    assert list(found) == list(REFERENCES)
+    fitted, records = small_run.fitted, small_run.held_out
+
+    def mean(prompts_of, tau):
+        total = 0.0
+        for record in records:
+            requests = [ScoreRequest(prompt, record.response) for prompt in prompts_of(record)]
+            scores = [score for batch in small_run.lm.score(requests) for _, score in batch]
+            p = [np.exp(s.log_lik @ weights(1 / tau, small_run.lm.betas)) for s in scores]
+            total += np.log(np.mean(p))
+        return total / len(records)
+
+    prompts = {
+        "zero-shot": lambda r: [simulation_prompt(r.context, task=fitted.task)],
+        "no-exemplar": lambda r: [
+            simulation_prompt(r.context, persona=p.description, task=fitted.task)
+            for p in fitted.personas
+        ],
+        "no-persona": lambda r: [
+            simulation_prompt(r.context, exemplars=[e], task=fitted.task) for e in fitted.exemplars
+        ],
+    }
+    for name, prompts_of in prompts.items():
+        row = found[name]
+        assert row["kind"] == "exact"
+        assert row["log_lik"] == pytest.approx(mean(prompts_of, row["temperature"]), abs=2e-3)
+        nearby = np.clip([0.9 * row["temperature"], 1.1 * row["temperature"]], 0.25, 3.0)
+        others = [mean(prompts_of, tau) for tau in nearby]
+        assert row["log_lik"] >= max(others) - 2e-3  # its best temperature
+    ours = estimate(exact, fitted).log_mix.mean()
+    for row in found.values():
+        assert row["gain"] == pytest.approx(ours - row["log_lik"])
+        assert row["gain_interval"][0] <= row["gain"] <= row["gain_interval"][1]
+        low, high = row["gain_per_token_interval"]
+        assert low <= row["gain_per_token"] <= high
+
+
+def test_part_of_the_prompts_gives_a_bound_and_none_leaves_only_what_the_table_holds(small_run):
+    drawn = table(small_run, 20)
+    found = held_against(small_run, drawn, n_components=2)
+    assert found["no-persona"]["kind"] == found["mop-uniform"]["kind"] == "bound"
+    assert found["zero-shot"]["kind"] == found["single-component"]["kind"] == "exact"
+    assert set(held_against(small_run, drawn, 0)) == {"mop-uniform", "unconditional"}
+    assert (
+        summarise(drawn, small_run.fitted, uniform_mixture(small_run.fitted), seed=0)["kind"]
+        == "bound"
+    )
+
+
+def test_the_interval_of_a_gain_is_that_of_resampled_records(small_run):
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(200, 1)), rng.normal(size=(200, 1))
+    found = gain_over(
+        Terms(ours, True), Terms(theirs, True), n_tokens=np.full(200, 5), weight=np.ones(200),
+        shares_draws=False, seed=0,
+    )  # fmt: skip
+    difference = (ours - theirs)[:, 0]
+    half = 1.96 * difference.std() / 200**0.5
+    assert found["gain_interval"] == pytest.approx(
+        [difference.mean() - half, difference.mean() + half], abs=0.02
+    )
+    assert found["gain_per_token"] == pytest.approx(found["gain"] / 5)
+
+
+def test_draws_of_the_components_widen_an_interval():
+    rng = np.random.default_rng(0)
+    terms, flat = rng.normal(0, 2, (50, 8)), np.zeros((50, 1))
+
+    def width(is_exact):
+        found = gain_over(
+            Terms(terms, is_exact), Terms(flat, True), n_tokens=np.ones(50, int), weight=np.ones(50),
+            shares_draws=False, seed=0,
+        )  # fmt: skip
+        return found["gain_interval"][1] - found["gain_interval"][0]
+
+    assert width(False) > 1.1 * width(True)
+
+
+def test_refitted_temperatures_undo_a_common_error(small_run):
+    """Temperatures all wrong by 30 %: the refit finds values at least as good as the fit's own."""
+    exact = table(small_run, 10_000)
+    wrong = with_temperatures(small_run.fitted, small_run.fitted.temperatures * 1.3)
+    again = refit_temperatures(wrong, exact)
+    values = [estimate(exact, m).log_mix.mean() for m in (wrong, small_run.fitted, again)]
+    assert values[2] >= max(values) - 1e-6
+    best = max(
+        estimate(exact, with_temperatures(wrong, wrong.temperatures * f)).log_mix.mean()
+        for f in np.linspace(0.5, 1.2, 71)
+    )
+    assert values[2] >= best - 1e-3
+    assert again.gate.w_e is not wrong.gate.w_e
+    assert again.gate.w_e.tolist() == wrong.gate.w_e.tolist()
+    assert again.info["uniform_tau"] > 0
+
+
+def test_temperatures_need_curves(small_run):
+    exact = table(small_run, 10_000)
+    at_one = list(exact.betas).index(1.0)
+    flat = replace(exact, betas=(1.0,), curves=exact.curves[:, :, [at_one]])
+    with pytest.raises(
+        ConfigError, match="cannot be refitted with a model that scores at temperature 1 alone"
+    ):
+        refit_temperatures(small_run.fitted, flat)
+
+
+def test_the_gain_over_a_single_temperature_is_that_of_the_same_gates(small_run):
+    exact = table(small_run, 10_000)
+    found = temperature_gain(exact, small_run.fitted, seed=0)
+    single = with_temperatures(small_run.fitted, found["single_tau"])
+    gain = estimate(exact, small_run.fitted).log_mix - estimate(exact, single).log_mix
+    assert found["gain"] == pytest.approx(gain.mean())
+
+
+def test_unconditional_weights_ignore_the_context(small_run):
+    free = unconditional_mixture(small_run.fitted)
+    log_pi = free.log_pi(small_run.hx)
+    assert np.ptp(log_pi, axis=0).max() < 1e-12

@@ -297,9 +297,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
         "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 12,
-                "valid_components": 10, "coverage_records": 24},
+                "valid_components": 10, "coverage_records": 8},
         "simulate": {"n_responses": 300, "max_tokens": 60},
-        "evaluate": {"test_records": 24, "test_components": 16, "reference_components": 3,
+        "evaluate": {"test_records": 24, "test_components": 16, "reference_components": 1,
                      "n_bootstrap": 100},
     },
     "paper": {

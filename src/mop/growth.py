@@ -25,6 +25,8 @@ TRIED = 3
 """Candidates with the largest d_k that are tried at each step of growth."""
 SURE = 1.0
 """Standard errors that a gain must exceed to count: a persona more has to be worth it."""
+ACCURACY = 1e-3
+"""Nats per record by which a gain must exceed that: weights are worked out to a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def grow_and_prune(
         promising = [k for k in judge.by_gain(kept) if k not in kept][:TRIED]
         best = max(promising, key=lambda k: judge.mean([*kept, k]))
         gain, error = judge.gain([*kept, best], kept)
-        if gain <= SURE * error:
+        if gain <= SURE * error + ACCURACY:
             break
         path.append(judge.step("grow", best, [*kept, best], kept))
         kept.append(best)
@@ -137,7 +139,7 @@ def grow_and_prune(
         without = {k: [other for other in kept if other != k] for k in kept}
         least = max(kept, key=lambda k: judge.mean(without[k]))
         loss, error = judge.gain(kept, without[least])
-        if loss > SURE * error:
+        if loss > SURE * error + ACCURACY:
             break
         path.append(judge.step("prune", least, without[least], kept))
         kept = without[least]
@@ -159,7 +161,10 @@ class _Judge:
             for fold in self.fold_rows:
                 rest = np.setdiff1d(np.arange(len(table)), fold)
                 best = unconditional_weights(
-                    table[rest], record_weight=self.share[rest], tolerance=1e-4, max_iterations=500
+                    table[rest],
+                    record_weight=self.share[rest],
+                    tolerance=ACCURACY / 10,
+                    max_iterations=500,
                 )
                 values[fold] = log_sum_exp(table[fold] + best.log_weight)
             self._values[key] = values
@@ -178,7 +183,7 @@ class _Judge:
     def by_gain(self, columns: Sequence[int]) -> list[int]:
         """All columns, the one with the largest d_k first."""
         best = unconditional_weights(
-            self.log_lik[:, list(columns)], record_weight=self.share, tolerance=1e-4
+            self.log_lik[:, list(columns)], record_weight=self.share, tolerance=ACCURACY / 10
         )
         log_mix = log_sum_exp(self.log_lik[:, list(columns)] + best.log_weight)
         log_d = log_sum_exp(np.log(self.share)[:, None] + self.log_lik - log_mix[:, None], axis=0)

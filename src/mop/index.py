@@ -41,12 +41,12 @@ BATCH = 64
 class ExemplarIndex:
     """Keys in groups, ready for draws."""
 
-    keys: NDArray[np.float32]
-    """(N, d + 1) group by group, bias included, turned to principal axes."""
+    main: NDArray[np.float32]
+    """(N, d') keys, group by group, along the main axes: what a proposal looks at first."""
+    minor: NDArray[np.float32]
+    """(N, d + 1 - d') the same keys along the other axes."""
     axes: NDArray[np.float32]
-    """(d + 1, d + 1) the axes, those with the largest variance first."""
-    n_main: int
-    """How many of them hold nearly all of the variance."""
+    """(d + 1, d + 1) principal axes of keys with their bias, those with the largest variance first."""
     rows: NDArray[np.int64]
     """(N,) which exemplar each key belongs to."""
     starts: NDArray[np.int64]
@@ -55,6 +55,11 @@ class ExemplarIndex:
     """(C, d + 1)"""
     radii: Floats
     """(C, 2) along the main axes, and along the others."""
+
+    @property
+    def n_main(self) -> int:
+        """d', how many axes hold nearly all of the variance."""
+        return int(self.main.shape[1])
 
     @classmethod
     def build(cls, keys: NDArray[np.float32], bias: NDArray[np.float32]) -> ExemplarIndex:
@@ -79,20 +84,24 @@ class ExemplarIndex:
         order = np.concatenate(groups)
         sizes = np.array([len(group) for group in groups])
         starts = np.concatenate([[0], np.cumsum(sizes)])
-        points = points[order]
-        centres = np.add.reduceat(points, starts[:-1], axis=0, dtype=np.float64) / sizes[:, None]
-        centres = centres.astype(np.float32)
-        away = np.empty((len(points), 2))
+        main, minor = points[order, :n_main], points[order, n_main:]
+        del points
+        centres = np.concatenate(
+            [
+                np.add.reduceat(part, starts[:-1], axis=0, dtype=np.float64) / sizes[:, None]
+                for part in (main, minor)
+            ],
+            axis=1,
+        ).astype(np.float32)
+        away = np.empty((len(order), 2))
         for begin in range(0, len(sizes), 1024):
             rows = slice(starts[begin], starts[min(begin + 1024, len(sizes))])
-            off = points[rows] - np.repeat(
-                centres[begin : begin + 1024], sizes[begin : begin + 1024], axis=0
-            )
-            away[rows, 0] = np.linalg.norm(off[:, :n_main], axis=1)
-            away[rows, 1] = np.linalg.norm(off[:, n_main:], axis=1)
+            centre = np.repeat(centres[begin : begin + 1024], sizes[begin : begin + 1024], axis=0)
+            away[rows, 0] = np.linalg.norm(main[rows] - centre[:, :n_main], axis=1)
+            away[rows, 1] = np.linalg.norm(minor[rows] - centre[:, n_main:], axis=1)
         # A hair wider, since float32 rounds.
         radii = np.maximum.reduceat(away, starts[:-1], axis=0) * (1 + 1e-5) + 1e-6
-        return cls(points, axes, n_main, order, starts, centres, radii)
+        return cls(main, minor, axes, order, starts, centres, radii)
 
     def draw(
         self, queries: NDArray[np.float32], own: NDArray[np.int64], seeds: Sequence[int], first: int
@@ -114,8 +123,8 @@ class ExemplarIndex:
         -------
         rows : ndarray of int, shape (B,)
         log_omega : ndarray, shape (B,)
-            Log weight of each; its normaliser is estimated from all proposals (standard error
-            below 0.05 where a quarter of them is accepted), unless every exemplar was looked at.
+            Log weight of each; its normaliser is estimated from all proposals made, to about 0.05
+            nats, unless every exemplar was looked at.
         """
         rows, log_omega = np.empty(len(queries), np.int64), np.empty(len(queries))
         for start in range(0, len(queries), BATCH):
@@ -130,53 +139,52 @@ class ExemplarIndex:
         full = np.zeros((BATCH, queries.shape[1] + 1), dtype=np.float32)
         full[:n, :-1], full[:, -1] = queries, 1.0
         full = full @ self.axes
-        reach = np.stack(
-            [
-                np.linalg.norm(full[:, : self.n_main].astype(np.float64), axis=1),
-                np.linalg.norm(full[:, self.n_main :].astype(np.float64), axis=1),
-            ],
-            axis=1,
-        )
-        sizes = np.diff(self.starts)
-        upper = (full @ self.centres.T).astype(np.float64)[:n]  # (n, C)
-        upper += reach[:n] @ self.radii.T
-        log_mass = upper + np.log(sizes)
+        d, sizes = self.n_main, np.diff(self.starts)
+        reach = [np.linalg.norm(part[:n].astype(np.float64), axis=1)[:, None]
+                 for part in (full[:, :d], full[:, d:])]  # fmt: skip
+        # Bounds (n, C) of what each group's keys add to a logit, along the main and along the other axes.
+        upper = (full[:, :d] @ self.centres[:, :d].T)[:n] + reach[0] * self.radii[:, 0]
+        upper_minor = (full[:, d:] @ self.centres[:, d:].T)[:n] + reach[1] * self.radii[:, 1]
+        log_mass = upper + upper_minor + np.log(sizes)
         top = log_mass.max(axis=1, keepdims=True)
         cumulative = np.cumsum(np.exp(log_mass - top), axis=1)
         log_total = np.log(cumulative[:, -1]) + top[:, 0]
-        rows, log_norm = np.full(n, -1, dtype=np.int64), np.empty(n)
+        rows, log_omega = np.full(n, -1, dtype=np.int64), np.empty(n)
         for i in range(n):
             accepted = 0.0
             for round_ in range(ROUNDS):
-                # Two streams, so that persona draws and proposals never share a number.
-                u = uniforms(
-                    seeds[i] ^ _PROPOSAL_STREAM,
-                    (first * ROUNDS + round_) * 3 * PROPOSALS,
-                    3 * PROPOSALS,
-                )
-                u = u.reshape(3, PROPOSALS)
-                group = np.searchsorted(cumulative[i], u[0] * cumulative[i, -1], side="right")
+                start = (first * ROUNDS + round_) * 3 * PROPOSALS
+                # Streams of their own, so that no number serves two purposes.
+                u = uniforms(seeds[i] ^ _PROPOSAL_STREAM, start, 3 * PROPOSALS)
+                which, within, level = u.reshape(3, PROPOSALS)
+                group = np.searchsorted(cumulative[i], which * cumulative[i, -1], side="right")
                 group = np.minimum(group, len(sizes) - 1)
-                place = self.starts[group] + (u[1] * sizes[group]).astype(np.int64)
-                logit = (self.keys[place] @ full[i]).astype(np.float64)
-                chance = np.exp(np.minimum(logit - upper[i, group], 0.0))
+                place = self.starts[group] + (within * sizes[group]).astype(np.int64)
+                # At most what the whole key would give: only proposals that pass are looked at in full.
+                chance = np.exp(self.main[place] @ full[i, :d] - upper[i, group])
                 chance = np.where(self.rows[place] == own[i], 0.0, chance)
-                accepted += chance.mean()
-                hits = np.flatnonzero(u[2] < chance)
-                if len(hits):
-                    rows[i] = self.rows[place[hits[0]]]
-                    log_norm[i] = log_total[i] + np.log(accepted / (round_ + 1))
-                    log_norm[i] = logit[hits[0]] - log_norm[i]
+                accepted += float((chance * np.exp(-reach[1][i] * self.radii[group, 1])).mean())
+                for hit in np.flatnonzero(level < chance):
+                    minor = float(self.minor[place[hit]] @ full[i, d:]) - upper_minor[i, group[hit]]
+                    if level[hit] < chance[hit] * np.exp(minor):
+                        rows[i] = self.rows[place[hit]]
+                        log_share = np.log(chance[hit]) + minor  # of the group's bound
+                        bound = upper[i, group[hit]] + upper_minor[i, group[hit]]
+                        log_norm = log_total[i] + np.log(accepted / (round_ + 1))
+                        log_omega[i] = log_share + bound - log_norm
+                        break
+                if rows[i] >= 0:
                     break
-            if rows[i] < 0:
-                rows[i], log_norm[i] = self._draw_from_all(full[i], int(own[i]), seeds[i], first)
-        return rows, log_norm
+            else:
+                rows[i], log_omega[i] = self._draw_from_all(full[i], int(own[i]), seeds[i], first)
+        return rows, log_omega
 
     def _draw_from_all(
         self, query: NDArray[np.float32], own: int, seed: int, first: int
     ) -> tuple[int, float]:
         """The plain way: every logit, one draw by inverse CDF."""
-        logits = (self.keys @ query).astype(np.float64)
+        d = self.n_main
+        logits = (self.main @ query[:d] + self.minor @ query[d:]).astype(np.float64)
         logits[self.rows == own] = -np.inf
         place = int(draw(logits[None], uniforms(seed ^ _PLAIN_STREAM, first, 1))[0])
         return int(self.rows[place]), float(logits[place] - log_sum_exp(logits))
