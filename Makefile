@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean nightly bench-engine bench-blackbox bench-fit-speed bench-paper
+.PHONY: demo test check format docs clean nightly bench-engine bench-fit bench-fit-speed bench-paper bench-blackbox
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -54,6 +54,10 @@ bench-paper: .venv/.ready
 
 bench-blackbox: .venv/.ready
 	$(BIN)/python benchmarks/bench_blackbox.py
+
+# The tables take hours of scoring, once; they lie in the cache folder and may be interrupted at any moment.
+bench-fit: .venv/.ready
+	$(BIN)/python benchmarks/bench_fit.py
 
 bench-fit-speed: .venv/.ready
 	$(BIN)/python benchmarks/bench_fit_speed.py

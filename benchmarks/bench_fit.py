@@ -1,0 +1,553 @@
+"""What a fit gains on held-out records, what it costs, and how the paper's recipe does beside it.
+
+Prints a table and writes ``benchmarks/results/fit.json``. The ground truth are tables in which
+every record is scored under every component (see `fit_tables`): held-out figures are full sums,
+nothing in them is estimated. Test records take part in no choice.
+
+    python benchmarks/bench_fit.py                       # tables (an hour or two each, once), then figures
+    python benchmarks/bench_fit.py --no-scoring          # figures from what the store has by now
+    python benchmarks/bench_fit.py --only transfer       # the mixture of one model used with another
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fit_tables
+from fit_tables import LM, ROOT, Truth
+from mop.backends import open_model
+from mop.backends.base import as_generator, as_scorer
+from mop.config import FitConfig, resolve_config
+from mop.curve import weights as curve_weights
+from mop.embed import embed, open_encoder
+from mop.evaluate import evaluate
+from mop.fit import FitResult, Problem, fit_paper, fit_rounds
+from mop.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
+from mop.likelihood import Table, estimate, gain_interval
+from mop.mixture import log_sum_exp
+from mop.score import ScoreTable, score_table
+from mop.simulate import simulate
+from mop.store import Store
+from mop.types import Agent, Decoding
+
+SEEDS = (0, 1, 2)
+"""Of proposals, folds and initial weights; curves are means over these."""
+SHARES = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3)
+"""Shares of the table's cells at which ours is fitted."""
+CLAIMED_SHARE = 0.15
+EPOCHS = (1, 2, 3, 5, 8, 12, 20, 35, 60, 100)
+"""Where the paper's recipe is looked at."""
+VALID_SHARE = 0.25
+"""Of the training records, for the paper's stopping rule; ours cross-validates over all of them."""
+TARGETS = {
+    "gain_share": (0.95, "≥"),
+    "tokens_vs_paper": (5.0, "≥"),
+    "gain_uniform": (0.0, ">"),
+    "gain_uniform_low": (0.0, ">"),
+    "gain_unconditional": (0.0, ">"),
+    "transfer_mauve_ratio": (1.0, ">"),
+    "transfer_fid_ratio": (1.0, "<"),
+}
+
+log = logging.getLogger("bench_fit")
+
+
+@dataclass
+class Claim:
+    """One row of the printed table."""
+
+    value: float | None
+    unit: str
+    against: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A fit at some cost."""
+
+    cells: float
+    tokens: float
+    value: float
+    """Mean full-sum log-likelihood of the test records, nats."""
+    chosen: str = ""
+
+
+@dataclass
+class CountedScores:
+    """Answers requests for scores from a table, and counts what a model would have been asked for."""
+
+    truth: Truth
+    asked: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is asked for yet."""
+        self.asked = np.zeros(self.truth.curves.shape[:2], dtype=bool)
+
+    def __call__(
+        self, record: NDArray[np.int64], persona: NDArray[np.int64], exemplar: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], int]:
+        """Curves (m, G) and the response tokens of these scores."""
+        component = persona * len(self.truth.material.exemplars) + exemplar
+        self.asked[record, component] = True
+        return self.truth.curves[record, component], int(self.truth.n_tokens[record].sum())
+
+    def spent(self, records: slice = slice(None)) -> tuple[int, int]:
+        """Cells asked for and response tokens in them, each cell once."""
+        per_record = self.asked[records].sum(axis=1)
+        return int(per_record.sum()), int(per_record @ self.truth.n_tokens[records])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set: its table, divided."""
+
+    truth: Truth
+    problem: Problem
+    test: Table
+
+    @classmethod
+    def of(cls, truth: Truth) -> Case:
+        """Training and validation records in the table's order, test records apart."""
+        n = len(truth.material.train)
+        n_train = round(n * (1 - VALID_SHARE))
+        own = np.full(len(truth.hx), -1, dtype=np.int64)
+        problem = Problem(
+            hx=truth.hx[:n], hg=truth.hg, he=truth.he, own=own[:n], weight=np.ones(n),
+            n_train=n_train, betas=truth.betas,
+        )  # fmt: skip
+        n_personas, n_exemplars = len(truth.hg), len(truth.he)
+        test = Table(
+            components=tuple((k, j) for k in range(n_personas) for j in range(n_exemplars)),
+            curves=truth.curves[n:],
+            allowed=np.ones(truth.curves[n:].shape[:2], dtype=bool),
+            n_tokens=truth.n_tokens[n:],
+            log_proposal=None,
+            hx=truth.hx[n:],
+            own=own[n:],
+            weight=np.ones(len(own) - n),
+            betas=truth.betas,
+        )
+        return cls(truth, problem, test)
+
+    @property
+    def components(self) -> list[tuple[int, int]]:
+        """All pairs (persona, exemplar), the columns of the table."""
+        return list(self.test.components)
+
+    @property
+    def n_components(self) -> int:
+        """K · N."""
+        return len(self.test.components)
+
+    def mixture(self, gate: Any, uniform_tau: float) -> FittedMixture:
+        """A gate with the texts that it is about."""
+        material = self.truth.material
+        return FittedMixture(
+            tuple(material.personas), tuple(material.exemplars), gate, material.task,
+            {"uniform_tau": uniform_tau, "betas": self.truth.betas},
+        )  # fmt: skip
+
+    def value(self, mixture: FittedMixture) -> float:
+        """Mean log-likelihood of the test records, nats."""
+        return float(estimate(self.test, mixture).log_mix.mean())
+
+    def fit(self, share: float, seed: int) -> tuple[FitResult, CountedScores]:
+        """Our fit with at most a share of the cells."""
+        score = CountedScores(self.truth)
+        result = fit_rounds(self.problem, score, settings_for(share, self.n_components), seed=seed)
+        return result, score
+
+
+def settings_for(share: float, n_components: int) -> FitConfig:
+    """Settings of our fit that ask for at most this share of a table's cells."""
+    most = share * n_components
+    if share >= 1:
+        rounds, each = 1, n_components
+    else:
+        rounds = 2 if most >= 4 else 1
+        each = max(1, int(most / rounds))
+    return FitConfig(
+        n_rounds=rounds,
+        components_per_record=each,
+        valid_components=each,
+        records_per_component=16 if share < 1 else 10**9,
+        min_gain=0.0,
+    )
+
+
+# ------------------------------------------------------------------------------------ the figures
+
+
+def measure(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
+    """All figures of one data set, ready for JSON."""
+    full = [case.fit(1.0, seed)[0] for seed in seeds]
+    uniform = case.value(uniform_mixture(case.mixture(full[0].gate, full[0].uniform_tau)))
+    value_full = float(np.mean([case.value(case.mixture(r.gate, r.uniform_tau)) for r in full]))
+    best = case.mixture(full[0].gate, full[0].uniform_tau)
+    against_uniform = gain_interval(case.test, best, uniform_mixture(best), seed=0)
+    unconditional = case.mixture(full[0].unconditional, full[0].uniform_tau)
+    against_unconditional = gain_interval(case.test, best, unconditional, seed=0)
+    ours = ours_curve(case, seeds)
+    paper = paper_curve(case, seeds)
+    claimed = ours[CLAIMED_SHARE]
+    gain_full = value_full - uniform
+    return {
+        "n_records": len(case.truth.hx),
+        "n_components": case.n_components,
+        "n_test": len(case.test.hx),
+        "is_complete": case.truth.is_complete,
+        "uniform": uniform,
+        "uniform_tau": full[0].uniform_tau,
+        "full": value_full,
+        "chosen": [r.chosen for r in full],
+        "gain_full": gain_full,
+        "gain_share": (claimed.value - uniform) / gain_full,
+        "claimed_cells": claimed.cells / (len(case.problem.hx) * case.n_components),
+        "against_uniform": against_uniform,
+        "against_unconditional": against_unconditional,
+        "ours": [{"share": share, **vars(point)} for share, point in ours.items()],
+        "paper": [vars(point) for point in paper],
+        "tokens_vs_paper": tokens_ratio(list(ours.values()), paper),
+    }
+
+
+def ours_curve(case: Case, seeds: Sequence[int]) -> dict[float, Point]:
+    """Held-out value of our fit at every share, means over seeds."""
+    curve = {}
+    for share in SHARES:
+        points = []
+        for seed in seeds:
+            result, score = case.fit(share, seed)
+            value = case.value(case.mixture(result.gate, result.uniform_tau))
+            points.append(Point(*score.spent(), value, result.chosen))
+        curve[share] = _mean(points)
+        log.info("%s: ours, %.0f %% of the cells, %.3f nats", case.truth.material.name,
+                 100 * share, curve[share].value)  # fmt: skip
+    return curve
+
+
+def paper_curve(case: Case, seeds: Sequence[int]) -> list[Point]:
+    """Held-out value of the paper's recipe after so many epochs, means over seeds.
+
+    Only scores of training records are counted: what we spend on validation to stop it at its best
+    is no part of the recipe.
+    """
+    curve = []
+    for epochs in EPOCHS:
+        points, ended = [], False
+        for seed in seeds:
+            score = CountedScores(case.truth)
+            settings = replace(paper_settings(), max_steps=epochs)
+            result = fit_paper(case.problem, score, settings, seed=seed)
+            value = case.value(case.mixture(result.gate, result.uniform_tau))
+            points.append(Point(*score.spent(slice(0, case.problem.n_train)), value))
+            ended = len(result.history) < epochs
+        curve.append(_mean(points))
+        log.info(
+            "%s: paper, %d epochs, %.3f nats", case.truth.material.name, epochs, curve[-1].value
+        )
+        if ended:
+            break
+    return curve
+
+
+def paper_settings() -> FitConfig:
+    """The fit section of the preset."""
+    return resolve_config(preset="paper").fit
+
+
+def tokens_ratio(ours: Sequence[Point], paper: Sequence[Point]) -> float | None:
+    """Tokens of the paper's recipe at its best value over ours where that is reached for good.
+
+    None if ours never reaches it.
+    """
+    best = max(paper, key=lambda point: point.value)
+    reached = None
+    for point in sorted(ours, key=lambda point: -point.tokens):
+        if point.value < best.value:
+            break
+        reached = point
+    return None if reached is None else best.tokens / reached.tokens
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    return Point(
+        float(np.mean([p.cells for p in points])),
+        float(np.mean([p.tokens for p in points])),
+        float(np.mean([p.value for p in points])),
+        "; ".join(dict.fromkeys(p.chosen for p in points)),
+    )
+
+
+# ------------------------------------------------------------------------------------ another model
+
+TRANSFER_LM = "gemma3-270m"
+SHOWN = ("fid", "fid_interval", "mauve", "mauve_interval", "kl_cosine", "mean_words", "empty")
+N_RESPONSES, N_LIKELIHOOD, N_COMPONENTS, N_TUNING = 300, 40, 24, 24
+
+
+def transfer(folder: Path, encoder: Any) -> dict[str, Any]:
+    """The mixture fitted with one model on Rotten Tomatoes, used with another, unchanged.
+
+    The other model writes `N_RESPONSES` responses with the mixture, with uniform gates and without
+    persona and exemplar, and scores test records. Every draw and score lies in a store of its own.
+    """
+    with Store(folder / "rotten" / "store.sqlite") as store:
+        material = fit_tables.make_material("rotten", folder, store, encoder)
+        truth = fit_tables.read_truth(material, fit_tables.open_scorer(), store, encoder)
+    if truth is None:
+        raise SystemExit("no persona of the table rotten is complete yet; run without --only first")
+    case = Case.of(truth)
+    result, _ = case.fit(1.0, 0)
+    fitted = case.mixture(result.gate.requires_grad_(False), result.uniform_tau)
+    other = open_model(TRANSFER_LM, dtype="float32")
+    contexts = [*material.test, *material.contexts][:N_RESPONSES]
+    methods = {"mop": fitted, "mop-uniform": uniform_mixture(fitted)}
+    with Store(folder / "transfer.sqlite") as store:
+        hx = embed([context_text(r) for r in contexts], encoder, store=store)
+        agents: dict[str, Any] = {
+            name: [a for (a,) in draw_agents(mixture, hx, contexts, seed=0)]
+            for name, mixture in methods.items()
+        }
+        agents["zero-shot"] = [Agent(None, (), 1.0)] * len(contexts)
+        texts = {}
+        for name, drawn in agents.items():
+            responses = simulate(
+                contexts, drawn, fitted.personas, fitted.exemplars,
+                generator=as_generator(other), store=store, decoding=Decoding(max_tokens=60),
+                seed=0, method=name, task=fitted.task, progress=_shown,
+            )  # fmt: skip
+            texts[name] = [response.response for response in responses]
+        judged = evaluate(
+            texts,
+            [r.response for r in material.golden],
+            [r.response for r in contexts],
+            encoder=encoder, store=store, n_seeds=5, n_bootstrap=100, seed=0,
+        )  # fmt: skip
+        likelihood = transfer_likelihood(case, fitted, as_scorer(other), store)
+    return {
+        "lm": TRANSFER_LM,
+        "is_complete": truth.is_complete,
+        "methods": {
+            name: {key: scores[key] for key in SHOWN}
+            for name, scores in judged.methods.items()
+        },
+        "n": judged.n,
+        "held_out": likelihood,
+    }  # fmt: skip
+
+
+def transfer_likelihood(
+    case: Case, fitted: FittedMixture, scorer: Any, store: Store
+) -> dict[str, Any]:
+    """Held-out log-likelihood with the other model: the mixture, uniform gates, no persona and exemplar.
+
+    Nats per record of the other model's own tokens. Temperatures of the references are the best on
+    `N_TUNING` training records; the mixture is used unchanged, and with one factor on all its
+    temperatures that is best on the same records.
+    """
+    material = case.truth.material
+    n_train = len(material.train)
+    chosen = np.linspace(0, len(case.components) - 1, N_COMPONENTS).round().astype(int)
+    components = [case.components[c] for c in chosen]
+    tables = {}
+    for name, records, hx in (
+        ("tune", material.train[:N_TUNING], case.truth.hx[:N_TUNING]),
+        ("test", material.test[:N_LIKELIHOOD], case.truth.hx[n_train : n_train + N_LIKELIHOOD]),
+    ):
+        scored = score_table(
+            records, [*components, (None, None)], material.personas, material.exemplars,
+            scorer=scorer, store=store, task=material.task, progress=_shown,
+        )  # fmt: skip
+        tables[name] = (scored, hx)
+    found: dict[str, Any] = {}
+    for name, mixture in (("mop", fitted), ("mop-uniform", uniform_mixture(fitted))):
+        found[name] = {}
+        factors = np.exp(np.linspace(-0.5, 0.7, 49))
+        tuned = max(factors, key=lambda f: _part(mixture, components, *tables["tune"], f).mean())
+        for kind, factor in (("unchanged", 1.0), ("one factor on all temperatures", float(tuned))):
+            value = _part(mixture, components, *tables["test"], factor)
+            found[name][kind] = {"value": float(value.mean()), "factor": factor}
+            found[name][kind]["per_record"] = value.round(4).tolist()
+    none = {name: scored.curves[:, -1].astype(np.float64) for name, (scored, _) in tables.items()}
+    taus = np.exp(np.linspace(-0.7, 1.0, 69))
+    tau = max(taus, key=lambda t: (none["tune"] @ curve_weights(1 / t, case.truth.betas)).mean())
+    for kind, at in (("τ = 1", 1.0), ("best τ", float(tau))):
+        value = none["test"] @ curve_weights(1 / at, case.truth.betas)
+        found.setdefault("zero-shot", {})[kind] = {"value": float(value.mean()), "factor": at}
+        found["zero-shot"][kind]["per_record"] = value.round(4).tolist()
+    return found
+
+
+def _part(
+    mixture: FittedMixture,
+    components: Sequence[tuple[int, int]],
+    scored: ScoreTable,
+    hx: NDArray[np.float32],
+    factor: float,
+) -> NDArray[np.float64]:
+    """Log-likelihood (n,) of the mixture restricted to some components, its weights renormalised."""
+    betas = mixture.info["betas"]
+    taus = np.clip(mixture.temperatures * factor, 1 / betas[-1], 1 / betas[0])
+    nodes = np.stack([curve_weights(1 / taus[k], betas) for k, _ in components])
+    log_lik = np.einsum("ncg,cg->nc", scored.curves[:, : len(components)].astype(np.float64), nodes)
+    log_w = mixture.log_weight(hx, components, np.full(len(hx), -1, dtype=np.int64))
+    return log_sum_exp(log_w + log_lik) - log_sum_exp(log_w)
+
+
+def _shown(what: str, done: int, total: int) -> None:
+    log.info("%s %d of %d", what, done, total)
+
+
+# ------------------------------------------------------------------------------------ the results
+
+
+def claims_of(name: str, found: dict[str, Any]) -> dict[str, Claim]:
+    """The claims about one data set."""
+    size = f"{found['n_records']} records x {found['n_components']} components"
+    low, high = found["against_uniform"]["gain_interval"]
+    other = found["against_unconditional"]
+    reached = found["tokens_vs_paper"]
+    share, all_cells = found["claimed_cells"], found["gain_full"]
+    claims = {
+        "gain_share": Claim(found["gain_share"], "ratio", "the same model fitted on all cells",
+            f"{share:.1%} of the cells of {size}; all cells gain {all_cells:+.3f} nats"),
+        "tokens_vs_paper": Claim(reached, "ratio", "the paper preset at its best value",
+            "never reached" if reached is None else "response tokens scored"),
+        "gain_uniform": Claim(found["against_uniform"]["gain"], "nats per record",
+            "uniform gates at their best single temperature", f"{low:+.3f} to {high:+.3f}"),
+        "gain_uniform_low": Claim(low, "nats per record", "lower end of the 95 % interval"),
+        "gain_unconditional": Claim(other["gain"], "nats per record",
+            "weights that ignore the context",
+            "{:+.3f} to {:+.3f}".format(*other["gain_interval"])),
+    }  # fmt: skip
+    if not found["is_complete"]:
+        for claim in claims.values():
+            claim.note = f"partial table; {claim.note}".removesuffix("; ")
+    return {f"{key}_{name}": claim for key, claim in claims.items()}
+
+
+def transfer_claims(found: dict[str, Any]) -> dict[str, Claim]:
+    """The claims about the other model."""
+    mop, zero = found["methods"]["mop"], found["methods"]["zero-shot"]
+    against = f"{found['lm']} zero-shot at τ = 1"
+    return {
+        "transfer_mauve_ratio": Claim(mop["mauve"] / zero["mauve"], "ratio", against,
+            f"{mop['mauve']:.3f} against {zero['mauve']:.3f}, n = {found['n']}"),
+        "transfer_fid_ratio": Claim(mop["fid"] / zero["fid"], "ratio", against,
+            f"{mop['fid']:.3f} against {zero['fid']:.3f}"),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Make tables, measure what was asked for, print the claims, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data", nargs="+", choices=fit_tables.TASKS, default=list(fit_tables.TASKS)
+    )
+    parser.add_argument("--store", type=Path, default=None, help="folder of the tables")
+    parser.add_argument("--no-scoring", action="store_true", help="use what the store has by now")
+    parser.add_argument("--only", choices=("tables", "fit", "transfer"), default=None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/fit.json")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    begin = time.monotonic()
+    folder = arguments.store or fit_tables.default_folder()
+    encoder = open_encoder(fit_tables.ENCODER)
+    claims: dict[str, Claim] = {}
+    details: dict[str, Any] = {}
+    for name in arguments.data if arguments.only != "transfer" else ():
+        if name != "rotten" and fit_tables.shared() is None:
+            log.warning(
+                "%s is skipped: no folder shared/data beside %s, and MOP_SHARED names none",
+                name,
+                ROOT,
+            )
+            continue
+        truth = _table(name, folder, encoder, is_scored=not arguments.no_scoring)
+        if truth is None:
+            log.warning("%s is left out: fewer than two personas of its table are complete", name)
+        elif arguments.only != "tables":
+            details[name] = measure(Case.of(truth), arguments.seeds)
+            claims |= claims_of(name, details[name])
+    if arguments.only in (None, "transfer"):
+        details["transfer"] = transfer(folder, encoder)
+        claims |= transfer_claims(details["transfer"])
+    if claims:
+        print_table(claims)
+        write_results(arguments.out, claims, details, time.monotonic() - begin)
+
+
+def _table(name: str, folder: Path, encoder: Any, *, is_scored: bool) -> Truth | None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    scorer = fit_tables.open_scorer()
+    with Store(folder / name / "store.sqlite") as store:
+        material = fit_tables.make_material(name, folder, store, encoder)
+        if is_scored:
+            fit_tables.fill(material, scorer, store)
+        return fit_tables.read_truth(material, scorer, store, encoder)
+
+
+def print_table(claims: dict[str, Claim]) -> None:
+    """The claims as a Markdown table on stdout."""
+    print("| ID | value | aim | unit | against | note |\n| --- | --- | --- | --- | --- | --- |")
+    for name, claim in claims.items():
+        aim, sign = TARGETS[name if name in TARGETS else name.rpartition("_")[0]]
+        value = "none" if claim.value is None else f"{claim.value:.3f}"
+        print(
+            f"| `{name}` | {value} | {sign} {aim:g} | {claim.unit} | {claim.against} | {claim.note} |"
+        )
+
+
+def write_results(
+    path: Path, claims: dict[str, Claim], details: dict[str, Any], seconds: float
+) -> None:
+    """Claims and details as JSON; what an earlier run found about other data sets is kept."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    document = {
+        "claims": {
+            **before.get("claims", {}),
+            **{name: vars(claim) for name, claim in claims.items()},
+        },
+        "details": {**before.get("details", {}), **details},
+        "commit": commit.stdout.strip() or None,
+        "machine": _machine(),
+        "lm": LM,
+        "seconds": round(seconds, 1),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = (
+            next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+        )
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()
