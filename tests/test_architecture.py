@@ -55,6 +55,7 @@ LAYERS = [
         "backends.fake",
         "backends.ledger",
         "backends.forward",
+        "backends.lanes",
         "backends.probe",
         "backends.tokens",
     },

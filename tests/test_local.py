@@ -110,6 +110,7 @@ def test_a_score_does_not_depend_on_what_else_is_asked_or_in_which_order(builder
         (alone, together[::5]),
         (reverse, together),
         (collect(batches), together),
+        (collect(build(builder(), lanes=2).score(asked)), together),
     ):
         for one, two in zip(other, same, strict=True):
             assert np.abs(one.log_lik - two.log_lik).max() < 1e-4
@@ -223,7 +224,9 @@ def test_a_drawn_text_depends_on_its_own_request_alone(builder):
     local._rows = 5  # rows that finish make room for waiting ones
     few = collect(local.generate(asked[::-1], decoding))[::-1]
     alone = [collect(local.generate([request], decoding))[0] for request in asked[::6]]
-    for one, two in zip(together + together[::6], few + alone, strict=True):
+    halves = collect(build(builder(), lanes=2).generate(asked, decoding))
+    same = together + together[::6] + together
+    for one, two in zip(same, few + alone + halves, strict=True):
         assert (one.text, one.n_tokens, one.finish_reason) == (
             two.text,
             two.n_tokens,

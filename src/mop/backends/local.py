@@ -11,13 +11,16 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mop.backends.decode import Draft, write
 from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix
+from mop.backends.lanes import side_by_side
 from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE, token_curve
@@ -34,6 +37,7 @@ _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 _ROWS = {"cpu": 128, "cuda": 512}
 _LOGIT_ROWS = {"cpu": 128, "cuda": 2048}
 _DTYPES = ("float32", "bfloat16", "float16")
+_Entry = TypeVar("_Entry")
 
 
 class LocalModel:
@@ -57,6 +61,9 @@ class LocalModel:
         What keys, values and activations may take together; a third of what is free if None.
     betas : tuple of float
         Nodes of the score curves: `mop.curve.BETAS`, or `mop.curve.ONE` for τ = 1 alone.
+    lanes : int
+        Parts of the work that go side by side (`mop.backends.lanes`); 0 chooses: two on a processor
+        of two or more cores, if the model is one of `LLAMA_LIKE`.
 
     Raises
     ------
@@ -75,6 +82,7 @@ class LocalModel:
         dtype: str | None = None,
         memory_gib: float | None = None,
         betas: tuple[float, ...] = BETAS,
+        lanes: int = 0,
     ) -> None:
         if betas not in (BETAS, ONE):
             raise ConfigError(
@@ -103,6 +111,7 @@ class LocalModel:
         self._window = 0
         self._batch_tokens = 0
         self._rows = 0
+        self._lanes = lanes
 
     @property
     def name(self) -> str:
@@ -155,6 +164,12 @@ class LocalModel:
         """
         body = self._load()
         items = [self._item(index, request) for index, request in enumerate(requests)]
+        items.sort(key=lambda item: item.ids)  # neighbours share beginnings
+        parts = _parts(items, self._lanes)
+        yield from side_by_side([partial(self._score_part, body, part) for part in parts])
+
+    def _score_part(self, body: Body, items: list[_Item]) -> Iterator[list[tuple[int, Score]]]:
+        """Score some items, yielding finished batches."""
         if not items:
             return
         root = plan([item.ids for item in items], [item.start for item in items])
@@ -197,15 +212,21 @@ class LocalModel:
         length = max(len(p) for draft in drafts for p in draft.prompts) + decoding.max_tokens
         rows = min(self._rows, int(self._memory() / 2 / body.bytes_per_token / length))
         sizes = [len(draft.prompts) for draft in drafts]
-        rows = max(min(rows, sum(sizes)), max(sizes))
-        for finished in write(
-            body,
-            drafts,
-            decoding,
-            end_ids=self._encoder.end_ids,
-            rows=rows,
-            prefill=lambda heads: self._prefill(body, heads),
-        ):
+        parts = _parts(drafts, self._lanes)
+        rows = max(min(rows, sum(sizes)) // len(parts), max(sizes))
+        pieces = [
+            partial(
+                write,
+                body,
+                part,
+                decoding,
+                end_ids=self._encoder.end_ids,
+                rows=rows,
+                prefill=lambda heads: self._prefill(body, heads),
+            )
+            for part in parts
+        ]
+        for finished in side_by_side(pieces):
             yield [(draft.index, self._generation(draft)) for draft in finished]
 
     def _load(self) -> Body:
@@ -224,6 +245,10 @@ class LocalModel:
             most = self._memory() / 4 / (_activation_bytes(model) + self._body.bytes_per_token)
             self._batch_tokens = max(1, int(min(_BATCH_TOKENS.get(kind, 2048), most)))
             self._logit_rows = _LOGIT_ROWS.get(kind, 128)
+            # Other bodies run the model's own code, which need not stand two threads at a time.
+            is_safe = kind == "cpu" and isinstance(self._body, LlamaBody)
+            if self._lanes == 0:
+                self._lanes = min(2, torch.get_num_threads()) if is_safe else 1
         return self._body
 
     def _memory(self) -> float:
@@ -404,6 +429,17 @@ class LocalModel:
         log.warning("out of memory: batches are now %d tokens", self._batch_tokens)
         waiting.extendleft(reversed(batch))
         return None
+
+
+_LEAST = 8
+"""Requests that make a part of the work worth a thread of its own."""
+
+
+def _parts(entries: list[_Entry], n: int) -> list[list[_Entry]]:
+    """Return up to ``n`` runs of neighbours, of almost equal number."""
+    n = max(1, min(n, len(entries) // _LEAST))
+    ends = [round(len(entries) * place / n) for place in range(n + 1)]
+    return [entries[low:high] for low, high in pairwise(ends)]
 
 
 class _Item:
