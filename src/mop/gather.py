@@ -71,7 +71,7 @@ def report_data(
         scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
         encoder=config.model.encoder,
         n_records=config.data.train + config.data.valid,
-        n_held_out=config.data.test,
+        n_held_out=metrics["held_out"]["n_records"],
         methods=metrics["methods"],
         held_out={
             key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")

@@ -104,7 +104,7 @@ class ReportData:
     n_records: int = 0
     """Real records that the mixture was fitted on."""
     n_held_out: int = 0
-    """Real records that were kept out of the fit."""
+    """Real records, kept out of the fit, that the held-out likelihood is from."""
     focus: str = "mop"
     """The method that the page is about, a key of ``methods``."""
     baseline: str = "zero-shot"
