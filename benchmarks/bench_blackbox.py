@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +47,7 @@ from mop.score import score_table
 from mop.simulate import simulate
 from mop.store import Store
 from mop.types import Decoding, Persona, Record
+from results_file import write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
 N_PERSONAS = 12
@@ -219,18 +217,6 @@ def _say(what: str, done: int, total: int) -> None:
         print(f"    {what}: {done} of {total}", file=sys.stderr, flush=True)
 
 
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
-
-
 def main() -> None:
     """Run what was asked for, print the table, write the results; other models' results are kept."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -279,16 +265,7 @@ def main() -> None:
                 "note": note,
                 "trials": trials,
             }
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({
-        "claims": claims,
-        "commit": commit.stdout.strip() or None,
-        "machine": _machine(),
-        "seconds": round(time.monotonic() - begin, 1),
-    }, indent=1) + "\n")  # fmt: skip
+    write_results_file(arguments.out, claims, time.monotonic() - begin)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ import csv
 import gzip
 import json
 import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -45,6 +43,7 @@ from mop.curve import BETAS, ONE
 from mop.embedded import EMBEDDED
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest
+from results_file import write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
@@ -572,19 +571,6 @@ def _mib(peaks: dict[str, float], *names: str) -> str:
     return " / ".join(f"{peaks[name]:.0f}" for name in names)
 
 
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads{card}"
-
-
 def main() -> None:
     """Run the rows that were asked for, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -627,26 +613,17 @@ def main() -> None:
         print(
             f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {claim.note} | {claim.memory} |"
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({
-        "claims": {
-            name: {
-                "value": claim.value,
-                "unit": "ratio",
-                "against": claim.against,
-                "note": claim.note,
-                "peak_mib": claim.memory,
-            }
-            for name, claim in bench.claims.items()
-        },
-        "commit": commit.stdout.strip() or None,
-        "machine": _machine(),
-        "engine": ENGINE_VERSION,
-        "seconds": round(time.monotonic() - begin, 1),
-    }, indent=1) + "\n")  # fmt: skip
+    claims = {
+        name: {
+            "value": claim.value,
+            "unit": "ratio",
+            "against": claim.against,
+            "note": claim.note,
+            "peak_mib": claim.memory,
+        }
+        for name, claim in bench.claims.items()
+    }
+    write_results_file(arguments.out, claims, time.monotonic() - begin, engine=ENGINE_VERSION)
 
 
 if __name__ == "__main__":

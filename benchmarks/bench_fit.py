@@ -14,9 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,18 +27,22 @@ import fit_tables
 from fit_tables import LM, ROOT, Truth
 from mop.backends import open_model
 from mop.backends.base import as_generator, as_scorer
+from mop.candidates import FitResult
+from mop.cells import Problem
 from mop.config import FitConfig, resolve_config
 from mop.curve import weights as curve_weights
 from mop.embed import embed, open_encoder
 from mop.evaluate import evaluate
-from mop.fit import FitResult, Problem, fit_paper, fit_rounds
+from mop.fit import fit_rounds
 from mop.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
 from mop.likelihood import Table, estimate, gain_interval
 from mop.mixture import log_sum_exp
+from mop.paper import fit_paper
 from mop.score import ScoreTable, score_table
 from mop.simulate import simulate
 from mop.store import Store
 from mop.types import Agent, Decoding
+from results_file import write_results_file
 
 SEEDS = (0, 1, 2)
 """Of proposals, folds and initial weights; curves are means over these."""
@@ -519,34 +520,16 @@ def write_results(
 ) -> None:
     """Claims and details as JSON; what an earlier run found about other data sets is kept."""
     before = json.loads(path.read_text()) if path.is_file() else {}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    document = {
-        "claims": {
+    write_results_file(
+        path,
+        {
             **before.get("claims", {}),
             **{name: vars(claim) for name, claim in claims.items()},
         },
-        "details": {**before.get("details", {}), **details},
-        "commit": commit.stdout.strip() or None,
-        "machine": _machine(),
-        "lm": LM,
-        "seconds": round(seconds, 1),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = (
-            next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-        )
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores"
+        seconds,
+        details={**before.get("details", {}), **details},
+        lm=LM,
+    )
 
 
 if __name__ == "__main__":

@@ -17,13 +17,9 @@ construction. `gate_dense_ms` is the price where grouping fails: every exemplar 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import re
 import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,9 +36,11 @@ from mop.mixture import draw
 from mop.randomness import derive_seed, uniforms
 from mop.store import Store
 from mop.types import Persona, Record, Score, ScoreRequest
+from results_file import write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
 K, N, D, TOKENS, WORDS = 12, 300, 384, 20, 50
+UNITS = {"refit_seconds": "s", "gate_ms": "ms", "gate_gib": "GiB", "gate_dense_ms": "ms"}
 
 
 class Planted:
@@ -179,6 +177,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/fit_speed.json")
     arguments = parser.parse_args()
+    begin = time.monotonic()
     gate = draws(arguments.exemplars, arguments.personas, 5 * arguments.rounds)
     seconds, info = refit(arguments.records, arguments.rounds)
     cells = info["history"][-1]["n_cells"]
@@ -193,20 +192,12 @@ def main() -> None:
     for name, (value, target, note) in claims.items():
         aim = "" if target is None else f"≤ {target:g}"
         print(f"| `{name}` | {value:.2f} | {aim} | {note} |")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "claims": {
-            name: {"value": value, "target": target, "note": note}
-            for name, (value, target, note) in claims.items()
-        },
-        "commit": commit.stdout.strip() or None,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}",
-    }
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    rows = {
+        name: {"value": value, "unit": UNITS[name], "against": f"at most {target}" if target else "",
+               "note": note}
+        for name, (value, target, note) in claims.items()
+    }  # fmt: skip
+    write_results_file(arguments.out, rows, time.monotonic() - begin)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import math
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +43,7 @@ from mop.errors import MopError
 from mop.progress import ProgressDisplay
 from mop.randomness import generator
 from mop.store import Store
+from results_file import write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MOP_SHARED", ROOT.parent / "shared"))
@@ -399,26 +399,25 @@ def write_results(
     claims: dict[str, Any] = {}
     for name, found in tables.items():
         claims |= claims_of(name, found)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    document = write_results_file(
+        arguments.out,
+        claims,
+        seconds,
+        command=command(arguments),
+        seed=arguments.seed,
+        lm=arguments.lm,
+        encoders=arguments.encoders,
+        sizes=dict(SIZES[arguments.sizes]),
+        skipped=dict(skipped),
+        unfinished=unfinished,
+        data={
+            name: {
+                key: found[key]
+                for key in ("methods", "floor", "best_rivals", "n_responses", "n_golden")
+            }
+            for name, found in tables.items()
+        },
     )
-    document = {
-        "claims": claims,
-        "commit": commit.stdout.strip() or None,
-        "machine": machine(),
-        "seconds": round(seconds, 1),
-        "command": command(arguments),
-        "seed": arguments.seed,
-        "lm": arguments.lm,
-        "encoders": arguments.encoders,
-        "sizes": dict(SIZES[arguments.sizes]),
-        "skipped": dict(skipped),
-        "unfinished": unfinished,
-        "data": {name: {k: found[k] for k in ("methods", "floor", "best_rivals", "n_responses", "n_golden")}
-                 for name, found in tables.items()},
-    }  # fmt: skip
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.out, document)
     arguments.docs.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(arguments.docs, page(document, tables, arguments).encode())
     return document
@@ -507,25 +506,6 @@ def packages() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def machine() -> str:
-    """Processor, cores and accelerator."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    try:
-        import torch
-
-        card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    except ImportError:
-        card = ""
-    return f"{model}, {os.cpu_count()} cores{card}"
 
 
 def command(arguments: argparse.Namespace) -> str:

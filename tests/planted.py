@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mop.cells import Problem
 from mop.curve import BETAS
-from mop.fit import Problem
 from mop.gate import Gate
 
 

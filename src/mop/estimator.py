@@ -295,7 +295,7 @@ class MixtureOfPersonas:
         share = np.array([r.weight for r in observed])
         share = share / share.sum()
         mean = float(values @ share)
-        # All records share their drawn components, so their errors may go the same way: the safe sum.
+        # Records share drawn components in groups, so their errors may go the same way: the safe sum.
         return (mean, float(errors @ share)) if return_std else mean
 
     def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:

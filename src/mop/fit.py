@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +25,11 @@ from mop.candidates import (
     choose,
     component_gains,
     folds,
-    log_lik_of,
     mean_of,
     temperature_report,
     values_of,
 )
-from mop.cells import Cells, Problem, ScoreCells, pack_cells
+from mop.cells import Cells, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.coverage import coverage
 from mop.design import Design
@@ -44,22 +43,6 @@ from mop.prompts import PROMPT_VERSION
 from mop.score import cell_scorer, own_exemplars
 from mop.store import Store
 from mop.types import Persona, Progress, Record
-
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "Cells",
-    "FitResult",
-    "Problem",
-    "ScoreCells",
-    "best_single_tau",
-    "fit_mixture",
-    "fit_paper",
-    "fit_rounds",
-    "log_lik_of",
-    "pack_cells",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -70,7 +70,7 @@ from mop.score import distinct
 from mop.simulate import is_drawn, outcomes, read_responses, write_responses
 from mop.spending import Spending
 from mop.store import Store
-from mop.types import Decoding, Progress, Record
+from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
@@ -866,37 +866,26 @@ def refit(
     ArtifactError
         If the run holds no fitted mixture.
     """
-    folder = RunFolder.open(path)
+    RunFolder.open(path)  # refuses what is no run, where the next line would begin one
     name = config.model.lm if lm is None else lm
-    with Store(folder.store) as store:
-        models = Models(replace(config, model=replace(config.model, lm=name)))
-        model = models.generator
-        ledgers = {"lm": model.ledger} if isinstance(model, RemoteGenerator) else {}
-        # The folder is only read here, so what is spent is shown and bounded, but not entered.
-        kept = folder.about.get("remote", {})
-        spending = Spending(ledgers, kept=kept, keep=lambda rows: None, progress=progress)
-        work = Work(config, folder, store, models, spending)
+    models = Models(replace(config, model=replace(config.model, lm=name)))
+    with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
+        work.progress.begin("refit")
         population = [*work.records("train"), *work.records("valid")]
-        settings = config.simulate
         refitted = refit_black_box(
             work.fitted,
             population,
             model=work.lm,
             encoder=work.encoder,
-            store=store,
+            store=work.store,
             samples_per_persona=samples_per_persona,
-            decoding=Decoding(
-                max_tokens=settings.max_tokens,
-                min_tokens=settings.min_tokens,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-            ),
+            decoding=ingredients_of(work).decoding,
             seed=config.seed,
-            progress=spending,
+            progress=work.progress,
         )
         hx = work.embed([context_text(record) for record in population])
         before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
-        target = out or folder.path / "mixture-black-box"
+        target = out or work.folder.path / "mixture-black-box"
         save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
     about = refitted.info["persona_weights"]
     return {

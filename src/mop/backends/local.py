@@ -203,9 +203,8 @@ class LocalModel:
         drafts = [self._draft(index, request) for index, request in enumerate(requests)]
         for draft in drafts:
             longest = max(len(prompt) for prompt in draft.prompts)
-            self._check_length(
-                requests[draft.index].name or f"request {draft.index}", longest, decoding.max_tokens
-            )
+            name = _called(requests[draft.index], draft.index)
+            self._check_length(name, longest, decoding.max_tokens)
         if not drafts:
             return
         drafts.sort(key=lambda draft: draft.prompts)  # neighbours share beginnings
@@ -268,20 +267,21 @@ class LocalModel:
     def _item(self, index: int, request: ScoreRequest) -> _Item:
         prompt = self._encoder.prompt_ids(request.prompt)
         response = self._encoder.response_ids(request.response)
-        name = request.name or f"request {index}"
+        name = _called(request, index)
         self._check_length(name, len(prompt), len(response))
         return _Item(index, prompt + response, len(prompt) - 1, name)
 
     def _draft(self, index: int, request: GenerateRequest) -> Draft:
         if not request.branches:
             raise ConfigError(
-                f"{request.name or f'request {index}'} has no branch; a response is drawn from at least one prompt"
+                f"{_called(request, index)} has no branch; a response is drawn from at least one "
+                "prompt"
             )
         for branch in request.branches:
             if not 0 < branch.temperature < float("inf"):
                 raise ConfigError(
-                    f"{request.name or f'request {index}'} has temperature {branch.temperature}; a temperature is a "
-                    "finite number above 0, so choose one such as 1.0"
+                    f"{_called(request, index)} has temperature {branch.temperature}; a "
+                    "temperature is a finite number above 0, so choose one such as 1.0"
                 )
         log_weights = np.array([branch.log_weight for branch in request.branches])
         shares = np.exp(log_weights - log_weights.max())
@@ -429,6 +429,11 @@ class LocalModel:
         log.warning("out of memory: batches are now %d tokens", self._batch_tokens)
         waiting.extendleft(reversed(batch))
         return None
+
+
+def _called(request: ScoreRequest | GenerateRequest, index: int) -> str:
+    """Return what errors call a request."""
+    return request.name or f"request {index}"
 
 
 _LEAST = 8
