@@ -66,7 +66,7 @@ LAYERS = [
     {"baselines.attrprompt", "baselines.picle", "baselines.picle_lora", "baselines.progen"},
     {"methods", "given"},
     {"pipeline"},
-    {"compare"},
+    {"compare", "sample"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

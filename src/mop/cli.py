@@ -151,6 +151,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _refit_options(refit)
 
+    sample = _verb(
+        verbs, "sample", _sample, _show_sample,
+        "draw any number of responses from a fitted mixture to a file; resumes",
+    )  # fmt: skip
+    _sample_options(sample)
+
     config = _verb(
         verbs, "config", _config, _show_config, "print the resolved settings and what each means"
     )
@@ -237,6 +243,29 @@ def _refit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)"
     )
+    _set_option(parser)
+
+
+def _sample_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    parser.add_argument(
+        "--mixture", type=Path, metavar="FOLDER", help="another mixture (default: RUN/mixture)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl or .parquet"
+    )
+    parser.add_argument(
+        "-n", type=int, metavar="N", help="responses (default: one for each context)"
+    )
+    parser.add_argument(
+        "--contexts", metavar="FILE",
+        help="what is answered, in order: a table with the columns of the run's context and label "
+        "(default: contexts drawn from the run's training records)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lm", metavar="NAME", help="the model that writes (default: the mixture's)"
+    )
+    parser.add_argument("--seed", type=int, help="of the draws (default: the run's)")
     _set_option(parser)
 
 
@@ -401,7 +430,16 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
             sample = read_records(args.run / "records" / "valid.jsonl")[: args.refit_tau]
             model.refit_tau(sample)
         found = model.score_report(records, reference_components=args.references)
-        return {"lm": args.lm, "refitted_on": args.refit_tau, **found}
+        return {"lm": args.lm, "refitted_on": args.refit_tau, **_models_of(args), **found}
+
+
+def _models_of(args: argparse.Namespace) -> dict[str, str]:
+    """Whose likelihoods these are, and who writes in this run."""
+    from mop.pipeline import read_config
+
+    model = read_config(args.run).model
+    lm = getattr(args, "lm", None)
+    return {"scored_by": lm or model.scorer or model.lm, "written_by": lm or model.lm}
 
 
 def _explain(args: argparse.Namespace) -> dict[str, Any]:
@@ -412,13 +450,14 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
         if args.text is not None:
             from mop.types import Record
 
-            return model.explain(Record(key="--text", context=args.context, response=args.text))
+            record = Record(key="--text", context=args.context, response=args.text)
+            return {**model.explain(record), **_models_of(args)}
         found = [r for r in records if args.key is None or r.key == args.key]
         if not found:
             raise ConfigError(
                 f"no record has the key {args.key!r}; keys look like {records[0].key!r}"
             )
-        return model.explain(found[0])
+        return {**model.explain(found[0]), **_models_of(args)}
 
 
 def _refit(args: argparse.Namespace) -> dict[str, Any]:
@@ -436,6 +475,19 @@ def _refit(args: argparse.Namespace) -> dict[str, Any]:
         return refit(
             config, args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
             out=args.out, progress=progress,
+        )  # fmt: skip
+
+
+def _sample(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.pipeline import read_config
+    from mop.progress import ProgressDisplay
+    from mop.sample import sample
+
+    config = _assigned(read_config(args.run), args.assignments)
+    with ProgressDisplay(quiet=args.quiet) as progress:
+        return sample(
+            config, args.run, args.out, mixture=args.mixture, contexts=args.contexts, n=args.n,
+            lm=args.lm, seed=args.seed, progress=progress,
         )  # fmt: skip
 
 
@@ -610,7 +662,15 @@ def _show_score(result: dict[str, Any]) -> str:
         f"  untrained gates  {result['mop-uniform']:10.3f}\n"
         f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
     )
-    return "\n".join([text, *_reference_lines(result)])
+    return "\n".join([text, *_reference_lines(result), *_surrogate_line(result)])
+
+
+def _surrogate_line(result: dict[str, Any]) -> list[str]:
+    """Say so where the model that scores is not the one that writes."""
+    scored, written = result["scored_by"], result["written_by"]
+    if scored == written:
+        return []
+    return [f"likelihoods are those of {scored}, a surrogate: {written} writes in this run"]
 
 
 def _show_explain(result: dict[str, Any]) -> str:
@@ -642,7 +702,7 @@ def _show_explain(result: dict[str, Any]) -> str:
         f"{row['persona']} with {row['exemplar']}"
         for row in result["components"]
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_surrogate_line(result)])
 
 
 def _show_refit(result: dict[str, Any]) -> str:
@@ -661,9 +721,21 @@ def _show_refit(result: dict[str, Any]) -> str:
         f"{about['mmd2']:.4f} now, {about['mmd2_before']:.4f} with the weights before, "
         f"{about['mmd2_uniform']:.4f} with equal ones",
         f"mixture: {result['out']}",
-        f"next: MixtureOfPersonas.load({result['out']!r}).sample(contexts)",
+        f"next: mop sample {result['run']} --mixture {result['out']} -n 1000 --out FILE.jsonl",
     ]
     return "\n".join(lines)
+
+
+def _show_sample(result: dict[str, Any]) -> str:
+    kinds = {
+        "empty": "without a text", "cut": "cut at the length limit", "failed": "refused or failed"
+    }  # fmt: skip
+    found = "".join(f", {result[key]} {what}" for key, what in kinds.items() if result[key])
+    other = "" if result["fitted_to"] == result["lm"] else f"; weights: {result['fitted_to']}"
+    return (
+        f"{result['file']}: {result['n_responses']} responses of {result['personas']} personas"
+        f"{found}\nwritten by {result['lm']}{other}"
+    )
 
 
 def _show_config(result: dict[str, Any]) -> str:

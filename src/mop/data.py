@@ -69,7 +69,7 @@ def load_records(
     source: object,
     *,
     context: str = "context",
-    response: str = "response",
+    response: str | None = "response",
     label: str | None = None,
     key: str | None = None,
     weight: str | None = None,
@@ -89,8 +89,9 @@ def load_records(
     context : str
         A column; or a template with columns in braces, ``"Film: {title}."`` (``{{`` and ``}}``
         stand for braces); or ``"text:"`` and a text that is the context of every record.
-    response : str
-        The column of what the person wrote.
+    response : str or None
+        The column of what the person wrote. None: the rows are contexts to be answered, and the
+        responses of the records are empty.
     label, key, weight, group : str or None
         Columns of `Record`. Without a key column, the key is a digest of context, response and
         group. No weight column means weight 1.
@@ -174,7 +175,7 @@ class _Unusable(Exception):  # noqa: N818 - never leaves this module
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    response: str
+    response: str | None
     label: str | None
     key: str | None
     weight: str | None
@@ -231,9 +232,11 @@ def _record(
     repairs: list[BadRow],
 ) -> Record:
     """Make a record of a row; `repairs` takes what had to be mended."""
-    response = _text(row, columns.response, repairs, takes_numbers=False)
-    if not response or response.isspace():
-        raise _Unusable(BadRow("empty_response", f"has no text in {columns.response!r}"))
+    response = ""
+    if columns.response is not None:
+        response = _text(row, columns.response, repairs, takes_numbers=False)
+        if not response or response.isspace():
+            raise _Unusable(BadRow("empty_response", f"has no text in {columns.response!r}"))
     context = _context(row, template, repairs)
     label = _optional(row, columns.label, repairs)
     group = _optional(row, columns.group, repairs)

@@ -858,7 +858,7 @@ def refit(
     Returns
     -------
     dict
-        ``out``, ``persona_weights`` (see `mop.refit.refit_black_box`) and ``personas``: key,
+        ``run``, ``out``, ``persona_weights`` (see `mop.refit.refit_black_box`) and ``personas``: key,
         description, ``before`` (mean weight over the population) and ``weight``.
 
     Raises
@@ -889,6 +889,7 @@ def refit(
         save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
     about = refitted.info["persona_weights"]
     return {
+        "run": str(path),
         "out": str(target),
         "persona_weights": about,
         "personas": [

@@ -1,0 +1,169 @@
+"""A fitted mixture and contexts to any number of responses, in one file: the product of a run.
+
+The run folder gives settings, store and account, so a stopped command goes on; `pipeline` makes the
+mixture, `methods` draws.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.artifacts import RunFolder, write_parquet
+from mop.config import RunConfig
+from mop.data import load_records
+from mop.errors import ConfigError
+from mop.fitted import FittedMixture, load_mixture
+from mop.methods import respond
+from mop.pipeline import Models, ingredients_of, open_work
+from mop.randomness import derive_seed, uniforms
+from mop.simulate import is_drawn, write_responses
+from mop.types import Progress, Record
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jsonl", ".parquet")
+"""What a file of responses may be."""
+
+
+def sample(
+    config: RunConfig,
+    path: Path,
+    out: Path,
+    *,
+    mixture: Path | None = None,
+    contexts: str | Path | None = None,
+    n: int | None = None,
+    lm: str | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draw responses from a fitted mixture to a file.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run; its decoding, mixing and server settings hold.
+    path : Path
+        A run with a fitted mixture.
+    out : Path
+        A .jsonl or .parquet file; it appears, whole, at the end, and replaces an older one.
+    mixture : Path, optional
+        Folder of another mixture, such as `mop.refit` or `MixtureOfPersonas.save` wrote.
+    contexts : str or Path, optional
+        Any source of `mop.data.load_records` with the columns of the run's context and label, answered in order,
+        again from the start if ``n`` asks for more. By default contexts of the run's training records, drawn
+        with replacement in proportion to their weights.
+    n : int, optional
+        Number of responses; by default one per context of the source, or one per training record.
+    lm : str, optional
+        The model that writes; by default the one that the mixture was made for.
+    seed : int, optional
+        By default the run's. Response i depends on (seed, i) and not on ``n``, or with a source
+        on (seed, key of the context).
+    progress : callable, optional
+
+    Returns
+    -------
+    dict
+        ``file``, ``mixture``, ``lm``, ``n_responses``, ``empty`` (drawn without a text), ``cut`` (at the length limit),
+        ``failed`` (could not be had), ``personas`` (how many answered), ``fitted_to``: the model whose
+        likelihoods the weights are from, or ``surrogate: ...`` (see `mop.refit`).
+
+    Raises
+    ------
+    ArtifactError
+        If there is no fitted mixture, or the file cannot be written.
+    ConfigError
+        If ``n`` or the name of the file is not acceptable.
+    MopError
+        Whatever stops the draws; what is drawn stays drawn.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"responses go to a {' or '.join(SUFFIXES)} file, got {str(out)!r}")
+    if n is not None and n < 1:
+        raise ConfigError(f"n is the number of responses, at least 1, got {n}")
+    own = RunFolder.open(path).mixture  # refuses what is no run, where open_work would begin one
+    folder = mixture or own
+    fitted = load_mixture(folder)
+    made_for: str = fitted.info.get("lm") or config.model.lm
+    name = lm or made_for
+    models = Models(replace(config, model=replace(config.model, lm=name)))
+    seed = config.seed if seed is None else seed
+    asked = None if contexts is None else _in_order(contexts, config, n)
+    with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
+        work.progress.begin("sample")
+        if asked is None:
+            asked = drawn_contexts(work.records("train"), n, seed=seed)
+        given = replace(
+            ingredients_of(work, "zero-shot"),  # a mixture of its own, not the run's
+            mixture=fitted,
+            exemplars=fitted.exemplars,
+            seed=seed,
+        )
+        responses = list(respond("mop", asked, given))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".parquet":
+            write_parquet(out, responses)
+        else:
+            write_responses(out, responses)
+        work.describe()
+    drawn = [response for response in responses if is_drawn(response)]
+    return {
+        "file": str(out),
+        "mixture": str(folder),
+        "lm": name,
+        "n_responses": len(responses),
+        "empty": sum(not response.response.strip() for response in drawn),
+        "cut": sum(response.finish_reason == "length" for response in drawn),
+        "failed": len(responses) - len(drawn),
+        "personas": len({response.persona for response in drawn}),
+        "fitted_to": _fitted_to(fitted, made_for),
+    }
+
+
+def drawn_contexts(population: Sequence[Record], n: int | None, *, seed: int) -> list[Record]:
+    """Draw contexts with replacement, in proportion to the records' weights.
+
+    Returns
+    -------
+    list of n Record
+        With empty responses and the keys ``sample-1`` to ``sample-n``; the i-th depends on (seed, i) alone. As many
+        as the population has, if ``n`` is None.
+    """
+    ends = np.cumsum([record.weight for record in population])
+    n = len(population) if n is None else n
+    u = uniforms(derive_seed(seed, "context"), 0, n)
+    chosen = np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), len(ends) - 1)
+    return [
+        replace(population[row], key=f"sample-{i}", response="")
+        for i, row in enumerate(chosen.tolist(), start=1)
+    ]
+
+
+def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Record]:
+    """The contexts of a source in order, from the start again as often as ``n`` needs."""
+    data = config.data
+    loaded = load_records(
+        source, context=data.context, response=None, label=data.label,
+        duplicates="keep", strict=data.strict,
+    )  # fmt: skip
+    for code, count in loaded.counts.items():
+        logger.warning("%d rows of %s: %s", count, source, code)
+    found = loaded.records
+    n = len(found) if n is None else n
+    turns = [divmod(i, len(found)) for i in range(n)]
+    return [
+        found[row] if turn == 0 else replace(found[row], key=f"{found[row].key}/{turn + 1}")
+        for turn, row in turns
+    ]
+
+
+def _fitted_to(fitted: FittedMixture, made_for: str) -> str:
+    matched = fitted.info.get("persona_weights")
+    return matched["kind"] if matched else fitted.info.get("scorer") or made_for
