@@ -3,15 +3,17 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import reviews
+from mop.backends.fake import FakeModel
 from mop.cli import OK, USAGE, main
 from mop.config import resolve_config
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.pipeline import refit, run
+from mop.pipeline import Models, refit, run
 from mop.sample import drawn_contexts, sample
 from mop.simulate import read_responses
 
@@ -33,7 +35,10 @@ def texts(path):
 
 
 def test_contexts_are_drawn_by_weight_and_the_ith_depends_on_seed_and_i_alone():
-    population = [replace(r, weight=w) for r, w in zip(reviews(3), (1.0, 2.0, 5.0), strict=True)]
+    population = [
+        replace(r, weight=w, context=f"Film: {w}.")
+        for r, w in zip(reviews(3), (1.0, 2.0, 5.0), strict=True)
+    ]
     many = drawn_contexts(population, 4000, seed=1)
     counts = Counter(record.context for record in many)
     shares = [counts[record.context] / 4000 for record in population]
@@ -56,11 +61,13 @@ def test_more_responses_begin_with_the_same_ones(finished, tmp_path):
     assert texts(tmp_path / "other.jsonl") != texts(tmp_path / "few.jsonl")
 
 
-def test_what_is_drawn_is_not_drawn_again(finished, tmp_path, monkeypatch):
+def test_what_is_drawn_is_not_drawn_again(finished, tmp_path):
     config, path = finished
-    sample(config, path, tmp_path / "first.jsonl", n=4)
-    monkeypatch.setattr("mop.backends.fake.FakeModel.generate", None)
-    sample(config, path, tmp_path / "again.jsonl", n=4)
+    drawn = []
+    for name in ("first", "again"):
+        models = Models(config, lm=FakeModel(on_batch=drawn.append))
+        sample(config, path, tmp_path / f"{name}.jsonl", n=4, seed=33, models=models)
+        assert sum(drawn) == 4
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "first.jsonl").read_bytes()
 
 
@@ -75,7 +82,9 @@ def test_given_contexts_are_answered_in_order_and_again_from_the_start(finished,
     assert [row[1] for row in rows] == (["Film: Up.", "Film: Heat.", "Film: Up."] * 3)[:7]
     assert rows[:3] == texts(tmp_path / "out.jsonl")
     assert len({row[0] for row in rows}) == 7
-    assert len({row[2] for row in rows if row[1] == "Film: Up."}) > 1  # equal contexts, other people
+    assert (
+        len({row[2] for row in rows if row[1] == "Film: Up."}) > 1
+    )  # equal contexts, other people
 
 
 def test_parquet_holds_the_same_rows(finished, tmp_path):
@@ -108,7 +117,7 @@ def test_the_run_itself_is_left_as_it_was(finished, tmp_path):
 @pytest.mark.parametrize(
     ("more", "kind", "message"),
     [
-        ({"out": "texts.csv"}, ConfigError, "a .jsonl or .parquet file, got 'texts.csv'"),
+        ({"out": Path("texts.csv")}, ConfigError, "a .jsonl or .parquet file, got 'texts.csv'"),
         ({"n": 0}, ConfigError, "at least 1, got 0"),
         ({"contexts": "missing.csv"}, DataError, "missing.csv"),
     ],

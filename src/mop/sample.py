@@ -42,6 +42,7 @@ def sample(
     lm: str | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
+    models: Models | None = None,
 ) -> dict[str, Any]:
     """Draw responses from a fitted mixture to a file.
 
@@ -67,6 +68,8 @@ def sample(
         By default the run's. Response i depends on (seed, i) and not on ``n``, or with a source
         on (seed, key of the context).
     progress : callable, optional
+    models : Models, optional
+        Instead of the one that is named.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def sample(
     fitted = load_mixture(folder)
     made_for: str = fitted.info.get("lm") or config.model.lm
     name = lm or made_for
-    models = Models(replace(config, model=replace(config.model, lm=name)))
+    models = models or Models(replace(config, model=replace(config.model, lm=name)))
     seed = config.seed if seed is None else seed
     asked = None if contexts is None else _in_order(contexts, config, n)
     with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
