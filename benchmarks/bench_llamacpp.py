@@ -62,7 +62,7 @@ START_S = 120.0
 
 
 def serve(gguf: Path, port: int, slots: int, slot_tokens: int, threads: int) -> None:
-    """Be the server, until SIGTERM or SIGINT; prints its address when it listens."""
+    """Be the server until standard input ends, as it does however the parent ends; prints its address."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -78,12 +78,10 @@ def serve(gguf: Path, port: int, slots: int, slot_tokens: int, threads: int) -> 
     params.n_ctx = slots * slot_tokens
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
-    stop.wait()
+    sys.stdin.read()
 
 
 @contextlib.contextmanager
@@ -96,7 +94,10 @@ def served(arguments: argparse.Namespace, log: Path) -> Iterator[str]:
     for name in ("slots", "slot_tokens", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     with log.open("w", encoding="utf-8") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    assert process.stdin is not None
     assert process.stdout is not None
     watch = threading.Timer(START_S, process.kill)
     watch.start()
@@ -109,7 +110,7 @@ def served(arguments: argparse.Namespace, log: Path) -> Iterator[str]:
         yield address
     finally:
         watch.cancel()
-        process.terminate()
+        process.stdin.close()
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
