@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean nightly bench-engine bench-fit bench-fit-speed bench-paper bench-blackbox
+.PHONY: demo test check format docs clean nightly bench-engine bench-fit bench-fit-speed bench-paper bench-blackbox bench-llamacpp
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -47,6 +47,10 @@ clean:
 
 bench-engine: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_engine.py
+
+# The demo's simulation through llama.cpp's server; needs runs/demo. ARGS="--limit 8" is a try.
+bench-llamacpp: .venv-bench/.ready
+	.venv-bench/bin/python benchmarks/bench_llamacpp.py $(ARGS)
 
 # Hours on two cores; every piece is kept, so it may be stopped and started again. ARGS="--minutes 50" does a part.
 bench-paper: .venv/.ready

