@@ -72,7 +72,7 @@ def test_the_discrepancy_equals_the_plain_loops() -> None:
 def test_no_other_weights_on_a_fine_grid_match_better() -> None:
     samples = [cloud(k, 30, seed=6) for k in range(3)]
     target = planted([0.2, 0.5, 0.3, 0.0], 60, seed=7)
-    found = match_weights(samples, target, bandwidth=0.7)
+    found = match_weights(samples, target, bandwidth=0.7, shrinkage=0.0)
     grid = [(a / 20, b / 20, 1 - a / 20 - b / 20) for a in range(21) for b in range(21 - a)]
     # The formula is quadratic, so three values per direction give it everywhere: no loops per grid
     # point.
@@ -112,6 +112,45 @@ def test_personas_that_cannot_be_told_apart_are_no_hindrance() -> None:
         [twin, twin.copy(), cloud(1, 100, seed=12)], planted([0.5, 0.5, 0, 0], 400, seed=13)
     )
     assert found.weights[:2].sum() == pytest.approx(0.5, abs=0.08)
+
+
+def test_samples_that_say_nothing_leave_the_prior() -> None:
+    prior, off, off_free = np.array([0.7, 0.1, 0.1, 0.1]), 0.0, 0.0
+    for seed in range(6):
+        alike = [cloud(0, 12, seed=100 * seed + k) for k in range(4)]
+        target = cloud(0, 100, seed=100 * seed + 50)
+        off += np.abs(match_weights(alike, target, prior=prior).weights - prior).sum()
+        free = match_weights(alike, target, prior=prior, shrinkage=0.0).weights
+        off_free += np.abs(free - prior).sum()
+    assert off < 0.5 * off_free
+
+
+def test_telling_samples_overrule_the_prior() -> None:
+    telling = [cloud(k, 200, seed=31) for k in range(4)]
+    target = planted([0.1, 0.2, 0.3, 0.4], 1000, seed=32)
+    found = match_weights(telling, target, prior=np.array([0.7, 0.1, 0.1, 0.1]))
+    assert found.shrinkage <= 0.01
+    assert np.abs(found.weights - [0.1, 0.2, 0.3, 0.4]).max() < 0.06
+
+
+def test_too_few_samples_to_validate_with_leave_the_prior() -> None:
+    samples = [cloud(k, 3, seed=33) for k in range(4)]
+    found = match_weights(samples, cloud(0, 50, seed=34), prior=np.array([1.0, 1.0, 1.0, 1.0]))
+    assert found.shrinkage == 10.0
+    assert found.weights.tolist() == pytest.approx([0.25] * 4, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ([0.5, 0.5], r"prior has shape \(2,\); 4 finite numbers of at least 0 are needed"),
+        ([0.5, 0.6, -0.1, 0.0], r"prior has shape \(4,\); 4 finite numbers of at least 0"),
+        ([0.0] * 4, "prior has no weight above 0"),
+    ],
+)
+def test_what_is_no_prior_is_refused(prior: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        match_weights([cloud(k, 5, 0) for k in range(4)], cloud(0, 9, 1), prior=np.array(prior))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def refit_black_box(
     FittedMixture
         With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
         ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
-        ``bandwidth``, ``n_targets``, ``samples_per_persona`` and ``n_empty``.
+        ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona`` and ``n_empty``.
 
     Raises
     ------
@@ -132,8 +132,8 @@ def refit_black_box(
     real = embed([r.response for r in targets], encoder, store=store, progress=progress)
     hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
     target_weights = np.array([record.weight for record in targets])
-    match = match_weights(samples, real, target_weights=target_weights)
     before = persona_shares(fitted, hx, target_weights)
+    match = match_weights(samples, real, target_weights=target_weights, prior=before, seed=seed)
     about = {
         "kind": SURROGATE,
         "model": model.name,
@@ -142,6 +142,7 @@ def refit_black_box(
         "mmd2_uniform": match.mmd2_uniform,
         "mmd2_before": match.at(before),
         "bandwidth": match.bandwidth,
+        "shrinkage": match.shrinkage,
         "n_targets": len(targets),
         "samples_per_persona": samples_per_persona,
         "n_empty": n_empty,
