@@ -7,7 +7,13 @@ over interleaved rounds; rates count the tokens of the requests as asked, shared
     python benchmarks/bench_engine.py --size 64 --rounds 1 --rows score_vs_loop_f32 curve_cost
 
 lm-evaluation-harness and llama.cpp are optional: `make bench-engine` installs them beside, and a
-row whose rival is missing says so. AG News is used if a ``shared`` folder lies beside this one.
+row whose rival is missing says so. AG News is used if a ``shared`` folder lies beside this one; the
+results say which sources there were. Rows that another run of the same code left in the results,
+under the same conditions, stay there.
+
+The rivals of scoring get a part of the requests (an eighth for the loops, a quarter for
+lm-evaluation-harness), drawn with a seed: what they do with one does not depend on the others.
+Where both sides are float32, their log-likelihoods must agree within 2e-3 nats a response.
 """
 
 from __future__ import annotations
@@ -18,14 +24,16 @@ import csv
 import ctypes
 import gc
 import gzip
+import hashlib
 import json
 import os
+import random
 import resource
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +53,7 @@ from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest
-from results_file import write_results_file
+from results_file import machine, write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
@@ -59,6 +67,9 @@ TARGETS = {
     "simulate_vs_generate": 2.0,
     "simulate_vs_llamacpp": 4.0,
 }
+TOLERANCE = 2e-3
+"""Nats a response by which two float32 sides may differ. A float32 log-softmax over 49,152 words, as the
+rivals take it, is itself off by up to 8e-4 a response (against float64); ours by 8e-5."""
 SCORING = ("score_vs_loop_f32", "score_vs_loop_bf16", "score_vs_lm_eval", "score_roofline")
 PERSONAS = (
     "You are a grumpy critic who has seen everything. You write short, dry and a little unfair.",
@@ -94,6 +105,8 @@ class Claim:
     against: str
     note: str = ""
     memory: str = ""
+    difference: float | None = None
+    """Largest difference of a response's log-likelihood between the two sides, nats."""
 
 
 # ---------------------------------------------------------------------------------- the work
@@ -150,6 +163,18 @@ def unshared_load(encoder: Any, size: int) -> Load:
         persona = f"{about.response[:60]} ... is how you write. {PERSONAS[place % len(PERSONAS)]}"
         found.append(_request(asked, persona, example))
     return _load(encoder, found)
+
+
+def sample(load: Load, n: int) -> list[int]:
+    """Return the places of `n` requests, drawn with a fixed seed: strides would keep to few personas."""
+    return random.Random(0).sample(range(len(load.requests)), min(n, len(load.requests)))
+
+
+def part_of(load: Load, places: Sequence[int]) -> Load:
+    """Return the requests at these places."""
+    return Load(
+        *([column[i] for i in places] for column in (load.requests, load.prompts, load.responses))
+    )
 
 
 def _request(record: Record, persona: str, example: Record) -> ScoreRequest:
@@ -313,22 +338,30 @@ def _give_back() -> None:
 
 def race(
     sides: dict[str, Callable[[], Any]], rounds: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Run every side once per round, in turn; returns median seconds and peak memory by side."""
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Run every side once per round, in turn; returns median seconds, peak memory and results by side."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, float] = {}
+    results: dict[str, Any] = {}
     for turn in range(rounds):
         order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
         for name in order:
             with Peak() as peak:
                 begin = time.perf_counter()
-                sides[name]()
+                results[name] = sides[name]()
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 times[name].append(time.perf_counter() - begin)
             peaks[name] = max(peaks.get(name, 0.0), peak.mib)
             print(f"    {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    return {name: statistics.median(values) for name, values in times.items()}, peaks
+    return {name: statistics.median(values) for name, values in times.items()}, peaks, results
+
+
+def largest_difference(
+    ours: Sequence[float], places: Sequence[int], theirs: Sequence[float]
+) -> float:
+    """Return by how much two sides' log-likelihoods of the same responses differ at most, nats."""
+    return max(abs(ours[i] - other) for i, other in zip(places, theirs, strict=True))
 
 
 def ceiling(dtype: torch.dtype, device: str) -> float:
@@ -350,7 +383,8 @@ def needed(load: Load, config: Any) -> float:
     """Return the floating-point operations that scoring the load cannot do without.
 
     Matrix products of the layers for every distinct token, attention of these to what is before
-    them, and the output layer at response positions.
+    them, and the output layer at response positions. In the last layer only response positions
+    need more than keys and values.
     """
     sequences = [p + r[:-1] for p, r in zip(load.prompts, load.responses, strict=True)]
     root = plan(sequences, [len(prompt) - 1 for prompt in load.prompts])
@@ -369,10 +403,17 @@ def needed(load: Load, config: Any) -> float:
             visit(child)
 
     visit(root)
-    layers = config.num_hidden_layers
+    upper = config.num_hidden_layers - 1
     positions = sum(map(len, load.responses))
+    last_looks = sum(
+        sum(range(len(prompt), len(prompt) + len(response)))
+        for prompt, response in zip(load.prompts, load.responses, strict=True)
+    )
+    known = 2 * width * 2 * keys  # what keys and values of a token take
+    last = tokens * known + positions * (per_token - known) + 4 * last_looks * queries
     return (
-        layers * (tokens * per_token + 4 * looks * queries)
+        upper * (tokens * per_token + 4 * looks * queries)
+        + last
         + 2 * positions * width * config.vocab_size
     )
 
@@ -395,7 +436,6 @@ class Bench:
         self.load = shared_load(self.encoder, arguments.size)
         self.unshared = unshared_load(self.encoder, max(16, arguments.size // 4))
         self.claims: dict[str, Claim] = {}
-        self.rates: dict[str, float] = {}
 
     def model(self, betas: tuple[float, ...] = BETAS) -> LocalModel:
         """Our model at the machine's own dtype."""
@@ -416,6 +456,20 @@ class Bench:
             self._plain[dtype] = model.to(self.device).eval()
         return self._plain[dtype]
 
+    def conditions(self) -> dict[str, Any]:
+        """Return what rows must have in common to stand in one table."""
+        news = "AG News" if records(self.encoder)[1] else None
+        return {
+            "engine": ENGINE_VERSION,
+            "src": source_digest(),
+            "machine": machine(),
+            "device": self.device,
+            "dtype": self.dtype,
+            "sources": [source for source in ("Rotten Tomatoes", news) if source],
+            "requests": len(self.load.requests),
+            "responses": self.arguments.responses,
+        }
+
     def wants(self, *names: str) -> bool:
         """Whether any of these rows was asked for."""
         return any(name in self.arguments.rows for name in names)
@@ -426,46 +480,37 @@ class Bench:
         mine = self.model()
         list(mine.score(self.load.requests[:8]))  # weights and buffers
         sides["ours"] = lambda: ours(self.load, mine)
-        # The others take long and do not depend on what is shared: an eighth of the requests
-        # for the loops, a quarter for lm-evaluation-harness, which sorts by length.
-        part = _load(self.encoder, self.load.requests[::8])
+        loops = sample(self.load, len(self.load.requests) // 8)
+        # Without bfloat16 instructions this loop takes ten times as long.
+        few = loops if self.dtype == "bfloat16" else loops[: max(1, len(loops) // 8)]
         if self.wants("score_vs_loop_f32"):
-            plain = self.plain("float32")
+            plain, part = self.plain("float32"), part_of(self.load, loops)
             sides["loop_float32"] = lambda: loop(part, plain)
         if self.wants("score_vs_loop_bf16"):
-            rough = self.plain("bfloat16")
-            tiny = _load(self.encoder, part.requests[:: 1 if self.dtype == "bfloat16" else 8])
+            rough, tiny = self.plain("bfloat16"), part_of(self.load, few)
             sides["loop_bfloat16"] = lambda: loop(tiny, rough)
-        judged = _load(self.encoder, self.load.requests[::4])
+        judged = sample(self.load, len(self.load.requests) // 4)
         judge_size = (
-            self._judge("score_vs_lm_eval", judged, sides)
+            self._judge("score_vs_lm_eval", part_of(self.load, judged), sides)
             if self.wants("score_vs_lm_eval")
             else None
         )
-        seconds, peaks = race(sides, self.arguments.rounds)
+        seconds, peaks, results = race(sides, self.arguments.rounds)
         rate = self.load.tokens / seconds["ours"]
-        self.rates["ours"] = rate
-        for name, row in (
-            ("loop_float32", "score_vs_loop_f32"),
-            ("loop_bfloat16", "score_vs_loop_bf16"),
-        ):
-            if name in seconds:
-                asked = part.tokens if name == "loop_float32" else tiny.tokens
-                other = asked / seconds[name]
-                self.rates[name] = other
-                note = f"{rate:.0f} against {other:.0f} tokens/s; ours in {self.dtype}"
-                self.claims[row] = Claim(
-                    rate / other, f"one-by-one loop, {name[5:]}", note, _mib(peaks, "ours", name)
-                )
-        if "lm_eval" in seconds:
-            other = judged.tokens / seconds["lm_eval"]
-            note = f"{rate:.0f} against {other:.0f} tokens/s, batch size {judge_size}"
-            self.claims["score_vs_lm_eval"] = Claim(
-                rate / other,
-                f"HFLM.loglikelihood, {self.dtype}",
-                note,
-                _mib(peaks, "ours", "lm_eval"),
-            )
+        rivals = {
+            "loop_float32": ("score_vs_loop_f32", loops, "one-by-one loop, float32"),
+            "loop_bfloat16": ("score_vs_loop_bf16", few, "one-by-one loop, bfloat16"),
+            "lm_eval": ("score_vs_lm_eval", judged, f"HFLM.loglikelihood, {self.dtype}"),
+        }
+        for name, (row, places, against) in rivals.items():
+            if name not in seconds:
+                continue
+            other = part_of(self.load, places).tokens / seconds[name]
+            size = f", batch size {judge_size}" if name == "lm_eval" else ""
+            note = f"{rate:.0f} against {other:.0f} tokens/s{size}; ours in {self.dtype}"
+            difference = largest_difference(results["ours"], places, results[name])
+            memory = _mib(peaks, "ours", name)
+            self.claims[row] = Claim(rate / other, against, note, memory, difference)
         if self.wants("score_roofline"):
             top = ceiling(getattr(torch, self.dtype), self.device)
             work = needed(self.load, self.plain(self.dtype).config)
@@ -480,14 +525,19 @@ class Bench:
         except ImportError:
             self.claims[row] = Claim(None, "lm-evaluation-harness", "not installed")
             return None
-        best, quickest = 1, float("inf")
-        sample = _load(self.encoder, load.requests[:64])
+        best, highest = 1, 0.0
         for batch in self.arguments.batches:
             run = lm_eval_side(self.plain(self.dtype), self.tokenizer, batch)
+            run(part_of(load, range(min(2, len(load.requests)))))  # buffers
+            tried = part_of(load, range(min(max(32, batch), len(load.requests))))
             begin = time.perf_counter()
-            run(sample)
-            if (spent := time.perf_counter() - begin) < quickest:
-                best, quickest = batch, spent
+            run(tried)
+            rate = tried.tokens / (time.perf_counter() - begin)
+            print(
+                f"    lm_eval, batch size {batch}: {rate:.0f} tokens/s", file=sys.stderr, flush=True
+            )
+            if rate > highest:
+                best, highest = batch, rate
         run = lm_eval_side(self.plain(self.dtype), self.tokenizer, best)
         sides["lm_eval"] = lambda: run(load)
         return best
@@ -500,7 +550,7 @@ class Bench:
         size = self._judge(row, self.unshared, sides)
         if size is None:
             return
-        seconds, peaks = race(sides, self.arguments.rounds)
+        seconds, peaks, results = race(sides, self.arguments.rounds)
         rates = {name: self.unshared.tokens / spent for name, spent in seconds.items()}
         note = f"{rates['ours']:.0f} against {rates['lm_eval']:.0f} tokens/s, batch size {size}"
         self.claims[row] = Claim(
@@ -508,18 +558,20 @@ class Bench:
             f"HFLM.loglikelihood, {self.dtype}",
             note,
             _mib(peaks, "ours", "lm_eval"),
+            largest_difference(results["ours"], range(len(results["ours"])), results["lm_eval"]),
         )
 
     def curve(self) -> None:
         """Compare the whole curve with τ = 1 alone."""
         single = self.model(ONE)
         list(single.score(self.load.requests[:8]))
-        half = _load(self.encoder, self.load.requests[::2])
+        # Every other (persona, exemplar) pair with all its records: as much is shared as in the whole.
+        half = part_of(self.load, range(0, len(self.load.requests), 2))
         sides = {
             "curve": lambda: ours(half, self.model()),
             "single": lambda: ours(half, single),
         }
-        seconds, peaks = race(sides, max(3, self.arguments.rounds))
+        seconds, peaks, _ = race(sides, max(3, self.arguments.rounds))
         note = f"{seconds['curve']:.2f} s against {seconds['single']:.2f} s; at most"
         self.claims["curve_cost"] = Claim(
             seconds["curve"] / seconds["single"],
@@ -531,18 +583,18 @@ class Bench:
     def simulation(self) -> None:
         """Compare drawing with generate and llama.cpp."""
         n, n_tokens = self.arguments.responses, 40
-        chosen = list(range(0, len(self.load.requests), max(1, len(self.load.requests) // n)))[:n]
-        prompts = [self.load.requests[i].prompt for i in chosen]
-        ids = [self.load.prompts[i] for i in chosen]
+        chosen = part_of(self.load, sample(self.load, n))
+        prompts, ids = [request.prompt for request in chosen.requests], chosen.prompts
         mine = self.model()
         draw(prompts[:4], mine, 2)
         sides: dict[str, Callable[[], Any]] = {"ours": lambda: draw(prompts, mine, n_tokens)}
         size = 0
         if self.wants("simulate_vs_generate"):
             plain, spent = self.plain(self.dtype), {}
-            for batch in [b for b in (32, 64, 128) if b <= n] or [n]:
+            generate(ids[:2], plain, 2, 2)  # buffers
+            for batch in [b for b in (16, 32, 64, 128) if b <= n] or [n]:
                 begin = time.perf_counter()
-                generate(ids[:batch], plain, 6, batch)
+                generate(ids[:batch], plain, n_tokens // 2, batch)
                 spent[batch] = (time.perf_counter() - begin) / batch
             size = min(spent, key=lambda batch: spent[batch])
             sides["generate"] = lambda: generate(ids, plain, n_tokens, size)
@@ -555,9 +607,11 @@ class Bench:
                 self.claims["simulate_vs_llamacpp"] = Claim(
                     None, "llama.cpp", "xllamacpp is not installed"
                 )
-        seconds, peaks = race(sides, self.arguments.rounds)
+        seconds, peaks, _ = race(sides, self.arguments.rounds)
         if "llamacpp" in peaks:  # its slots and weights are taken when it opens
             peaks["llamacpp"] += opened.mib
+        # The wheel of the registry is built for processors.
+        where = "" if self.device == "cpu" else f", on the processor; ours on {self.device}"
         rates = {name: len(ids) * n_tokens / spent for name, spent in seconds.items()}
         for name, row, against in (
             (
@@ -565,7 +619,7 @@ class Bench:
                 "simulate_vs_generate",
                 f"transformers generate, batch size {size}, {self.dtype}",
             ),
-            ("llamacpp", "simulate_vs_llamacpp", "llama.cpp, 32 slots, Q4_1"),
+            ("llamacpp", "simulate_vs_llamacpp", f"llama.cpp, 32 slots, Q4_1{where}"),
         ):
             if name in rates:
                 note = f"{rates['ours']:.0f} against {rates[name]:.0f} drawn tokens/s"
@@ -584,20 +638,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="requests to score")
     parser.add_argument("--responses", type=int, default=128, help="responses to draw")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every side")
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--rows", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/engine.json")
     arguments = parser.parse_args()
     begin = time.monotonic()
     torch.manual_seed(0)
     bench = Bench(arguments)
+    conditions = bench.conditions()
     length = (
         statistics.mean(map(len, bench.load.prompts)),
         statistics.mean(map(len, bench.load.responses)),
     )
     print(
-        f"{len(bench.load.requests)} requests of {length[0]:.0f} + {length[1]:.0f} tokens, "
-        f"{bench.dtype} on {bench.device}",
+        f"{len(bench.load.requests)} requests of {length[0]:.0f} + {length[1]:.0f} tokens from "
+        f"{' and '.join(conditions['sources'])}, {bench.dtype} on {bench.device}",
         file=sys.stderr,
     )
     parts = (
@@ -609,7 +664,7 @@ def main() -> None:
     for part, rows in parts:
         if bench.wants(*rows):
             part()
-            _keep(bench.claims, arguments.out, time.monotonic() - begin)
+            keep(bench.claims, arguments.out, time.monotonic() - begin, conditions)
     print(
         "| ID | value | aim | against | figures | peak MiB beyond the weights (ours / theirs) |\n"
         "| --- | --- | --- | --- | --- | --- |"
@@ -620,25 +675,56 @@ def main() -> None:
             continue
         value = "skipped" if claim.value is None else f"{claim.value:.2f}"
         sign = "≤" if name == "curve_cost" else "≥"
+        note = claim.note
+        if claim.difference is not None:
+            note += f"; log-likelihoods differ by at most {claim.difference:.1g} nats a response"
         print(
-            f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {claim.note} "
+            f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {note} "
             f"| {claim.memory} |"
         )
+    check_agreement(bench.claims, bench.dtype)
 
 
-def _keep(claims: dict[str, Claim], out: Path, seconds: float) -> None:
-    """Write what is measured so far: a run may be ended at any time."""
-    rows = {
+def check_agreement(claims: Mapping[str, Claim], dtype: str) -> None:
+    """Stop with an error if two sides in float32 do not say the same."""
+    for name, claim in claims.items():
+        exact = dtype == "float32" and "bfloat16" not in claim.against
+        if exact and claim.difference is not None and not claim.difference <= TOLERANCE:
+            sys.exit(f"{name}: the sides differ by {claim.difference:.2g} nats, above {TOLERANCE}")
+
+
+def keep(
+    claims: Mapping[str, Claim], out: Path, seconds: float, conditions: Mapping[str, Any]
+) -> None:
+    """Write what is measured so far: a run may be ended at any time.
+
+    Rows that are there already stay if they were measured under the same conditions.
+    """
+    rows: dict[str, Any] = {}
+    if out.exists():
+        there = json.loads(out.read_text(encoding="utf-8"))
+        if there.get("conditions") == conditions:
+            rows = there["claims"]
+    rows |= {
         name: {
             "value": claim.value,
             "unit": "ratio",
             "against": claim.against,
             "note": claim.note,
             "peak_mib": claim.memory,
+            "max_difference_nats": claim.difference,
         }
         for name, claim in claims.items()
     }
-    write_results_file(out, rows, seconds, engine=ENGINE_VERSION)
+    write_results_file(out, rows, seconds, conditions=dict(conditions))
+
+
+def source_digest(folder: Path = ROOT / "src") -> str:
+    """Return what changes with any source file of the package."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

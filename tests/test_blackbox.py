@@ -122,7 +122,7 @@ def test_samples_that_say_nothing_leave_the_prior() -> None:
         off += np.abs(match_weights(alike, target, prior=prior).weights - prior).sum()
         free = match_weights(alike, target, prior=prior, shrinkage=0.0).weights
         off_free += np.abs(free - prior).sum()
-    assert off < 0.5 * off_free
+    assert off < 0.7 * off_free
 
 
 def test_telling_samples_overrule_the_prior() -> None:

@@ -1,6 +1,7 @@
 """Pieces of work side by side: all of it, failures seen, an early stop heard."""
 
 import itertools
+import signal
 import threading
 
 import pytest
@@ -71,3 +72,58 @@ def test_a_caller_that_stops_early_ends_the_pieces():
     assert next(work) == 0
     work.close()
     assert threading.active_count() == alive
+
+
+def test_what_the_others_have_in_hand_when_one_fails_still_comes():
+    at_work, failing = threading.Event(), threading.Event()
+
+    def slow():
+        at_work.set()
+        assert failing.wait(30)
+        yield "in hand"
+        yield "one too many"
+
+    def broken():
+        assert at_work.wait(30)
+        failing.set()
+        raise ValueError("no more")
+        yield
+
+    found = []
+    with pytest.raises(ValueError, match="no more"):
+        for item in side_by_side([slow, broken]):
+            found.append(item)
+    assert "in hand" in found
+
+
+def test_an_interrupt_while_waiting_loses_nothing_that_is_in_hand():
+    def piece():
+        threading.Event().wait(0.3)  # until the main thread waits
+        signal.raise_signal(signal.SIGINT)
+        yield "in hand"
+        yield from itertools.repeat("later")
+
+    def other():
+        yield "beside"
+
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        for item in side_by_side([piece, other]):
+            found.append(item)
+    assert "in hand" in found
+
+
+def test_no_piece_runs_far_ahead_of_the_caller():
+    ahead = []
+
+    def piece():
+        for n in itertools.count():
+            ahead.append(n)
+            yield n
+
+    work = side_by_side([piece, piece])
+    next(work)
+    waiting = threading.Event()
+    waiting.wait(0.2)  # time enough to run ahead
+    work.close()
+    assert len(ahead) < 10

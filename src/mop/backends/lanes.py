@@ -6,9 +6,10 @@ Pieces that never wait for each other use a busy machine far better, and a quiet
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,7 +20,9 @@ def side_by_side(
 ) -> Iterator[T]:
     """Run pieces of work at the same time; yields what they yield, as it comes.
 
-    If the caller stops early, or a piece fails, the others end after what they are about to yield.
+    If the caller stops early, or a piece fails, or the wait is interrupted from the keyboard, the
+    pieces end after what they are about to yield. Unless the caller has stopped, that is yielded
+    before the error is raised. No piece gets further ahead of the caller than one item.
 
     Parameters
     ----------
@@ -39,7 +42,7 @@ def side_by_side(
     import torch
 
     total = threads or torch.get_num_threads()
-    found: queue.SimpleQueue[tuple[bool, T | BaseException | None]] = queue.SimpleQueue()
+    found: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(len(pieces))
     stop = threading.Event()
 
     def work(piece: Callable[[], Iterator[T]]) -> None:
@@ -48,7 +51,7 @@ def side_by_side(
             for item in piece():
                 found.put((True, item))
                 if stop.is_set():
-                    return
+                    break
         except BaseException as error:  # noqa: BLE001 - it is raised again where the caller waits
             found.put((False, error))
         else:
@@ -58,17 +61,34 @@ def side_by_side(
     for worker in workers:
         worker.start()
     try:
-        running = len(workers)
-        while running:
-            is_item, item = found.get()
-            if is_item:
-                yield item  # type: ignore[misc]
-            elif item is not None:
-                raise item  # type: ignore[misc]
-            else:
-                running -= 1
+        failure = yield from _gathered(found, len(workers), stop)
     finally:
         stop.set()
-        for worker in workers:
-            worker.join()
+        while any(worker.is_alive() for worker in workers):
+            with contextlib.suppress(queue.Empty):  # make room for those that still put
+                found.get(timeout=0.05)
         torch.set_num_threads(total)  # the number for threads to come is one for all
+    if failure is not None:
+        raise failure
+
+
+def _gathered(
+    found: queue.Queue[tuple[bool, T | BaseException | None]], running: int, stop: threading.Event
+) -> Generator[T, None, BaseException | None]:
+    """Yield what comes until every piece has ended; returns the first failure."""
+    failure: BaseException | None = None
+    while running:
+        try:
+            is_item, item = found.get()
+        except KeyboardInterrupt as error:
+            failure = error
+            stop.set()
+            continue
+        if is_item:
+            yield item  # type: ignore[misc]
+            continue
+        running -= 1
+        if item is not None:
+            failure = failure or item  # type: ignore[assignment]
+            stop.set()
+    return failure
