@@ -2,8 +2,9 @@
 
 Two kinds of run: the whole chain on the fake model, and a simulation on a server that answers with
 faults. Each is started, killed (SIGKILL) at a random moment, started again, until it gets through;
-then its files must have the bytes of an unbroken run, and its store the same rows. pytest runs a
-few of these; `make nightly` runs a thousand.
+then its files must have the bytes of an unbroken run, and its store the same rows with the same
+values and costs. A server must not have been asked again for what was stored before a kill. pytest
+runs a few of these; `make nightly` runs a thousand.
 
 A server process has everything imported and each run is forked off it, so that a kill costs little.
 """
@@ -11,17 +12,20 @@ A server process has everything imported and each run is forked off it, so that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext, ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 N_REMOTE = 120
@@ -44,6 +48,10 @@ class Count:
     """Rows that an unbroken run has and a killed one has not."""
     doubled: int = 0
     """Rows that only a killed run has, or that got a second, different value."""
+    altered: int = 0
+    """Rows with another value than in an unbroken run; stages that were charged other costs."""
+    asked_again: int = 0
+    """Items that a server was asked for although they were stored."""
     changed: int = 0
     """Files with other bytes."""
     seconds: float = 0.0
@@ -53,13 +61,15 @@ class Count:
         each = self.seconds / max(1, self.kills)
         return (
             f"{name}: {self.kills} kills over {self.runs} runs, {self.lost} lost, {self.doubled} "
-            f"doubled, {self.changed} files changed, {each:.2f} s per kill"
+            f"doubled, {self.altered} altered, {self.asked_again} asked again, {self.changed} files "
+            f"changed, {each:.2f} s per kill"
         )
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing went wrong."""
-        return self.lost == self.doubled == self.changed == 0
+        wrong = (self.lost, self.doubled, self.altered, self.asked_again, self.changed)
+        return not any(wrong)
 
 
 def chain(source: str, path: str) -> None:
@@ -101,16 +111,50 @@ def nothing() -> None:
     """A child that ends at once."""
 
 
-def rows(store: Path) -> set[tuple[str, bytes]]:
-    """Kind and key of every row."""
-    with sqlite3.connect(store) as file:
-        found = {
-            (kind, key)
-            for kind in ("score", "generation", "embedding")
-            for (key,) in file.execute(f"SELECT key FROM {kind}")
-        }
-        n_conflicts = file.execute("SELECT COUNT(*) FROM conflict").fetchone()[0]
-    return found | {("conflict", str(i).encode()) for i in range(n_conflicts)}
+def rows(store: Path) -> dict[tuple[str, bytes], object]:
+    """Kind and key of every row to its value, and every stage to what it was charged."""
+    found: dict[tuple[str, bytes], object] = {}
+    with contextlib.closing(sqlite3.connect(store)) as file:
+        for kind in ("score", "generation", "embedding"):
+            for key, payload in file.execute(f"SELECT key, payload FROM {kind}"):
+                found[kind, key] = payload
+        for kind, key, payload in file.execute("SELECT kind, key, payload FROM conflict"):
+            found["conflict", kind.encode() + key] = payload
+        for stage, *cost in file.execute("SELECT stage, calls, tokens FROM cost"):
+            found["cost", stage.encode()] = cost
+    return found
+
+
+def n_drawn(path: Path) -> int:
+    """Responses in the store of a run that is not running; a copy is read, to leave its log as the kill left it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in path.glob("store.sqlite*"):
+            shutil.copy(file, folder)
+        copy = Path(folder) / "store.sqlite"
+        if not copy.exists():
+            return 0
+        with contextlib.closing(sqlite3.connect(copy)) as store:
+            known = store.execute("SELECT name FROM sqlite_master WHERE name = 'generation'")
+            if known.fetchone() is None:  # killed before there were tables
+                return 0
+            return int(store.execute("SELECT COUNT(*) FROM generation").fetchone()[0])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a server was asked for."""
+
+    n_items: int
+    """Items of a whole run."""
+    since: Callable[[], int]
+    """How many different items it was asked for since the last time."""
+
+    def missing(self, path: Path) -> int:
+        """For how many it may be asked."""
+        return self.n_items - n_drawn(path) if self.n_items else 0
+
+
+NO_SERVER = Asked(0, lambda: 0)
 
 
 def kill_again_and_again(
@@ -122,12 +166,14 @@ def kill_again_and_again(
     kills: int,
     folder: Path,
     seed: int,
+    asked: Asked = NO_SERVER,
 ) -> Count:
     """Kill runs until there were so many kills; compare each run that got through.
 
     Kills come at a moment drawn evenly from a span. The span starts at a third of what an unbroken
     run takes, shrinks when runs get through unharmed and grows when one does not get on, so that
-    starts, ends and every stage between are hit.
+    starts, ends and every stage between are hit. With ``asked``, no start may ask for more items
+    than were missing from the store.
 
     Raises
     ------
@@ -150,17 +196,18 @@ def kill_again_and_again(
         rows(whole / "store.sqlite"),
     )
     rng, count, begin = random.Random(seed), Count(), time.monotonic()
+    asked.since()  # forget the unbroken run
     while count.kills < kills:
         path = folder / f"run{count.runs}"
         in_a_row = 0
         while True:
+            n_missing = asked.missing(path)
             child = context.Process(target=work, args=(source, str(path)))
-            child.start()
-            child.join(rng.uniform(0.0, span) if count.kills < kills else None)
-            if child.exitcode is not None:
+            after_s = rng.uniform(0.0, span) if count.kills < kills else None
+            was_killed = start_and_kill(child, after_s)
+            count.asked_again += max(0, asked.since() - n_missing)
+            if not was_killed:
                 break
-            child.kill()
-            child.join()
             count.kills += 1
             in_a_row += 1
             if in_a_row % 20 == 0:
@@ -173,15 +220,35 @@ def kill_again_and_again(
         if in_a_row < 3:
             span = max(0.8 * span, 0.1 * first_span)
         count.runs += 1
-        found = rows(path / "store.sqlite")
-        count.lost += len(expected_rows - found)
-        count.doubled += len(found - expected_rows)
+        compare(count, expected_rows, rows(path / "store.sqlite"))
         for name, before in zip(files, expected, strict=True):
             count.changed += (path / name).read_bytes() != before
         for file in sorted(path.rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
     count.seconds = time.monotonic() - begin
     return count
+
+
+def start_and_kill(child: BaseProcess, after_s: float | None) -> bool:
+    """Start a run and, unless it ends or ``after_s`` is None, kill it after so long; return whether it was killed."""
+    child.start()
+    child.join(after_s)
+    if child.exitcode is not None:
+        return False
+    child.kill()
+    child.join()
+    return True
+
+
+def compare(
+    count: Count,
+    expected: Mapping[tuple[str, bytes], object],
+    found: Mapping[tuple[str, bytes], object],
+) -> None:
+    """Count in what the store of a killed run is unlike that of an unbroken one."""
+    count.lost += len(expected.keys() - found.keys())
+    count.doubled += len(found.keys() - expected.keys())
+    count.altered += sum(expected[row] != found[row] for row in expected.keys() & found.keys())
 
 
 def say(line: str) -> None:
@@ -222,14 +289,30 @@ def kill_chain(context: ForkServerContext, kills: int, folder: Path, seed: int) 
 
 def kill_remote(context: ForkServerContext, kills: int, folder: Path, seed: int) -> Count:
     """Kill a simulation on a server with faults so many times; the server lives on."""
-    from mop.fake_server import FakeServer, Faults, start
+    from mop.fake_server import FakeServer, Faults, Reply, start
+
+    class Listening(FakeServer):
+        """Remembers the seeds it was asked for; those of items have 64 bits, those of the probe are small."""
+
+        seeds: set[int]
+
+        def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+            if method == "POST":
+                self.seeds.add(json.loads(body)["seed"])
+            return super().reply(method, path, headers, body)
+
+        def n_asked(self) -> int:
+            seeds, self.seeds = self.seeds, set()
+            return sum(seed > 1000 for seed in seeds)
 
     folder.mkdir()
     faults = Faults(rate=0.02, kinds=("500", "reset", "cut:40", "garbage"), seed=seed)
-    with start(FakeServer("vllm", faults=faults, delay_s=0.02)) as server:
+    fake = Listening("vllm", faults=faults, delay_s=0.02)
+    fake.seeds = set()
+    with start(fake) as server:
         return kill_again_and_again(
             context, remote, server.url, ("responses.jsonl",), kills=kills, folder=folder,
-            seed=seed,
+            seed=seed, asked=Asked(N_REMOTE, fake.n_asked),
         )  # fmt: skip
 
 

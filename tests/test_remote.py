@@ -10,6 +10,7 @@ import math
 import selectors
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from mop.backends.base import Generator, Scorer
-from mop.backends.dialects import read_json, read_scores
+from mop.backends.dialects import ScoreDialect, read_json, read_scores
 from mop.backends.fake import FakeModel
 from mop.backends.ledger import CeilingError
 from mop.backends.link import Clock
@@ -30,18 +31,25 @@ from mop.backends.remote import (
     parse_name,
     require_scorer,
 )
-from mop.backends.retry import CallError, RetryPolicy
+from mop.backends.retry import RetryPolicy
 from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
-from mop.fake_server import FakeServer, Faults, Reply, ToyEncoder, start
+from mop.fake_server import CHARACTERS, END, FakeServer, Faults, Reply, ToyEncoder, start
 from mop.prompts import simulation_prompt
 from mop.randomness import generator
+from mop.simulate import outcomes, simulate
+from mop.store import Store
 from mop.types import (
+    Agent,
     Branch,
     Decoding,
+    FloatArray,
     GenerateRequest,
     Generation,
+    Persona,
     Prompt,
+    Record,
+    Response,
     Score,
     ScoreRequest,
     Segment,
@@ -466,34 +474,170 @@ def test_thirty_percent_mixed_errors_over_5000_items_finish_all_within_1_6_times
     assert model.ledger.calls == server.calls
 
 
-def test_persona_shares_with_and_without_faults_are_the_same() -> None:
-    chosen = generator(5, "personas").integers(0, 4, size=300)
-    words = ["tea", "cars", "rain", "music"]
-    prompts = [simulation_prompt("film", persona=f"a fan of {words[k]}") for k in chosen]
-    requests = [GenerateRequest((Branch(p, 1.0),), i) for i, p in enumerate(prompts)]
-    good = drawn(connect(FakeServer("vllm")), requests)
-    bad_server = FakeServer("vllm", faults=Faults(rate=0.3, kinds=MIXED, seed=3))
-    bad = drawn(connect(bad_server), requests)
-    assert {i: g.text for i, g in good.items()} == {i: g.text for i, g in bad.items()}
-    assert bad_server.calls > 360
+WORDS = ("tea", "cars", "rain", "music")
 
 
-def test_every_prefix_of_a_good_body_is_refused() -> None:
-    ids = [35, 0, 36, 0, 34]
-    request = {
-        "model": "toy",
-        "prompt": ids,
-        "max_tokens": 1,
-        "prompt_logprobs": 0,
-        "return_token_ids": True,
-    }
-    whole = (
-        FakeServer("vllm").reply("POST", "/v1/completions", {}, json.dumps(request).encode()).body
+class Refusing(FakeServer):
+    """Counts by persona what it refused for good; may refuse one persona's requests by itself."""
+
+    def __init__(self, faults: Faults | None = None, *, never: str | None = None) -> None:
+        super().__init__("vllm", faults=faults)
+        self.never = never
+        self.refused: dict[str, Counter[str]] = {"refused": Counter(), "failed": Counter()}
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        asked = "".join(
+            CHARACTERS[i] for i in json.loads(body or b"{}").get("prompt", ()) if i < END
+        )
+        who = next((word for word in WORDS if f"fan of {word}" in asked), "")
+        if who and who == self.never:
+            reply = Reply(400, b'{"error": {"message": "against our policy"}}')
+        else:
+            reply = super().reply(method, path, headers, body)
+        if reply.status == 400:
+            self.refused["failed"][who] += 1
+        elif b'"content_filter"' in reply.body and reply.cut_at is None:
+            self.refused["refused"][who] += 1
+        return reply
+
+
+def answered_by_four(
+    server: FakeServer, folder: Path, n: int
+) -> tuple[list[str], dict[str, Response]]:
+    """Who was drawn for each of n contexts, and the rows that `simulate` gives by key."""
+    chosen = generator(5, "personas").choice(4, size=n, p=[0.4, 0.3, 0.2, 0.1]).tolist()
+    contexts = [Record(key=f"c{i}", context=f"film {i}", response="") for i in range(n)]
+    personas = [Persona(key=word, description=f"a fan of {word}") for word in WORDS]
+    model = connect(server, settings=RemoteSettings(dialect="vllm", max_failed_share=1.0))
+    with Store(folder / "store.sqlite") as store:
+        rows = list(
+            simulate(
+                contexts, [Agent(k, (), 1.0) for k in chosen], personas, [], generator=model,
+                store=store, decoding=Decoding(max_tokens=4), seed=0, max_failed_share=1.0,
+            )
+        )  # fmt: skip
+    return [WORDS[k] for k in chosen], {row.id: row for row in rows}
+
+
+def independence(table: Sequence[Sequence[int]]) -> float:
+    """Chi-square of a table of counts against independence of its rows and columns."""
+    counts = np.array(table, dtype=float)
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+CHI2_3_999 = 16.266
+"""0.999 quantile of chi-square with 3 degrees of freedom."""
+
+
+def test_what_faults_take_they_take_from_every_persona_alike_and_from_nobody_else(
+    tmp_path: Path,
+) -> None:
+    n = 1500
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    drawn_good, good = answered_by_four(FakeServer("vllm"), tmp_path / "good", n)
+    faults = Faults(script=("ok",) * N_PROBES, rate=0.3, kinds=(*MIXED, "filter", "400"), seed=3)
+    server = Refusing(faults)
+    personas, bad = answered_by_four(server, tmp_path / "bad", n)
+    assert personas == drawn_good
+    # Whoever was drawn answers, or nobody does.
+    assert [bad[f"c{i}"].persona for i in range(n)] == personas
+    delivered = [i for i in range(n) if bad[f"c{i}"].finish_reason in ("stop", "length")]
+    assert 0.9 * n < len(delivered) < 0.97 * n
+    assert all(bad[f"c{i}"].response == good[f"c{i}"].response for i in delivered)
+    # What is missing is, persona by persona, what the server says it refused.
+    for reason, refused in server.refused.items():
+        missing = Counter(row.persona for row in bad.values() if row.finish_reason == reason)
+        assert missing == refused
+        assert min(missing[word] for word in WORDS) >= 1
+    counts = outcomes(bad.values())
+    table = [
+        (counts[word]["draws"] - lost, lost)
+        for word in WORDS
+        for lost in [counts[word]["refused"] + counts[word]["failed"]]
+    ]
+    assert sum(map(sum, table)) == n
+    assert independence(table) < CHI2_3_999
+
+
+def test_a_server_that_refuses_one_persona_is_seen_in_the_shares(tmp_path: Path) -> None:
+    n = 400
+    personas, rows = answered_by_four(Refusing(never="music"), tmp_path, n)
+    assert [rows[f"c{i}"].persona for i in range(n)] == personas
+    assert {row.persona for row in rows.values() if row.finish_reason == "failed"} == {"music"}
+    counts = outcomes(rows.values())
+    assert counts["music"]["failed"] == counts["music"]["draws"] == personas.count("music") > 20
+    table = [(row["draws"] - row["failed"], row["failed"]) for row in counts.values()]
+    assert independence(table) > 20 * CHI2_3_999
+
+
+class CutClean(InProcess):
+    """Ends the answers to one request early, each at another byte, as if that were the whole answer."""
+
+    def __init__(self, server: FakeServer) -> None:
+        super().__init__(server)
+        self.target: bytes | None = None
+        self.last = b""
+        self.lengths: list[tuple[int, int]] = []
+        """Bytes that were sent, and bytes there would have been."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        asked = await request.aread()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        reply = self.servers[1].reply(request.method, request.url.path, headers, asked)
+        if asked == self.target:
+            whole = len(reply.body)
+            end = min(len(self.lengths) % len(self.last), whole - 1)
+            self.lengths.append((end, whole))
+            reply.body = reply.body[:end]
+        elif request.method == "POST":
+            self.last, self.asked = reply.body, asked
+        length = {"content-length": str(len(reply.body))}
+        return httpx.Response(reply.status, headers=length, stream=_Body(reply))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dialect", "form"),
+    [
+        ("openai", "openai-chat", '"message"'),
+        ("llamacpp", "openai-completions", '"text_completion"'),
+        ("vllm", "vllm", '"prompt_logprobs"'),
+        ("fireworks", "echo", '"token_logprobs"'),
+        ("sglang", "sglang", '"input_token_logprobs"'),
+    ],
+)
+def test_every_prefix_of_a_good_body_that_ends_cleanly_is_refused(
+    kind: str, dialect: str, form: str
+) -> None:
+    transport = CutClean(FakeServer(kind))  # type: ignore[arg-type]
+    model = open_remote(
+        "openai:toy@http://127.0.0.1:1",
+        RemoteSettings(dialect=dialect, max_concurrency=4, max_failed_share=1.0),
+        encoder=ToyEncoder(),
+        policy=RetryPolicy(max_protocol_retries=0, breaker_failures=10**9),
+        clock=FastClock(),
+        transport=transport,
     )
-    assert len(read_scores("vllm", read_json(whole), ids, 3).log_probs) == 2
-    for end in range(len(whole)):
-        with pytest.raises(CallError, match="is not valid JSON"):
-            read_json(whole[:end])
+    prompt = Prompt((Turn("user", (Segment("ab", True),)),))
+
+    def ask(n: int) -> int:
+        if isinstance(model, RemoteModel):
+            return len(scored(model, [ScoreRequest(prompt, "ab")] * n))
+        return len(drawn(model, [GenerateRequest((Branch(prompt, 1.0),), 7)] * n, max_tokens=3))
+
+    assert ask(1) == 1
+    assert form in transport.last.decode()
+    transport.target, n = transport.asked, len(transport.last)
+    if isinstance(model, RemoteModel):  # a score may never fail
+        with pytest.raises(BackendError, match=rf"{n} of {n} items could not be had \(json\)"):
+            ask(n)
+    else:
+        assert ask(n) == 0
+    assert {failure.code for failure in model.failures.values()} == {"json"}
+    assert sorted(model.failures) == list(range(n))
+    assert {end for end, _ in transport.lengths} >= set(range(n))
+    assert all(end < whole for end, whole in transport.lengths)
 
 
 def test_a_429_pauses_the_whole_endpoint() -> None:
@@ -832,68 +976,122 @@ def test_scores_add_up_over_tokens_in_float64() -> None:
 
 
 class RealModel(FakeServer):
-    """vLLM's form over a transformers model: what a scoring server would answer, computed the plain way."""
+    """Three forms of scores over a transformers model: what a scoring server would answer, computed the plain way."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
 
         super().__init__("vllm", window=8192)
         self.lm = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        self.known: dict[tuple[int, ...], list[float]] = {}
+        self.answers: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        """Form and ids to the last answer."""
 
-    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    def log_probs(self, ids: tuple[int, ...]) -> list[float]:
+        """Of every id but the first."""
         import torch
 
+        if ids not in self.known:
+            with torch.inference_mode():
+                rows = self.lm(torch.tensor([ids])).logits[0].log_softmax(-1)
+            self.known[ids] = [float(rows[t, i]) for t, i in enumerate(ids[1:])]
+        return self.known[ids]
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         if method == "GET":
             listed = {"data": [{"id": "toy", "owned_by": "vllm"}]}
             return Reply(200, json.dumps(listed).encode())
-        ids = json.loads(body)["prompt"]
-        with torch.inference_mode():
-            log_probs = self.lm(torch.tensor([ids])).logits[0].log_softmax(-1)
-        rows = [
-            None,
-            *({str(i): {"logprob": float(log_probs[t, i])}} for t, i in enumerate(ids[1:])),
-        ]
-        choice = {
-            "index": 0,
-            "text": "",
-            "finish_reason": "length",
-            "prompt_logprobs": rows,
-            "prompt_token_ids": ids,
-        }
-        usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
-        return Reply(
-            200, json.dumps({"model": "toy", "choices": [choice], "usage": usage}).encode()
+        request = json.loads(body)
+        ids = tuple(request["input_ids"] if path == "/generate" else request["prompt"])
+        values = self.log_probs(ids)
+        answer: dict[str, object]
+        if path == "/generate":
+            dialect, start = "sglang", request["logprob_start_len"]
+            rows = [[v, i, None] for v, i in zip([None, *values], ids, strict=True)][start:]
+            rows[0][0] = None
+            info = {"prompt_tokens": len(ids), "completion_tokens": 1, "input_token_logprobs": rows}
+            answer = {"text": "", "meta_info": info}
+        else:
+            dialect = "echo" if request.get("echo") else "vllm"
+            choice: dict[str, object] = {"index": 0, "text": "", "finish_reason": "length"}
+            if dialect == "echo":
+                block = {"token_logprobs": [None, *values, -0.1], "token_ids": [*ids, 0]}
+                choice["logprobs"] = block
+            else:
+                pairs = zip(ids[1:], values, strict=True)
+                choice["prompt_logprobs"] = [None, *({str(i): {"logprob": v}} for i, v in pairs)]
+            choice["prompt_token_ids"] = list(ids)
+            usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
+            answer = {"model": "toy", "choices": [choice], "usage": usage}
+        self.answers[dialect, ids] = json.dumps(answer).encode()
+        return Reply(200, self.answers[dialect, ids])
+
+
+REAL_REQUESTS = [
+    ScoreRequest(
+        simulation_prompt(f"Film: {film}. Verdict: fresh.", persona=persona, task="a film review"),
+        text,
+    )
+    for film, persona in (("Up", None), ("Alien", "You love tea and <|im_start|> tricks."))
+    for text in (
+        "A moving, funny film.",
+        "Dull.",
+        "Ünïcödé — 映画は良い 🎬",
+        "<|im_end|> is not an end",
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def real_server() -> RealModel:
+    from mop import pull
+
+    return RealModel(Path(pull.resolve("smollm2-135m", kind="lm")))
+
+
+@pytest.fixture(scope="module")
+def real_values() -> list[tuple[list[int], FloatArray, Score]]:
+    """The ids of every request, the local backend's value of each response token, and its score."""
+    import torch
+
+    from mop.backends.forward import Group
+    from mop.backends.local import open_local
+
+    local = open_local("smollm2-135m", device="cpu", dtype="float32", betas=(1.0,))
+    scores = {i: s for batch in local.score(REAL_REQUESTS) for i, s in batch}
+    body, encoder, found = local._load(), local.encoder, []
+    for i, request in enumerate(REAL_REQUESTS):
+        prompt, response = (
+            encoder.prompt_ids(request.prompt),
+            encoder.response_ids(request.response),
         )
+        ids, start = [*prompt, *response], len(prompt)
+        with torch.inference_mode():
+            handle = body.predict([Group(None, (ids[:-1],), ((start - 1, len(ids) - 1),))])
+            rows = body.logits(handle, 0, len(response)).double().log_softmax(-1)
+        values = rows[torch.arange(len(response)), torch.tensor(response)].numpy()
+        found.append((ids, values, scores[i]))
+    return found
 
 
 @pytest.mark.model
-def test_remote_scores_of_a_real_model_agree_with_the_local_backend() -> None:
-    from mop import pull
-    from mop.backends.local import open_local
+@pytest.mark.parametrize("dialect", ["vllm", "echo", "sglang"])
+def test_every_tokens_score_of_a_real_model_is_that_of_the_local_backend(
+    real_server: RealModel,
+    real_values: list[tuple[list[int], FloatArray, Score]],
+    dialect: ScoreDialect,
+) -> None:
     from mop.backends.tokens import open_tokens
 
-    server = RealModel(Path(pull.resolve("smollm2-135m", kind="lm")))
-    model = connect(server, encoder=open_tokens("smollm2-135m"))
-    local = open_local("smollm2-135m", device="cpu", dtype="float32", betas=(1.0,))
-    requests = [
-        ScoreRequest(
-            simulation_prompt(
-                f"Film: {film}. Verdict: fresh.", persona=persona, task="a film review"
-            ),
-            text,
-        )
-        for film, persona in (("Up", None), ("Alien", "You love tea and <|im_start|> tricks."))
-        for text in (
-            "A moving, funny film.",
-            "Dull.",
-            "Ünïcödé — 映画は良い 🎬",
-            "<|im_end|> is not an end",
-        )
-    ]
-    found, own = (
-        scored(model, requests),
-        {i: s for batch in local.score(requests) for i, s in batch},
-    )
-    for i, expected in own.items():
-        assert found[i].n_tokens == expected.n_tokens
-        assert abs(found[i].log_lik[0] - expected.log_lik[0]) / expected.n_tokens < 2e-2
+    settings = RemoteSettings(dialect=dialect)
+    model = connect(real_server, encoder=open_tokens("smollm2-135m"), settings=settings)
+    found = scored(model, REAL_REQUESTS)
+    for i, (ids, ours, own) in enumerate(real_values):
+        answer = read_json(real_server.answers[dialect, tuple(ids)])
+        scores = read_scores(dialect, answer, ids, len(ids) - len(ours)).log_probs
+        theirs = np.array(scores)
+        assert theirs.shape == (found[i].n_tokens,) == (own.n_tokens,)
+        assert np.abs(theirs - ours).max() < 1e-3
+        # What each side hands on is the sum of these.
+        assert float(found[i].log_lik[0]) == pytest.approx(theirs.sum(), abs=1e-4)
+        assert float(own.log_lik[0]) == pytest.approx(ours.sum(), abs=1e-3)
