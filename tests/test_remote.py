@@ -323,6 +323,18 @@ def test_a_model_that_is_swapped_in_the_middle_is_found_within_one_probe_interva
     assert server.calls < 640
 
 
+def test_a_swap_is_found_also_when_scores_are_asked_for_in_small_rounds() -> None:
+    server = FakeServer("vllm", broken="swapped")
+    model = connect(server)
+    requests = score_requests(1000)
+    n_received = 0
+    with pytest.raises(BackendError, match="now scores a known sentence"):
+        for first in range(0, 1000, 100):
+            n_received += len(scored(model, requests[first : first + 100]))
+    assert n_received < 640
+    assert server.calls < 640
+
+
 def test_a_server_that_renames_its_model_in_the_middle_is_stopped() -> None:
     model = connect(FakeServer("vllm", broken="renamed"))
     with pytest.raises(BackendError, match="answered as 'toy' and now as 'toy-next'"):
