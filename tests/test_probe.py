@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from mop.backends.probe import Conformance, probe_again, probe_scorer
+from mop.backends.probe import Conformance, check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError
 from mop.errors import ScoringUnsupportedError
 from mop.fake_server import ToyEncoder
@@ -115,3 +115,11 @@ def test_a_changed_model_is_noticed() -> None:
     ) as caught:
         asyncio.run(probe_again(ask, encode, before, where="http://x"))
     assert caught.value.kind == "fatal"
+
+
+def test_what_was_kept_is_compared_per_token_and_half_precision_noise_is_tolerated() -> None:
+    check_known((-1.0, -2.0), (-1.015, -2.0), where="http://x")
+    for known in ((-1.0, -2.03), (-1.0,)):
+        with pytest.raises(CallError, match="set a new revision for this server") as caught:
+            check_known((-1.0, -2.0), known, where="http://x")
+        assert caught.value.kind == "fatal"

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from conftest import reviews
+from mop import MixtureOfPersonas
 from mop.artifacts import RunFolder
 from mop.backends.fake import FakeModel
-from mop.cli import OK, USAGE, main
+from mop.cli import FAILED, OK, USAGE, main
 from mop.config import resolve_config
 from mop.errors import ConfigError, DataError
+from mop.fake_server import FakeServer, Faults, start
 from mop.fitted import (
     FittedMixture,
     draw_agents,
@@ -177,6 +179,7 @@ def test_every_persona_answers_the_same_contexts_and_no_record_sees_itself():
         decoding=Decoding(max_tokens=8), seed=3,
     )  # fmt: skip
     assert [len(own) for own in texts] == [5] * 4
+    assert {one.method for own in texts for one in own} == {"black-box"}
     last = [[t.segments[-1].text for t in r.branches[0].prompt.turns][-1] for r in shown]
     assert last[:5] * 4 == last
     # With two exemplars, a context that is one of them leaves the other: e0 answers "e", e1 "eo".
@@ -284,6 +287,47 @@ def test_the_verb_prints_the_weights_with_their_label(finished, tmp_path, capsys
     rows = json.loads(capsys.readouterr().out)["personas"]
     assert sum(row["weight"] for row in rows) == pytest.approx(1, abs=1e-5)
     assert sum(row["before"] for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_samples_that_a_server_refuses_are_left_out_and_counted_by_persona(
+    finished, tmp_path, capsys
+):
+    _, path = finished
+    faults = Faults(
+        script=("ok",) * 5 + ("filter", "ok", "filter")
+    )  # after five draws of the probe
+
+    def command(server, share):
+        return [
+            "refit", str(path), "--black-box", "--lm", f"openai:toy@{server.url}", "--out", str(tmp_path),
+            "--samples-per-persona", "4", "--json", "--set", 'remote.dialect="openai-chat"',
+            "--set", "remote.max_concurrency=1", "--set", f"remote.max_failed_share={share}",
+        ]  # fmt: skip
+
+    with start(FakeServer("openai", faults=faults)) as server:
+        assert main(command(server, 0.0)) == FAILED
+    assert "could not draw 2 of the" in capsys.readouterr().err
+    RunFolder.open(path).store.unlink()  # ask for all again
+    with start(FakeServer("openai", faults=faults)) as server:
+        assert main(command(server, 0.5)) == OK
+    rows = json.loads(capsys.readouterr().out)["personas"]
+    assert [row["failed"] for row in rows] == [2] + [0] * (len(rows) - 1)
+    assert sum(row["weight"] for row in rows) == pytest.approx(1, abs=1e-5)
+    about = load_mixture(tmp_path).info["persona_weights"]
+    assert (about["failed"], about["n_empty"]) == ([2] + [0] * (len(rows) - 1), 0)
+
+
+def test_the_estimator_allows_its_servers_share_of_failed_samples():
+    records = reviews(24)
+    faults = Faults(script=("ok",) * 5 + ("filter",))
+    with start(FakeServer("openai", faults=faults)) as server:
+        model = MixtureOfPersonas(2, lm="fake", encoder="fake").fit(records)
+        model.set_params(
+            lm=f"openai:toy@{server.url}",
+            remote={"dialect": "openai-chat", "max_failed_share": 0.2, "max_concurrency": 1},
+        )
+        model.refit_black_box(records, samples_per_persona=4)
+    assert model.mixture_.info["persona_weights"]["failed"] == [1, 0]
 
 
 def test_without_black_box_the_verb_names_the_one_that_fits(finished, capsys):

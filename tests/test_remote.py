@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
+from mop import score
 from mop.backends.base import Generator, Scorer
 from mop.backends.dialects import ScoreDialect, read_json, read_scores
 from mop.backends.fake import FakeModel
@@ -196,6 +197,10 @@ def scored(model: object, requests: Sequence[ScoreRequest]) -> dict[int, Score]:
     return {i: s for batch in require_scorer(model).score(requests) for i, s in batch}
 
 
+def through(model: object, requests: Sequence[ScoreRequest], store: Store) -> list[Score]:
+    return score.score_requests(requests, require_scorer(model), store)
+
+
 def exact(requests: Sequence[ScoreRequest]) -> dict[int, Score]:
     return {i: s for batch in FakeModel([1.0]).score(requests) for i, s in batch}
 
@@ -329,6 +334,42 @@ def test_a_model_that_is_swapped_in_the_middle_is_found_within_one_probe_interva
             n_received += len(batch)
     assert n_received < 640
     assert server.calls < 640
+
+
+def test_a_swap_is_found_also_when_scores_are_asked_for_in_small_rounds() -> None:
+    server = FakeServer("vllm", broken="swapped")
+    model = connect(server)
+    requests = score_requests(1000)
+    n_received = 0
+    with pytest.raises(BackendError, match="now scores a known sentence"):
+        for first in range(0, 1000, 100):
+            n_received += len(scored(model, requests[first : first + 100]))
+    assert n_received < 640
+    assert server.calls < 640
+
+
+def test_a_model_that_was_swapped_between_two_commands_needs_a_new_revision() -> None:
+    def other() -> FakeServer:
+        server = FakeServer("vllm", broken="swapped")
+        server.calls = 100  # the swap is over
+        return server
+
+    requests = score_requests(30)
+    with Store(":memory:") as store:
+        kept = through(connect(FakeServer("vllm")), requests[:10], store)
+        with pytest.raises(
+            BackendError,
+            match=r"scores a known sentence .* differently than when the scores in the store were "
+            r"made .*; set a new revision for this server",
+        ):
+            through(connect(other()), requests, store)
+        assert store.counts()["score"] == len({*map(str, requests[:10])})
+        again = connect(other(), settings=RemoteSettings(dialect="vllm", revision="2"))
+        found = through(again, requests, store)
+        assert found[0].log_lik[0] == pytest.approx(1.5 * kept[0].log_lik[0], abs=1e-3)
+        earlier = connect(FakeServer("vllm"))
+        later = through(earlier, requests, store)
+        assert [one.log_lik[0] for one in later[:10]] == [one.log_lik[0] for one in kept]
 
 
 def test_a_server_that_renames_its_model_in_the_middle_is_stopped() -> None:

@@ -57,6 +57,22 @@ def run_child(code, *arguments):
     )
 
 
+def test_a_reference_is_kept_by_identity_and_also_in_a_store_that_was_made_without_any(tmp_path):
+    path = tmp_path / "store.sqlite"
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE reference")
+    db.close()
+    with Store(path) as store:
+        assert store.get_reference("m") is None
+        store.put_reference("m", (-1.5, -0.25))
+        assert store.get_reference("m") == (-1.5, -0.25)
+        assert store.get_reference("n") is None
+        assert store.verify() == []
+        store.put_reference("m", (-2.5,))
+        assert store.get_reference("m") == (-2.5,)
+
+
 def test_every_part_of_a_score_request_changes_its_key():
     requests = [
         ScoreRequest(prompt(("ab", True)), "y"),

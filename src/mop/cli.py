@@ -714,6 +714,7 @@ def _show_refit(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"  {row['before']:7.1%} {row['weight']:7.1%}  {row['key']}  {row['description']}"
+        + (f" ({row['failed']} samples refused or failed)" if row["failed"] else "")
         for row in result["personas"]
     ]
     lines += [

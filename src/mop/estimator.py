@@ -234,6 +234,7 @@ class MixtureOfPersonas:
             store=self._open_store(),
             samples_per_persona=samples_per_persona,
             decoding=decoding,
+            max_failed_share=self._remote_settings().max_failed_share,
             seed=seed,
             progress=self.progress,
         )

@@ -859,7 +859,8 @@ def refit(
     -------
     dict
         ``run``, ``out``, ``persona_weights`` (see `mop.refit.refit_black_box`) and ``personas``: key,
-        description, ``before`` (mean weight over the population) and ``weight``.
+        description, ``before`` (mean weight over the population), ``weight`` and ``failed`` (samples
+        that could not be had).
 
     Raises
     ------
@@ -879,7 +880,8 @@ def refit(
             encoder=work.encoder,
             store=work.store,
             samples_per_persona=samples_per_persona,
-            decoding=ingredients_of(work).decoding,
+            decoding=ingredients_of(work, "zero-shot").decoding,  # asks for no scorer
+            max_failed_share=config.remote.max_failed_share,
             seed=config.seed,
             progress=work.progress,
         )
@@ -893,8 +895,16 @@ def refit(
         "out": str(target),
         "persona_weights": about,
         "personas": [
-            {"key": p.key, "description": p.description, "before": round(float(b), 6), "weight": w}
-            for p, b, w in zip(refitted.personas, before, about["weights"], strict=True)
+            {
+                "key": p.key,
+                "description": p.description,
+                "before": round(float(b), 6),
+                "weight": w,
+                "failed": failed,
+            }
+            for p, b, w, failed in zip(
+                refitted.personas, before, about["weights"], about["failed"], strict=True
+            )
         ],
     }
 

@@ -21,9 +21,9 @@ from mop.errors import ConfigError, DataError
 from mop.fitted import FittedMixture, context_text, persona_shares, with_persona_weights
 from mop.mixture import Floats, draw
 from mop.randomness import derive_seed, generator, uniforms
-from mop.simulate import simulate
+from mop.simulate import is_drawn, simulate
 from mop.store import Store
-from mop.types import Agent, Decoding, Progress, Record
+from mop.types import Agent, Decoding, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def refit_black_box(
     store: Store,
     samples_per_persona: int = 20,
     decoding: Decoding | None = None,
+    max_failed_share: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> FittedMixture:
@@ -62,6 +63,8 @@ def refit_black_box(
         Responses drawn under each persona, ≥ 2: K times as many calls of the model.
     decoding : Decoding, optional
         As the simulation will have it.
+    max_failed_share : float
+        Share of all draws that the model may give up, as in `mop.simulate.simulate`.
     seed : int
         The draws are functions of (seed, persona, context).
     progress : callable, optional
@@ -71,7 +74,9 @@ def refit_black_box(
     FittedMixture
         With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
         ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
-        ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona`` and ``n_empty``.
+        ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona``,
+        ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that could
+        not be had).
 
     Raises
     ------
@@ -80,7 +85,7 @@ def refit_black_box(
     DataError
         If fewer than 2 records, or fewer than 2 samples of a persona, hold any text.
     BackendError
-        If the model cannot answer.
+        If the model cannot answer, or gave up more draws than it may.
 
     Notes
     -----
@@ -104,7 +109,7 @@ def refit_black_box(
             f"{len(targets)} of {len(population)} records hold a response; at least 2 are needed "
             "to match; give the records that the mixture was fitted on"
         )
-    texts = samples_of_personas(
+    samples = samples_of_personas(
         fitted,
         targets,
         model=model,
@@ -112,11 +117,13 @@ def refit_black_box(
         store=store,
         n=samples_per_persona,
         decoding=decoding or Decoding(),
+        max_failed_share=max_failed_share,
         seed=seed,
         progress=progress,
     )
-    written = [[text for text in own if text.strip()] for own in texts]
-    n_empty = sum(map(len, texts)) - sum(map(len, written))
+    written = [[one.response for one in own if one.response.strip()] for own in samples]
+    failed = [sum(not is_drawn(one) for one in own) for own in samples]
+    n_empty = sum(map(len, samples)) - sum(map(len, written)) - sum(failed)
     for persona, own in zip(fitted.personas, written, strict=True):
         if len(own) < 2:
             raise DataError(
@@ -128,12 +135,12 @@ def refit_black_box(
     vectors = embed(
         [text for own in written for text in own], encoder, store=store, progress=progress
     )
-    samples = np.split(vectors, np.cumsum([len(own) for own in written])[:-1])
+    by_persona = np.split(vectors, np.cumsum([len(own) for own in written])[:-1])
     real = embed([r.response for r in targets], encoder, store=store, progress=progress)
     hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
     target_weights = np.array([record.weight for record in targets])
     before = persona_shares(fitted, hx, target_weights)
-    match = match_weights(samples, real, target_weights=target_weights, prior=before, seed=seed)
+    match = match_weights(by_persona, real, target_weights=target_weights, prior=before, seed=seed)
     about = {
         "kind": SURROGATE,
         "model": model.name,
@@ -146,6 +153,7 @@ def refit_black_box(
         "n_targets": len(targets),
         "samples_per_persona": samples_per_persona,
         "n_empty": n_empty,
+        "failed": failed,
     }
     result = with_persona_weights(fitted, match.weights)
     return replace(result, info={**fitted.info, "chosen": SURROGATE, "persona_weights": about})
@@ -161,14 +169,15 @@ def samples_of_personas(
     n: int,
     decoding: Decoding,
     seed: int,
+    max_failed_share: float = 0.0,
     progress: Progress | None = None,
-) -> list[list[str]]:
+) -> list[list[Response]]:
     """Draw n responses under every persona, each with an exemplar of the fitted exemplar gate.
 
     Returns
     -------
-    list of K lists of n str
-        Sample i of every persona answers the same context.
+    list of K lists of n Response
+        Sample i of every persona answers the same context; one that could not be had has no text.
     """
     asked = _contexts(contexts, n, seed)
     hx = embed([context_text(record) for record in asked], encoder, store=store, progress=progress)
@@ -179,21 +188,23 @@ def samples_of_personas(
             replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(asked)
         ]
         agents += _agents(fitted, hx, asked, k, seed)
-    responses = simulate(
-        records,
-        agents,
-        fitted.personas,
-        fitted.exemplars,
-        generator=model,
-        store=store,
-        decoding=decoding,
-        seed=seed,
-        method="black-box",
-        task=fitted.task,
-        progress=progress,
+    responses = list(
+        simulate(
+            records,
+            agents,
+            fitted.personas,
+            fitted.exemplars,
+            generator=model,
+            store=store,
+            decoding=decoding,
+            seed=seed,
+            method="black-box",
+            task=fitted.task,
+            max_failed_share=max_failed_share,
+            progress=progress,
+        )
     )
-    texts = [response.response for response in responses]
-    return [texts[start : start + n] for start in range(0, len(texts), n)]
+    return [responses[start : start + n] for start in range(0, len(responses), n)]
 
 
 def _contexts(records: Sequence[Record], n: int, seed: int) -> list[Record]:

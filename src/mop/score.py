@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.base import Scorer
+from mop.backends.base import Recognisable, Scorer
 from mop.errors import BackendError, DataError
 from mop.prompts import simulation_prompt
 from mop.store import Store, score_key
@@ -360,7 +360,7 @@ def _score(
     n_new_tokens, done = 0, len(keys) - len(missing)
     if progress is not None and keys:
         progress(stage, done, len(keys))
-    for batch in _asked(scorer, list(missing.values())):
+    for batch in _asked(scorer, list(missing.values()), store):
         pairs = [
             (names[i], _as_curve(score, scorer, missing[names[i]].name or f"request {i}"))
             for i, score in batch
@@ -381,10 +381,23 @@ def _score(
     return [scores[key] for key in keys], n_new_tokens
 
 
-def _asked(scorer: Scorer, requests: list[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
-    """Ask only if there is something to ask: a model that is not needed is not loaded."""
-    if requests:
-        yield from scorer.score(requests)
+def _asked(
+    scorer: Scorer, requests: list[ScoreRequest], store: Store
+) -> Iterator[list[tuple[int, Score]]]:
+    """Ask only if there is something to ask: a model that is not needed is not loaded.
+
+    Scores of one identity are of one model: what it says to known questions is kept beside them.
+    """
+    if not requests:
+        return
+    known = None
+    if isinstance(scorer, Recognisable):
+        scorer.expected = known = store.get_reference(scorer.score_identity)
+    for batch in scorer.score(requests):
+        if isinstance(scorer, Recognisable) and known is None:
+            known = scorer.reference
+            store.put_reference(scorer.score_identity, known)
+        yield batch
 
 
 def _as_curve(score: Score, scorer: Scorer, request: str) -> Score:

@@ -35,6 +35,7 @@ SCHEMA_VERSION = 1
 
 _APPLICATION_ID = 0x6D6F7073  # "mops": tells our file from other SQLite files
 _KINDS = ("score", "generation", "embedding")
+_TABLES = (*_KINDS, "reference")
 _CHUNK = 500  # keys per IN query; every SQLite takes 999
 _REASONS: tuple[FinishReason, ...] = ("stop", "length")
 _FLOAT = np.dtype("<f4")
@@ -42,9 +43,9 @@ _HEAD = struct.Struct("<IBd")  # n_tokens, finish reason, log_lik; the text foll
 
 _SCHEMA = (
     *(
-        f"CREATE TABLE {kind} (key BLOB PRIMARY KEY, payload BLOB NOT NULL, checksum BLOB NOT NULL)"
-        " WITHOUT ROWID"
-        for kind in _KINDS
+        f"CREATE TABLE IF NOT EXISTS {kind} (key BLOB PRIMARY KEY, payload BLOB NOT NULL, "
+        "checksum BLOB NOT NULL) WITHOUT ROWID"
+        for kind in reversed(_TABLES)
     ),
     "CREATE TABLE conflict (kind TEXT, key BLOB, payload BLOB, UNIQUE (kind, key, payload))",
     "CREATE TABLE cost (stage TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL)",
@@ -109,6 +110,10 @@ def generation_key(identity: str, request: GenerateRequest, decoding: Decoding) 
     encoding.real(decoding.top_p)
     encoding.number(decoding.top_k)
     return encoding.key()
+
+
+def _reference_key(identity: str) -> bytes:
+    return _Encoding("reference/1", identity).key()
 
 
 def embedding_key(identity: str, text: str) -> bytes:
@@ -247,6 +252,28 @@ class Store:
             "embedding", [(key, _pack_floats(vector, "an embedding")) for key, vector in pairs]
         )
 
+    def get_reference(self, identity: str) -> tuple[float, ...] | None:
+        """Return what a scorer said to known questions when its first score was stored; None if unknown."""
+        key = _reference_key(identity)
+        found = self._get("reference", [key], _unpack_floats).get(key)
+        return None if found is None else tuple(found.tolist())
+
+    def put_reference(self, identity: str, values: Sequence[float]) -> None:
+        """Keep what a scorer says to known questions; replaces what was kept.
+
+        Raises
+        ------
+        BackendError
+            If a number is not finite.
+        """
+        key = _reference_key(identity)
+        payload = _pack_floats(np.array(values, dtype=_FLOAT), "a reference")
+        with self._translated(), self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO reference VALUES (?, ?, ?)",
+                (key, payload, _checksum(key, payload)),
+            )
+
     def counts(self) -> dict[str, int]:
         """Return the number of rows: ``score``, ``generation``, ``embedding``, ``conflict``."""
         with self._translated():
@@ -274,7 +301,7 @@ class Store:
             for (line,) in self._db.execute("PRAGMA quick_check"):
                 if line != "ok":
                     problems.append(f"the file is damaged: {line}")
-            for kind in _KINDS:
+            for kind in _TABLES:
                 rows = self._db.execute(f"SELECT key, payload, checksum FROM {kind}")
                 damaged = sum(not _is_sound(*row) for row in rows)
                 if damaged:
@@ -305,6 +332,8 @@ class Store:
                     f"{self.path} is a store of version {version}, this mop reads and writes "
                     f"{SCHEMA_VERSION}; use the mop that made it, or a new run folder"
                 )
+            else:
+                db.execute(_SCHEMA[0])  # the references came later than the rest
         mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode not in ("wal", "memory"):
             raise ArtifactError(

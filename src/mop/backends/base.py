@@ -55,6 +55,19 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class Recognisable(Protocol):
+    """A scorer whose model could be another one the next time: it is known by its answers to fixed questions."""
+
+    expected: tuple[float, ...] | None
+    """Answers when the scores that are already kept were made; `Scorer.score` stops if they are others now."""
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        """Answers in this session, nats; empty before the first `Scorer.score`."""
+        ...
+
+
 class LanguageModel(Scorer, Generator, Protocol):
     """Both halves; what a local model offers."""
 

@@ -105,7 +105,6 @@ class _Work(Generic[T]):
     """What the workers of one `Link.stream` share."""
 
     jobs: Iterator[Job[T]]
-    last_check: int
     again: list[Job[T]] = field(default_factory=list)
     ceiling: CeilingError | None = None
     check: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -166,6 +165,8 @@ class Link:
         self._transport = transport
         self._fingerprints: dict[str, str] = {}
         self._is_detected = False
+        # Calls made up to the last check; kept from stream to stream, since most are short.
+        self._last_check = 0
 
     # -------------------------------------------------------------- one call
 
@@ -447,7 +448,7 @@ class Link:
         prepare : callable
             Awaited before the first item, such as a probe.
         between : callable, optional
-            Awaited every `PROBE_EVERY` calls; no item is begun meanwhile.
+            Awaited every `PROBE_EVERY` calls of this link; no item is begun meanwhile.
 
         Raises
         ------
@@ -503,7 +504,7 @@ class Link:
     ) -> None:
         """Work through all jobs; those stopped by bad luck alone get a second round at the end."""
         self.failures.clear()
-        work = _Work(iter(jobs), last_check=self.ledger.calls)
+        work = _Work(iter(jobs))
         for is_last_round in (False, True):
             try:
                 async with asyncio.TaskGroup() as group:
@@ -531,9 +532,9 @@ class Link:
         """Take one job after the other, beside others who do the same."""
         for job in work.jobs:
             async with work.check:  # no new item while a check is going on
-                if between is not None and self.ledger.calls - work.last_check >= PROBE_EVERY:
+                if between is not None and self.ledger.calls - self._last_check >= PROBE_EVERY:
                     await between(client)
-                    work.last_check = self.ledger.calls
+                    self._last_check = self.ledger.calls
             if work.ceiling is not None:
                 return
             try:

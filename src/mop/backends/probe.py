@@ -141,7 +141,35 @@ async def probe_again(
         raise CallError(
             f"stopped: {where} now scores a known sentence {apart:.3g} nats per token differently "
             f"(at most {TOLERANCE} is allowed); the model was changed or cached values are stale; "
-            "scores since the last check, at most 500 calls ago, are in doubt",
+            "scores since the last check, at most 500 calls ago, are in doubt; set a new revision "
+            "for this server, under which all is scored anew",
+            kind="fatal",
+            code="swapped",
+        )
+
+
+def check_known(found: Sequence[float], known: Sequence[float], *, where: str) -> None:
+    """Stop if a server does not answer as when the scores that are kept were made.
+
+    Parameters
+    ----------
+    found, known : sequence of float
+        Log-probabilities of the five sentences, one after the other, nats.
+    where : str
+        Address, for messages.
+
+    Raises
+    ------
+    CallError
+        Of kind ``fatal``.
+    """
+    apart = _distance(found, known)
+    if apart > TOLERANCE:
+        raise CallError(
+            f"stopped: {where} scores a known sentence {apart:.3g} nats per token differently than "
+            f"when the scores in the store were made (at most {TOLERANCE} is allowed), so it serves "
+            "another model under the same name; set a new revision for this server, under which "
+            "all is scored anew, or serve the earlier model again",
             kind="fatal",
             code="swapped",
         )

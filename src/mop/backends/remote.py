@@ -22,7 +22,7 @@ from mop.backends.base import Failure, Scorer
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.ledger import Ledger
 from mop.backends.link import Clock, Findings, Job, Link, is_loopback
-from mop.backends.probe import probe_again, probe_scorer
+from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.tokens import open_tokens
 from mop.config import RemoteSettings
@@ -593,11 +593,19 @@ class RemoteModel(RemoteGenerator):
         super().__init__(link, encoder, control)
         self._ids = encoder
         self._dialect = dialect
+        self.expected: tuple[float, ...] | None = None
+        """As in `mop.backends.base.Recognisable`."""
 
     @property
     def score_identity(self) -> str:
         """Model, revision, tokenizer and dialect."""
         return self._identity("remote-score/1", dialect=self._dialect)
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        """What the probe found in this session, as in `mop.backends.base.Recognisable`."""
+        found = list(self.findings.conformance.values())[:1]
+        return tuple(value for one in found for row in one.reference for value in row)
 
     @property
     def betas(self) -> tuple[float, ...]:
@@ -616,8 +624,8 @@ class RemoteModel(RemoteGenerator):
         CeilingError
             At ``max_cost`` or ``max_lm_tokens``, after everything finished.
         BackendError
-            If an item's answer could not be trusted however often it was asked, after everything
-            finished.
+            At once, if another model answers than before; after everything finished, if an item's
+            answer could not be trusted however often it was asked.
         """
         encoded = [self._encode(request.prompt, request.response) for request in requests]
         # Neighbours share the longest prefix, which a server with a prefix cache computes once.
@@ -700,6 +708,8 @@ class RemoteModel(RemoteGenerator):
             logger.info(
                 "%s passed the scoring probe, noise %.2g nats per token", endpoint.url, found.noise
             )
+        if self.expected is not None:
+            check_known(self.reference, self.expected, where=link.endpoints[0].url)
 
     async def _probe_again(self, client: httpx.AsyncClient) -> None:
         for endpoint in self._link.endpoints:
