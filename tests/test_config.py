@@ -56,7 +56,7 @@ def test_json_and_back_is_the_same():
             "model.dtype=float3",
             r"model\.dtype must be one of .*, got 'float3'; did you mean 'float32'\?",
         ),
-        ("model.memory_gib=0", r"model\.memory_gib must be above 0, got 0\.0; try 4"),
+        ("model.memory_gib=0", r"model\.memory_gib must be above 0, got 0\.0; leave it out for a"),
         ("simulate.top_p=1.5", r"simulate\.top_p must be above 0 and at most 1, got 1\.5"),
         ("simulate.control_tau=0", r"simulate\.control_tau must be above 0, got 0\.0"),
         ("simulate.n_agents=2", r"n_agents above 1 goes with mix = .*set both or neither"),
@@ -136,3 +136,8 @@ def test_settings_of_servers_are_read_from_a_file(tmp_path):
     )
     assert config.remote_scorer == RemoteSettings()
     assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_memory_is_left_to_the_machine_unless_it_is_given():
+    assert all(resolve_config(preset=preset).model.memory_gib is None for preset in PRESETS)
+    assert resolve_config(assignments=["model.memory_gib=2"]).model.memory_gib == 2.0

@@ -75,17 +75,20 @@ class ModelConfig:
     encoder: str = "minilm"
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
     device: str = "auto"
-    """auto, cpu, cuda, mps, ..."""
+    """auto, cpu, cuda, cuda:1, ..."""
     dtype: str = "auto"
     """auto, float32, bfloat16, float16."""
-    memory_gib: float = 4.0
-    """Memory that batches and shared prefixes may take, besides the weights."""
+    memory_gib: float | None = None
+    """GiB that batches and shared prefixes may take, besides the weights. Left out: a third of what is free."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
         _one_of("model", "dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
-        if not self.memory_gib > 0:
-            raise ConfigError(f"model.memory_gib must be above 0, got {self.memory_gib}; try 4")
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise ConfigError(
+                f"model.memory_gib must be above 0, got {self.memory_gib}; leave it out for a third "
+                "of what is free"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
