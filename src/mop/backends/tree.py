@@ -14,6 +14,9 @@ from itertools import pairwise
 _LEAST_SAVING = 8
 """Tokens that a shared stretch must save, all its users together, to be worth a step of its own."""
 
+_DEEPEST = 64
+"""Shared stretches on one way from the root: what is shared below is computed again."""
+
 
 @dataclass(slots=True)
 class Node:
@@ -44,34 +47,36 @@ def plan(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> Node:
         most = min(limits[before], limits[after])
         shared.append(_common(sequences[before], sequences[after], most))
     root = Node(example=-1, start=0, end=0)
-    _fill(root, order, shared, 0, len(order))
+    _fill(root, order, shared, 0, len(order), _DEEPEST)
     return root
 
 
-def _fill(node: Node, order: list[int], shared: list[int], low: int, high: int) -> None:
+def _fill(node: Node, order: list[int], shared: list[int], low: int, high: int, deep: int) -> None:
     """Hang the sequences ``order[low:high]``, which share the node's stretch, below it."""
     first = low
     while first < high:
         last = first + 1
         while last < high and shared[last] > node.end:
             last += 1
-        _attach(node, order, shared, first, last)
+        _attach(node, order, shared, first, last, deep)
         first = last
 
 
-def _attach(node: Node, order: list[int], shared: list[int], low: int, high: int) -> None:
-    """Hang a run in which every neighbour shares more than the node does."""
-    if high - low > 1:
+def _attach(
+    node: Node, order: list[int], shared: list[int], low: int, high: int, deep: int
+) -> None:
+    """Hang a run in which every neighbour shares more than the node does, up to ``deep`` levels."""
+    if high - low > 1 and deep:
         end = min(shared[low + 1 : high])
         if (end - node.end) * (high - low - 1) >= _LEAST_SAVING:
             child = Node(example=order[low], start=node.end, end=end)
             node.children.append(child)
-            _fill(child, order, shared, low, high)
+            _fill(child, order, shared, low, high, deep - 1)
             return
         # The run shares too little as a whole, but parts of it may share more.
         cut = [place for place in range(low + 1, high) if shared[place] == end]
         for first, last in zip([low, *cut], [*cut, high], strict=True):
-            _attach(node, order, shared, first, last)
+            _attach(node, order, shared, first, last, deep)
         return
     node.leaves += order[low:high]
 
