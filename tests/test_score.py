@@ -145,7 +145,11 @@ def test_nothing_to_score_needs_no_model():
         ),
         (
             lambda r: [(i, Score(np.array([0, 0, math.nan]), 1)) for i in range(2)],
-            "1 numbers that are not finite",
+            "wrong gave request 0 the log-likelihood nan at τ = 0.5; it must be finite",
+        ),
+        (
+            lambda r: [(i, Score(np.array([-1, 0.5, -1]), 1)) for i in range(2)],
+            "wrong gave request 0 the log-likelihood 0.5 at τ = 1; it must be finite and at most",
         ),
     ],
 )

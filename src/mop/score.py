@@ -28,6 +28,7 @@ MASKED = np.float32(-1e30)
 """Log-likelihood of a component that is not allowed: as good as minus infinity in every sum, yet
 finite, so that interpolation and gradients stay finite too."""
 
+_ROUNDING = 1e-3  # nats above 0 that a sure response may come out at
 _CHUNK = 8192  # requests in memory at a time; large enough for a backend to sort by length
 
 
@@ -113,7 +114,7 @@ def score_requests(
     scorer : Scorer
         The frozen model.
     store : Store
-        Filled batch by batch, so that a killed call loses at most one batch.
+        Filled batch by batch, so that a killed call loses only the batches that are in work.
     stage : str
         Whose cost grows.
     progress : callable, optional
@@ -360,7 +361,10 @@ def _score(
     if progress is not None and keys:
         progress(stage, done, len(keys))
     for batch in _asked(scorer, list(missing.values())):
-        pairs = [(names[i], _as_curve(score, scorer)) for i, score in batch]
+        pairs = [
+            (names[i], _as_curve(score, scorer, missing[names[i]].name or f"request {i}"))
+            for i, score in batch
+        ]
         store.put_scores(pairs, stage=stage)
         scores.update(pairs)
         n_new_tokens += sum(score.n_tokens for _, score in pairs)
@@ -383,13 +387,20 @@ def _asked(scorer: Scorer, requests: list[ScoreRequest]) -> Iterator[list[tuple[
         yield from scorer.score(requests)
 
 
-def _as_curve(score: Score, scorer: Scorer) -> Score:
+def _as_curve(score: Score, scorer: Scorer, request: str) -> Score:
     """As it will be read back from the store, so that a first and a second run agree to the bit."""
     log_lik = np.asarray(score.log_lik, dtype=np.float32)
     if log_lik.shape != (len(scorer.betas),) or score.n_tokens < 1:
         raise BackendError(
             f"{scorer.name} gave a score of shape {log_lik.shape} over {score.n_tokens} tokens; "
             f"expected ({len(scorer.betas)},) and at least 1; this backend cannot score"
+        )
+    wrong = ~(np.isfinite(log_lik) & (log_lik <= _ROUNDING))
+    if wrong.any():
+        raise BackendError(
+            f"{scorer.name} gave {request} the log-likelihood {log_lik[wrong][0]} at τ = "
+            f"{1 / scorer.betas[int(wrong.argmax())]:.3g}; it must be finite and at most "
+            "0, so check the model's weights, or use another model as scorer"
         )
     return Score(log_lik, score.n_tokens)
 

@@ -73,7 +73,7 @@ def simulate(
     generator : Generator
         The frozen model.
     store : Store
-        What is in it is not drawn again; a killed call loses at most one batch.
+        What is in it is not drawn again; a killed call loses only the batches in work.
     decoding : Decoding
         Common to the run.
     seed : int
