@@ -38,6 +38,8 @@ class Draft:
     drawn: list[int] = field(default_factory=list)
     log_lik: float = 0.0
     finish_reason: FinishReason | None = None
+    name: str = ""
+    """What errors call its request."""
 
 
 def write(
@@ -49,7 +51,7 @@ def write(
     rows: int,
     prefill: Callable[[Sequence[Sequence[int]]], list[Prefix | None]],
 ) -> Iterator[list[Draft]]:
-    """Finish every draft; yields those that a step has finished.
+    """Finish every draft; yields after each step those that it has finished, maybe none.
 
     Parameters
     ----------
@@ -79,9 +81,10 @@ def write(
         used = sum(len(draft.prompts) for draft in live)
         if waiting and (not live or rows - used >= max(1, rows // 8)):
             new = _next(waiting, rows - used)
-            heads = [prompt[:-1] for draft in new for prompt in draft.prompts]
-            slots.admit(prefill(heads))
-            live += new
+            if new:
+                heads = [prompt[:-1] for draft in new for prompt in draft.prompts]
+                slots.admit(prefill(heads))
+                live += new
         # A row that was just taken up is fed the last token of its prompt, others their last draw.
         tokens = [
             draft.drawn[-1] if draft.drawn else prompt[-1]
@@ -95,7 +98,7 @@ def write(
         if finished:
             slots.keep(_rows_of_unfinished(live))
             live = [draft for draft in live if not draft.finish_reason]
-            yield finished
+        yield finished
 
 
 def _next(waiting: deque[Draft], room: int) -> list[Draft]:
@@ -133,7 +136,15 @@ def _append(
     if early:
         ends = torch.tensor(sorted(end_ids), device=device)
         logits[torch.tensor(early, device=device)[:, None], ends] = -torch.inf
-    masses = _masses(logits)
+    most = logits.amax(dim=-1, keepdim=True)
+    if not bool(torch.isfinite(most).all()):
+        draft = live[owners[int((~torch.isfinite(most[:, 0])).nonzero()[0])]]
+        raise BackendError(
+            f"the model returned logits that are not finite numbers for "
+            f"{draft.name or f'request {draft.index}'}, so nothing can be drawn; choose float32 "
+            "with dtype='float32', or check the model's weights"
+        )
+    masses = logits.sub_(most).exp_()
     if len(owners) > len(live):
         shares = torch.tensor([share for draft in live for share in draft.shares], device=device)
         parts = masses * (shares / masses.sum(dim=-1))[:, None]
@@ -150,19 +161,6 @@ def _append(
             draft.finish_reason = "stop"
         elif len(draft.drawn) == decoding.max_tokens:
             draft.finish_reason = "length"
-
-
-def _masses(logits: torch.Tensor) -> torch.Tensor:
-    """Return exp of the logits less their maximum; overwrites the logits."""
-    import torch
-
-    most = logits.amax(dim=-1, keepdim=True)
-    if not bool(torch.isfinite(most).all()):
-        raise BackendError(
-            "the model returned logits that are not finite numbers, so nothing can be drawn; "
-            "choose float32 with dtype='float32', or check the model's weights"
-        )
-    return logits.sub_(most).exp_()
 
 
 def _truncated(masses: torch.Tensor, decoding: Decoding) -> torch.Tensor:

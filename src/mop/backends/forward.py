@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Body(Protocol):
 
     bytes_per_token: int
     """Of keys and values."""
+    bytes_ahead: int
+    """What `predict` takes for each row and token of its prefix, besides the prefix itself."""
+    bytes_per_wanted: int
+    """What `predict` keeps for each wanted prediction."""
 
     def predict(self, groups: Sequence[Group]) -> Any:
         """Return a handle on the wanted predictions, packed in the order of groups and rows."""
@@ -87,10 +92,21 @@ class GeneralBody:
     ----------
     model : transformers.PreTrainedModel
         In evaluation mode.
+
+    Attributes
+    ----------
+    room : float
+        Bytes that keys, values and logits of one padded batch may take; a row that takes more
+        goes alone.
     """
+
+    bytes_ahead = 0  # its padded batches keep to `room`, prefixes included
 
     def __init__(self, model: Any) -> None:
         import inspect
+
+        self.room = float("inf")
+        self.bytes_per_token = self.bytes_per_wanted = 0  # until a first pass says
 
         self._model = model
         self._device = next(model.parameters()).device
@@ -98,19 +114,26 @@ class GeneralBody:
         prefix = self.extend([Group(None, ((0,),))])[0]
         size = prefix.keys.numel() + prefix.values.numel()
         self.bytes_per_token = size * prefix.keys.element_size()
+        vocabulary: int = model.config.get_text_config(decoder=True).vocab_size
+        self.bytes_per_wanted = vocabulary * prefix.keys.element_size()
 
     def predict(self, groups: Sequence[Group]) -> torch.Tensor:
         """Return the logits themselves; this body has no way to put them off."""
-        import torch
-
-        found: dict[int, torch.Tensor] = {}
-        for batch in _even_batches(groups):
-            low = min(row.wanted[0] for row in batch)
-            high = max(row.wanted[1] for row in batch)
+        rows = _rows(groups)
+        ends = list(accumulate(high - low for low, high in (row.wanted for row in rows)))
+        found: torch.Tensor | None = None
+        for batch in self._batches(rows):
+            low, high = _span(batch)
             logits, _ = self._run(batch, (low, high))
+            if found is None:
+                found = logits.new_empty((ends[-1], logits.shape[-1]))
             for place, row in enumerate(batch):
-                found[row.order] = logits[place, row.wanted[0] - low : row.wanted[1] - low]
-        return torch.cat([found[order] for order in range(len(found))])
+                first, last = row.wanted
+                end = ends[row.order]
+                found[end - (last - first) : end] = logits[place, first - low : last - low]
+            del logits  # before the next batch makes its own
+        assert found is not None
+        return found
 
     def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
         """Return a part of what `predict` found."""
@@ -121,7 +144,7 @@ class GeneralBody:
         import torch
 
         found: dict[int, Prefix] = {}
-        for batch in _even_batches(groups):
+        for batch in self._batches(_rows(groups)):
             _, cache = self._run(batch, (0, 1))
             before = max(row.before for row in batch)
             keys = torch.stack([layer.keys for layer in cache.layers])
@@ -137,6 +160,27 @@ class GeneralBody:
         """Return rows that are padded on the left to one length."""
         del rows, length  # this cache grows as it is needed
         return _GeneralSlots(self._model, self._device)
+
+    def _batches(self, rows: Sequence[_Row]) -> list[list[_Row]]:
+        """Return the rows in batches of similar length that keep to the room.
+
+        So little of a batch is padding, and what padding there is counts.
+        """
+        batches: list[list[_Row]] = []
+        before = low = high = longest = 0
+        for row in sorted(rows, key=lambda row: -len(row.tokens)):
+            before = max(before, row.before)
+            low, high = min(low, row.wanted[0]), max(high, row.wanted[1])
+            # Keys and values count twice: as given, and as the model joins them with new ones.
+            each = 2 * (before + longest) * self.bytes_per_token
+            each += (high - low) * self.bytes_per_wanted
+            similar = batches and len(row.tokens) >= _EVEN * longest
+            if similar and (len(batches[-1]) + 1) * each <= self.room:
+                batches[-1].append(row)
+            else:
+                batches.append([row])
+                before, (low, high), longest = row.before, row.wanted, len(row.tokens)
+        return batches
 
     def _run(self, batch: Sequence[_Row], span: tuple[int, int]) -> tuple[torch.Tensor, Any]:
         """Run one padded batch: prefixes end in the same column, the rows' tokens begin there.
@@ -189,21 +233,19 @@ _EVEN = 0.75
 """A row shorter than this share of the longest starts a batch of its own kind."""
 
 
-def _even_batches(groups: Sequence[Group]) -> list[list[_Row]]:
-    """Return all rows in batches of similar length, so that little of a batch is padding."""
+def _rows(groups: Sequence[Group]) -> list[_Row]:
+    """Return all rows in order."""
     rows = [
         _Row(0, group.prefix, tokens, group.wanted[place] if group.wanted else (0, 1))
         for group in groups
         for place, tokens in enumerate(group.rows)
     ]
-    rows = [replace(row, order=order) for order, row in enumerate(rows)]
-    rows.sort(key=lambda row: -len(row.tokens))
-    batches = [[rows[0]]]
-    for row in rows[1:]:
-        if len(row.tokens) < _EVEN * len(batches[-1][0].tokens):
-            batches.append([])
-        batches[-1].append(row)
-    return batches
+    return [replace(row, order=order) for order, row in enumerate(rows)]
+
+
+def _span(batch: Sequence[_Row]) -> tuple[int, int]:
+    """Return from which to which column any prediction is wanted."""
+    return min(row.wanted[0] for row in batch), max(row.wanted[1] for row in batch)
 
 
 def _side_by_side(
@@ -313,6 +355,8 @@ class LlamaBody:
         self._layers = [_Layer(layer) for layer in decoder.layers]
         numbers = 2 * len(self._layers) * self._shared * self._size
         self.bytes_per_token = numbers * self._embed.element_size()
+        self.bytes_ahead = self.bytes_per_token // len(self._layers)  # one layer at a time
+        self.bytes_per_wanted = 2 * config.hidden_size * self._embed.element_size()
 
     def predict(self, groups: Sequence[Group]) -> torch.Tensor:
         """Return the hidden states of the wanted tokens, (wanted, width)."""

@@ -7,6 +7,7 @@ row's temperature. Neither depends on what else is in the list.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import deque
@@ -24,7 +25,7 @@ from mop.backends.lanes import side_by_side
 from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.curve import BETAS, ONE, token_curve
-from mop.errors import BackendError, ConfigError, PromptTooLongError, require
+from mop.errors import BackendError, ConfigError, MopError, PromptTooLongError, require
 from mop.prompts import PROMPT_VERSION
 from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
 
@@ -98,6 +99,11 @@ class LocalModel:
         self._revision = revision
         self._betas = betas
         self._device = device or default_device()
+        if self._device.partition(":")[0] not in _BATCH_TOKENS:
+            raise ConfigError(
+                f"unknown device {self._device!r}; accepted are cpu, cuda and cuda:N (exact sums "
+                "need float64, which others lack); leave it out to let mop choose"
+            )
         self._dtype = dtype or default_dtype(self._device)
         if self._dtype not in _DTYPES:
             raise ConfigError(
@@ -110,7 +116,9 @@ class LocalModel:
         self._body: Body | None = None
         self._window = 0
         self._batch_tokens = 0
+        self._logit_rows = 0
         self._rows = 0
+        self._per_ahead = self._per_wanted = 0.0  # in tokens of a batch, see `_cost`
         self._lanes = lanes
 
     @property
@@ -176,7 +184,7 @@ class LocalModel:
         ready: deque[tuple[_Item, Prefix | None]] = deque()
         for leaf, prefix in self._leaves(body, items, [(root, None)]):
             ready.append((leaf, prefix))
-            while sum(_rest(item, known) for item, known in ready) >= self._batch_tokens:
+            while sum(self._cost(entry) for entry in ready) >= self._batch_tokens:
                 yield self._score_batch(body, ready)
         while ready:
             yield self._score_batch(body, ready)
@@ -196,20 +204,20 @@ class LocalModel:
         PromptTooLongError
             If prompt plus `decoding.max_tokens` exceed the model's window.
         BackendError
-            If the model's logits are not finite.
+            If the model's logits are not finite, or memory ends.
         """
         _check_decoding(decoding)
         body = self._load()
         drafts = [self._draft(index, request) for index, request in enumerate(requests)]
         for draft in drafts:
             longest = max(len(prompt) for prompt in draft.prompts)
-            name = _called(requests[draft.index], draft.index)
-            self._check_length(name, longest, decoding.max_tokens)
+            self._check_length(draft.name, longest, decoding.max_tokens)
         if not drafts:
             return
         drafts.sort(key=lambda draft: draft.prompts)  # neighbours share beginnings
         length = max(len(p) for draft in drafts for p in draft.prompts) + decoding.max_tokens
-        rows = min(self._rows, int(self._memory() / 2 / body.bytes_per_token / length))
+        # A third each for the rows, for the prefixes that come to fill them, and for batches.
+        rows = min(self._rows, int(self._memory() / 3 / body.bytes_per_token / length))
         sizes = [len(draft.prompts) for draft in drafts]
         parts = _parts(drafts, self._lanes)
         rows = max(min(rows, sum(sizes)) // len(parts), max(sizes))
@@ -225,8 +233,18 @@ class LocalModel:
             )
             for part in parts
         ]
-        for finished in side_by_side(pieces):
-            yield [(draft.index, self._generation(draft)) for draft in finished]
+        try:
+            for finished in side_by_side(pieces):
+                if finished:
+                    yield [(draft.index, self._generation(draft)) for draft in finished]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise BackendError(
+                f"memory ended while {self._name} wrote {rows * len(parts)} rows of up to {length} "
+                f"tokens side by side, which memory_gib = {self._memory() / 2**30:.3g} allows; "
+                "give it a smaller number, so that fewer rows are written at a time"
+            ) from error
 
     def _load(self) -> Body:
         """Bring the weights to the device, once, and choose how to run them."""
@@ -240,15 +258,24 @@ class LocalModel:
             self._window = _window(model.config)
             self._body = choose_body(model)
             kind = torch.device(self._device).type
-            self._rows = _ROWS.get(kind, _ROWS["cpu"])
-            most = self._memory() / 4 / (_activation_bytes(model) + self._body.bytes_per_token)
-            self._batch_tokens = max(1, int(min(_BATCH_TOKENS.get(kind, 2048), most)))
-            self._logit_rows = _LOGIT_ROWS.get(kind, 128)
+            self._rows = _ROWS[kind]
             # Other bodies run the model's own code, which need not stand two threads at a time.
             is_safe = kind == "cpu" and isinstance(self._body, LlamaBody)
             if self._lanes == 0:
                 self._lanes = min(2, torch.get_num_threads()) if is_safe else 1
+            self._share_out(self._body, model, kind)
         return self._body
+
+    def _share_out(self, body: Body, model: Any, kind: str) -> None:
+        """Choose what a batch of one lane may hold: a quarter of the memory, and what is fast."""
+        room = self._memory() / 4 / self._lanes
+        token = _activation_bytes(model) + body.bytes_per_token
+        self._batch_tokens = max(1, int(min(_BATCH_TOKENS[kind], room / token)))
+        self._per_ahead, self._per_wanted = body.bytes_ahead / token, body.bytes_per_wanted / token
+        vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        self._logit_rows = max(1, min(_LOGIT_ROWS[kind], int(room / 8 / vocabulary)))
+        if isinstance(body, GeneralBody):
+            body.room = room
 
     def _memory(self) -> float:
         """Bytes that keys, values and activations may take together."""
@@ -265,9 +292,10 @@ class LocalModel:
             )
 
     def _item(self, index: int, request: ScoreRequest) -> _Item:
-        prompt = self._encoder.prompt_ids(request.prompt)
-        response = self._encoder.response_ids(request.response)
         name = _called(request, index)
+        with _naming(name):
+            prompt = self._encoder.prompt_ids(request.prompt)
+            response = self._encoder.response_ids(request.response)
         self._check_length(name, len(prompt), len(response))
         return _Item(index, prompt + response, len(prompt) - 1, name)
 
@@ -283,14 +311,18 @@ class LocalModel:
                     f"{_called(request, index)} has temperature {branch.temperature}; a "
                     "temperature is a finite number above 0, so choose one such as 1.0"
                 )
+        name = _called(request, index)
+        with _naming(name):
+            prompts = [self._encoder.prompt_ids(branch.prompt) for branch in request.branches]
         log_weights = np.array([branch.log_weight for branch in request.branches])
         shares = np.exp(log_weights - log_weights.max())
         return Draft(
             index=index,
-            prompts=[self._encoder.prompt_ids(branch.prompt) for branch in request.branches],
+            prompts=prompts,
             temperatures=[branch.temperature for branch in request.branches],
             shares=(shares / shares.sum()).tolist(),
             seed=request.seed,
+            name=name,
         )
 
     def _generation(self, draft: Draft) -> Generation:
@@ -318,31 +350,29 @@ class LocalModel:
             for child in node.children
         )
         while waiting:
-            batch = self._take(waiting, lambda entry: entry[0].end)
-            done = self._retrying(
-                waiting, batch, lambda batch: body.extend(_groups((p, ids) for _, p, ids in batch))
+            done = self._tried(
+                waiting,
+                lambda entry: entry[0].end,
+                lambda batch: body.extend(_groups((p, ids) for _, p, ids in batch)),
             )
-            if done is not None:
-                yield from self._leaves(
-                    body,
-                    items,
-                    [(node, new) for (node, _, _), new in zip(batch, done, strict=True)],
-                )
+            if done:
+                yield from self._leaves(body, items, [(node, new) for (node, _, _), new in done])
 
     def _score_batch(
         self, body: Body, ready: deque[tuple[_Item, Prefix | None]]
     ) -> list[tuple[int, Score]]:
         """Score as many ready items as a batch holds."""
         while True:
-            batch = self._take(ready, lambda entry: _rest(*entry))
-            # Items of one prefix side by side, longest first, so that padding is small.
-            batch.sort(key=lambda entry: (id(entry[1]), -len(entry[0].ids)))
-            found = self._retrying(ready, batch, lambda batch: self._curves(body, batch))
-            if found is not None:
-                return [
-                    self._checked(item, curve)
-                    for (item, _), curve in zip(batch, found, strict=True)
-                ]
+            found = self._tried(ready, self._cost, lambda batch: self._curves(body, batch))
+            if found:
+                return [self._checked(item, curve) for (item, _), curve in found]
+
+    def _cost(self, entry: tuple[_Item, Prefix | None]) -> float:
+        """What an item takes of a batch, in tokens: its own, the look at its prefix, its predictions."""
+        item, prefix = entry
+        before = prefix.length if prefix else 0
+        wanted = len(item.ids) - 1 - item.start
+        return len(item.ids) - before + self._per_ahead * before + self._per_wanted * wanted
 
     def _curves(self, body: Body, batch: Sequence[tuple[_Item, Prefix | None]]) -> Any:
         """Return the summed token curves of a batch, (items, G) float64."""
@@ -368,11 +398,13 @@ class LocalModel:
         return total.numpy()
 
     def _checked(self, item: _Item, curve: Any) -> tuple[int, Score]:
-        if not np.isfinite(curve).all() or (curve > 1e-3).any():
+        wrong = ~(np.isfinite(curve) & (curve <= 1e-3))
+        if wrong.any():
+            node = int(wrong.argmax())
             raise BackendError(
-                f"{item.name} got the log-likelihood {curve.tolist()[0]} at one "
-                "temperature; it must be finite and at most 0, so choose dtype='float32', or check "
-                "the model's weights"
+                f"{item.name} got the log-likelihood {curve[node]} at τ = "
+                f"{1 / self._betas[node]:.3g}; it must be finite and at most 0, so choose "
+                "dtype='float32', or check the model's weights"
             )
         n_tokens = len(item.ids) - 1 - item.start
         return item.index, Score(np.minimum(curve, 0).astype(np.float32), n_tokens)
@@ -392,31 +424,35 @@ class LocalModel:
                 else:
                     found[item.index] = prefix
             while waiting:
-                batch = self._take(waiting, lambda entry: len(entry[0].ids))
-                batch.sort(key=lambda entry: (id(entry[1]), -len(entry[0].ids)))
-                done = self._retrying(waiting, batch, lambda batch: body.extend(_rests(batch)))
-                for (item, _), new in zip(batch, done or [], strict=False):
+                done = self._tried(
+                    waiting,
+                    lambda entry: len(entry[0].ids),
+                    lambda batch: body.extend(_rests(batch)),
+                )
+                for (item, _), new in done:
                     found[item.index] = new
         return found
 
-    def _take(self, waiting: deque[Any], cost: Callable[[Any], int]) -> list[Any]:
-        """Take entries from the queue up to the tokens of a batch, at least one."""
+    def _tried(
+        self,
+        waiting: deque[Any],
+        cost: Callable[[Any], float],
+        run: Callable[[list[Any]], Any],
+    ) -> list[tuple[Any, Any]]:
+        """Take a batch from the queue, at least one entry, and run it; returns entries with results.
+
+        If memory ends, returns none, puts the batch back, and lets a batch hold half as much.
+        """
+        import torch
+
         batch = [waiting.popleft()]
         total = cost(batch[0])
         while waiting and total + cost(waiting[0]) <= self._batch_tokens:
             batch.append(waiting.popleft())
             total += cost(batch[-1])
-        return batch
-
-    def _retrying(
-        self, waiting: deque[Any], batch: list[Any], run: Callable[[list[Any]], Any]
-    ) -> Any:
-        """Run a batch; if memory ends, put it back, halve what a batch may hold, return None."""
-        import torch
-
         try:
             with torch.inference_mode():
-                return run(batch)
+                return list(zip(batch, run(batch), strict=True))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -425,15 +461,25 @@ class LocalModel:
                     f"memory ended on a single request of {self._name}; give it more with "
                     "memory_gib, or use a smaller model or shorter prompts"
                 ) from error
-        self._batch_tokens = max(1, self._batch_tokens // 2)
+        # Half of this batch, not of the limit: lanes that fail together halve it once.
+        self._batch_tokens = max(1, min(self._batch_tokens, int(total) // 2))
         log.warning("out of memory: batches are now %d tokens", self._batch_tokens)
         waiting.extendleft(reversed(batch))
-        return None
+        return []
 
 
 def _called(request: ScoreRequest | GenerateRequest, index: int) -> str:
     """Return what errors call a request."""
     return request.name or f"request {index}"
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let errors of what runs inside begin with the request's name."""
+    try:
+        yield
+    except MopError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 _LEAST = 8
@@ -539,8 +585,14 @@ def choose_body(model: Any) -> Body:
         general = GeneralBody(model)
         if not _is_llama_like(model):
             return general
-        body = LlamaBody(model)
-        worst = _difference(body, general, model.config.vocab_size)
+        try:
+            body = LlamaBody(model)
+            worst = _difference(body, general, model.config.vocab_size)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
+            log.warning("own forward pass cannot run this model (%s); its own is used", error)
+            return general
     if worst < (1e-3 if model.dtype == torch.float32 else 0.1):
         return body
     log.warning("own forward pass differs by %.2g from the model's; the latter is used", worst)
@@ -577,7 +629,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text
+    signs = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+    return any(sign in text for sign in signs)
 
 
 def free_bytes(device: str) -> int:
@@ -587,6 +640,10 @@ def free_bytes(device: str) -> int:
     torch = require("torch", extra="local")
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):  # what files keep cached is free as well
+                return int(line.split()[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -606,10 +663,6 @@ def _activation_bytes(model: Any) -> int:
     config = model.config.get_text_config(decoder=True)
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     return int(4 * (8 * config.hidden_size + 4 * inner))
-
-
-def _rest(item: _Item, prefix: Prefix | None) -> int:
-    return len(item.ids) - (prefix.length if prefix else 0)
 
 
 def _by_prefix(
