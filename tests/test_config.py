@@ -136,3 +136,8 @@ def test_settings_of_servers_are_read_from_a_file(tmp_path):
     )
     assert config.remote_scorer == RemoteSettings()
     assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_memory_is_left_to_the_machine_unless_it_is_given():
+    assert all(resolve_config(preset=preset).model.memory_gib is None for preset in PRESETS)
+    assert resolve_config(assignments=["model.memory_gib=2"]).model.memory_gib == 2.0

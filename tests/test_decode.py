@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mop.backends.decode import Draft, invert, write  # noqa: E402
+from mop.errors import BackendError  # noqa: E402
 from mop.randomness import uniforms  # noqa: E402
 from mop.types import Decoding  # noqa: E402
 
@@ -112,6 +113,40 @@ def test_truncation_leaves_out_exactly_the_least_likely(decoding, kept):
         assert found[i].drawn == expected(1000 + i, probs, 9)
         shares = (probs / probs.sum())[found[i].drawn]
         assert found[i].log_lik == pytest.approx(np.log(shares).sum(), abs=1e-5)
+
+
+def test_a_piece_says_after_every_step_that_it_is_alive():
+    """So that whoever runs it beside others can end it between two steps."""
+    body = Fixed()
+    pieces = write(
+        body, [draft(0)], Decoding(max_tokens=9, min_tokens=9), end_ids=frozenset({END}),
+        rows=6, prefill=lambda heads: [None] * len(heads),
+    )  # fmt: skip
+    assert [len(finished) for finished in pieces] == [0] * 8 + [1]
+
+
+def test_logits_that_are_not_numbers_name_the_request():
+    class Broken(Fixed):
+        def step(self, tokens):
+            logits = super().step(tokens)
+            logits[2] = torch.nan
+            return logits
+
+    drafts = [draft(0, branches=2), draft(1), draft(2)]
+    drafts[1].name = "record 'r7'"
+    with pytest.raises(BackendError, match="not finite numbers for record 'r7', so nothing can"):
+        run(drafts, Decoding(max_tokens=3), Broken())
+
+
+def test_a_prefill_is_asked_for_only_if_there_is_room():
+    asked = []
+    drafts = [draft(i, branches=4) for i in range(3)]
+    for _ in write(
+        Fixed(), drafts, Decoding(max_tokens=3), end_ids=frozenset({END}), rows=6,
+        prefill=lambda heads: asked.append(len(heads)) or [None] * len(heads),
+    ):  # fmt: skip
+        pass
+    assert asked == [4, 4, 4]
 
 
 def test_inversion_finds_every_token_at_its_share():

@@ -134,6 +134,59 @@ def test_a_model_that_only_looks_like_llama_runs_on_its_own_pass(caplog):
     assert "own forward pass differs by" in caplog.text
 
 
+def test_a_model_that_our_own_pass_cannot_run_runs_on_its_own(caplog):
+    class Odd(torch.nn.Module):
+        """Rotary positions that take another argument, as a model of one's own may have them."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x, position_ids):
+            if position_ids.shape[-1] == 9:  # the first tokens of the comparison
+                raise ValueError("what positions are these?")
+            return self.inner(x, position_ids)
+
+    model = tiny_llama()
+    model.model.rotary_emb = Odd(model.model.rotary_emb)
+    assert isinstance(choose_body(model), GeneralBody)
+    assert "own forward pass cannot run this model (what positions are these?)" in caplog.text
+
+
+def test_padded_batches_of_the_models_own_pass_keep_to_the_room():
+    class Watched(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.inner, self.config, self.seen = model, model.config, []
+
+        def forward(self, input_ids, past_key_values, logits_to_keep, **rest):
+            before = past_key_values.get_seq_length()
+            found = self.inner(
+                input_ids=input_ids, past_key_values=past_key_values,
+                logits_to_keep=logits_to_keep, **rest,
+            )  # fmt: skip
+            rows, tokens = input_ids.shape
+            # 2 layers, keys and values of 32 numbers each, 4 bytes; 300 logits of 4 bytes.
+            kept = 2 * (before + tokens) * 2 * 2 * 32 * 4 + len(logits_to_keep) * 300 * 4
+            self.seen.append((rows, rows * kept))
+            return found
+
+    with torch.inference_mode():
+        body = GeneralBody(Watched(tiny_gpt2()))
+        (long,) = body.extend([Group(None, (list(range(200)),))])
+        groups = [
+            Group(prefix, tuple([7] * n for n in (40, 39, 38, 12, 11, 10)), ((2, 10),) * 6)
+            for prefix in (long, None)
+        ]
+        whole = body.predict(groups)
+        assert max(used for _, used in body._model.seen) > 1e6
+        body.room, body._model.seen = 6e5, []
+        parts = body.predict(groups)
+    assert all(used <= 6e5 or rows == 1 for rows, used in body._model.seen)
+    assert max(rows for rows, _ in body._model.seen) > 1
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
 def test_joined_weights_stay_the_models_own():
     model, same = tiny_llama(), tiny_llama()
     body = LlamaBody(model)

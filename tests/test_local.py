@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from collections import Counter
 
 import numpy as np
@@ -14,7 +16,7 @@ pytest.importorskip("transformers")
 from scipy import stats  # noqa: E402
 
 from mop.backends.base import Generator, Scorer  # noqa: E402
-from mop.backends.local import LocalModel  # noqa: E402
+from mop.backends.local import LocalModel, open_local  # noqa: E402
 from mop.backends.tokens import open_tokens  # noqa: E402
 from mop.curve import BETAS, ONE, weights  # noqa: E402
 from mop.errors import BackendError, ConfigError, DataError, PromptTooLongError  # noqa: E402
@@ -29,6 +31,12 @@ from tiny_models import (  # noqa: E402
     tiny_qwen3,
 )
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    ),
+]
 BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
 TASK = "a short review"
 
@@ -83,9 +91,10 @@ def loop_log_lik(local, model, request, beta):
     return total
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_scores_equal_a_loop_that_asks_for_one_token_at_a_time(builder):
-    local, model = build(builder()), builder()
+def test_scores_equal_a_loop_that_asks_for_one_token_at_a_time(builder, device):
+    local, model = build(builder(), device=device), builder()
     asked = requests()
     scores = collect(local.score(asked))
     assert len(scores) == len(asked)
@@ -97,23 +106,138 @@ def test_scores_equal_a_loop_that_asks_for_one_token_at_a_time(builder):
             assert score.log_lik[place] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("builder", [tiny_llama, tiny_gemma3])
-def test_a_score_does_not_depend_on_what_else_is_asked_or_in_which_order(builder):
+def test_a_score_does_not_depend_on_what_else_is_asked_or_in_which_order(builder, device):
     asked = requests()
-    together = collect(build(builder()).score(asked))
-    alone = [collect(build(builder()).score([request]))[0] for request in asked[::5]]
-    reverse = collect(build(builder()).score(asked[::-1]))[::-1]
-    tight = build(builder(), memory_gib=5e-4)
+    together = collect(build(builder(), device=device).score(asked))
+    alone = [collect(build(builder(), device=device).score([request]))[0] for request in asked[::5]]
+    reverse = collect(build(builder(), device=device).score(asked[::-1]))[::-1]
+    tight = build(builder(), device=device, memory_gib=5e-4)
     batches = list(tight.score(asked))
     assert len(batches) > 3
     for other, same in (
         (alone, together[::5]),
         (reverse, together),
         (collect(batches), together),
-        (collect(build(builder(), lanes=2).score(asked)), together),
+        (collect(build(builder(), device=device, lanes=2).score(asked)), together),
     ):
         for one, two in zip(other, same, strict=True):
             assert np.abs(one.log_lik - two.log_lik).max() < 1e-4
+
+
+class Counting:
+    """A body that writes down what it is asked for."""
+
+    def __init__(self, body):
+        self._body = body
+        self.tokens = 0
+        self.predicted = []
+
+    def __getattr__(self, name):
+        return getattr(self._body, name)
+
+    def extend(self, groups):
+        self.tokens += sum(len(row) for group in groups for row in group.rows)
+        return self._body.extend(groups)
+
+    def predict(self, groups):
+        self.tokens += sum(len(row) for group in groups for row in group.rows)
+        self.predicted.append(groups)
+        return self._body.predict(groups)
+
+
+def counted(**settings):
+    local = build(**settings)
+    local._body = Counting(local._load())
+    return local, local._body
+
+
+def test_what_prompts_share_is_computed_once():
+    local, body = counted()
+    asked = requests()
+    list(local.score(asked))
+    ids = [
+        local.encoder.prompt_ids(one.prompt) + local.encoder.response_ids(one.response)[:-1]
+        for one in asked
+    ]
+    starts = [len(local.encoder.prompt_ids(one.prompt)) - 1 for one in asked]
+    # Every beginning counts once, what follows a prompt once for each request.
+    shared = {tuple(row[:end]) for row, start in zip(ids, starts, strict=True)
+              for end in range(1, start + 1)}  # fmt: skip
+    own = sum(len(row) - start for row, start in zip(ids, starts, strict=True))
+    least, whole = len(shared) + own, sum(map(len, ids))
+    assert least <= body.tokens < least + 8 * len(asked)  # stretches below 8 tokens are not shared
+    assert body.tokens < whole / 2
+
+
+def test_prompts_that_are_drawn_from_share_as_well():
+    local, body = counted()
+    asked = draws(30)
+    list(local.generate(asked, Decoding(max_tokens=2)))
+    prompts = [local.encoder.prompt_ids(one.branches[0].prompt) for one in asked]
+    assert body.tokens < sum(map(len, prompts)) / 2
+
+
+def test_many_short_responses_after_a_long_prompt_keep_to_the_memory():
+    """The prefix is copied for each of them while attention looks at it."""
+    prompt = simulation_prompt("x7" * 200, persona="You love films.")
+    asked = [ScoreRequest(prompt, text) for text in ["good", "bad", "ok", "so so"] * 30]
+    local, body = counted(memory_gib=0.004)
+    list(local.score(asked))
+    room = 0.004 * 2**30 / 4
+    for groups in body.predicted:
+        rows = sum(len(group.rows) for group in groups)
+        # Keys and values of one layer: 2 heads of 8 numbers, 4 bytes.
+        ahead = sum(len(g.rows) * g.prefix.length for g in groups if g.prefix) * 2 * 16 * 4
+        assert rows == 1 or ahead < room
+    assert len(body.predicted) > 1
+    halves, half = counted(memory_gib=0.004, lanes=2)
+    list(halves.score(asked))
+    assert max(map(rows_of, half.predicted)) <= 0.6 * max(map(rows_of, body.predicted))
+
+
+def rows_of(groups):
+    return sum(len(group.rows) for group in groups)
+
+
+@pytest.mark.model
+def test_smollm2_scores_equal_the_plain_pass_one_request_at_a_time():
+    """With and without company, in any order and in two lanes; shared and unshared prompts."""
+    local = open_local("smollm2-135m", device="cpu", dtype="float32")
+    texts = ["A tense and moving film.", "Dull; I left after an hour, and so did everybody else."]
+    example = Record(key="e", context="Film: Ran. Verdict: fresh.", response="A masterpiece.")
+    asked = [
+        ScoreRequest(
+            simulation_prompt(f"Film: {film}.", persona=persona, exemplars=[example], task=TASK),
+            text,
+        )
+        for persona in ("You love films and praise the actors.", "You are a grumpy critic.")
+        for film in ("Heat", "Alien")
+        for text in texts
+        for _ in range(2)
+    ]
+    asked = [
+        *asked[:-1],
+        ScoreRequest(simulation_prompt("Write a line."), "Nobody shares this prompt."),
+    ]
+    found = collect(local.score(asked))
+    others = [collect(local.score(asked[::-1]))[::-1]]
+    local._lanes = 2
+    others.append(collect(local.score(asked)))
+    for other in others:
+        for one, two in zip(found, other, strict=True):
+            assert np.abs(one.log_lik - two.log_lik)[: BETAS.index(1.0) + 1].max() < 1e-4
+    model = local._given()
+    for request, score in list(zip(asked, found, strict=True))[::2]:
+        prompt = local.encoder.prompt_ids(request.prompt)
+        response = local.encoder.response_ids(request.response)
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + response]), use_cache=False).logits[0]
+        for place in (BETAS.index(1.0), 17):
+            log_probs = torch.log_softmax(BETAS[place] * logits.double(), dim=-1)
+            picked = log_probs[range(len(prompt) - 1, len(prompt + response) - 1), response]
+            assert score.log_lik[place] == pytest.approx(float(picked.sum()), abs=1e-3)
 
 
 def test_the_single_node_gives_the_same_as_the_curve_at_temperature_one():
@@ -130,8 +254,12 @@ def test_an_empty_list_gives_nothing():
 
 
 def test_an_empty_response_is_refused():
-    with pytest.raises(DataError, match="a response to score is empty: ' '; at least one visible"):
-        list(build().score([ScoreRequest(simulation_prompt("And?"), " ")]))
+    asked = [ScoreRequest(simulation_prompt("And?"), text) for text in ("ok", " ")]
+    with pytest.raises(DataError, match="^request 1: a response to score is empty: ' '; at least"):
+        list(build().score(asked))
+    named = ScoreRequest(simulation_prompt("And?"), " ", "record 'r7'")
+    with pytest.raises(DataError, match="^record 'r7': a response to score is empty"):
+        list(build().score([named]))
 
 
 def test_a_prompt_beyond_the_window_is_an_error_with_sizes():
@@ -152,10 +280,25 @@ def test_weights_that_are_not_numbers_are_an_error_not_a_score():
     model = tiny_llama()
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(BackendError, match="request 0 got the log-likelihood nan"):
+    with pytest.raises(BackendError, match="request 0 got the log-likelihood nan at τ = 3; it"):
         list(build(model).score(requests()[:1]))
-    with pytest.raises(BackendError, match="the model returned logits that are not finite"):
+    with pytest.raises(BackendError, match="logits that are not finite numbers for request 0, so"):
         list(build(model).generate(draws(1), Decoding()))
+
+
+def test_a_positive_log_probability_is_an_error_that_says_where():
+    local = build()
+    local._load()
+    item = local._item(3, ScoreRequest(simulation_prompt("And?"), "ok", "record 'r7'"))
+    curve = -np.ones(len(BETAS))
+    curve[BETAS.index(1.0)] = 0.01
+    with pytest.raises(
+        BackendError, match=r"record 'r7' got the log-likelihood 0\.01 at τ = 1; it must be finite"
+    ):
+        local._checked(item, curve)
+    curve[BETAS.index(1.0)] = 5e-4  # rounding of a sure response
+    _, score = local._checked(item, curve)
+    assert score.log_lik.max() == 0
 
 
 class Small(torch.nn.Module):
@@ -164,10 +307,11 @@ class Small(torch.nn.Module):
     def __init__(self, model, most, error):
         super().__init__()
         self.inner, self.config, self.most, self.error = model, model.config, most, error
-        self.largest = 0
+        self.largest = self.failures = 0
 
     def forward(self, input_ids, logits_to_keep=0, **rest):
         if input_ids.numel() > self.most:
+            self.failures += 1
             raise self.error
         self.largest = max(self.largest, input_ids.numel())
         return self.inner(input_ids=input_ids, logits_to_keep=logits_to_keep, **rest)
@@ -178,6 +322,7 @@ class Small(torch.nn.Module):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -190,7 +335,66 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_the_size_remembered(error
     for one, two in zip(scores, expected, strict=True):
         assert np.abs(one.log_lik - two.log_lik).max() < 1e-4
     assert 60 < model.largest <= 150
-    assert local._batch_tokens < 2048
+    assert model.failures > 0
+    model.failures = 0
+    list(local.score(asked))
+    assert model.failures == 0
+
+
+class SmallNorm(torch.nn.Module):
+    """The norm of a layer; its memory ends when more than `most` packed tokens come at a time."""
+
+    def __init__(self, norm, most, meeting):
+        super().__init__()
+        self.norm, self.most, self.meeting, self.failures = norm, most, meeting, []
+
+    def forward(self, hidden):
+        tokens = hidden.shape[:-1].numel()
+        if tokens > self.most:
+            self.failures.append(tokens)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self.meeting.wait()  # in two lanes: let both fail before one halves
+            raise MemoryError
+        return self.norm(hidden)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_our_own_pass_survives_the_end_of_memory_too(lanes):
+    asked = [
+        ScoreRequest(simulation_prompt(f"{i} is a number of its own, and what of it?"), "fine")
+        for i in range(100, 180)
+    ]
+    model = tiny_llama()
+    norm = SmallNorm(
+        model.model.layers[0].input_layernorm, 1000, threading.Barrier(lanes, timeout=5)
+    )
+    model.model.layers[0].input_layernorm = norm
+    local = build(model, lanes=lanes)
+    scores = collect(local.score(asked))
+    for one, two in zip(scores, collect(build().score(asked)), strict=True):
+        assert np.abs(one.log_lik - two.log_lik).max() < 1e-4
+    assert len(norm.failures) == lanes
+    assert local._batch_tokens >= min(norm.failures) // 3  # halved once, not once for each lane
+    norm.failures.clear()
+    list(local.score(asked))
+    assert norm.failures == []
+
+
+class SmallSteps(Small):
+    """Its memory ends when more than `most` rows are written at a time."""
+
+    def forward(self, input_ids, **rest):
+        if input_ids.shape[1] == 1 and input_ids.shape[0] > self.most:
+            raise self.error
+        return self.inner(input_ids=input_ids, **rest)
+
+
+def test_memory_that_ends_while_texts_are_written_is_an_error_that_says_what_to_do():
+    with pytest.raises(
+        BackendError,
+        match=r"memory ended while tiny wrote 24 rows of up to \d+ tokens side by side",
+    ):
+        list(build(SmallSteps(tiny_llama(), 20, MemoryError())).generate(draws(24), Decoding()))
 
 
 def test_a_request_that_never_fits_is_an_error():
@@ -216,15 +420,16 @@ def draws(n, temperature=1.0, first=0):
     ]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_a_drawn_text_depends_on_its_own_request_alone(builder):
+def test_a_drawn_text_depends_on_its_own_request_alone(builder, device):
     asked, decoding = draws(24), Decoding(max_tokens=12)
-    local = build(builder())
+    local = build(builder(), device=device)
     together = collect(local.generate(asked, decoding))
     local._rows = 5  # rows that finish make room for waiting ones
     few = collect(local.generate(asked[::-1], decoding))[::-1]
     alone = [collect(local.generate([request], decoding))[0] for request in asked[::6]]
-    halves = collect(build(builder(), lanes=2).generate(asked, decoding))
+    halves = collect(build(builder(), device=device, lanes=2).generate(asked, decoding))
     same = together + together[::6] + together
     for one, two in zip(same, few + alone + halves, strict=True):
         assert (one.text, one.n_tokens, one.finish_reason) == (
@@ -432,6 +637,7 @@ def test_the_weights_are_loaded_once_and_late():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"device": "mps"}, "unknown device 'mps'; accepted are cpu, cuda and cuda:N"),
         ({"dtype": "int3"}, "unknown dtype 'int3'; accepted are float32, bfloat16, float16"),
         ({"memory_gib": 0}, "memory_gib must be a number above 0, got 0; leave it out"),
         ({"betas": (0.5, 1.0)}, r"betas must be mop.curve.BETAS or mop.curve.ONE, got 2 other"),
@@ -449,7 +655,11 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 def test_bfloat16_scores_are_close_to_float32_ones():
     asked = requests()
-    exact, rough = collect(build().score(asked)), collect(build(dtype="bfloat16").score(asked))
+    exact, rough = (
+        collect(build(tiny_llama(spread=0.1), dtype=dtype).score(asked))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert any((one.log_lik != two.log_lik).any() for one, two in zip(exact, rough, strict=True))
     for one, two in zip(exact, rough, strict=True):
         place = BETAS.index(1.0)
-        assert abs(one.log_lik[place] - two.log_lik[place]) / one.n_tokens < 0.5
+        assert abs(one.log_lik[place] - two.log_lik[place]) / one.n_tokens < 0.02

@@ -62,6 +62,14 @@ def test_a_stretch_that_saves_next_to_nothing_gets_no_node():
     assert sorted(root.leaves) == [0, 1]
 
 
+def test_long_chains_of_prefixes_end_at_a_depth_and_lose_nothing():
+    text = list(range(10_000))
+    sequences = [text[: 9 * n] for n in range(1, 1000)]
+    found = walk(plan(sequences, [len(ids) - 1 for ids in sequences]), sequences)
+    assert sorted(leaf for leaf, _, _ in found) == list(range(999))
+    assert all(sequences[leaf][:start] == ids for leaf, start, ids in found)
+
+
 def test_nothing_gives_an_empty_tree():
     root = plan([], [])
     assert (root.children, root.leaves) == ([], [])

@@ -207,7 +207,7 @@ def _devices() -> list[dict[str, str]]:
             _finding("devices", f"cuda:{i}", "ok", f"{torch.cuda.get_device_name(i)}, {size}")
         )
     if torch.backends.mps.is_available():
-        found.append(_finding("devices", "mps", "ok", "Apple GPU"))
+        found.append(_finding("devices", "mps", "note", "Apple GPU, not used: it has no float64"))
     if len(found) == 1:
         advice = "a GPU, or a server named as openai:MODEL@URL, is faster"
         found.append(_finding("devices", "gpu", "note", "none that torch can use", advice))

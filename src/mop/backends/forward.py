@@ -106,6 +106,7 @@ class GeneralBody:
         import inspect
 
         self.room = float("inf")
+        self.bytes_per_token = self.bytes_per_wanted = 0  # until a first pass says
 
         self._model = model
         self._device = next(model.parameters()).device
@@ -166,22 +167,20 @@ class GeneralBody:
         So little of a batch is padding, and what padding there is counts.
         """
         batches: list[list[_Row]] = []
+        before = low = high = longest = 0
         for row in sorted(rows, key=lambda row: -len(row.tokens)):
-            if batches:
-                longer = [*batches[-1], row]
-                similar = len(row.tokens) >= _EVEN * len(longer[0].tokens)
-                if similar and self._padded_bytes(longer) <= self.room:
-                    batches[-1] = longer
-                    continue
-            batches.append([row])
+            before = max(before, row.before)
+            low, high = min(low, row.wanted[0]), max(high, row.wanted[1])
+            # Keys and values count twice: as given, and as the model joins them with new ones.
+            each = 2 * (before + longest) * self.bytes_per_token
+            each += (high - low) * self.bytes_per_wanted
+            similar = batches and len(row.tokens) >= _EVEN * longest
+            if similar and (len(batches[-1]) + 1) * each <= self.room:
+                batches[-1].append(row)
+            else:
+                batches.append([row])
+                before, (low, high), longest = row.before, row.wanted, len(row.tokens)
         return batches
-
-    def _padded_bytes(self, batch: Sequence[_Row]) -> float:
-        """Return what keys and values (as given, and as the model joins them) and logits take."""
-        low, high = _span(batch)
-        seen = max(row.before for row in batch) + max(len(row.tokens) for row in batch)
-        each = 2 * seen * self.bytes_per_token + (high - low) * self.bytes_per_wanted
-        return len(batch) * each
 
     def _run(self, batch: Sequence[_Row], span: tuple[int, int]) -> tuple[torch.Tensor, Any]:
         """Run one padded batch: prefixes end in the same column, the rows' tokens begin there.
