@@ -722,6 +722,38 @@ def test_a_token_ceiling_stops_gracefully_and_is_never_passed() -> None:
     assert len(received) + N_PROBES == server.calls
 
 
+@pytest.mark.parametrize(
+    ("fault", "is_at_the_bound"),
+    [("filter", False), ("504", True), ("502", True), ("cut:40", True), ("hang", True),
+     ("garbage", True)],
+)  # fmt: skip
+def test_what_may_have_been_billed_is_counted(fault: str, is_at_the_bound: bool) -> None:
+    server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))
+    settings = RemoteSettings(dialect="vllm", max_failed_share=1.0, max_concurrency=1)
+    model = connect(server, settings=settings)
+    requests = draw_requests(1)
+    drawn(model, [], max_tokens=50)  # the probe alone
+    before, n_calls = model.ledger.spent, model.ledger.calls
+    drawn(model, requests, max_tokens=50)
+    spent = model.ledger.spent - before
+    n_prompt = len(server.requests[-1]["prompt"])
+    if is_at_the_bound:
+        assert (spent.calls, spent.lost_tokens) == (2, n_prompt + 50)
+    else:
+        text = FakeModel([1.0]).generate(requests, Decoding(max_tokens=50))
+        [(_, expected)] = next(text)
+        assert (spent.calls, spent.tokens) == (1, n_prompt + expected.n_tokens)
+    assert n_calls == N_PROBES
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "529"])
+def test_what_a_server_refused_to_do_costs_nothing(fault: str) -> None:
+    server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))
+    model = connect(server)
+    drawn(model, draw_requests(1))
+    assert (model.ledger.calls, model.ledger.lost_tokens) == (N_PROBES + 2, 0)
+
+
 def test_a_cost_ceiling_stops_at_the_users_prices() -> None:
     settings = RemoteSettings(dialect="vllm", price_in=1000.0, price_out=2000.0, max_cost=1.0)
     model = connect(FakeServer("vllm"), settings=settings)

@@ -50,6 +50,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 2**20
+_MAY_BE_BILLED = frozenset(
+    ("timeout", "cut", "network", "http-408", "http-502", "http-504", "http-524")
+)
+"""Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
 """Calls between two checks that the model behind an address is still the same."""
 _BATCH = 256  # finished items handed over at once at the most
@@ -314,6 +318,7 @@ class Link:
         while True:
             endpoint = await self._enter(job, only)
             used: Meter | None = None
+            answer: Json | None = None
             failure: CallError | None = None
             is_lost = True
             sent = loop.time()
@@ -334,7 +339,10 @@ class Link:
                 return result
             except CallError as error:
                 failure = error
-                is_lost = error.kind == "protocol" or error.code in ("timeout", "cut")
+                is_lost = answer is not None or error.kind == "protocol"
+                is_lost = is_lost or error.code in _MAY_BE_BILLED
+                if answer is not None and error.kind == "item":
+                    used = _meter_of(answer)  # declined, but worked on and billed
             finally:
                 tries.spent_s += loop.time() - sent
                 self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
@@ -635,6 +643,14 @@ class Link:
             f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these "
             "names before the @"
         )
+
+
+def _meter_of(answer: Json) -> Meter | None:
+    """What a declined draw used; None if the answer does not say."""
+    try:
+        return dialects.read_meter(answer)
+    except CallError:
+        return None
 
 
 def is_loopback(url: str) -> bool:
