@@ -104,6 +104,25 @@ def test_trouble_on_the_way_is_no_verdict(kind: str) -> None:
         probe(down)
 
 
+@pytest.mark.parametrize("code", ["http-402", "http-429", "http-503", "swapped", "breaker"])
+def test_what_stops_a_run_is_no_verdict_on_scoring(code: str) -> None:
+    def stopped(ids: Sequence[int], start: int) -> Values:
+        raise CallError("the account has no credit left", kind="fatal", code=code)
+
+    with pytest.raises(CallError, match="the account has no credit left") as caught:
+        probe(stopped)
+    assert caught.value.kind == "fatal"
+
+
+@pytest.mark.parametrize("code", ["http-404", "http-405"])
+def test_a_page_that_is_not_there_is_a_verdict_on_scoring(code: str) -> None:
+    def absent(ids: Sequence[int], start: int) -> Values:
+        raise CallError("no such page", kind="fatal", code=code)
+
+    with pytest.raises(ScoringUnsupportedError, match="no such page"):
+        probe(absent)
+
+
 def test_a_changed_model_is_noticed() -> None:
     before = probe(honest)
 

@@ -114,11 +114,8 @@ async def probe_scorer(
         await _probe_positions(score_ids, sensible[0], senseless[0], alone[0], where)
         await _probe_length(score_ids, sensible[0], max_len, where)
     except CallError as error:
-        if error.kind in ("transient", "throttled") or error.code in (
-            "http-401",
-            "http-403",
-            "breaker",
-        ):
+        # An answer that is no score, or no such page, is about scoring; all else is about the way there.
+        if error.kind not in ("item", "protocol") and error.code not in ("http-404", "http-405"):
             raise
         raise _refusal(where, str(error)) from None
     return Conformance(noise, tuple(alone[:n_pairs]))
