@@ -834,6 +834,17 @@ def test_what_a_server_refused_to_do_costs_nothing(fault: str) -> None:
     assert (model.ledger.calls, model.ledger.lost_tokens) == (N_PROBES + 2, 0)
 
 
+def test_the_probe_does_not_ask_more_than_the_ceiling_leaves() -> None:
+    server = FakeServer("vllm", window=8192)
+    model = connect(server, settings=RemoteSettings(dialect="vllm", max_lm_tokens=5000))
+    assert len(scored(model, score_requests(3))) == 3
+    [doubt] = model.findings.doubts
+    assert doubt.endswith(
+        "whether it refuses more than its window was not asked, since the 8193 tokens of that "
+        "question are more than the ceiling leaves"
+    )
+
+
 def test_a_cost_ceiling_stops_at_the_users_prices() -> None:
     settings = RemoteSettings(dialect="vllm", price_in=1000.0, price_out=2000.0, max_cost=1.0)
     model = connect(FakeServer("vllm"), settings=settings)
