@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mop.backends import dialects
 from mop.backends.dialects import (
+    Json,
+    Scored,
+    ScoreDialect,
     messages_of,
     neutraliser,
     read_generation,
     read_json,
-    read_scores,
     sampling_fields,
     score_request,
 )
@@ -24,6 +28,16 @@ from mop.types import Decoding, Prompt, Segment, Turn
 
 IDS = [5, 6, 7, 8]
 USAGE = {"prompt_tokens": 4, "completion_tokens": 1}
+
+
+def read_scores(
+    dialect: ScoreDialect,
+    body: Json,
+    ids: list[int],
+    start: int,
+    token_text: Callable[[int], str] = lambda _: "a",
+) -> Scored:
+    return dialects.read_scores(dialect, body, ids, start, token_text=token_text)
 
 
 def vllm_answer(*log_probs: Any) -> dict[str, Any]:
@@ -176,6 +190,11 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     texts[8] = "b"
     with pytest.raises(CallError, match="the tokens that came back are not those that were sent"):
         read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__)
+    texts[8] = " a"  # servers differ in the space before a word
+    read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__)
+    for tokens in (None, ["a"], ["a", 7, "a", "a"]):
+        with pytest.raises(CallError, match="the tokens that came back are not those"):
+            read_scores("echo", change(answer, "choices.0.logprobs.tokens", tokens), IDS, 2)
 
 
 @pytest.mark.parametrize(

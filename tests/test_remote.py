@@ -291,6 +291,7 @@ LIES = [
     ("legacy", "echo", "positive", "above 0"),
     ("legacy", "echo", "shifted", ""),
     ("legacy", "echo", "stale", ""),
+    ("legacy", "echo", "wrong-ids", "the tokens that came back are not those that were sent"),
     ("fireworks", "echo", "wrong-ids", "are not the"),
     ("llamacpp", "echo", "none", "took 'echo' and ignored it"),
     ("ollama", "echo", "none", "took 'echo' and ignored it"),
@@ -532,7 +533,7 @@ def test_every_prefix_of_a_good_body_is_refused() -> None:
     whole = (
         FakeServer("vllm").reply("POST", "/v1/completions", {}, json.dumps(request).encode()).body
     )
-    assert len(read_scores("vllm", read_json(whole), ids, 3).log_probs) == 2
+    assert len(read_scores("vllm", read_json(whole), ids, 3, token_text=str).log_probs) == 2
     for end in range(len(whole)):
         with pytest.raises(CallError, match="is not valid JSON"):
             read_json(whole[:end])

@@ -349,7 +349,7 @@ def read_scores(
     ids: Sequence[int],
     start: int,
     *,
-    token_text: Callable[[int], str] | None = None,
+    token_text: Callable[[int], str],
 ) -> Scored:
     """Take the log-probabilities of ``ids[start:]`` out of an answer, if every check holds.
 
@@ -363,8 +363,9 @@ def read_scores(
         What was sent.
     start : int
         First position of the response.
-    token_text : callable, optional
-        Text of a token, to compare with where an ``echo`` answer names tokens by text alone.
+    token_text : callable
+        Text of a token, to compare with where an ``echo`` answer names tokens by text alone: spaces
+        at its ends, and tokens without a visible character of their own, do not count.
 
     Returns
     -------
@@ -417,9 +418,7 @@ def _vllm_rows(choice: Json, ids: Sequence[int]) -> list[object]:
     return rows[1:]
 
 
-def _echo_rows(
-    choice: Json, ids: Sequence[int], token_text: Callable[[int], str] | None
-) -> list[object]:
+def _echo_rows(choice: Json, ids: Sequence[int], token_text: Callable[[int], str]) -> list[object]:
     block = choice.get("logprobs")
     values = block.get("token_logprobs") if isinstance(block, dict) else None
     if not isinstance(block, dict) or not isinstance(values, list):
@@ -437,14 +436,19 @@ def _echo_rows(
         _same_ids(
             block["token_ids"][: len(ids)] if isinstance(block["token_ids"], list) else None, ids
         )
-    elif token_text is not None:
+    elif choice.get("prompt_token_ids") is None:
         tokens = block.get("tokens")
-        sent = [token_text(i) for i in ids]
-        # A token that is half a character has no text of its own; servers write it in several ways.
+        sent = [token_text(i).strip() for i in ids]
+        # A token that is half a character has no text of its own; servers write it in several
+        # ways, and so they do the space before a word.
         same = (
             isinstance(tokens, list)
             and len(tokens) >= len(sent)
-            and all(a == b for a, b in zip(tokens, sent, strict=False) if "\ufffd" not in b and b)
+            and all(
+                isinstance(a, str) and a.strip() == b
+                for a, b in zip(tokens, sent, strict=False)
+                if b and "\ufffd" not in b
+            )
         )
         if not same:
             raise _protocol("wrong-ids", "the tokens that came back are not those that were sent")

@@ -668,7 +668,9 @@ class RemoteModel(RemoteGenerator):
         )
 
         def read(answer: Json) -> tuple[T, Meter]:
-            scored = dialects.read_scores(self._dialect, answer, ids, start)
+            scored = dialects.read_scores(
+                self._dialect, answer, ids, start, token_text=lambda i: self._ids.text([i])
+            )
             return make(scored.log_probs), scored.meter
 
         seed = derive_seed(0, "score", *ids[-8:], len(ids))
