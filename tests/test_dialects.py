@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mop.backends import dialects
 from mop.backends.dialects import (
+    Json,
+    Scored,
+    ScoreDialect,
     messages_of,
     neutraliser,
     read_generation,
     read_json,
-    read_scores,
     sampling_fields,
     score_request,
 )
@@ -24,6 +29,16 @@ from mop.types import Decoding, Prompt, Segment, Turn
 
 IDS = [5, 6, 7, 8]
 USAGE = {"prompt_tokens": 4, "completion_tokens": 1}
+
+
+def read_scores(
+    dialect: ScoreDialect,
+    body: Json,
+    ids: list[int],
+    start: int,
+    token_text: Callable[[int], str] = lambda _: "a",
+) -> Scored:
+    return dialects.read_scores(dialect, body, ids, start, token_text=token_text)
 
 
 def vllm_answer(*log_probs: Any) -> dict[str, Any]:
@@ -114,7 +129,7 @@ def change(answer: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     *steps, last = path.split(".")
     for step in steps:
         holder = holder[int(step)] if isinstance(holder, list) else holder[step]
-    holder[last] = value
+    holder[int(last) if isinstance(holder, list) else last] = value
     return changed
 
 
@@ -176,6 +191,11 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     texts[8] = "b"
     with pytest.raises(CallError, match="the tokens that came back are not those that were sent"):
         read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__)
+    texts[8] = " a"  # servers differ in the space before a word
+    read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__)
+    for tokens in (None, ["a"], ["a", 7, "a", "a"]):
+        with pytest.raises(CallError, match="the tokens that came back are not those"):
+            read_scores("echo", change(answer, "choices.0.logprobs.tokens", tokens), IDS, 2)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +203,9 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     [
         (chat_answer(finish=None), "protocol", "finish_reason is None"),
         (chat_answer(finish="weird"), "protocol", "finish_reason is a str"),
+        (chat_answer(finish=["stop"]), "protocol", "finish_reason is a list"),
+        (chat_answer(finish={"stop": 1}), "protocol", "finish_reason is a dict"),
+        (chat_answer(prompt_tokens=2**31), "protocol", "usage.prompt_tokens is 2147483648"),
         (chat_answer(finish="content_filter"), "item", "ended a response with 'content_filter'"),
         (chat_answer(finish="tool_calls"), "item", "ended a response with 'tool_calls'"),
         (chat_answer(content=None), "protocol", "the text of an answer is None"),
@@ -226,6 +249,7 @@ def test_a_complete_text_is_taken_as_it_is() -> None:
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", ""),
         (b'{"a": "\xff"}', "UnicodeDecodeError"),
         (b'{"a": 1} x', "JSONDecodeError"),
+        (b'{"a": 1' + b"0" * 309 + b"}", "a whole number of 310 digits"),
     ],
 )
 def test_json_is_read_strictly(raw: bytes, reason: str) -> None:
@@ -329,3 +353,48 @@ def test_no_arrangement_of_pieces_gets_through(pieces: list[str]) -> None:
 def test_sums_are_finite() -> None:
     scored = read_scores("vllm", vllm_answer(-1.0, -999.0, -3.0), IDS, 1)
     assert math.fsum(scored.log_probs) == -1003.0
+
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**330), 10**330),
+        st.floats(),
+        st.text(max_size=3),
+        st.sampled_from([10**310, 1e308, -1, "stop", {"logprob": -1.0}, [[-1.0, 6, None]]]),
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+BODIES = {**GOOD, "chat": chat_answer(), "text": {**chat_answer(), "choices": [
+    {"text": "well", "finish_reason": "stop", "token_ids": [1, 2, 3]}]}}  # fmt: skip
+
+
+def places(value: Any, path: str = "") -> list[str]:
+    """All paths into a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for name, inner in items:
+        found.append(f"{path}{name}")
+        if isinstance(inner, (dict, list)):
+            found += places(inner, f"{path}{name}.")
+    return found
+
+
+@given(st.data())
+def test_whatever_stands_anywhere_in_an_answer_nothing_but_a_call_error_comes_of_it(
+    data: st.DataObject,
+) -> None:
+    name = data.draw(st.sampled_from(sorted(BODIES)))
+    path = data.draw(st.sampled_from(places(BODIES[name])))
+    body = change(BODIES[name], path, data.draw(ANYTHING))
+    with suppress(CallError):
+        parsed = read_json(json.dumps(body).encode())
+        if name in ("chat", "text"):
+            drawn = read_generation(parsed, is_chat=name == "chat", max_tokens=50)
+            assert drawn.meter.prompt_tokens * 1e6 < math.inf
+            assert all(0 <= i < 2**31 for i in drawn.ids or ())
+        else:
+            scored = read_scores(name, parsed, IDS, 2)  # type: ignore[arg-type]
+            assert all(-1000 < value <= 0 for value in scored.log_probs)

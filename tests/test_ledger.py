@@ -44,6 +44,14 @@ def test_reservations_hold_the_ceiling_while_calls_are_out() -> None:
     assert ledger.calls == 1
 
 
+def test_what_could_be_afforded_is_not_set_aside() -> None:
+    ledger = Ledger(Ceilings(max_lm_tokens=100))
+    assert ledger.affords(60, 40)
+    assert not ledger.affords(60, 41)
+    assert ledger.is_idle
+    assert ledger.reserve(60, 40)
+
+
 def test_a_forecast_scales_the_pilot_and_brackets_it() -> None:
     ledger = Ledger(Ceilings(price_in=0.0, price_out=1e6))
     for n in (10, 20, 30):

@@ -95,6 +95,20 @@ def test_a_server_that_takes_more_than_its_window_is_refused() -> None:
     assert probe(strict, max_len=400).noise == 0.0
 
 
+def test_the_question_that_is_longer_than_the_window_is_asked_only_if_it_can_be_paid_for() -> None:
+    asked: list[int] = []
+
+    async def ask(ids: Sequence[int], start: int) -> Values:
+        asked.append(len(ids))
+        return honest(ids, start)
+
+    found = asyncio.run(
+        probe_scorer(ask, encode, where="http://x", max_len=400, affords=lambda n: n < 401)
+    )
+    assert found.noise == 0.0
+    assert max(asked) < 400
+
+
 @pytest.mark.parametrize("kind", ["transient", "throttled"])
 def test_trouble_on_the_way_is_no_verdict(kind: str) -> None:
     def down(ids: Sequence[int], start: int) -> Values:
@@ -102,6 +116,25 @@ def test_trouble_on_the_way_is_no_verdict(kind: str) -> None:
 
     with pytest.raises(CallError, match="server down"):
         probe(down)
+
+
+@pytest.mark.parametrize("code", ["http-402", "http-429", "http-503", "swapped", "breaker"])
+def test_what_stops_a_run_is_no_verdict_on_scoring(code: str) -> None:
+    def stopped(ids: Sequence[int], start: int) -> Values:
+        raise CallError("the account has no credit left", kind="fatal", code=code)
+
+    with pytest.raises(CallError, match="the account has no credit left") as caught:
+        probe(stopped)
+    assert caught.value.kind == "fatal"
+
+
+@pytest.mark.parametrize("code", ["http-404", "http-405"])
+def test_a_page_that_is_not_there_is_a_verdict_on_scoring(code: str) -> None:
+    def absent(ids: Sequence[int], start: int) -> Values:
+        raise CallError("no such page", kind="fatal", code=code)
+
+    with pytest.raises(ScoringUnsupportedError, match="no such page"):
+        probe(absent)
 
 
 def test_a_changed_model_is_noticed() -> None:

@@ -298,6 +298,7 @@ LIES = [
     ("legacy", "echo", "positive", "above 0"),
     ("legacy", "echo", "shifted", ""),
     ("legacy", "echo", "stale", ""),
+    ("legacy", "echo", "wrong-ids", "the tokens that came back are not those that were sent"),
     ("fireworks", "echo", "wrong-ids", "are not the"),
     ("llamacpp", "echo", "none", "took 'echo' and ignored it"),
     ("ollama", "echo", "none", "took 'echo' and ignored it"),
@@ -729,6 +730,86 @@ def test_a_wait_longer_than_an_items_limit_stops_the_run() -> None:
     assert server.calls == 1
 
 
+class WithHeaders(InProcess):
+    """Adds headers to every answer that is no success."""
+
+    def __init__(self, *servers: FakeServer, headers: Mapping[str, str]) -> None:
+        super().__init__(*servers)
+        self.headers = headers
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if response.status_code >= 400:
+            response.headers.update(self.headers)
+        return response
+
+
+@pytest.mark.parametrize(
+    ("fault", "headers", "least_s", "most_s"),
+    [
+        ("503", {"x-ratelimit-reset-tokens": "300s"}, 0.0, 10.0),
+        ("503", {"x-ratelimit-reset-tokens": "3h"}, 0.0, 10.0),
+        ("503", {"x-ratelimit-reset-tokens": "300s", "retry-after": "20"}, 20.0, 40.0),
+        ("429", {"x-ratelimit-reset-tokens": "300s"}, 300.0, 320.0),
+    ],
+)
+def test_only_a_429_is_waited_for_as_long_as_the_rate_limit_says(
+    fault: str, headers: Mapping[str, str], least_s: float, most_s: float
+) -> None:
+    clock = FastClock()
+    server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))
+    model = open_remote(
+        f"openai:toy@{URL}",
+        RemoteSettings(dialect="vllm"),
+        encoder=ToyEncoder(),
+        clock=clock,
+        transport=WithHeaders(server, headers=headers),
+    )
+    assert len(drawn(model, draw_requests(3))) == 3
+    assert clock.loop is not None
+    assert least_s <= clock.loop.skipped_s + 0.1 <= most_s
+
+
+class Misnamed(FakeServer):
+    """Answers under another name than it was asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("openai")
+        self.name = name
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        reply = super().reply(method, path, headers, body)
+        if method == "POST":
+            reply.body = json.dumps(json.loads(reply.body) | {"model": self.name}).encode()
+        return reply
+
+
+def test_a_name_that_a_server_gives_itself_is_clipped_and_quotes_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key, words = "canary-key-55-abcdef", "the canary sings of a summer in the old house"
+    monkeypatch.setenv("TOY_KEY", key)
+    settings = RemoteSettings(dialect="openai-chat", api_key_env="TOY_KEY")
+    requests = [GenerateRequest((Branch(simulation_prompt(words), 1.0),), 1)]
+    for name in (f"toy {key}", "x" * 500):
+        server = Misnamed(name)
+        model = connect(server, settings=settings)
+        drawn(model, requests)
+        [shown] = model.findings.reported_models.values()
+        assert len(shown) <= 80
+        assert key not in shown
+        server.name = words  # as if it repeated what it was asked
+        with pytest.raises(
+            BackendError, match=r"answered as .* and now as .\[withheld: "
+        ) as caught:
+            drawn(model, requests)
+        assert "canary" not in str(caught.value)
+        with pytest.raises(BackendError, match="does not serve 'toy'; it serves") as refused:
+            connect(FakeServer("openai", model=name), settings=settings).detect()
+        assert key not in str(refused.value)
+        assert "x" * 81 not in str(refused.value)
+
+
 def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_KEY", "canary-key-12345678")
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=("401",)))
@@ -863,6 +944,49 @@ def test_a_token_ceiling_stops_gracefully_and_is_never_passed() -> None:
     assert 30 < len(received) < 500
     assert 2900 < model.ledger.tokens <= 3000
     assert len(received) + N_PROBES == server.calls
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_at_the_bound"),
+    [("filter", False), ("504", True), ("502", True), ("cut:40", True), ("hang", True),
+     ("garbage", True)],
+)  # fmt: skip
+def test_what_may_have_been_billed_is_counted(fault: str, is_at_the_bound: bool) -> None:
+    server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))
+    settings = RemoteSettings(dialect="vllm", max_failed_share=1.0, max_concurrency=1)
+    model = connect(server, settings=settings)
+    requests = draw_requests(1)
+    drawn(model, [], max_tokens=50)  # the probe alone
+    before, n_calls = model.ledger.spent, model.ledger.calls
+    drawn(model, requests, max_tokens=50)
+    spent = model.ledger.spent - before
+    n_prompt = len(server.requests[-1]["prompt"])
+    if is_at_the_bound:
+        assert (spent.calls, spent.lost_tokens) == (2, n_prompt + 50)
+    else:
+        text = FakeModel([1.0]).generate(requests, Decoding(max_tokens=50))
+        [(_, expected)] = next(text)
+        assert (spent.calls, spent.tokens) == (1, n_prompt + expected.n_tokens)
+    assert n_calls == N_PROBES
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "529"])
+def test_what_a_server_refused_to_do_costs_nothing(fault: str) -> None:
+    server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))
+    model = connect(server)
+    drawn(model, draw_requests(1))
+    assert (model.ledger.calls, model.ledger.lost_tokens) == (N_PROBES + 2, 0)
+
+
+def test_the_probe_does_not_ask_more_than_the_ceiling_leaves() -> None:
+    server = FakeServer("vllm", window=8192)
+    model = connect(server, settings=RemoteSettings(dialect="vllm", max_lm_tokens=5000))
+    assert len(scored(model, score_requests(3))) == 3
+    [doubt] = model.findings.doubts
+    assert doubt.endswith(
+        "whether it refuses more than its window was not asked, since the 8193 tokens of that "
+        "question are more than the ceiling leaves"
+    )
 
 
 def test_a_cost_ceiling_stops_at_the_users_prices() -> None:

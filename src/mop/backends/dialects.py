@@ -264,7 +264,12 @@ def read_json(raw: bytes) -> Json:
     {'a': 1}
     """
     try:
-        value = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+        value = json.loads(
+            raw,
+            parse_constant=_no_constant,
+            parse_int=_no_giant,
+            object_pairs_hook=_no_twins,
+        )
     except (ValueError, RecursionError) as error:
         # ``from None``: the decoder's error holds the whole document, and with it people's words.
         reason = str(error) if isinstance(error, _StrictJsonError) else type(error).__name__
@@ -300,7 +305,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
         "eos_token": "stop",
         "stop_sequence": "stop",
     }
-    if reason not in finish:
+    if not isinstance(reason, str) or reason not in finish:
         raise _protocol(
             "finish", f"finish_reason is {_short(reason)}; accepted are 'stop' and 'length'"
         )
@@ -321,8 +326,10 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
             f"{meter.completion_tokens} tokens came where at most {max_tokens} were asked for",
         )
     ids = choice.get("token_ids")
-    drawn_ids = tuple(ids) if isinstance(ids, list) and all(type(i) is int for i in ids) else None
-    return Drawn(text, "stop" if finish[str(reason)] == "stop" else "length", meter, drawn_ids)
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        ids = None
+    drawn_ids = None if ids is None else tuple(ids)
+    return Drawn(text, "stop" if finish[reason] == "stop" else "length", meter, drawn_ids)
 
 
 def read_meter(body: Json) -> Meter:
@@ -349,7 +356,7 @@ def read_scores(
     ids: Sequence[int],
     start: int,
     *,
-    token_text: Callable[[int], str] | None = None,
+    token_text: Callable[[int], str],
 ) -> Scored:
     """Take the log-probabilities of ``ids[start:]`` out of an answer, if every check holds.
 
@@ -363,8 +370,9 @@ def read_scores(
         What was sent.
     start : int
         First position of the response.
-    token_text : callable, optional
-        Text of a token, to compare with where an ``echo`` answer names tokens by text alone.
+    token_text : callable
+        Text of a token, to compare with where an ``echo`` answer names tokens by text alone: spaces
+        at its ends, and tokens without a visible character of their own, do not count.
 
     Returns
     -------
@@ -417,9 +425,7 @@ def _vllm_rows(choice: Json, ids: Sequence[int]) -> list[object]:
     return rows[1:]
 
 
-def _echo_rows(
-    choice: Json, ids: Sequence[int], token_text: Callable[[int], str] | None
-) -> list[object]:
+def _echo_rows(choice: Json, ids: Sequence[int], token_text: Callable[[int], str]) -> list[object]:
     block = choice.get("logprobs")
     values = block.get("token_logprobs") if isinstance(block, dict) else None
     if not isinstance(block, dict) or not isinstance(values, list):
@@ -437,14 +443,19 @@ def _echo_rows(
         _same_ids(
             block["token_ids"][: len(ids)] if isinstance(block["token_ids"], list) else None, ids
         )
-    elif token_text is not None:
+    elif choice.get("prompt_token_ids") is None:
         tokens = block.get("tokens")
-        sent = [token_text(i) for i in ids]
-        # A token that is half a character has no text of its own; servers write it in several ways.
+        sent = [token_text(i).strip() for i in ids]
+        # A token that is half a character has no text of its own; servers write it in several
+        # ways, and so they do the space before a word.
         same = (
             isinstance(tokens, list)
             and len(tokens) >= len(sent)
-            and all(a == b for a, b in zip(tokens, sent, strict=False) if "\ufffd" not in b and b)
+            and all(
+                isinstance(a, str) and a.strip() == b
+                for a, b in zip(tokens, sent, strict=False)
+                if b and "\ufffd" not in b
+            )
         )
         if not same:
             raise _protocol("wrong-ids", "the tokens that came back are not those that were sent")
@@ -536,7 +547,7 @@ def _same_ids(came: object, sent: Sequence[int]) -> None:
 
 
 def _count(value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         raise _protocol(
             "usage", f"{name} is {_short(value)}; a count is needed to see cost and truncation"
         )
@@ -579,6 +590,12 @@ class _StrictJsonError(ValueError):
 
 def _no_constant(name: str) -> float:
     raise _StrictJsonError(f"{name} is not a number in JSON")
+
+
+def _no_giant(digits: str) -> int:
+    if len(digits) > 20:  # more than any 64-bit number has, sign included
+        raise _StrictJsonError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def _no_twins(pairs: list[tuple[str, object]]) -> Json:

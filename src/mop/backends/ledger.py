@@ -160,6 +160,13 @@ class Ledger:
         self._reserved_cost += cost
         return True
 
+    def affords(self, tokens_in: int, tokens_out: int) -> bool:
+        """Whether a call that can cost so much could be reserved now."""
+        if not self.reserve(tokens_in, tokens_out):
+            return False
+        self.release(tokens_in, tokens_out)
+        return True
+
     def release(self, tokens_in: int, tokens_out: int) -> None:
         """Take a reservation back whose call was never sent."""
         self._reserved_tokens -= tokens_in + tokens_out

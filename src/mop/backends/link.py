@@ -17,7 +17,15 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -50,6 +58,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 2**20
+_MAY_BE_BILLED = frozenset(
+    ("timeout", "cut", "network", "http-408", "http-502", "http-504", "http-524")
+)
+"""Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
 """Calls between two checks that the model behind an address is still the same."""
 _BATCH = 256  # finished items handed over at once at the most
@@ -163,6 +175,7 @@ class Link:
         self._key = key
         self._clock = clock
         self._transport = transport
+        self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._is_detected = False
         # Calls made up to the last check; kept from stream to stream, since most are short.
@@ -263,7 +276,11 @@ class Link:
         status = response.status_code
         kind = classify_status(status) or "protocol"
         code, detail = _error_detail(raw, private)
-        wait = parse_retry_after(response.headers, utc_s=self._clock.utc())
+        headers: Mapping[str, str] = response.headers
+        if kind != "throttled":
+            # Reset headers speak of the rate limit, which is not what failed.
+            headers = {k: v for k, v in headers.items() if k.startswith("retry-after")}
+        wait = parse_retry_after(headers, utc_s=self._clock.utc())
         if status == 429 and code in ("insufficient_quota", "billing_hard_limit_reached"):
             kind, detail = "fatal", f"{detail}; the account has no credit left"
         elif (
@@ -314,6 +331,7 @@ class Link:
         while True:
             endpoint = await self._enter(job, only)
             used: Meter | None = None
+            answer: Json | None = None
             failure: CallError | None = None
             is_lost = True
             sent = loop.time()
@@ -328,13 +346,16 @@ class Link:
                     client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private
                 )
                 result, used = job.read(answer)
-                self._check_model(endpoint, used)
+                self._check_model(endpoint, used, job.private)
                 if job.is_counted:
                     self.ledger.finish_item(used)
                 return result
             except CallError as error:
                 failure = error
-                is_lost = error.kind == "protocol" or error.code in ("timeout", "cut")
+                is_lost = answer is not None or error.kind == "protocol"
+                is_lost = is_lost or error.code in _MAY_BE_BILLED
+                if answer is not None and error.kind == "item":
+                    used = _meter_of(answer)  # declined, but worked on and billed
             finally:
                 tries.spent_s += loop.time() - sent
                 self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
@@ -404,13 +425,16 @@ class Link:
             if failure.retry_after_s is not None:  # a 503 that names a time means the whole server
                 endpoint.paused_until_s = max(endpoint.paused_until_s, now + failure.retry_after_s)
 
-    def _check_model(self, endpoint: Endpoint, meter: Meter) -> None:
+    def _check_model(self, endpoint: Endpoint, meter: Meter, private: Iterable[str]) -> None:
         """Stop if another model answers than before."""
         if meter.model is not None:
-            before = self.findings.reported_models.setdefault(endpoint.url, meter.model)
-            if before != meter.model:
+            # A foreign text like any other, unless it is the name that was asked for.
+            own = () if meter.model == self.model else private
+            name = withhold_quotes(meter.model, own, limit=80)
+            shown = self.findings.reported_models.setdefault(endpoint.url, name)
+            if self._models.setdefault(endpoint.url, meter.model) != meter.model:
                 raise CallError(
-                    f"stopped: {endpoint.url} answered as {before!r} and now as {meter.model!r}; "
+                    f"stopped: {endpoint.url} answered as {shown!r} and now as {name!r}; "
                     "one run needs one "
                     "model throughout; start a new run for the new one",
                     kind="fatal",
@@ -586,7 +610,7 @@ class Link:
             window = entry.get("max_model_len") or (
                 meta.get("n_ctx") if isinstance(meta, dict) else 0
             )
-            if isinstance(window, int) and window > 0:
+            if type(window) is int and window > 0:
                 windows.append(window)
         if len(set(kinds)) > 1:
             raise BackendError(
@@ -630,11 +654,21 @@ class Link:
                 return entry
         if not entries or _kind_of(entries[0]) == "llamacpp":
             return entries[0] if entries else {}
-        names = ", ".join(str(entry.get("id"))[:80] for entry in entries[:8])
+        names = ", ".join(
+            withhold_quotes(str(entry.get("id")), (), limit=80) for entry in entries[:8]
+        )
         raise BackendError(
             f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these "
             "names before the @"
         )
+
+
+def _meter_of(answer: Json) -> Meter | None:
+    """What a declined draw used; None if the answer does not say."""
+    try:
+        return dialects.read_meter(answer)
+    except CallError:
+        return None
 
 
 def is_loopback(url: str) -> bool:

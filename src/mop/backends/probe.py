@@ -25,6 +25,8 @@ TOLERANCE = 2e-2
 """Nats per token by which two answers to one question may differ; half precision does by up to this
 much. Source: vLLM's own test of prompt log-probabilities, tests/v1/sample/test_logprobs.py."""
 
+_LONGEST_PROBE = 65_536  # tokens; a longer window is not worth the test
+
 # A sentence that repeats what was said, and as many letters that no language puts in that order.
 _PAIRS = (
     (
@@ -61,7 +63,12 @@ class Conformance:
 
 
 async def probe_scorer(
-    score_ids: ScoreIds, encode: Encode, *, where: str, max_len: int | None
+    score_ids: ScoreIds,
+    encode: Encode,
+    *,
+    where: str,
+    max_len: int | None,
+    affords: Callable[[int], bool] = lambda _: True,
 ) -> Conformance:
     """Ask a server questions whose answers are known; return what was found, or refuse the server.
 
@@ -75,6 +82,8 @@ async def probe_scorer(
         Address, for messages.
     max_len : int or None
         Context window that the server states; None skips the test that it refuses longer input.
+    affords : callable
+        Asked whether that test, a question of so many tokens, may be paid for; if not, it is skipped.
 
     Raises
     ------
@@ -112,13 +121,11 @@ async def probe_scorer(
                     f"without sense ({sum(bad):.2f})",
                 )
         await _probe_positions(score_ids, sensible[0], senseless[0], alone[0], where)
-        await _probe_length(score_ids, sensible[0], max_len, where)
+        if max_len is not None and max_len <= _LONGEST_PROBE and affords(max_len + 1):
+            await _probe_length(score_ids, sensible[0], max_len, where)
     except CallError as error:
-        if error.kind in ("transient", "throttled") or error.code in (
-            "http-401",
-            "http-403",
-            "breaker",
-        ):
+        # An answer that is no score, or no such page, is about scoring; all else is about the way there.
+        if error.kind not in ("item", "protocol") and error.code not in ("http-404", "http-405"):
             raise
         raise _refusal(where, str(error)) from None
     return Conformance(noise, tuple(alone[:n_pairs]))
@@ -201,12 +208,10 @@ async def _probe_positions(
 
 
 async def _probe_length(
-    score_ids: ScoreIds, sensible: tuple[Sequence[int], int], max_len: int | None, where: str
+    score_ids: ScoreIds, sensible: tuple[Sequence[int], int], max_len: int, where: str
 ) -> None:
     """One token more than fits must be an error."""
     ids, start = sensible
-    if max_len is None or max_len > 65_536:
-        return
     filler = ids[start]
     try:
         await score_ids([*ids, *[filler] * (max_len + 1 - len(ids))], start)

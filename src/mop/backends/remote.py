@@ -668,7 +668,9 @@ class RemoteModel(RemoteGenerator):
         )
 
         def read(answer: Json) -> tuple[T, Meter]:
-            scored = dialects.read_scores(self._dialect, answer, ids, start)
+            scored = dialects.read_scores(
+                self._dialect, answer, ids, start, token_text=lambda i: self._ids.text([i])
+            )
             return make(scored.log_probs), scored.meter
 
         seed = derive_seed(0, "score", *ids[-8:], len(ids))
@@ -694,6 +696,7 @@ class RemoteModel(RemoteGenerator):
                 self._encode,
                 where=endpoint.url,
                 max_len=self.findings.max_len,
+                affords=self._affords_long_question,
             )
             for other, before in self.findings.conformance.items():
                 # Two addresses of one model must agree as one address agrees with itself.
@@ -710,6 +713,15 @@ class RemoteModel(RemoteGenerator):
             )
         if self.expected is not None:
             check_known(self.reference, self.expected, where=link.endpoints[0].url)
+
+    def _affords_long_question(self, n_tokens: int) -> bool:
+        is_affordable = self.ledger.affords(n_tokens, 1)
+        if not is_affordable:
+            self._link.doubt(
+                f"{self.name}: whether it refuses more than its window was not asked, since the "
+                f"{n_tokens} tokens of that question are more than the ceiling leaves"
+            )
+        return is_affordable
 
     async def _probe_again(self, client: httpx.AsyncClient) -> None:
         for endpoint in self._link.endpoints:
