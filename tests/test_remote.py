@@ -751,6 +751,8 @@ def test_an_account_without_credit_stops_the_run_and_is_not_waited_for(code: str
     def rule(number: int, _: dict[str, object]) -> Reply | None:
         if number <= N_PROBES + 20:
             return None
+        if number > N_PROBES + 200:  # an end for a client that would wait
+            return error_reply(401, "enough", None)
         headers = {"retry-after": "1"}
         return error_reply(429, "You exceeded your current quota.", code, **headers)
 

@@ -75,7 +75,9 @@ def test_given_contexts_are_answered_in_order_and_again_from_the_start(finished,
     assert [row[1] for row in rows] == (["Film: Up.", "Film: Heat.", "Film: Up."] * 3)[:7]
     assert rows[:3] == texts(tmp_path / "out.jsonl")
     assert len({row[0] for row in rows}) == 7
-    assert len({row[2] for row in rows if row[1] == "Film: Up."}) > 1  # equal contexts, other people
+    assert (
+        len({row[2] for row in rows if row[1] == "Film: Up."}) > 1
+    )  # equal contexts, other people
 
 
 def test_parquet_holds_the_same_rows(finished, tmp_path):
