@@ -11,7 +11,7 @@ import selectors
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -35,7 +35,16 @@ from mop.backends.remote import (
 from mop.backends.retry import RetryPolicy
 from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
-from mop.fake_server import CHARACTERS, END, FakeServer, Faults, Reply, ToyEncoder, start
+from mop.fake_server import (
+    CHARACTERS,
+    END,
+    FakeServer,
+    Faults,
+    Reply,
+    ServerKind,
+    ToyEncoder,
+    start,
+)
 from mop.prompts import simulation_prompt
 from mop.randomness import generator
 from mop.simulate import outcomes, simulate
@@ -810,6 +819,110 @@ def test_a_name_that_a_server_gives_itself_is_clipped_and_quotes_nobody(
         assert "x" * 81 not in str(refused.value)
 
 
+class Particular(FakeServer):
+    """Answers good calls as it is told, by a function of the call's number and request."""
+
+    def __init__(
+        self,
+        kind: ServerKind,
+        rule: Callable[[int, dict[str, object]], Reply | None],
+        fingerprints: Callable[[int], str | None] = lambda _: None,
+    ) -> None:
+        super().__init__(kind)
+        self.rule = rule
+        self.fingerprints = fingerprints
+
+    def _answer(self, path: str, request: dict[str, object]) -> dict[str, object] | Reply:
+        told = self.rule(self.calls, request)
+        if told is not None:
+            return told
+        answer = super()._answer(path, request)
+        assert isinstance(answer, dict)
+        fingerprint = self.fingerprints(self.calls)
+        return answer | ({"system_fingerprint": fingerprint} if fingerprint else {})
+
+
+def error_reply(status: int, message: str, code: str | None, **headers: str) -> Reply:
+    said = {"error": {"message": message, "code": code}}
+    return Reply(status, json.dumps(said).encode(), headers)
+
+
+def test_a_server_that_knows_only_max_completion_tokens_is_asked_so() -> None:
+    def rule(_: int, request: dict[str, object]) -> Reply | None:
+        if "max_tokens" not in request:
+            return None
+        return error_reply(
+            400,
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+            "unsupported_parameter",
+        )
+
+    chat = RemoteSettings(dialect="openai-chat")
+    newer = Particular("openai", rule)
+    found = drawn(connect(newer, settings=chat), draw_requests(30), max_tokens=9)
+    older = drawn(connect(FakeServer("openai"), settings=chat), draw_requests(30), max_tokens=9)
+    assert {i: g.text for i, g in found.items()} == {i: g.text for i, g in older.items()}
+    assert newer.calls == 1 + N_PROBES + 30  # it had to say so once
+    assert all("max_tokens" not in sent for sent in newer.requests[1:])
+    assert {sent["max_completion_tokens"] for sent in newer.requests[1 + N_PROBES :]} == {9}
+
+
+@pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
+def test_an_account_without_credit_stops_the_run_and_is_not_waited_for(code: str) -> None:
+    def rule(number: int, _: dict[str, object]) -> Reply | None:
+        if number <= N_PROBES + 20:
+            return None
+        if number > N_PROBES + 200:  # an end for a client that would wait
+            return error_reply(401, "enough", None)
+        headers = {"retry-after": "1"}
+        return error_reply(429, "You exceeded your current quota.", code, **headers)
+
+    server, clock, received = Particular("openai", rule), FastClock(), []
+    settings = RemoteSettings(dialect="openai-chat", max_concurrency=8)
+    with pytest.raises(BackendError, match="answered 429: .*the account has no credit left"):
+        for batch in connect(server, settings=settings, clock=clock).generate(
+            draw_requests(500), Decoding(max_tokens=3)
+        ):
+            received += batch
+    assert len(received) == 20
+    assert server.calls <= N_PROBES + 20 + 8
+    assert clock.loop is not None
+    assert clock.loop.skipped_s < 1.0
+
+
+def test_a_429_with_another_code_is_waited_for() -> None:
+    def rule(number: int, _: dict[str, object]) -> Reply | None:
+        headers = {"retry-after": "5"}
+        is_busy = number == N_PROBES + 3
+        return error_reply(429, "Slow down.", "rate_limit_exceeded", **headers) if is_busy else None
+
+    server, clock = Particular("openai", rule), FastClock()
+    model = connect(server, settings=RemoteSettings(dialect="openai-chat"), clock=clock)
+    assert len(drawn(model, draw_requests(40), max_tokens=3)) == 40
+    assert clock.loop is not None
+    assert clock.loop.skipped_s >= 5.0
+
+
+def test_a_changed_fingerprint_is_a_doubt_once_for_each_address_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def nothing(*_: object) -> None:
+        return None
+
+    chat = RemoteSettings(dialect="openai-chat")
+    server = Particular("openai", nothing, lambda n: f"fp_{max(0, n - 20) // 5}")
+    with caplog.at_level(logging.WARNING, logger="mop.backends.link"):
+        model = connect(server, settings=chat)
+        assert len(drawn(model, draw_requests(40), max_tokens=3)) == 40
+    said = "http://127.0.0.1:1/v1 changed its fingerprint during the run: its settings may have changed"
+    assert [doubt for doubt in model.findings.doubts if "fingerprint" in doubt] == [said]
+    assert caplog.text.count("changed its fingerprint") == 1
+    steady = connect(Particular("openai", nothing, lambda _: "fp_1"), settings=chat)
+    drawn(steady, draw_requests(40), max_tokens=3)
+    assert not [doubt for doubt in steady.findings.doubts if "fingerprint" in doubt]
+
+
 def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_KEY", "canary-key-12345678")
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=("401",)))
@@ -1051,6 +1164,22 @@ def test_a_foreign_address_is_taken_with_leave_but_never_without_encryption() ->
         )
 
 
+def test_a_key_never_travels_unencrypted_to_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOY_KEY", "canary-key-12345678")
+    keyed = RemoteSettings(dialect="openai-chat", allow_remote_data=True, api_key_env="TOY_KEY")
+    for urls in ("http://10.0.0.5:8000", "http://gpubox:8000", "https://10.0.0.5,http://10.0.0.6"):
+        with pytest.raises(
+            ConfigError,
+            match=r"a key would travel unencrypted to http://\S+; use https, or leave api_key_env out",
+        ) as caught:
+            open_remote(f"openai:toy@{urls}", keyed)
+        assert "canary" not in str(caught.value)
+    for url in ("https://10.0.0.5:8000", "http://127.0.0.1:8000", "http://localhost:8000"):
+        assert isinstance(open_remote(f"openai:toy@{url}", keyed), RemoteGenerator)
+
+
 @pytest.mark.parametrize(
     "name", ["toy@http://127.0.0.1", "openai:toy", "openai:@http://127.0.0.1", "openai:toy@ftp://x"]
 )
@@ -1104,6 +1233,15 @@ def test_key_and_words_appear_in_no_log_error_or_traceback(
                 type(caught.value), caught.value, library_frames, capture_locals=True
             )
             assert key not in "".join(with_locals.format())
+            # The caller's own requests are in the caller's hands; nothing else may hold the words.
+            own = [id(requests), *map(id, requests)]
+            holders = [
+                f"{kind}, {fault}: {name} of {frame.f_code.co_qualname}"
+                for frame, _ in traceback.walk_tb(library_frames)
+                for name, value in frame.f_locals.items()
+                if id(value) not in own and "canary sings" in repr(value)
+            ]
+            assert holders == []
     with start(FakeServer("vllm", key="another-key-00000")) as running:
         with pytest.raises(BackendError) as refused:
             open_remote(

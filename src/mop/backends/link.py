@@ -504,6 +504,10 @@ class Link:
                     runner.run(main())
             except asyncio.CancelledError:
                 pass
+            except MopError as error:
+                # Without the frames of this thread: their variables hold people's words, which some
+                # tracebacks print, and the message says all there is to say.
+                outcome = error.with_traceback(None)
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
                 outcome = error
             finished.put(outcome)
