@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import selectors
+import signal
+import threading
 import time
 import traceback
 from collections import Counter
@@ -472,6 +474,27 @@ def test_a_mixture_of_agents_token_by_token_is_refused_before_any_call() -> None
     with pytest.raises(BackendError, match="request 0 mixes 2 agents token by token"):
         drawn(connect(server), [GenerateRequest(branches, 1)])
     assert server.calls == 0
+
+
+@pytest.mark.parametrize("decoding", [Decoding(top_k=5), Decoding(min_tokens=2)])
+def test_what_the_server_cannot_do_is_said_before_anything_is_paid(decoding: Decoding) -> None:
+    server = FakeServer("openai")
+    model = connect(server, settings=RemoteSettings(dialect="openai-chat"))
+    with pytest.raises(BackendError, match="is not known to honour them; set both to 0"):
+        list(model.generate(draw_requests(1), decoding))
+    assert server.calls == 0
+
+
+@pytest.mark.parametrize("dialect", ["openai-chat", "openai-completions"])
+def test_a_server_that_could_score_names_the_dialect_that_keeps_it_from_it(dialect: str) -> None:
+    model = connect(FakeServer("vllm"), settings=RemoteSettings(dialect=dialect))
+    model.detect()
+    with pytest.raises(
+        ScoringUnsupportedError,
+        match=f"cannot score: dialect '{dialect}' asks for texts only; set dialect 'vllm', and "
+        "tokenizer to the model's own",
+    ):
+        require_scorer(model)
 
 
 def test_control_strings_in_data_are_made_harmless_and_counted() -> None:
@@ -952,6 +975,31 @@ def test_more_failures_than_allowed_are_an_error_after_all_else_is_done() -> Non
         for batch in connect(server).generate(draw_requests(20), Decoding(max_tokens=9)):
             received += batch
     assert len(received) == 19
+
+
+class Interrupting(InProcess):
+    """Has Ctrl-C pressed after some calls, and goes on answering."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if len(self.calls) == 60:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return await super().handle_async_request(request)
+
+
+def test_what_was_answered_before_ctrl_c_is_handed_over() -> None:
+    model = open_remote(
+        f"openai:toy@{URL}",
+        RemoteSettings(dialect="vllm"),
+        encoder=ToyEncoder(),
+        clock=FastClock(),
+        transport=Interrupting(FakeServer("vllm")),
+    )
+    received: list[tuple[int, Generation]] = []
+    with pytest.raises(KeyboardInterrupt):
+        for batch in model.generate(draw_requests(5000), Decoding(max_tokens=3)):
+            received += batch
+    assert len(received) == len(dict(received)) == model.ledger.items
+    assert 30 < len(received) < 5000
 
 
 def test_a_dead_server_opens_the_breaker_and_keeps_what_is_done() -> None:

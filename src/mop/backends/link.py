@@ -513,15 +513,19 @@ class Link:
             finished.put(outcome)
 
         thread = threading.Thread(target=run, name="mop-remote", daemon=True)
-        thread.start()
-        try:
-            yield from _batches(finished)
-        finally:
+
+        def halt() -> None:
             is_closed.set()
             for stop in cancel:
                 with contextlib.suppress(RuntimeError):  # the loop has ended by itself
                     stop()
             thread.join(timeout=10.0)
+
+        thread.start()
+        try:
+            yield from _batches(finished, halt)
+        finally:
+            halt()
 
     async def _run(
         self,
@@ -744,20 +748,32 @@ def _network_code(error: httpx.TransportError) -> str:
 
 
 def _batches(
-    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None],
+    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None], halt: Callable[[], None]
 ) -> Iterator[list[tuple[int, T]]]:
-    """Hand over what is there, waiting for the first; then raise what ended the run, if anything."""
+    """Hand over what is there, waiting for the first; then raise what ended the run, if anything.
+
+    A Ctrl-C while waiting calls ``halt``, and what has come until then is handed over first: it is paid for.
+    """
     while True:
         batch: list[tuple[int, T]] = []
-        item = finished.get()
-        while isinstance(item, tuple):
-            batch.append(item)
-            if len(batch) >= _BATCH:
-                break
-            try:
-                item = finished.get_nowait()
-            except queue.Empty:
-                break
+        try:
+            item = finished.get()
+            while isinstance(item, tuple):
+                batch.append(item)
+                if len(batch) >= _BATCH:
+                    break
+                try:
+                    item = finished.get_nowait()
+                except queue.Empty:
+                    break
+        except KeyboardInterrupt:
+            halt()
+            while not finished.empty():
+                if isinstance(item := finished.get(), tuple):
+                    batch.append(item)
+            if batch:
+                yield batch
+            raise
         if batch:
             yield batch
         if isinstance(item, tuple):

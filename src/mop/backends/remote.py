@@ -405,6 +405,12 @@ class RemoteGenerator:
             "vllm": "without the model's tokenizer no ids can be sent; set tokenizer",
             "sglang": "without the model's tokenizer no ids can be sent; set tokenizer",
         }
+        dialect = self._link.settings.dialect
+        if dialect != "auto" and self.findings.kind in ("vllm", "sglang"):
+            return (
+                f"dialect {dialect!r} asks for texts only; set dialect {self.findings.kind!r}, and "
+                "tokenizer to the model's own"
+            )
         return reasons.get(
             self.findings.kind,
             "an endpoint for chat or plain completions does not score a given text",
@@ -441,8 +447,10 @@ class RemoteGenerator:
                 )
 
         async def prepare(client: httpx.AsyncClient) -> None:
-            await self._probe_generation(client)
+            await self._link.find_kind(client)
+            # What this kind of server cannot do is said before the probe is paid for.
             dialects.sampling_fields(self.findings.kind, decoding, temperature=1.0, seed=0)
+            await self._probe_generation(client)
 
         link = self._link
         yield from link.stream(
