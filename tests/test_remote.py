@@ -1434,12 +1434,14 @@ def test_every_tokens_score_of_a_real_model_is_that_of_the_local_backend(
 ) -> None:
     from mop.backends.tokens import open_tokens
 
-    settings = RemoteSettings(dialect=dialect)
-    model = connect(real_server, encoder=open_tokens("smollm2-135m"), settings=settings)
+    settings, encoder = RemoteSettings(dialect=dialect), open_tokens("smollm2-135m")
+    model = connect(real_server, encoder=encoder, settings=settings)
     found = scored(model, REAL_REQUESTS)
     for i, (ids, ours, own) in enumerate(real_values):
         answer = read_json(real_server.answers[dialect, tuple(ids)])
-        scores = read_scores(dialect, answer, ids, len(ids) - len(ours)).log_probs
+        scores = read_scores(
+            dialect, answer, ids, len(ids) - len(ours), token_text=lambda j: encoder.text([j])
+        ).log_probs
         theirs = np.array(scores)
         assert theirs.shape == (found[i].n_tokens,) == (own.n_tokens,)
         assert np.abs(theirs - ours).max() < 1e-3
