@@ -350,6 +350,36 @@ def test_the_command_ends_with_1_at_a_ceiling(source, tmp_path, capsys):
     assert "tokens of 6,000" in said
 
 
+def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    with start(FakeServer("vllm")) as server:
+        options = ["--preset", "quick"]
+        for one in settings(
+            source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'
+        ):
+            options += ["--set", one]
+        assert main(["fit", "--quiet", "--out", out, *options]) == OK
+        manifest = tmp_path / "run" / "manifest.json"
+        assert set(read_json(manifest)["about"]["remote"]) == {"lm"}
+        capsys.readouterr()
+        assert main(["score", out, "--components", "2"]) == OK
+        assert "calls" in capsys.readouterr().err  # the cost so far, beside the progress
+        stages = read_json(manifest)["about"]["remote"]["lm"]
+        assert stages["score"]["calls"] > 24
+        assert main(["explain", out, "--quiet", "--components", "3", "--text", "a fine film"]) == OK
+        assert read_json(manifest)["about"]["remote"]["lm"]["explain"]["calls"] > 24
+        sofar = sum(
+            row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"]
+            for row in read_json(manifest)["about"]["remote"]["lm"].values()
+        )
+        config = tmp_path / "run" / "config.json"
+        changed = read_json(config)
+        changed["remote"]["max_lm_tokens"] = sofar + 10
+        config.write_text(json.dumps(changed))
+        assert main(["score", out, "--quiet", "--components", "5"]) == FAILED
+        assert "stopped at the ceiling" in capsys.readouterr().err
+
+
 def test_a_served_scorer_stands_beside_a_served_writer(source, tmp_path):
     with start(FakeServer("openai")) as chat, start(FakeServer("sglang")) as scoring:
         config = quick(

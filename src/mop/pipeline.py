@@ -280,11 +280,12 @@ class Models:
                 'simulate.mix = "tokens" averages next-token distributions, which a server does '
                 f'not give, got {self._config.model.lm}; use mix = "prompt", or a local model'
             )
+        # A model that does both has one account, whichever half is opened first.
+        writer: object = self.__dict__.get("generator")
         return {
-            role: model.ledger
+            "lm" if model is writer else role: model.ledger
             for role, model in opened.items()
             if isinstance(model, RemoteGenerator)
-            and (role == "lm" or model is not opened.get("lm"))
         }
 
     def servers(self) -> dict[str, dict[str, Any]]:
@@ -798,13 +799,13 @@ def read_config(path: Path) -> RunConfig:
     return config_from_dict(read_json(file))
 
 
-def open_lm(config: RunConfig, name: str | None = None) -> LanguageModel | Generator:
-    """The language model of a configuration, or another one with its device, dtype and server settings."""
-    return _open(config, config.model.lm if name is None else name, config.remote)
+def open_lm(config: RunConfig) -> LanguageModel | Generator:
+    """The language model of a configuration."""
+    return _open(config, config.model.lm, config.remote)
 
 
-def open_scorer(config: RunConfig, name: str | None = None) -> Scorer:
-    """The model of a configuration that scores, or another one with its settings.
+def open_scorer(config: RunConfig) -> Scorer:
+    """The model of a configuration that scores.
 
     Raises
     ------
@@ -812,8 +813,8 @@ def open_scorer(config: RunConfig, name: str | None = None) -> Scorer:
         If it cannot score.
     """
     model = config.model
-    if name is not None or model.scorer in ("", model.lm):
-        return as_scorer(open_lm(config, name))
+    if model.scorer in ("", model.lm):
+        return as_scorer(open_lm(config))
     return as_scorer(_open(config, model.scorer, config.remote_scorer))
 
 
