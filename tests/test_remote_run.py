@@ -18,7 +18,7 @@ from mop.cli import FAILED, OK, USAGE, main
 from mop.config import FitConfig, RemoteSettings, resolve_config
 from mop.errors import BackendError, ConfigError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults, start
-from mop.pipeline import Models, run
+from mop.pipeline import Models, planned_calls, run
 from mop.simulate import outcomes, read_responses
 from test_remote import N_PROBES, FastClock, InProcess
 
@@ -350,6 +350,21 @@ def test_the_command_ends_with_1_at_a_ceiling(source, tmp_path, capsys):
     assert "tokens of 6,000" in said
 
 
+def test_what_is_planned_is_what_is_called_at_the_most(source, undisturbed):
+    config = quick(source)
+    fit, simulate = planned_calls(config, "fit", "simulate")
+    assert (fit.stage, fit.role, simulate.stage, simulate.role) == ("fit", "lm", "simulate", "lm")
+    assert simulate.calls == 2 * 24
+    assert simulate.max_tokens == config.simulate.max_tokens
+    assert 0.5 * fit.calls <= len(scores_of(undisturbed)) <= fit.calls
+    stages = [p.stage for p in planned_calls(config, "simulate", "report")]
+    assert stages == ["simulate", "evaluate"]
+    surrogate = quick(source, WRITER, 'model.scorer="fake"')
+    assert [p.role for p in planned_calls(surrogate, "records", "evaluate")] == [
+        "scorer", "lm", "scorer",
+    ]  # fmt: skip
+
+
 def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tmp_path, capsys):
     out = str(tmp_path / "run")
     with start(FakeServer("vllm")) as server:
@@ -358,7 +373,11 @@ def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tm
             source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'
         ):
             options += ["--set", one]
-        assert main(["fit", "--quiet", "--out", out, *options]) == OK
+        assert main(["fit", "--out", out, *options]) == OK
+        assert (
+            "WARNING mop.spending: forecast for the lm to the end of this run, from "
+            in capsys.readouterr().err
+        )
         manifest = tmp_path / "run" / "manifest.json"
         assert set(read_json(manifest)["about"]["remote"]) == {"lm"}
         capsys.readouterr()
