@@ -1162,6 +1162,19 @@ def test_a_cost_ceiling_stops_at_the_users_prices() -> None:
     assert 0.9 < ledger.cost <= 1.0
 
 
+def test_the_first_scores_are_from_everywhere_so_that_a_forecast_can_be_made_from_them() -> None:
+    server = FakeServer("vllm")
+    n_calls: list[int] = []
+    model = connect(server, settings=RemoteSettings(dialect="vllm", max_concurrency=1))
+    for n in (0, 320):
+        scored(model, score_requests(n))
+        n_calls.append(server.calls)
+    asked = [tuple(request["prompt"]) for request in server.requests[n_calls[0] :]]
+    in_order = sorted(asked)
+    assert asked[:16] == in_order[::20]
+    assert asked[16:] == sorted(asked[16:])
+
+
 def test_a_pilot_forecasts_the_cost_of_the_whole() -> None:
     settings = RemoteSettings(dialect="vllm", price_in=3.0, price_out=9.0)
     model = connect(FakeServer("vllm"), settings=settings)

@@ -18,7 +18,7 @@ from mop.cli import FAILED, OK, USAGE, main
 from mop.config import FitConfig, RemoteSettings, resolve_config
 from mop.errors import BackendError, ConfigError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults, start
-from mop.pipeline import Models, run
+from mop.pipeline import Models, planned_calls, run
 from mop.simulate import outcomes, read_responses
 from test_remote import N_PROBES, FastClock, InProcess
 
@@ -348,6 +348,55 @@ def test_the_command_ends_with_1_at_a_ceiling(source, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "stopped at the ceiling" in said
     assert "tokens of 6,000" in said
+
+
+def test_what_is_planned_is_what_is_called_at_the_most(source, undisturbed):
+    config = quick(source)
+    fit, simulate = planned_calls(config, "fit", "simulate")
+    assert (fit.stage, fit.role, simulate.stage, simulate.role) == ("fit", "lm", "simulate", "lm")
+    assert simulate.calls == 2 * 24
+    assert simulate.max_tokens == config.simulate.max_tokens
+    assert 0.5 * fit.calls <= len(scores_of(undisturbed)) <= fit.calls
+    stages = [p.stage for p in planned_calls(config, "simulate", "report")]
+    assert stages == ["simulate", "evaluate"]
+    surrogate = quick(source, WRITER, 'model.scorer="fake"')
+    assert [p.role for p in planned_calls(surrogate, "records", "evaluate")] == [
+        "scorer", "lm", "scorer",
+    ]  # fmt: skip
+
+
+def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    with start(FakeServer("vllm")) as server:
+        options = ["--preset", "quick"]
+        for one in settings(
+            source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'
+        ):
+            options += ["--set", one]
+        assert main(["fit", "--out", out, *options]) == OK
+        assert (
+            "WARNING mop.spending: forecast for the lm to the end of this run, from "
+            in capsys.readouterr().err
+        )
+        manifest = tmp_path / "run" / "manifest.json"
+        assert set(read_json(manifest)["about"]["remote"]) == {"lm"}
+        capsys.readouterr()
+        assert main(["score", out, "--components", "2"]) == OK
+        assert "calls" in capsys.readouterr().err  # the cost so far, beside the progress
+        stages = read_json(manifest)["about"]["remote"]["lm"]
+        assert stages["score"]["calls"] > 24
+        assert main(["explain", out, "--quiet", "--components", "3", "--text", "a fine film"]) == OK
+        assert read_json(manifest)["about"]["remote"]["lm"]["explain"]["calls"] > 24
+        sofar = sum(
+            row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"]
+            for row in read_json(manifest)["about"]["remote"]["lm"].values()
+        )
+        config = tmp_path / "run" / "config.json"
+        changed = read_json(config)
+        changed["remote"]["max_lm_tokens"] = sofar + 10
+        config.write_text(json.dumps(changed))
+        assert main(["score", out, "--quiet", "--components", "5"]) == FAILED
+        assert "stopped at the ceiling" in capsys.readouterr().err
 
 
 def test_a_served_scorer_stands_beside_a_served_writer(source, tmp_path):

@@ -10,7 +10,7 @@ from mop.backends.dialects import Meter
 from mop.backends.ledger import Ledger, Spent
 from mop.config import Ceilings
 from mop.progress import ProgressDisplay
-from mop.spending import Spending
+from mop.spending import Planned, Spending
 
 
 def use(ledger, tokens_in, tokens_out, *, n=1):
@@ -94,6 +94,53 @@ def test_a_forecast_above_the_ceiling_is_a_warning(caplog):
     assert line == (
         "fit will probably stop at the ceiling: it would bring the lm to about 3,000 tokens"
     )
+
+
+PLAN = (
+    Planned("fit", "lm", 1000), Planned("simulate", "lm", 50, 40), Planned("evaluate", "lm", 100),
+    Planned("evaluate", "scorer", 7),
+)  # fmt: skip
+
+
+def test_the_whole_run_is_forecast_once_and_before_much_is_spent(caplog):
+    ledger = Ledger(Ceilings(price_in=1e6, price_out=2e6))
+    spending = Spending({"lm": ledger}, kept={}, keep=lambda _: None)
+    spending.begin("fit", PLAN)
+    spending("fit", 0, 400)
+    use(ledger, 20, 0, n=16)
+    spending("fit", 16, 400)
+    spending.begin("simulate", PLAN[1:])
+    spending("simulate/mop", 0, 25)
+    use(ledger, 20, 10, n=16)
+    spending("simulate/mop", 16, 25)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    # 1150 prompts of 20 tokens at 1, and 50 responses of at most 40 at 2
+    assert line == (
+        "forecast for the lm to the end of this run, from 16 items: at most about 1,150 calls "
+        "(fit 1,000, simulate 50, evaluate 100), 25,000 tokens, cost 27,000"
+    )
+
+
+def test_a_whole_run_above_its_ceiling_is_said_at_its_beginning(caplog):
+    ledger = Ledger(Ceilings(max_lm_tokens=20_000))
+    spending = Spending({"lm": ledger}, kept={}, keep=lambda _: None)
+    spending.begin("fit", PLAN)
+    spending("fit", 0, 400)
+    use(ledger, 20, 0, n=16)
+    spending("fit", 16, 400)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert line.endswith("25,000 tokens; the ceiling may not do")
+
+
+def test_draws_are_forecast_from_draws(caplog):
+    ledger = Ledger(Ceilings())
+    spending = Spending({"lm": ledger}, kept={}, keep=lambda _: None)
+    spending.begin("simulate", (Planned("simulate", "lm", 50, 40),))
+    spending("simulate/mop", 0, 25)
+    use(ledger, 20, 10, n=16)
+    spending("simulate/mop", 16, 25)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert line.endswith("at most about 50 calls (simulate 50), 1,500 tokens")
 
 
 def test_the_progress_line_says_what_was_spent():

@@ -393,37 +393,53 @@ def _pull(args: argparse.Namespace) -> dict[str, Any]:
     return {"pulled": pulled}
 
 
-def _open_fitted(args: argparse.Namespace, progress: Any) -> tuple[MixtureOfPersonas, list[Record]]:
-    """The mixture of a run with the run's own model settings, and the records in question."""
+@contextmanager
+def _open_fitted(
+    args: argparse.Namespace, progress: Any
+) -> Iterator[tuple[MixtureOfPersonas, list[Record]]]:
+    """The mixture of a run with the run's own models and account, and the records in question."""
+    from dataclasses import replace
+
     from mop.data import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.pipeline import open_scorer, read_config
+    from mop.pipeline import Models, open_work, read_config
 
     config = read_config(args.run)
-    model = MixtureOfPersonas.load(
-        args.run / "mixture",
-        scorer=open_scorer(config, getattr(args, "lm", None)),
-        store=args.run / "store.sqlite",
-        score_components=args.components,
-        progress=progress,
-    )
+    if (lm := getattr(args, "lm", None)) is not None:
+        config = replace(config, model=replace(config.model, lm=lm, scorer=""))
     if args.records is None:
-        return model, read_records(args.run / "records" / "test.jsonl")
-    data = config.data
-    loaded = load_records(
-        args.records, context=data.context, response=data.response, label=data.label, key=data.key,
-        weight=data.weight, group=data.group,
-    )  # fmt: skip
-    for code, count in loaded.counts.items():
-        logging.getLogger("mop").warning("%d rows of %s: %s", count, args.records, code)
-    return model, loaded.records
+        records = read_records(args.run / "records" / "test.jsonl")
+    else:
+        data = config.data
+        loaded = load_records(
+            args.records, context=data.context, response=data.response, label=data.label, key=data.key,
+            weight=data.weight, group=data.group,
+        )  # fmt: skip
+        for code, count in loaded.counts.items():
+            logging.getLogger("mop").warning("%d rows of %s: %s", count, args.records, code)
+        records = loaded.records
+    with open_work(
+        config, args.run, Models(config), until="records", also=("scorer",), progress=progress
+    ) as work:
+        work.progress.begin(args.verb)
+        model = MixtureOfPersonas.load(
+            args.run / "mixture",
+            scorer=work.scorer,
+            store=work.store.path,
+            score_components=args.components,
+            progress=work.progress,
+        )
+        yield model, records
+        work.describe()
 
 
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     from mop.progress import ProgressDisplay
 
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        model, records = _open_fitted(args, progress)
+    with (
+        ProgressDisplay(quiet=args.quiet) as progress,
+        _open_fitted(args, progress) as (model, records),
+    ):
         if args.refit_tau:
             from mop.data import read_records
 
@@ -445,8 +461,10 @@ def _models_of(args: argparse.Namespace) -> dict[str, str]:
 def _explain(args: argparse.Namespace) -> dict[str, Any]:
     from mop.progress import ProgressDisplay
 
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        model, records = _open_fitted(args, progress)
+    with (
+        ProgressDisplay(quiet=args.quiet) as progress,
+        _open_fitted(args, progress) as (model, records),
+    ):
         if args.text is not None:
             from mop.types import Record
 

@@ -68,7 +68,7 @@ from mop.refit import refit_black_box
 from mop.report import draw_figures, write_report
 from mop.score import distinct
 from mop.simulate import is_drawn, outcomes, read_responses, write_responses
-from mop.spending import Spending
+from mop.spending import Planned, Spending
 from mop.store import Store
 from mop.types import Progress, Record
 
@@ -186,7 +186,7 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
             result["skipped"].append(name)
         else:
             began = time.monotonic()
-            work.progress.begin(name)
+            work.progress.begin(name, planned_calls(config, name, until))
             files, headline = stage(work)
             headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
             work.progress.save()
@@ -203,6 +203,31 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
     folder.describe(seed=config.seed, models=work.identities(), versions=_versions())
     work.describe()
     return result
+
+
+def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
+    """Calls of the language models from one stage to another, where the settings say how many.
+
+    Rounds may end early and the store may hold some, so it is fewer in the end; methods that draw more
+    than a response for each context, and the persona writer, are not foreseen.
+    """
+    data, fit, simulate, evaluate = config.data, config.fit, config.simulate, config.evaluate
+    scorer = "lm" if config.model.scorer in ("", config.model.lm) else "scorer"
+    per_round = data.train * fit.components_per_record + data.valid * fit.valid_components
+    n_examined = min(fit.coverage_records, data.train + data.valid)
+    n_test = min(data.test, evaluate.test_records)
+    n_references = 2 * evaluate.reference_components + 2 if evaluate.reference_components else 0
+    n_draws = min(data.test, simulate.n_responses) * (1 + len(simulate.controls))
+    found = [
+        Planned(
+            "fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round + n_examined
+        ),
+        Planned("simulate", "lm", n_draws, simulate.max_tokens),
+        Planned("evaluate", scorer, n_test * (evaluate.test_components + n_references)),
+    ]
+    stages = list(STAGES)
+    names = stages[stages.index(first) : stages.index(last) + 1]
+    return [planned for planned in found if planned.stage in names and planned.calls]
 
 
 class Models:
@@ -280,11 +305,12 @@ class Models:
                 'simulate.mix = "tokens" averages next-token distributions, which a server does '
                 f'not give, got {self._config.model.lm}; use mix = "prompt", or a local model'
             )
+        # A model that does both has one account, whichever half is opened first.
+        writer: object = self.__dict__.get("generator")
         return {
-            role: model.ledger
+            "lm" if model is writer else role: model.ledger
             for role, model in opened.items()
             if isinstance(model, RemoteGenerator)
-            and (role == "lm" or model is not opened.get("lm"))
         }
 
     def servers(self) -> dict[str, dict[str, Any]]:
@@ -798,13 +824,13 @@ def read_config(path: Path) -> RunConfig:
     return config_from_dict(read_json(file))
 
 
-def open_lm(config: RunConfig, name: str | None = None) -> LanguageModel | Generator:
-    """The language model of a configuration, or another one with its device, dtype and server settings."""
-    return _open(config, config.model.lm if name is None else name, config.remote)
+def open_lm(config: RunConfig) -> LanguageModel | Generator:
+    """The language model of a configuration."""
+    return _open(config, config.model.lm, config.remote)
 
 
-def open_scorer(config: RunConfig, name: str | None = None) -> Scorer:
-    """The model of a configuration that scores, or another one with its settings.
+def open_scorer(config: RunConfig) -> Scorer:
+    """The model of a configuration that scores.
 
     Raises
     ------
@@ -812,8 +838,8 @@ def open_scorer(config: RunConfig, name: str | None = None) -> Scorer:
         If it cannot score.
     """
     model = config.model
-    if name is not None or model.scorer in ("", model.lm):
-        return as_scorer(open_lm(config, name))
+    if model.scorer in ("", model.lm):
+        return as_scorer(open_lm(config))
     return as_scorer(_open(config, model.scorer, config.remote_scorer))
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mop.backends.ledger import Forecast, Ledger, Spent
@@ -24,6 +24,17 @@ KEEP_EVERY_S = 2.0
 
 Rows = dict[str, dict[str, dict[str, float]]]
 """Role (``lm``, ``scorer``) to stage to the fields of `mop.backends.ledger.Spent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Calls that a stage will make at the most, as far as its settings say."""
+
+    stage: str
+    role: str
+    calls: int
+    max_tokens: int = 0
+    """Tokens that a draw may have; 0 for scores."""
 
 
 class Spending:
@@ -66,15 +77,17 @@ class Spending:
         self._done = 0
         self._told: set[tuple[str, str]] = set()
         self._outlook = ""
+        self._planned: Sequence[Planned] = ()
+        self._whole_told: set[str] = set()
         for role, ledger in self._ledgers.items():
             ledger.earlier = sum(self._rows.get(role, {}).values(), Spent())
         if isinstance(progress, ProgressDisplay) and self._ledgers:
             progress.note = self.line
 
-    def begin(self, stage: str) -> None:
-        """Account from now on for another stage."""
+    def begin(self, stage: str, planned: Sequence[Planned] = ()) -> None:
+        """Account from now on for another stage; ``planned``: what it and those after it will call."""
         self._book()
-        self._stage, self._work = stage, ""
+        self._stage, self._work, self._planned = stage, "", planned
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Pass the progress on; forecast once the pilot of new work is finished."""
@@ -87,6 +100,7 @@ class Spending:
         n_items = total - self._begun[what]
         for role, ledger in self._ledgers.items():
             if PILOT_ITEMS <= ledger.items < n_items and not self._outlook:
+                self._tell_whole(role, ledger)
                 self._tell(role, what, ledger, n_items)
         if self._ledgers and time.monotonic() - self._kept_at >= KEEP_EVERY_S:
             self.save()
@@ -125,9 +139,38 @@ class Spending:
                 stages[self._stage] = stages.get(self._stage, Spent()) + spent - self._noted[role]
                 self._noted[role] = spent
 
+    def _tell_whole(self, role: str, ledger: Ledger) -> None:
+        """Say once what all that is still to come will cost: a warning, since it is about money."""
+        planned = {p.stage: p for p in self._planned if p.role == role}
+        here = planned.get(self._stage)
+        if here is None or role in self._whole_told:
+            return
+        self._whole_told.add(role)
+        one = ledger.forecast(1)
+        # A draw has the prompt of a score, and a response of its own.
+        added = {p: 0 if here.max_tokens else p.max_tokens for p in planned.values()}
+        tokens = sum(p.calls * (one.tokens + more) for p, more in added.items())
+        cost = sum(
+            p.calls * (one.cost + ledger.ceilings.cost(0, more)) for p, more in added.items()
+        )
+        before = ledger.earlier + ledger.spent
+        logger.warning(
+            "forecast for the %s to the end of this run, from %d items: at most about %s calls (%s), "
+            "%s tokens%s%s",
+            role,
+            ledger.items,
+            f"{sum(p.calls for p in planned.values()):,}",
+            ", ".join(f"{p.stage} {p.calls:,}" for p in planned.values()),
+            f"{tokens:,.0f}",
+            f", cost {_money(cost)}" if _has_price(ledger) else "",
+            "; the ceiling may not do"
+            if _is_above(ledger, before.tokens + tokens, before.cost + cost)
+            else "",
+        )
+
     def _tell(self, role: str, what: str, ledger: Ledger, n_items: int) -> None:
         forecast = ledger.forecast(n_items)
-        has_price = ledger.ceilings.price_in is not None or ledger.ceilings.price_out is not None
+        has_price = _has_price(ledger)
         self._outlook = f"{what} about {_figures(forecast, has_price=has_price)}"
         if (self._stage, what) in self._told:
             return
@@ -139,18 +182,27 @@ class Spending:
             what,
             _figures(forecast, has_price=has_price),
         )
-        limits, before = ledger.ceilings, ledger.earlier + ledger.spent
+        before = ledger.earlier + ledger.spent
         tokens = before.tokens + forecast.tokens * (1 - ledger.items / n_items)
         cost = before.cost + forecast.cost * (1 - ledger.items / n_items)
-        if (limits.max_lm_tokens is not None and tokens > limits.max_lm_tokens) or (
-            limits.max_cost is not None and cost > limits.max_cost
-        ):
+        if _is_above(ledger, tokens, cost):
             logger.warning(
                 "%s will probably stop at the ceiling: it would bring the %s to about %s",
                 what,
                 role,
                 f"{tokens:,.0f} tokens" + (f", cost {_money(cost)}" if has_price else ""),
             )
+
+
+def _has_price(ledger: Ledger) -> bool:
+    return ledger.ceilings.price_in is not None or ledger.ceilings.price_out is not None
+
+
+def _is_above(ledger: Ledger, tokens: float, cost: float) -> bool:
+    limits = ledger.ceilings
+    return (limits.max_lm_tokens is not None and tokens > limits.max_lm_tokens) or (
+        limits.max_cost is not None and cost > limits.max_cost
+    )
 
 
 def _figures(forecast: Forecast, *, has_price: bool) -> str:

@@ -37,6 +37,7 @@ from mop.fake_server import ToyEncoder
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes
+from mop.spending import PILOT_ITEMS
 from mop.types import (
     Branch,
     Decoding,
@@ -638,6 +639,9 @@ class RemoteModel(RemoteGenerator):
         encoded = [self._encode(request.prompt, request.response) for request in requests]
         # Neighbours share the longest prefix, which a server with a prefix cache computes once.
         order = sorted(range(len(requests)), key=lambda i: encoded[i][0])
+        # The first items are the pilot of a forecast: some from everywhere.
+        pilot = order[:: max(1, len(order) // PILOT_ITEMS)][:PILOT_ITEMS]
+        order = [*pilot, *sorted(set(order) - set(pilot), key=lambda i: encoded[i][0])]
 
         async def prepare(client: httpx.AsyncClient) -> None:
             await self._probe_scoring(client)
