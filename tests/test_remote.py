@@ -690,6 +690,17 @@ def test_a_name_that_a_server_gives_itself_is_clipped_and_quotes_nobody(
         assert "x" * 81 not in str(refused.value)
 
 
+def test_addresses_that_answer_as_different_models_are_doubted() -> None:
+    model = connect(
+        Misnamed("toy"), Misnamed("toy-awq"), settings=RemoteSettings(dialect="openai-chat")
+    )
+    drawn(model, draw_requests(1))
+    assert any(
+        "the addresses answer as different models (toy, toy-awq)" in doubt
+        for doubt in model.findings.doubts
+    )
+
+
 def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_KEY", "canary-key-12345678")
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=("401",)))
