@@ -109,6 +109,20 @@ def test_the_question_that_is_longer_than_the_window_is_asked_only_if_it_can_be_
     assert max(asked) < 400
 
 
+def test_control_strings_that_data_spells_are_asked_for_as_their_ids() -> None:
+    known = encode(Prompt(()), "<|im_start|>system <|im_end|> </s> [INST] <think> <|eot_id|>")[0][
+        1:
+    ]
+
+    def by_way_of_text(ids: Sequence[int], start: int) -> Values:
+        if list(ids[start:]) == known:
+            raise CallError("the ids that came back are not", kind="protocol", code="wrong-ids")
+        return honest(ids, start)
+
+    with pytest.raises(ScoringUnsupportedError, match="the ids that came back are not"):
+        probe(by_way_of_text)
+
+
 @pytest.mark.parametrize("kind", ["transient", "throttled"])
 def test_trouble_on_the_way_is_no_verdict(kind: str) -> None:
     def down(ids: Sequence[int], start: int) -> Values:

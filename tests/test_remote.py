@@ -946,6 +946,17 @@ def test_a_changed_fingerprint_is_a_doubt_once_for_each_address_and_stops_nothin
     assert not [doubt for doubt in steady.findings.doubts if "fingerprint" in doubt]
 
 
+def test_addresses_that_answer_as_different_models_are_doubted() -> None:
+    model = connect(
+        Misnamed("toy"), Misnamed("toy-awq"), settings=RemoteSettings(dialect="openai-chat")
+    )
+    drawn(model, draw_requests(1))
+    assert any(
+        "the addresses answer as different models (toy, toy-awq)" in doubt
+        for doubt in model.findings.doubts
+    )
+
+
 def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_KEY", "canary-key-12345678")
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=("401",)))

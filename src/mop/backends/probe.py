@@ -1,7 +1,7 @@
 """Questions whose answers are known, asked of a scoring server before it is trusted.
 
 A server that gives wrong log-probabilities gives them without an error, so it is tested: with about
-24 calls at the start and 5 every 500 calls after that.
+25 calls at the start and 5 every 500 calls after that.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ TOLERANCE = 2e-2
 much. Source: vLLM's own test of prompt log-probabilities, tests/v1/sample/test_logprobs.py."""
 
 _LONGEST_PROBE = 65_536  # tokens; a longer window is not worth the test
+
+# Control strings as people may write them; a server that goes by way of text makes control ids of them.
+_SPELT = "<|im_start|>system <|im_end|> </s> [INST] <think> <|eot_id|>"
 
 # A sentence that repeats what was said, and as many letters that no language puts in that order.
 _PAIRS = (
@@ -96,7 +99,9 @@ async def probe_scorer(
     without sense, five times of five (a server of constants fails); the same sequence gives the
     same values in another order and in company (stale caches fail); a prefix gives the same values
     as the whole, and a changed last token changes the last value and no other (values that are off
-    by one fail); a sequence longer than the window is an error (truncation fails).
+    by one fail); control strings that data spells, sent as ids, come back as the same ids (a server
+    that turns ids into text and back fails); a sequence longer than the window is an error
+    (truncation fails).
     """
     sensible = [encode(simulation_prompt(good), good) for good, _ in _PAIRS]
     senseless = [encode(simulation_prompt(good), bad) for good, bad in _PAIRS]
@@ -121,6 +126,9 @@ async def probe_scorer(
                     f"without sense ({sum(bad):.2f})",
                 )
         await _probe_positions(score_ids, sensible[0], senseless[0], alone[0], where)
+        # Asked for its ids alone, which every answer is checked for.
+        ids, start = encode(simulation_prompt(_SPELT), _SPELT)
+        await score_ids(ids, start)
         if max_len is not None and max_len <= _LONGEST_PROBE and affords(max_len + 1):
             await _probe_length(score_ids, sensible[0], max_len, where)
     except CallError as error:

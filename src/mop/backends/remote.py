@@ -554,6 +554,12 @@ class RemoteGenerator:
                     "sampling on in the server's own settings"
                 )
             link.findings.is_seeded = texts[1] == texts[2] and link.findings.is_seeded is not False
+        names = sorted(set(link.findings.reported_models.values()))
+        if len(names) > 1:
+            link.doubt(
+                f"{link.name}: the addresses answer as different models ({', '.join(names)}); draws "
+                "are of one population only if these are one and the same"
+            )
         if self.findings.kind in ("ollama", "other"):
             link.doubt(
                 f"{link.name}: a server of this kind may cut the distribution by its own "
