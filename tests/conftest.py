@@ -1,6 +1,8 @@
 """Fixtures that many tests share: film reviews in miniature, the fake model, a mixture fitted with it."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,19 @@ def small_run():
     )  # fmt: skip
     hx = embed([r.context for r in held_out], encoder)
     return SmallRun(fitted, lm, encoder, store, held_out, hx)
+
+
+def quick_run(folder: Path, until: str) -> tuple[Any, Path]:
+    """Settings and folder of a run of the quick preset on 160 reviews, brought up to a stage."""
+    from mop.config import resolve_config
+    from mop.pipeline import run
+
+    source = folder / "reviews.jsonl"
+    rows = [{"context": r.context, "response": r.response} for r in reviews(160)]
+    source.write_text("\n".join(map(json.dumps, rows)))
+    config = resolve_config(preset="quick", assignments=[f'data.source="{source}"'])
+    run(config, folder / "run", until=until)
+    return config, folder / "run"
 
 
 def sum_over_components(run: SmallRun) -> list[float]:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import reviews
+from conftest import quick_run, reviews
 from mop import MixtureOfPersonas
 from mop.artifacts import RunFolder
 from mop.backends.fake import FakeModel
 from mop.cli import FAILED, OK, USAGE, main
-from mop.config import resolve_config
 from mop.errors import ConfigError, DataError
 from mop.fake_server import FakeServer, Faults, start
 from mop.fitted import (
@@ -26,7 +25,7 @@ from mop.fitted import (
 )
 from mop.gate import Gate
 from mop.gather import report_data
-from mop.pipeline import refit, run
+from mop.pipeline import refit
 from mop.refit import SURROGATE, refit_black_box, samples_of_personas
 from mop.simulate import simulate
 from mop.store import Store
@@ -221,14 +220,7 @@ def test_too_little_to_match_is_refused():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("refit")
-    source = folder / "reviews.jsonl"
-    source.write_text(
-        "\n".join(json.dumps({"context": r.context, "response": r.response}) for r in reviews(160))
-    )
-    config = resolve_config(preset="quick", assignments=[f'data.source="{source}"'])
-    run(config, folder / "run", until="evaluate")
-    return config, folder / "run"
+    return quick_run(tmp_path_factory.mktemp("refit"), "evaluate")
 
 
 def test_a_run_is_refitted_on_what_it_was_fitted_on_and_never_on_what_it_is_judged_by(

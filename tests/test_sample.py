@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import reviews
+from conftest import quick_run, reviews
 from mop.backends.fake import FakeModel
 from mop.cli import OK, USAGE, main
-from mop.config import resolve_config
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.pipeline import Models, refit, run
 from mop.sample import drawn_contexts, sample
@@ -20,14 +19,7 @@ from mop.simulate import read_responses
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample")
-    source = folder / "reviews.jsonl"
-    source.write_text(
-        "\n".join(json.dumps({"context": r.context, "response": r.response}) for r in reviews(160))
-    )
-    config = resolve_config(preset="quick", assignments=[f'data.source="{source}"'])
-    run(config, folder / "run", until="fit")
-    return config, folder / "run"
+    return quick_run(tmp_path_factory.mktemp("sample"), "fit")
 
 
 def texts(path):

@@ -415,8 +415,7 @@ def _open_fitted(
             args.records, context=data.context, response=data.response, label=data.label, key=data.key,
             weight=data.weight, group=data.group,
         )  # fmt: skip
-        for code, count in loaded.counts.items():
-            logging.getLogger("mop").warning("%d rows of %s: %s", count, args.records, code)
+        loaded.warn(args.records)
         records = loaded.records
     with open_work(
         config, args.run, Models(config), until="records", also=("scorer",), progress=progress

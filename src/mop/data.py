@@ -7,6 +7,7 @@ Bad rows are left out or mended, counted and named by file and line. `sources` r
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
 import re
@@ -24,6 +25,8 @@ from mop.errors import ArtifactError, ConfigError, DataError
 from mop.sources import SURROGATE, BadRow, Row, Source, open_source
 from mop.splits import split_records
 from mop.types import Record
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "MAX_LISTED",
@@ -63,6 +66,11 @@ class Loaded:
     """Problems by code, complete."""
     n_rows: int
     """Rows read: records plus rows left out."""
+
+    def warn(self, source: object) -> None:
+        """Log each kind of problem with its count."""
+        for code, count in self.counts.items():
+            logger.warning("%d rows of %s: %s", count, source, code)
 
 
 def load_records(

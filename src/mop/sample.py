@@ -6,7 +6,6 @@ mixture, `methods` draws.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from mop.pipeline import Models, ingredients_of, open_work
 from mop.randomness import derive_seed, uniforms
 from mop.simulate import is_drawn, write_responses
 from mop.types import Progress, Record
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".parquet")
 """What a file of responses may be."""
@@ -156,8 +153,7 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Reco
         source, context=data.context, response=None, label=data.label,
         duplicates="keep", strict=data.strict,
     )  # fmt: skip
-    for code, count in loaded.counts.items():
-        logger.warning("%d rows of %s: %s", count, source, code)
+    loaded.warn(source)
     found = loaded.records
     n = len(found) if n is None else n
     turns = [divmod(i, len(found)) for i in range(n)]

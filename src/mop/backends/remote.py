@@ -647,7 +647,8 @@ class RemoteModel(RemoteGenerator):
         order = sorted(range(len(requests)), key=lambda i: encoded[i][0])
         # The first items are the pilot of a forecast: some from everywhere.
         pilot = order[:: max(1, len(order) // PILOT_ITEMS)][:PILOT_ITEMS]
-        order = [*pilot, *sorted(set(order) - set(pilot), key=lambda i: encoded[i][0])]
+        first = frozenset(pilot)
+        order = [*pilot, *(i for i in order if i not in first)]
 
         async def prepare(client: httpx.AsyncClient) -> None:
             await self._probe_scoring(client)
