@@ -39,9 +39,9 @@ from mop.types import Persona, Record, ScoreRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 LM, ENCODER = "smollm2-135m", "minilm"
-N_PERSONAS, N_EXEMPLARS, N_TRAIN, N_TEST, N_POOL, N_GOLDEN = 24, 4, 160, 80, 300, 2000
+N_PERSONAS, N_EXEMPLARS, N_TRAIN, N_TEST, N_POOL, N_GOLDEN = 24, 4, 240, 120, 300, 2000
 MAX_TOKENS = 45
-"""Records with longer responses are left out everywhere, end-of-turn counted; keeps a table to an hour or two."""
+"""Records with longer responses are left out everywhere, end-of-turn counted; keeps a table to minutes or hours."""
 
 log = logging.getLogger("fit_tables")
 
@@ -282,8 +282,8 @@ def read_truth(
 
 
 def open_scorer() -> LanguageModel:
-    """The frozen model; float32 whatever the machine, so that a table has one kind of score."""
-    return open_model(LM, dtype="float32")  # type: ignore[return-value]
+    """The frozen model in the machine's own dtype, which is part of what scores are stored under."""
+    return open_model(LM)  # type: ignore[return-value]
 
 
 def default_folder() -> Path:

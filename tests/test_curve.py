@@ -49,6 +49,31 @@ def test_the_curve_equals_direct_evaluation_at_every_node():
     assert np.abs(single[:, 0] - direct(logits, targets, 1.0)).max() < 1e-5
 
 
+def test_counted_bfloat16_logits_give_their_own_curve_exactly():
+    logits, targets = model_like_logits()
+    rough = logits.bfloat16()
+    rough[3] -= 30  # rows far apart in height, and values of both signs near zero
+    rough[4, 50:90] = torch.linspace(-1e-3, 1e-3, 40)
+    curve = token_curve(rough.clone(), targets).numpy()
+    for place, beta in enumerate(BETAS):
+        assert np.abs(curve[:, place] - direct(rough, targets, beta)).max() < 1e-5
+    single = token_curve(rough.clone(), targets, ONE).numpy()
+    assert np.abs(single[:, 0] - direct(rough, targets, 1.0)).max() < 1e-5
+
+
+def test_bfloat16_logits_too_wide_to_count_are_summed_and_a_broken_row_stays_alone():
+    logits, targets = model_like_logits()
+    wide = logits.bfloat16()
+    wide[0, 7] = 100.0
+    wide[20, 7] = float("nan")
+    curve = token_curve(wide.clone(), targets).numpy()
+    assert np.isnan(curve[20]).all()
+    assert np.isfinite(np.delete(curve, 20, axis=0)).all()
+    for place, beta in enumerate(BETAS):
+        found = np.abs(curve[:, place] - direct(wide, targets, beta))
+        assert np.delete(found, 20).max() < 1e-3
+
+
 def test_between_the_nodes_the_error_is_below_a_thousandth_of_a_nat():
     logits, targets = model_like_logits()
     curve = token_curve(logits.clone(), targets).double().numpy()

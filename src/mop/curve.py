@@ -14,6 +14,9 @@ nats, on much sharper synthetic logits 4.4e-4 (`docs/engine.md`).
 **The nodes** are multiples of 1/96 such that each is a sum of two earlier ones. Then one
 exponential u = exp(z/96) is enough, and the sum over the vocabulary at each further node costs
 a single multiplication: u^164 = u^113 · u^51. Multiplying is several times cheaper than another exp.
+
+**Logits in bfloat16** take few values: 128 between two powers of two. On a processor they are counted,
+one pass over the vocabulary, and every sum is one over values and counts, exact for these logits.
 """
 
 from __future__ import annotations
@@ -142,8 +145,8 @@ def token_curve(
 
     Parameters
     ----------
-    logits : Tensor, shape (T, V), float32
-        May be overwritten.
+    logits : Tensor, shape (T, V)
+        As the output layer gives them, in its own dtype. May be overwritten.
     targets : Tensor of int64, shape (T,)
     betas : sequence of float, shape (G,)
         `BETAS` or `ONE`.
@@ -166,6 +169,22 @@ def token_curve(
             f"a curve is made at the nodes BETAS or ONE of mop.curve, got {len(chosen)} other "
             "nodes; pass one of the two"
         )
+    is_counted = logits.dtype == torch.bfloat16 and logits.device.type == "cpu"
+    if not is_counted:
+        return _summed_curve(logits.float(), targets, chosen)
+    curves = [
+        _counted_curve(part, goal) if chosen == BETAS else _summed_curve(part.float(), goal, chosen)
+        for part, goal in zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
+    ]
+    return torch.cat(curves)
+
+
+def _summed_curve(
+    logits: torch.Tensor, targets: torch.Tensor, chosen: tuple[float, ...]
+) -> torch.Tensor:
+    """Return `token_curve` of float32 logits."""
+    import torch
+
     most = logits.amax(dim=-1, keepdim=True)
     target = logits.gather(1, targets.unsqueeze(1)) - most
     if chosen == ONE:
@@ -174,6 +193,37 @@ def token_curve(
     sums = _power_sums(logits, most, 2**16 if logits.device.type == "cpu" else 2**22)
     scale = torch.tensor(BETAS, device=logits.device)
     return target * scale - sums.log_()
+
+
+_ROWS = 16  # of bfloat16 logits at a time, so that counts and copies stay in a processor's cache
+_LEAST = (127 - 14) << 7  # bfloat16 bits of 2**-14; smaller magnitudes count as this one
+_PLACES = ((127 + 6) << 7) - _LEAST  # magnitudes from there to 2**6
+
+
+def _counted_curve(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return `token_curve` of a few rows of bfloat16 logits, by counting each value.
+
+    Within an octave the bits of bfloat16 run through the values in order, so the bits of the
+    magnitude are the place of a value, and those of negative ones are mirrored below zero.
+    """
+    import torch
+
+    bits = logits.view(torch.int16)
+    sign = bits >> 15  # 0 or -1
+    place = (bits & 0x7FFF).clamp_(min=_LEAST).sub_(_LEAST)
+    n = int(place.amax()) + 1
+    if n > _PLACES:  # beyond ±64, or not a number: too wide for one table
+        return _summed_curve(logits.float(), targets, BETAS)
+    starts = torch.arange(n, 2 * n * len(logits), 2 * n, dtype=torch.int32)
+    flat = place.bitwise_xor_(sign).int().add_(starts[:, None]).flatten()  # -1 - place if negative
+    counts = torch.bincount(flat, minlength=2 * n * len(logits)).view(-1, 2 * n)
+    up = torch.arange(_LEAST, _LEAST + n, dtype=torch.int16).view(torch.bfloat16).double()
+    values = torch.cat([-up.flip(0), up])
+    betas = torch.tensor(BETAS, dtype=torch.float64)
+    most = values[counts.any(dim=0)][-1]  # no row is so far below that its sums vanish in float64
+    sums = counts.double() @ torch.exp((values[:, None] - most) * betas)
+    target = logits.gather(1, targets.unsqueeze(1)).double() - most
+    return (target * betas - sums.log_()).float()
 
 
 def _power_sums(logits: torch.Tensor, most: torch.Tensor, size: int) -> torch.Tensor:

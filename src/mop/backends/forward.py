@@ -73,7 +73,7 @@ class Body(Protocol):
         ...
 
     def logits(self, handle: Any, low: int, high: int) -> torch.Tensor:
-        """Return wanted predictions ``low`` to ``high``, (high - low, V) float32."""
+        """Return wanted predictions ``low`` to ``high``, (high - low, V) in the model's dtype."""
         ...
 
     def extend(self, groups: Sequence[Group]) -> list[Prefix]:
@@ -137,7 +137,7 @@ class GeneralBody:
 
     def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
         """Return a part of what `predict` found."""
-        return handle[low:high].float()
+        return handle[low:high].clone()  # a curve may overwrite its logits
 
     def extend(self, groups: Sequence[Group]) -> list[Prefix]:
         """Return the prefix that each row becomes."""
@@ -366,7 +366,7 @@ class LlamaBody:
 
     def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
         """Apply the output layer to a part of what `predict` found."""
-        logits: torch.Tensor = self._head(handle[low:high]).float()
+        logits: torch.Tensor = self._head(handle[low:high])
         return logits
 
     def extend(self, groups: Sequence[Group]) -> list[Prefix]:
@@ -620,13 +620,12 @@ class _LlamaSlots:
             queries, keys, values = body._project(layer, hidden, turn)
             self._keys[depth, rows, :, places] = keys
             self._values[depth, rows, :, places] = values
-            # Query heads that share keys go side by side as queries of one head.
-            queries = queries.reshape(len(tokens), body._shared, -1, body._size)
             mixed = torch.nn.functional.scaled_dot_product_attention(
-                queries,
+                queries[:, :, None],
                 self._keys[depth, : len(tokens), :, :seen],
                 self._values[depth, : len(tokens), :, :seen],
                 attn_mask=mask,
+                enable_gqa=True,
             )
             hidden = body._finish(layer, hidden, mixed.flatten(1))
         self._lengths = [length + 1 for length in self._lengths]

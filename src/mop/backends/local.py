@@ -35,8 +35,9 @@ ENGINE_VERSION = 1
 """Part of every identity; raised when the same request would get another score or draw."""
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-_ROWS = {"cpu": 128, "cuda": 512}
-_LOGIT_ROWS = {"cpu": 128, "cuda": 2048}
+_ROWS = {"cpu": 256, "cuda": 512}
+_LOGIT_BYTES = {"cpu": 24 * 2**20, "cuda": 2**28}
+"""Of the logits of one piece. On a processor more than 32 MB would be fetched anew from the system each time."""
 _DTYPES = ("float32", "bfloat16", "float16")
 _Entry = TypeVar("_Entry")
 
@@ -268,12 +269,16 @@ class LocalModel:
 
     def _share_out(self, body: Body, model: Any, kind: str) -> None:
         """Choose what a batch of one lane may hold: a quarter of the memory, and what is fast."""
+        import torch
+
         room = self._memory() / 4 / self._lanes
         token = _activation_bytes(model) + body.bytes_per_token
         self._batch_tokens = max(1, int(min(_BATCH_TOKENS[kind], room / token)))
         self._per_ahead, self._per_wanted = body.bytes_ahead / token, body.bytes_per_wanted / token
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
-        self._logit_rows = max(1, min(_LOGIT_ROWS[kind], int(room / 8 / vocabulary)))
+        row = vocabulary * getattr(torch, self._dtype).itemsize
+        # Besides the logits there is room for float32 copies of them.
+        self._logit_rows = max(1, int(min(_LOGIT_BYTES[kind] / row, room / 8 / vocabulary)))
         if isinstance(body, GeneralBody):
             body.room = room
 
