@@ -29,7 +29,7 @@ from planted import plant
 
 FAST = FitConfig(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12, dim=4,
-    learning_rate=0.08, max_steps=100, n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
+    learning_rate=0.08, max_steps=100, n_folds=2, decays=(0.5,), tau_spread=1.0, start_tau=1.0,
 )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_the_chosen_candidate_validates_no_worse_than_the_references(small):
 def test_the_optimum_does_not_depend_on_where_a_fit_starts(small):
     planted, cells = small
     part = everyone(planted, cells)
-    gates = Candidate("gates", 0.1)
+    gates = Candidate("gates", 10.0)
     cold = fit_candidate(gates, part, FAST, seed=0)
     start = fit_candidate(Candidate("unconditional"), part, FAST, seed=0)
     warm = fit_candidate(gates, part, FAST, seed=0, start=start)
@@ -159,7 +159,7 @@ def test_a_stronger_decay_keeps_gates_nearer_to_context_free_weights(small):
     part = everyone(planted, cells)
     sizes = [
         float(fit_candidate(Candidate("gates", decay), part, FAST, seed=0).w_e.detach().norm())
-        for decay in (0.003, 0.1, 100.0)
+        for decay in (0.5, 20.0, 20_000.0)
     ]
     assert sizes[0] > sizes[1] > sizes[2]
     assert sizes[2] < 1e-2

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mop.candidates import log_lik_of
+from mop.cells import Problem
 from mop.config import FitConfig
 from mop.design import Design, similar_groups
 from mop.errors import DataError
@@ -14,7 +15,7 @@ from planted import plant
 
 FAST = FitConfig(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12, dim=4,
-    learning_rate=0.08, max_steps=20, n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
+    learning_rate=0.08, max_steps=20, n_folds=2, decays=(0.5,), tau_spread=1.0, start_tau=1.0,
 )  # fmt: skip
 
 
@@ -115,3 +116,24 @@ def test_a_table_without_any_score_is_refused():
         DataError, match=r"no component was scored .* raise fit\.components_per_record"
     ):
         Design(planted.problem, FAST, 0).table()
+
+
+def test_a_record_meets_different_exemplars_whatever_the_number_of_components():
+    """Dealt in the order of their numbers, 4 of 24 x 4 components would be one exemplar four times."""
+    rng = np.random.default_rng(0)
+    n, n_personas, n_exemplars = 96, 24, 4
+    problem = Problem(
+        hx=rng.normal(size=(n, 8)).astype(np.float32),
+        hg=rng.normal(size=(n_personas, 8)).astype(np.float32),
+        he=rng.normal(size=(n_exemplars, 8)).astype(np.float32),
+        own=np.full(n, -1),
+        weight=np.ones(n),
+        n_train=n - 8,
+        betas=(1.0,),
+    )
+    settings = replace(FAST, components_per_record=4, records_per_component=11)
+    design = Design(problem, settings, seed=0)
+    design.extend(lambda r, k, j: (np.zeros((len(r), 1), np.float32), len(r)), None, 0)
+    cells = design.table()
+    met = [len(set(row[here])) for row, here in zip(cells.exemplar, cells.present, strict=True)]
+    assert np.mean(met[: n - 8]) > 3.5

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 
     from mop.gate import Gate
 
-# Prior standard deviations of the biases, in nats. Chosen by 4-fold cross-validation on 72 training and
-# validation records of Rotten Tomatoes (docs/log.md, 2026-11-23); no test or golden text was looked at.
+# Prior standard deviations of the biases, in nats, at width 1: what 72 records support (docs/log.md, 2026-11-23).
 SD_A, SD_DELTA, SD_V = 0.3, 0.1, 1.0
 
-TOLERANCE = 1e-5
-"""Nats per record: a fit stops when a step gains less."""
+WIDTHS = (1.0, 3.0, 10.0)
+"""Factors on these that are tried, narrowest first: more records support freer weights."""
+
+TOLERANCE, PATIENCE = 5e-4, 10
+"""A fit stops when so many steps together gain less than so many nats per record. A single step says
+little: the first one of L-BFGS is tiny wherever the slope is small."""
 
 SHRINKAGE = 4.0
 """Records' worth of belief that a component does as well as its persona and its exemplar do elsewhere."""
@@ -46,6 +49,8 @@ class Candidate:
     """``uniform``, ``unconditional`` or ``gates``."""
     decay: float = 0.0
     """Weight decay, of gates."""
+    width: float = 1.0
+    """Factor on the prior standard deviations of the biases."""
     is_single_tau: bool = False
     """One temperature for all personas."""
 
@@ -53,6 +58,7 @@ class Candidate:
     def name(self) -> str:
         """As histories and reports call it."""
         name = f"gates, decay {self.decay:g}" if self.kind == "gates" else self.kind
+        name = name if self.width == 1 else f"{name}, width {self.width:g}"
         return f"{name}, one temperature" if self.is_single_tau else name
 
 
@@ -304,26 +310,63 @@ def fit_candidate(
     return gate
 
 
+def _within(gate: Gate, bases: tuple[Tensor, Tensor, Tensor]) -> Gate:
+    """Return the same gate in coordinates of the spans of contexts, personas and exemplars.
+
+    A projection acts on these spans alone, so a fit need not move it in other directions, and
+    the fit is that of all coordinates exactly.
+    """
+    import copy
+
+    import torch
+
+    of_x, of_g, of_e = bases
+    small = copy.deepcopy(gate)
+    with torch.no_grad():
+        small.hg, small.he = gate.hg @ of_g, gate.he @ of_e
+        for name, basis in (("w_x", of_x), ("w_g", of_g), ("w_e", of_e), ("v", of_e)):
+            setattr(small, name, torch.nn.Parameter(getattr(gate, name) @ basis))
+    return small
+
+
+def _take_over(gate: Gate, small: Gate, bases: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Move a gate to where its counterpart in the spans is, in place."""
+    import torch
+
+    of_x, of_g, of_e = bases
+    with torch.no_grad():
+        for name in ("a", "delta", "log_tau"):
+            getattr(gate, name).copy_(getattr(small, name))
+        for name, basis in (("w_x", of_x), ("w_g", of_g), ("w_e", of_e), ("v", of_e)):
+            here = getattr(gate, name)
+            here += (getattr(small, name) - here @ basis) @ basis.T
+
+
 def _maximise(
     gate: Gate, candidate: Candidate, part: Part, settings: FitConfig, start_w_x: Tensor
 ) -> None:
     """Move the free parameters of a gate to the optimum, in place.
 
-    What the optimiser sees is each parameter in units of its prior standard deviation, and the
+    The search runs in the spans of the embeddings (`Problem.bases`). What the optimiser sees is each parameter in units of its prior standard deviation, and the
     temperatures as a common one and departures from it: so it needs far fewer steps.
     """
     import torch
     from scipy.optimize import minimize
 
     n, weight = len(part.rows), torch.as_tensor(part.weight / part.weight.sum())
+    bases = tuple(map(torch.from_numpy, part.problem.bases))
+    whole, gate = gate, _within(gate, bases)
+    hx = part.scores.hx.double() @ bases[0]
     # (parameter, its value at zero, scale)
     free: list[tuple[Tensor, Tensor | float, float]] = [
-        (gate.a, 0.0, SD_A), (gate.delta, 0.0, SD_DELTA), (gate.v, 0.0, SD_V)
-    ]  # fmt: skip
+        (gate.a, 0.0, SD_A * candidate.width),
+        (gate.delta, 0.0, SD_DELTA * candidate.width),
+        (gate.v, 0.0, SD_V * candidate.width),
+    ]
     is_gates = candidate.kind == "gates"
     if is_gates:
-        scale = 1.0 / math.sqrt(2 * n * candidate.decay)
-        free += [(gate.w_x, start_w_x, scale), (gate.w_g, 0.0, scale), (gate.w_e, 0.0, scale)]
+        scale = 1.0 / math.sqrt(2 * candidate.decay)
+        free += [(gate.w_x, start_w_x @ bases[0], scale), (gate.w_g, 0.0, scale), (gate.w_e, 0.0, scale)]
     ends = np.cumsum([p.numel() for p, _, _ in free]).tolist()
     log_tau0, n_taus = math.log(part.single_tau[0]), 0
     if len(part.problem.betas) > 1:
@@ -345,7 +388,7 @@ def _maximise(
         scores = part.scores
         if is_gates:
             log_w = gate.log_weight(
-                scores.hx, scores.persona, scores.exemplar, scores.own, dtype=torch.float32
+                hx, scores.persona, scores.exemplar, scores.own, dtype=torch.float32
             )
         else:
             log_w = gate.context_free_log_weight(scores.persona, scores.exemplar, scores.own)
@@ -368,14 +411,23 @@ def _maximise(
         [((p.detach() - centre) / scale).reshape(-1) for p, centre, scale in free]
         + [_units(gate.log_tau.detach() - log_tau0, n_taus, settings.tau_spread)]
     )
+    losses: list[float] = []
+
+    def enough(intermediate_result: Any) -> None:
+        losses.append(float(intermediate_result.fun))
+        if len(losses) > PATIENCE and losses[-1 - PATIENCE] - losses[-1] < TOLERANCE:
+            raise StopIteration
+
     found = minimize(
         value_and_slope,
         x0.numpy(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": settings.max_steps, "ftol": TOLERANCE, "gtol": 1e-6, "maxcor": 10},
+        callback=enough,
+        options={"maxiter": settings.max_steps, "ftol": 0.0, "gtol": 1e-6, "maxcor": 10},
     )
     load(torch.from_numpy(np.asarray(found.x)))
+    _take_over(whole, gate, bases)
 
 
 def _units(departure: Tensor, n_taus: int, spread: float) -> Tensor:
@@ -435,23 +487,30 @@ def choose(
 ) -> Choice:
     """Cross-validate the candidates, then fit the best one to all records.
 
-    Every record is judged by a fit that has not seen it. Decays are tried from the strongest down, each
-    from where the stronger one ended, until a weaker one validates worse. The winner is then
-    tried with a single temperature; of equals the simpler candidate wins.
+    Every record is judged by a fit that has not seen it. Priors of the biases are tried from the narrowest
+    up, and then decays from the strongest down, each from where the one before ended, until the
+    next validates worse. The winner is then tried with a single temperature; of equals the
+    simpler candidate wins.
     """
     trial = _Trial(problem, cells, settings, seed, progress)
-    uniform, unconditional = Candidate("uniform"), Candidate("unconditional")
-    best, last = unconditional, unconditional
+    uniform = Candidate("uniform")
     trial.validate(uniform)
-    trial.validate(unconditional, start=uniform)
+    last, unconditional = uniform, Candidate("unconditional", width=WIDTHS[0])
+    for width in WIDTHS:
+        wider = Candidate("unconditional", width=width)
+        trial.validate(wider, start=last)
+        if trial.mean(wider) < trial.mean(unconditional):
+            break
+        last = unconditional = wider
+    best = last = unconditional
     if trial.mean(uniform) >= trial.mean(unconditional):
         best = uniform
     for decay in sorted(settings.decays, reverse=True):
-        gates = Candidate("gates", decay)
+        gates = Candidate("gates", decay, unconditional.width)
         trial.validate(gates, start=last)
         if trial.mean(gates) > trial.mean(best):
             best = gates
-        elif last != unconditional:
+        else:
             break
         last = gates
     others = {"uniform": trial.values[uniform], "unconditional": trial.values[unconditional]}
@@ -488,7 +547,7 @@ class _Trial:
             (Part(problem, cells, np.setdiff1d(everyone, fold)), Part(problem, cells, fold))
             for fold in folds(len(problem.hx), settings.n_folds, seed)
         ]
-        self.n_trials = 4 + len(settings.decays)
+        self.n_trials = 2 + len(WIDTHS) + len(settings.decays)
         self.values: dict[Candidate, Floats] = {}
         self.gates: dict[Candidate, list[Gate]] = {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,18 @@ class Problem:
             raise DataError(
                 f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
             )
+
+
+    @cached_property
+    def bases(self) -> tuple[Floats, Floats, Floats]:
+        """Orthonormal columns (D, rank) that span the embeddings of contexts, personas and exemplars."""
+        return _basis(self.hx), _basis(self.hg), _basis(self.he)
+
+
+def _basis(vectors: NDArray[np.float32]) -> Floats:
+    """Orthonormal columns that span some rows, up to float32's rounding."""
+    values, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
+    return np.ascontiguousarray(axes[:, values > 1e-6 * values[-1]])
 
 
 @dataclass(frozen=True)

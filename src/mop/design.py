@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.errors import DataError
-from mop.mixture import Floats, inclusion_chances, spread_draw
+from mop.mixture import Floats, dealing_order, inclusion_chances, spread_draw
 from mop.randomness import generator
 
 if TYPE_CHECKING:
@@ -134,8 +134,10 @@ class Design:
         n_train, n_all = self.problem.n_train, self.n_personas * self.n_exemplars
         shared = max(1, min(self.settings.records_per_component, n_train))
         n_drawn = max(1, math.ceil(n_train * per_record / shared))
-        # In order, so that a component drawn again goes to other records, and a record's are spread out.
-        drawn = np.sort(spread_draw(np.full(n_all, 1.0 / n_all), n_drawn, rng))
+        drawn = spread_draw(np.full(n_all, 1.0 / n_all), n_drawn, rng)
+        # In order, so that a component drawn again goes to other records, and a record's are varied.
+        place = dealing_order(self.n_personas, self.n_exemplars, rng)
+        drawn = drawn[np.argsort(place[drawn], kind="stable")]
         # A record meets each component with the same probability, whatever it is.
         order = rng.permutation(n_train)
         pairs = {

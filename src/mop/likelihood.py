@@ -25,6 +25,7 @@ from mop.fitted import (
 from mop.mixture import (
     Estimate,
     Floats,
+    dealing_order,
     estimate_log_mixture,
     log_mixture,
     log_sum_exp,
@@ -130,8 +131,10 @@ def score_for_likelihood(
         proposal = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx, own)
         n_groups = -(-len(records) // SHARED)
         rng = generator(seed, "held-out")
-        # In order and dealt in turn, so that the draws of a group are spread as well.
-        flat = np.sort(spread_draw(proposal, n_groups * n_components, rng))
+        flat = spread_draw(proposal, n_groups * n_components, rng)
+        # In order and dealt in turn, so that the draws of a group are varied as well.
+        place = dealing_order(len(fitted.personas), n_exemplars, rng)
+        flat = flat[np.argsort(place[flat], kind="stable")]
         group = np.arange(len(flat)) % n_groups
         wanted = (np.arange(len(records)) % n_groups)[:, None] == group
         # A record is looked at by one column in n_groups, and what adds up divides by all columns.

@@ -294,6 +294,37 @@ def spread_draw(
     return np.asarray(rng.permutation(order[hits]), dtype=np.int64)
 
 
+def dealing_order(n_personas: int, n_exemplars: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the place of every component in an order whose evenly spaced parts are varied.
+
+    Exemplar by exemplar, in random order, each with all personas in an order of its own. Whoever is
+    dealt every s-th component meets as many different exemplars as possible and random personas.
+    In the order of their numbers, whenever s is a multiple of N, it would be one exemplar.
+
+    Parameters
+    ----------
+    n_personas, n_exemplars : int
+        K and N.
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray of int, shape (K·N,)
+        Place of component (k, j) at k·N + j.
+
+    Examples
+    --------
+    >>> place = dealing_order(3, 4, np.random.default_rng(0))
+    >>> sorted((np.argsort(place)[::3] % 4).tolist())  # every third component: all exemplars
+    [0, 1, 2, 3]
+    """
+    personas = rng.permuted(np.tile(np.arange(n_personas), (n_exemplars, 1)), axis=1)
+    order = personas * n_exemplars + rng.permutation(n_exemplars)[:, None]
+    place = np.empty(n_personas * n_exemplars, dtype=np.int64)
+    place[order.ravel()] = np.arange(len(place))
+    return place
+
+
 def inclusion_chances(weight: NDArray[np.floating], n: int) -> Floats:
     """Chances with which n *different* components are drawn, in proportion to their weights.
 
