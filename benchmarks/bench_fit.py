@@ -315,7 +315,7 @@ def transfer(folder: Path, encoder: Any) -> dict[str, Any]:
     case = Case.of(truth)
     result, _ = case.fit(1.0, 0)
     fitted = case.mixture(result.gate.requires_grad_(False), result.uniform_tau)
-    other = open_model(TRANSFER_LM, dtype="float32")
+    other = open_model(TRANSFER_LM)
     contexts = [*material.test, *material.contexts][:N_RESPONSES]
     methods = {"mop": fitted, "mop-uniform": uniform_mixture(fitted)}
     with Store(folder / "transfer.sqlite") as store:
