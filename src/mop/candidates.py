@@ -347,14 +347,16 @@ def _maximise(
 ) -> None:
     """Move the free parameters of a gate to the optimum, in place.
 
-    The search runs in the spans of the embeddings (`Problem.bases`). What the optimiser sees is each parameter in units of its prior standard deviation, and the
-    temperatures as a common one and departures from it: so it needs far fewer steps.
+    The search runs in the spans of the embeddings (`Problem.bases`). What the optimiser sees is each
+    parameter in units of its prior standard deviation, and the temperatures as a common one
+    and departures from it: so it needs far fewer steps.
     """
     import torch
     from scipy.optimize import minimize
 
     n, weight = len(part.rows), torch.as_tensor(part.weight / part.weight.sum())
-    bases = tuple(map(torch.from_numpy, part.problem.bases))
+    of_x, of_g, of_e = map(torch.from_numpy, part.problem.bases)
+    bases = (of_x, of_g, of_e)
     whole, gate = gate, _within(gate, bases)
     hx = part.scores.hx.double() @ bases[0]
     # (parameter, its value at zero, scale)
@@ -366,7 +368,11 @@ def _maximise(
     is_gates = candidate.kind == "gates"
     if is_gates:
         scale = 1.0 / math.sqrt(2 * candidate.decay)
-        free += [(gate.w_x, start_w_x @ bases[0], scale), (gate.w_g, 0.0, scale), (gate.w_e, 0.0, scale)]
+        free += [
+            (gate.w_x, start_w_x @ bases[0], scale),
+            (gate.w_g, 0.0, scale),
+            (gate.w_e, 0.0, scale),
+        ]
     ends = np.cumsum([p.numel() for p, _, _ in free]).tolist()
     log_tau0, n_taus = math.log(part.single_tau[0]), 0
     if len(part.problem.betas) > 1:

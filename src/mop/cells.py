@@ -61,7 +61,6 @@ class Problem:
                 f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
             )
 
-
     @cached_property
     def bases(self) -> tuple[Floats, Floats, Floats]:
         """Orthonormal columns (D, rank) that span the embeddings of contexts, personas and exemplars."""

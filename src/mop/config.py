@@ -251,7 +251,7 @@ class FitConfig:
     n_folds: int = 4
     """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
     decays: tuple[float, ...] = (0.5, 0.15, 0.05)
-    """Weight decays tried for the gates, in nats of all records together per squared weight; cross-validation chooses."""
+    """Weight decays tried for the gates, nats of all records together per squared weight; validation chooses."""
     coverage_records: int = 100
     """Records of the fit that are examined for whether any component explains them; 0: none."""
     tau_spread: float = 0.05

@@ -174,7 +174,7 @@ def token_curve(
         return _summed_curve(logits.float(), targets, chosen)
     curves = [
         _counted_curve(part, goal) if chosen == BETAS else _summed_curve(part.float(), goal, chosen)
-        for part, goal in zip(logits.split(_ROWS), targets.split(_ROWS), strict=True)
+        for part, goal in zip(torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True)
     ]
     return torch.cat(curves)
 
