@@ -286,8 +286,10 @@ def draw_agents(
                         persona=persona,
                         exemplars=(exemplar,),
                         temperature=float(tau[persona]),
-                        log_pi=float(log_pi[i, persona]),
-                        log_omega=float(log_drawn[i]),
+                        log_pi=round(
+                            float(log_pi[i, persona]), 12
+                        ),  # the last digits vary with the batch
+                        log_omega=round(float(log_drawn[i]), 12),
                     )
                 )
         agents.extend(tuple(a) for a in drawn)

@@ -27,6 +27,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -756,8 +757,11 @@ def _batches(
     """
     while True:
         batch: list[tuple[int, T]] = []
+        waited: list[Any] = []
         try:
-            item = finished.get()
+            # From queue to list without a step of Python between, where a Ctrl-C could lose the item.
+            waited.extend(starmap(finished.get, [()]))
+            item = waited[0]
             while isinstance(item, tuple):
                 batch.append(item)
                 if len(batch) >= _BATCH:
@@ -768,6 +772,7 @@ def _batches(
                     break
         except KeyboardInterrupt:
             halt()
+            batch += [one for one in waited if isinstance(one, tuple) and not batch]
             while not finished.empty():
                 if isinstance(item := finished.get(), tuple):
                     batch.append(item)
