@@ -756,36 +756,31 @@ def _batches(
     A Ctrl-C while waiting calls ``halt``, and what has come until then is handed over first: it is paid for.
     """
     while True:
-        batch: list[tuple[int, T]] = []
-        waited: list[Any] = []
+        taken: list[Any] = []
+        interrupt: KeyboardInterrupt | None = None
         try:
-            # From queue to list without a step of Python between, where a Ctrl-C could lose the item.
-            waited.extend(starmap(finished.get, [()]))
-            item = waited[0]
-            while isinstance(item, tuple):
-                batch.append(item)
-                if len(batch) >= _BATCH:
-                    break
-                try:
-                    item = finished.get_nowait()
-                except queue.Empty:
-                    break
-        except KeyboardInterrupt:
+            _take(finished, taken)
+            while isinstance(taken[-1], tuple) and len(taken) < _BATCH and not finished.empty():
+                _take(finished, taken)
+        except KeyboardInterrupt as error:
+            interrupt = error
             halt()
-            batch += [one for one in waited if isinstance(one, tuple) and not batch]
             while not finished.empty():
-                if isinstance(item := finished.get(), tuple):
-                    batch.append(item)
-            if batch:
-                yield batch
-            raise
+                _take(finished, taken)
+        batch: list[tuple[int, T]] = [item for item in taken if isinstance(item, tuple)]
         if batch:
             yield batch
-        if isinstance(item, tuple):
-            continue
-        if item is not None:
-            raise item
-        return
+        if interrupt is not None:
+            raise interrupt
+        if isinstance(taken[-1], BaseException):
+            raise taken[-1]
+        if taken[-1] is None:
+            return
+
+
+def _take(finished: queue.SimpleQueue[Any], taken: list[Any]) -> None:
+    """Move an item to a list without a step of Python between, where a Ctrl-C could lose it."""
+    taken.extend(starmap(finished.get, [()]))
 
 
 def _first(group: BaseExceptionGroup[MopError]) -> MopError:
