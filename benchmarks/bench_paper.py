@@ -550,6 +550,9 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default benchmarks/results/paper.json")
     parser.add_argument("--docs", type=Path, help="default docs/results.md")
     parser.add_argument("--minutes", type=float, help="begin no further piece after so long")
+    parser.add_argument(
+        "--pieces", nargs="+", metavar="NAME", help="do only these, e.g. zerogen progen"
+    )
     parser.add_argument("--list", action="store_true", help="show the pieces and do nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress within a piece")
     arguments = parser.parse_args(argv)
@@ -596,21 +599,23 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{piece.key:<32} {state:<16} about {hours(piece.work * ledger.pace())}")
         print(f"left: {hours(sum(piece.work for piece in left) * ledger.pace())}")
         return 0
-    while left:
-        piece, rest = left[0], sum(p.work for p in left) * ledger.pace()
+    chosen = [p for p in left if not arguments.pieces or p.name in arguments.pieces]
+    while chosen:
+        piece, rest = chosen[0], sum(p.work for p in chosen) * ledger.pace()
         if arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes:
             print(
-                f"{len(left)} pieces left, next {piece.key}, about {hours(rest)}; same command again"
+                f"{len(chosen)} pieces left, next {piece.key}, about {hours(rest)}; same command again"
             )
             return 3
         print(
-            f"{time.strftime('%H:%M')}  {piece.key}: {len(left)} pieces left, about {hours(rest)}",
+            f"{time.strftime('%H:%M')}  {piece.key}: {len(chosen)} pieces left, about {hours(rest)}",
             flush=True,
         )
         start = time.monotonic()
         do(piece, arguments)
         ledger.finish(piece, time.monotonic() - start)
-        left = left[1:]
+        chosen = chosen[1:]
+        left = [other for other in left if other.key != piece.key]
         if piece.name.startswith("table"):  # what is known is on disk early
             document = results(todo, left, skipped, arguments, ledger.seconds())
     document = results(todo, left, skipped, arguments, ledger.seconds())

@@ -10,6 +10,7 @@ import torch
 from mop.candidates import (
     Candidate,
     Part,
+    _Trial,
     best_component,
     best_single_tau,
     certificate,
@@ -108,6 +109,19 @@ def test_planted_temperatures_lie_in_their_intervals():
     ):
         assert low < tau < high
         assert high / low < 1.8
+
+
+def test_a_candidate_that_is_clearly_worse_is_given_up(small):
+    planted, cells = small
+    trial = _Trial(planted.problem, cells, FAST, 0, None)
+    uniform, free = Candidate("uniform"), Candidate("unconditional")
+    assert trial.validate(uniform)
+    rng, bound = np.random.default_rng(0), trial.values[uniform]
+    trial.values[uniform] = bound + 10 + rng.normal(size=len(bound))
+    assert not trial.validate(free, rival=uniform)
+    assert free not in trial.values
+    trial.values[uniform] = bound - 10 + rng.normal(size=len(bound))
+    assert trial.validate(free, rival=uniform)
 
 
 def test_a_temperature_interval_is_the_curvature_of_the_likelihood():

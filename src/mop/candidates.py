@@ -8,6 +8,8 @@ result does not depend on a step size or on when somebody stopped. Letters as in
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,9 @@ WIDTHS = (1.0, 3.0, 10.0)
 TOLERANCE, PATIENCE = 5e-4, 10
 """A fit stops when so many steps together gain less than so many nats per record. A single step says
 little: the first one of L-BFGS is tiny wherever the slope is small."""
+
+_SMALL = 2_000_000
+"""Numbers in a tensor below which one thread is faster than several."""
 
 SHRINKAGE = 4.0
 """Records' worth of belief that a component does as well as its persona and its exemplar do elsewhere."""
@@ -356,8 +361,8 @@ def _maximise(
 
     n, weight = len(part.rows), torch.as_tensor(part.weight / part.weight.sum())
     of_x, of_g, of_e = map(torch.from_numpy, part.problem.bases)
-    bases = (of_x, of_g, of_e)
-    whole, gate = gate, _within(gate, bases)
+    whole, bases = gate, (of_x, of_g, of_e)
+    gate = _within(whole, bases)
     hx = part.scores.hx.double() @ bases[0]
     # (parameter, its value at zero, scale)
     free: list[tuple[Tensor, Tensor | float, float]] = [
@@ -365,8 +370,7 @@ def _maximise(
         (gate.delta, 0.0, SD_DELTA * candidate.width),
         (gate.v, 0.0, SD_V * candidate.width),
     ]
-    is_gates = candidate.kind == "gates"
-    if is_gates:
+    if is_gates := candidate.kind == "gates":
         scale = 1.0 / math.sqrt(2 * candidate.decay)
         free += [
             (gate.w_x, start_w_x @ bases[0], scale),
@@ -424,16 +428,37 @@ def _maximise(
         if len(losses) > PATIENCE and losses[-1 - PATIENCE] - losses[-1] < TOLERANCE:
             raise StopIteration
 
-    found = minimize(
-        value_and_slope,
-        x0.numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        callback=enough,
-        options={"maxiter": settings.max_steps, "ftol": 0.0, "gtol": 1e-6, "maxcor": 10},
-    )
+    with _few_threads(part):
+        found = minimize(
+            value_and_slope,
+            x0.numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            callback=enough,
+            options={"maxiter": settings.max_steps, "ftol": 0.0, "gtol": 1e-6, "maxcor": 10},
+        )
     load(torch.from_numpy(np.asarray(found.x)))
     _take_over(whole, gate, bases)
+
+
+@contextmanager
+def _few_threads(part: Part) -> Iterator[None]:
+    """One thread for torch unless its tensors are large, and one for the optimiser's own vectors.
+
+    Threads of the two libraries wait for each other: two made a fit five times slower (docs/log.md, 2026-11-26).
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    n_threads = torch.get_num_threads()
+    largest = len(part.rows) * max(len(part.problem.he), part.cells.persona.shape[1])
+    with threadpool_limits({"openblas": 1}):
+        if largest < _SMALL:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
 
 
 def _units(departure: Tensor, n_taus: int, spread: float) -> Tensor:
@@ -495,8 +520,8 @@ def choose(
 
     Every record is judged by a fit that has not seen it. Priors of the biases are tried from the narrowest
     up, and then decays from the strongest down, each from where the one before ended, until the
-    next validates worse. The winner is then tried with a single temperature; of equals the
-    simpler candidate wins.
+    next validates worse; one that clearly does so on the first folds is not fitted on the others. The
+    winner is then tried with a single temperature; of equals the simpler candidate wins.
     """
     trial = _Trial(problem, cells, settings, seed, progress)
     uniform = Candidate("uniform")
@@ -504,8 +529,10 @@ def choose(
     last, unconditional = uniform, Candidate("unconditional", width=WIDTHS[0])
     for width in WIDTHS:
         wider = Candidate("unconditional", width=width)
-        trial.validate(wider, start=last)
-        if trial.mean(wider) < trial.mean(unconditional):
+        rival = unconditional if unconditional in trial.values else None
+        if not trial.validate(wider, start=last, rival=rival) or (
+            trial.mean(wider) < trial.mean(unconditional)
+        ):
             break
         last = unconditional = wider
     best = last = unconditional
@@ -513,12 +540,11 @@ def choose(
         best = uniform
     for decay in sorted(settings.decays, reverse=True):
         gates = Candidate("gates", decay, unconditional.width)
-        trial.validate(gates, start=last)
-        if trial.mean(gates) > trial.mean(best):
-            best = gates
-        else:
+        if not trial.validate(gates, start=last, rival=best) or (
+            trial.mean(gates) <= trial.mean(best)
+        ):
             break
-        last = gates
+        best = last = gates
     others = {"uniform": trial.values[uniform], "unconditional": trial.values[unconditional]}
     if best != uniform and len(problem.betas) > 1 and len(problem.hg) > 1:
         single = replace(best, is_single_tau=True)
@@ -557,8 +583,18 @@ class _Trial:
         self.values: dict[Candidate, Floats] = {}
         self.gates: dict[Candidate, list[Gate]] = {}
 
-    def validate(self, candidate: Candidate, *, start: Candidate | None = None) -> None:
-        """Fit a candidate without each fold in turn, and judge that fold."""
+    def validate(
+        self,
+        candidate: Candidate,
+        *,
+        start: Candidate | None = None,
+        rival: Candidate | None = None,
+    ) -> bool:
+        """Fit a candidate without each fold in turn, and judge that fold.
+
+        Given up, and False returned, once the records judged so far say by more than two standard errors
+        that it is worse than its rival.
+        """
         if self.progress is not None:
             self.progress("fit gates", len(self.values), self.n_trials)
         values, gates = np.zeros(len(self.problem.hx)), []
@@ -567,7 +603,15 @@ class _Trial:
             gate = fit_candidate(candidate, rest, self.settings, seed=self.seed, start=begin)
             values[fold.rows] = fold.values(gate)
             gates.append(gate)
+            if rival is not None and f < len(self.parts) - 1:
+                seen = np.concatenate([part.rows for _, part in self.parts[: f + 1]])
+                weight = self.problem.weight[seen] / self.problem.weight[seen].sum()
+                difference = values[seen] - self.values[rival][seen]
+                mean = float(weight @ difference)
+                if mean < -2 * math.sqrt(float(weight**2 @ (difference - mean) ** 2)):
+                    return False
         self.values[candidate], self.gates[candidate] = values, gates
+        return True
 
     def mean(self, candidate: Candidate) -> float:
         """Cross-validated log-likelihood per record, nats."""

@@ -91,7 +91,7 @@ def _k_means(
     """Return the labels of scikit-learn's k-means, shape (n,)."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     model = KMeans(n_clusters, n_init=N_STARTS, random_state=derive_seed(seed, "cluster") % 2**32)
     # On several threads sums are formed in the order in which threads finish.
