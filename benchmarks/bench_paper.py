@@ -164,6 +164,7 @@ def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunC
             "domain": corpus.domain, "n_responses": size["responses"], "n_ablation": size["ablation"],
             "ablations": ["paper-fit", *(f for f in (*ABLATIONS, *half) if is_full and name == "agnews")],
             "n_seeds_best": size["best_seeds"], "encoders": arguments.encoders,
+            "encoder_dtype": arguments.encoder_dtype,
             "n_names": 8 if is_tiny else 500, "min_words": 1 if is_tiny else 10,
             "rounds": 2 if is_tiny else 5, "methods": arguments.methods,
         },
@@ -265,7 +266,7 @@ def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
             [str(train[i].label) for i in chosen],
             [record.response for record in tests],
             [str(record.label) for record in tests],
-            encoder=open_encoder(encoder),
+            encoder=open_encoder(encoder, dtype=config.compare.encoder_dtype),
             store=store,
             classifier=config.compare.classifier,
             seed=config.seed,
@@ -284,10 +285,11 @@ class Ledger:
         return self.done.get(piece.key, {}).get("settings") == stamp(piece.config)
 
     def finish(self, piece: Piece, seconds: float) -> None:
-        """Enter a finished piece."""
+        """Enter a finished piece; time spent on it under other settings stays, for what it made is used again."""
+        before = self.done.get(piece.key, {}).get("seconds", 0.0)
         self.done[piece.key] = {
             "settings": stamp(piece.config),
-            "seconds": round(seconds, 1),
+            "seconds": round(before + seconds, 1),
             "work": piece.work,
         }
         write_json(self.file, self.done)
@@ -407,6 +409,7 @@ def write_results(
         seed=arguments.seed,
         lm=arguments.lm,
         encoders=arguments.encoders,
+        encoder_dtype=arguments.encoder_dtype,
         sizes=dict(SIZES[arguments.sizes]),
         skipped=dict(skipped),
         unfinished=unfinished,
@@ -435,7 +438,8 @@ def page(
         f"    {document['command']}", "",
         f"Language model {document['lm']}; encoder of the metrics {document['encoders'][0]}"
         + (f" ({', '.join(document['encoders'][1:])} beside it)" if document["encoders"][1:] else "")
-        + f"; seed {document['seed']}; {document['machine']}; commit {document['commit']}; "
+        + f", in {document['encoder_dtype']}; seed {document['seed']}; {document['machine']}; "
+        f"commit {document['commit']}; "
         f"{document['seconds'] / 3600:.2f} hours in all. Sizes: "
         + ", ".join(f"{key} {value}" for key, value in document["sizes"].items()) + ".", "",
         "“Rival” means a method of the literature or plain prompting; few-shot and persona-only are "
@@ -532,6 +536,10 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         "--encoders", nargs="+", help="of the metrics, headline first (default mpnet minilm)"
     )
     parser.add_argument(
+        "--encoder-dtype", choices=("float32", "bfloat16"),
+        help="default: bfloat16 where the processor has instructions for it",
+    )  # fmt: skip
+    parser.add_argument(
         "--methods",
         nargs="+",
         help="rivals and controls (default: all; picle only where peft is installed)",
@@ -563,6 +571,11 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         arguments.methods = kept
     arguments.lm = arguments.lm or ("fake" if is_tiny else "smollm2-135m")
     arguments.encoders = arguments.encoders or (["fake"] if is_tiny else ["mpnet", "minilm"])
+    if arguments.encoder_dtype is None:
+        from mop.backends.local import default_dtype
+
+        is_fast = arguments.lm != "fake" and default_dtype("cpu") == "bfloat16"
+        arguments.encoder_dtype = "bfloat16" if is_fast else "float32"
     results = ROOT / "benchmarks" / "results"
     arguments.work = (arguments.work or results / f"paper-{arguments.sizes}").absolute()
     # A trial run must not take the place of real figures.

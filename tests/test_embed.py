@@ -174,6 +174,15 @@ def test_the_identity_names_all_that_a_vector_depends_on(minilm):
 
 
 @pytest.mark.model
+def test_bfloat16_vectors_are_nearly_the_same_and_have_an_identity_of_their_own(minilm):
+    half = open_encoder("minilm", device="cpu", dtype="bfloat16")
+    assert half.identity != minilm.identity
+    vectors, rough = minilm.encode(REVIEWS), half.encode(REVIEWS)
+    assert 1e-6 < np.abs(vectors - rough).max() < 0.02
+    assert np.linalg.norm(rough, axis=1) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.model
 def test_a_text_beyond_the_limit_is_read_up_to_it_and_said(caplog):
     short = open_encoder("minilm", device="cpu", max_length=8)
     with caplog.at_level(logging.WARNING, logger="mop.embed"):

@@ -25,7 +25,7 @@ from mop.backends.remote import RemoteGenerator
 from mop.comparison import Row, comparison_page, latex_table, markdown_table
 from mop.config import PRESETS, RIVALS, RunConfig, config_from_dict, config_to_dict
 from mop.downstream import downstream_f1
-from mop.embed import open_encoder
+from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
 from mop.fitted import FittedMixture, load_mixture
@@ -421,7 +421,7 @@ class _Bench:
         inputs = hash_of(
             [[self.work.folder.stage_hash(f"compare/{arm.name}") for arm in shown],
              self.work.folder.stage_hash("records"), [arm.name for arm in shown],
-             [open_encoder(name).identity for name in encoders], len(contexts), config["evaluate"], is_quick,
+             [self._encoder(name).identity for name in encoders], len(contexts), config["evaluate"], is_quick,
              config["compare"]["classifier"], config["seed"], JUDGE_VERSION]
         )  # fmt: skip
         file = self.place / f"{table}.json"
@@ -454,6 +454,9 @@ class _Bench:
         }
         return found
 
+    def _encoder(self, name: str) -> Encoder:
+        return open_encoder(name, dtype=self.config.compare.encoder_dtype)
+
     def _judged(
         self,
         responses: Mapping[str, Sequence[Response]],
@@ -468,7 +471,7 @@ class _Bench:
         exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
         result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
         for name in encoders:
-            encoder = open_encoder(name)
+            encoder = self._encoder(name)
             evaluation = evaluate(
                 {arm: [r.response for r in rows] for arm, rows in responses.items()},
                 golden,
@@ -509,7 +512,7 @@ class _Bench:
             downstream_f1,
             test_texts=[record.response for record in tests],
             test_labels=[str(record.label) for record in tests],
-            encoder=open_encoder(encoder),
+            encoder=self._encoder(encoder),
             store=self.work.store,
             classifier=self.config.compare.classifier,
             seed=self.config.seed,

@@ -392,6 +392,9 @@ class CompareConfig:
     """Rounds of ProGen; a classifier judges the texts so far after each."""
     encoders: tuple[str, ...] = ()
     """Encoders of the metrics, the headline one first; none: model.encoder."""
+    encoder_dtype: str = "float32"
+    """float32, or bfloat16: several times faster where the processor has instructions for it, cosines off by up to
+    0.004."""
     classifier: str = "logistic"
     """Downstream classifier: logistic (on frozen embeddings), or hf:ORG/NAME or a folder, which is fine-tuned."""
 
@@ -400,6 +403,7 @@ class CompareConfig:
         for method in self.methods:
             _one_of("compare", "methods", method, METHODS)
         _one_of("compare", "form", self.form, ("chat", "quote"))
+        _one_of("compare", "encoder_dtype", self.encoder_dtype, ("float32", "bfloat16"))
         _one_of("compare", "domain", self.domain, ("plain", "films", "restaurants", "news"))
         _at_least("compare", "n_responses", self.n_responses, 4)
         for name in ("n_seeds", "n_names", "min_words", "max_tries", "rounds"):

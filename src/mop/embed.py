@@ -122,6 +122,7 @@ def open_encoder(
     device: str | None = None,
     max_length: int | None = None,
     normalize: bool = True,
+    dtype: str = "float32",
 ) -> Encoder:
     """Find an encoder by name; a model is loaded when the first text has to be encoded.
 
@@ -138,6 +139,8 @@ def open_encoder(
     normalize : bool
         Whether to scale vectors to unit length; if not, they are as the model gives them
         (``minilm`` and ``mpnet`` give unit length by themselves).
+    dtype : {"float32", "bfloat16"}
+        Of the model's arithmetic; part of the identity unless it is float32.
 
     Raises
     ------
@@ -160,6 +163,7 @@ def open_encoder(
         device=device,
         max_length=max_length,
         normalize=normalize,
+        dtype=dtype,
     )
 
 
@@ -195,7 +199,7 @@ class FakeEncoder:
 
 
 class SentenceEncoder:
-    """A model of sentence-transformers, in float32.
+    """A model of sentence-transformers.
 
     Parameters
     ----------
@@ -205,7 +209,7 @@ class SentenceEncoder:
         A folder, or ``ORG/NAME`` on Hugging Face.
     revision : str
         Names the content, see `mop.pull.revision`.
-    device, max_length, normalize
+    device, max_length, normalize, dtype
         As in `open_encoder`.
 
     Raises
@@ -223,8 +227,10 @@ class SentenceEncoder:
         device: str | None,
         max_length: int | None,
         normalize: bool,
+        dtype: str,
     ) -> None:
         self._place = place
+        self._dtype = dtype
         self._device = device
         self._normalize = normalize
         self._loaded: Any = None
@@ -242,6 +248,7 @@ class SentenceEncoder:
                 "n_dims": self.n_dims,
                 "max_length": self.max_length,
                 "normalize": normalize,
+                **({} if dtype == "float32" else {"dtype": dtype}),
             },
             sort_keys=True,
         )
@@ -278,11 +285,12 @@ class SentenceEncoder:
         bars = talk.is_progress_bar_enabled()
         talk.disable_progress_bar()
         try:
-            self._loaded = package.SentenceTransformer(
+            loaded = package.SentenceTransformer(
                 str(self._place),
                 device=self._device,
                 local_files_only=isinstance(self._place, Path),
-            ).float()
+            )
+            self._loaded = loaded.bfloat16() if self._dtype == "bfloat16" else loaded.float()
         finally:
             if bars:
                 talk.enable_progress_bar()
