@@ -139,6 +139,7 @@ def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunC
         "components_per_record": 8,
         "records_per_component": 12,
         "valid_components": 10,
+        "dim": 32,
     }
     if is_tiny:
         fit = {

@@ -240,8 +240,8 @@ class FitConfig:
     """Training records that share a pair, and with it the computed prefix of the prompt."""
     valid_components: int = 32
     """Pairs newly scored for every validation record in a round."""
-    dim: int = 32
-    """d, size of the space the gates work in. The paper has 128; 32 fits as well (docs/log.md, 2026-11-26)."""
+    dim: int = 128
+    """d, size of the space the gates work in."""
     learning_rate: float = 0.02
     """Adam step size of the paper's recipe."""
     max_steps: int = 150
@@ -460,7 +460,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"exemplars": 1000},
         "model": {"encoder": "mpnet"},
         "personas": {"n_personas": 100, "writer": "llm"},
-        "fit": {"method": "paper", "dim": 128, "top_m": 4, "start_tau": 0.6, "learning_rate": 1e-3, "max_steps": 100},
+        "fit": {"method": "paper", "top_m": 4, "start_tau": 0.6, "learning_rate": 1e-3, "max_steps": 100},
     },
     "quick": {
         "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
