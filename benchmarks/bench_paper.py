@@ -39,7 +39,7 @@ from mop.config import METHODS, RunConfig, config_from_dict, config_to_dict
 from mop.data import load_records
 from mop.downstream import downstream_f1
 from mop.embed import open_encoder
-from mop.errors import MopError
+from mop.errors import ConfigError, MopError
 from mop.progress import ProgressDisplay
 from mop.randomness import generator
 from mop.store import Store
@@ -139,7 +139,6 @@ def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunC
         "components_per_record": 8,
         "records_per_component": 12,
         "valid_components": 10,
-        "dim": 32,
     }
     if is_tiny:
         fit = {
@@ -604,6 +603,9 @@ def main(argv: list[str] | None = None) -> int:
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}", file=sys.stderr)
     todo = plan(arguments, [name for name in arguments.data if name not in skipped])
+    known = {piece.name for piece in todo}
+    if todo and (unknown := sorted(set(arguments.pieces or ()) - known)):
+        raise ConfigError(f"--pieces: {', '.join(unknown)} is none of: {', '.join(sorted(known))}")
     left = [piece for piece in todo if not ledger.is_done(piece)]
     if arguments.list:
         for piece in todo:

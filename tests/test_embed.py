@@ -173,6 +173,13 @@ def test_the_identity_names_all_that_a_vector_depends_on(minilm):
     assert open_encoder("minilm", max_length=64).identity != minilm.identity
 
 
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(
+        ValueError, match=r"dtype of the encoder 'fake' is 'float16'; choose one of"
+    ):
+        open_encoder("fake", dtype="float16")
+
+
 @pytest.mark.model
 def test_bfloat16_vectors_are_nearly_the_same_and_have_an_identity_of_their_own(minilm):
     half = open_encoder("minilm", device="cpu", dtype="bfloat16")

@@ -603,15 +603,18 @@ class _Trial:
             gate = fit_candidate(candidate, rest, self.settings, seed=self.seed, start=begin)
             values[fold.rows] = fold.values(gate)
             gates.append(gate)
-            if rival is not None and f < len(self.parts) - 1:
-                seen = np.concatenate([part.rows for _, part in self.parts[: f + 1]])
-                weight = self.problem.weight[seen] / self.problem.weight[seen].sum()
-                difference = values[seen] - self.values[rival][seen]
-                mean = float(weight @ difference)
-                if mean < -2 * math.sqrt(float(weight**2 @ (difference - mean) ** 2)):
-                    return False
+            if rival is not None and self._is_clearly_worse(values, rival, f + 1):
+                return False
         self.values[candidate], self.gates[candidate] = values, gates
         return True
+
+    def _is_clearly_worse(self, values: Floats, rival: Candidate, n_folds: int) -> bool:
+        """Whether the records of the first folds lose more than two standard errors against a rival."""
+        seen = np.concatenate([fold.rows for _, fold in self.parts[:n_folds]])
+        weight = self.problem.weight[seen] / self.problem.weight[seen].sum()
+        difference = values[seen] - self.values[rival][seen]
+        mean = float(weight @ difference)
+        return mean < -2 * math.sqrt(float(weight**2 @ (difference - mean) ** 2))
 
     def mean(self, candidate: Candidate) -> float:
         """Cross-validated log-likelihood per record, nats."""

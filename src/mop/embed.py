@@ -23,6 +23,9 @@ from mop.types import Progress
 
 log = logging.getLogger(__name__)
 
+DTYPES = ("float32", "bfloat16")
+"""Arithmetic that an encoder may use."""
+
 BATCH = 64
 """Texts encoded at once; small enough for a laptop, large enough to be fast."""
 STEP = 512
@@ -145,12 +148,16 @@ def open_encoder(
     Raises
     ------
     ConfigError
-        If the name is unknown, or ``max_length`` is not what the model can read.
+        If the name or ``dtype`` is unknown, or ``max_length`` is not what the model can read.
     MissingDependencyError
         If sentence-transformers is not installed.
     PullError
         If an embedded encoder cannot be fetched.
     """
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"dtype of the encoder {name!r} is {dtype!r}; choose one of: {', '.join(DTYPES)}"
+        )
     if name == "fake":
         return FakeEncoder()
     place = resolve(name, kind="encoder")

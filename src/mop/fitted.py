@@ -286,9 +286,8 @@ def draw_agents(
                         persona=persona,
                         exemplars=(exemplar,),
                         temperature=float(tau[persona]),
-                        log_pi=round(
-                            float(log_pi[i, persona]), 12
-                        ),  # the last digits vary with the batch
+                        # Beyond 12 digits they vary with the batch.
+                        log_pi=round(float(log_pi[i, persona]), 12),
                         log_omega=round(float(log_drawn[i]), 12),
                     )
                 )
