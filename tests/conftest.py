@@ -1,6 +1,8 @@
 """Fixtures that many tests share: film reviews in miniature, the fake model, a mixture fitted with it."""
 
 import json
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,14 @@ BAD = [
     "bad cast",
     "so slow",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them send."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def reviews(n: int) -> list[Record]:
