@@ -42,6 +42,9 @@ little: the first one of L-BFGS is tiny wherever the slope is small."""
 _SMALL = 2_000_000
 """Numbers in a tensor below which one thread is faster than several."""
 
+CLEARLY = 3.0
+"""Standard errors over records by which a candidate must lose to be given up."""
+
 SHRINKAGE = 4.0
 """Records' worth of belief that a component does as well as its persona and its exemplar do elsewhere."""
 
@@ -519,9 +522,9 @@ def choose(
     """Cross-validate the candidates, then fit the best one to all records.
 
     Every record is judged by a fit that has not seen it. Priors of the biases are tried from the narrowest
-    up, and then decays from the strongest down, each from where the one before ended, until the
-    next validates worse; one that clearly does so on the first folds is not fitted on the others. The
-    winner is then tried with a single temperature; of equals the simpler candidate wins.
+    up, and then decays from the strongest down, each from where the one before ended, until one is clearly
+    worse than the best: a small loss says little, for the next may win. The winner is then
+    tried with a single temperature; of equals the simpler candidate wins.
     """
     trial = _Trial(problem, cells, settings, seed, progress)
     uniform = Candidate("uniform")
@@ -529,22 +532,21 @@ def choose(
     last, unconditional = uniform, Candidate("unconditional", width=WIDTHS[0])
     for width in WIDTHS:
         wider = Candidate("unconditional", width=width)
-        rival = unconditional if unconditional in trial.values else None
-        if not trial.validate(wider, start=last, rival=rival) or (
-            trial.mean(wider) < trial.mean(unconditional)
-        ):
+        if not trial.validate(wider, start=last, rival=unconditional):
             break
-        last = unconditional = wider
+        if trial.mean(wider) > trial.mean(unconditional):
+            unconditional = wider
+        last = wider
     best = last = unconditional
     if trial.mean(uniform) >= trial.mean(unconditional):
         best = uniform
     for decay in sorted(settings.decays, reverse=True):
         gates = Candidate("gates", decay, unconditional.width)
-        if not trial.validate(gates, start=last, rival=best) or (
-            trial.mean(gates) <= trial.mean(best)
-        ):
+        if not trial.validate(gates, start=last, rival=best):
             break
-        best = last = gates
+        if trial.mean(gates) > trial.mean(best):
+            best = gates
+        last = gates
     others = {"uniform": trial.values[uniform], "unconditional": trial.values[unconditional]}
     if best != uniform and len(problem.betas) > 1 and len(problem.hg) > 1:
         single = replace(best, is_single_tau=True)
@@ -592,8 +594,7 @@ class _Trial:
     ) -> bool:
         """Fit a candidate without each fold in turn, and judge that fold.
 
-        Given up, and False returned, once the records judged so far say by more than two standard errors
-        that it is worse than its rival.
+        Given up, and False returned, once the folds so far show that it is clearly worse than its rival.
         """
         if self.progress is not None:
             self.progress("fit gates", len(self.values), self.n_trials)
@@ -603,18 +604,23 @@ class _Trial:
             gate = fit_candidate(candidate, rest, self.settings, seed=self.seed, start=begin)
             values[fold.rows] = fold.values(gate)
             gates.append(gate)
-            if rival is not None and self._is_clearly_worse(values, rival, f + 1):
+            if rival in self.values and self._is_clearly_worse(values, rival, f + 1):
                 return False
         self.values[candidate], self.gates[candidate] = values, gates
         return True
 
     def _is_clearly_worse(self, values: Floats, rival: Candidate, n_folds: int) -> bool:
-        """Whether the records of the first folds lose more than two standard errors against a rival."""
+        """Whether the records of the first folds lose against a rival by more than chance would have it.
+
+        The bound is `CLEARLY` standard errors once all folds are in, and more before, as many as
+        O'Brien and Fleming (1979) ask for when a trial is looked at several times.
+        """
         seen = np.concatenate([fold.rows for _, fold in self.parts[:n_folds]])
         weight = self.problem.weight[seen] / self.problem.weight[seen].sum()
         difference = values[seen] - self.values[rival][seen]
         mean = float(weight @ difference)
-        return mean < -2 * math.sqrt(float(weight**2 @ (difference - mean) ** 2))
+        error = math.sqrt(float(weight**2 @ (difference - mean) ** 2))
+        return mean < -CLEARLY * math.sqrt(len(self.parts) / n_folds) * error
 
     def mean(self, candidate: Candidate) -> float:
         """Cross-validated log-likelihood per record, nats."""
