@@ -194,7 +194,9 @@ def test_an_ablation_changes_its_setting(source, ablation, section, key, value):
     assert is_shared == (ablation == "single-tau")
 
 
-@pytest.mark.parametrize("ablation", ["no-exemplars", "no-gates", "tokens-4", "prompt-8"])
+@pytest.mark.parametrize(
+    "ablation", ["no-exemplars", "no-gates", "fitted-tau", "tokens-4", "prompt-8"]
+)
 def test_other_ablations_need_no_fit(source, ablation):
     assert variant_settings(settings(source), ablation) == (None, False)
 

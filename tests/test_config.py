@@ -58,7 +58,8 @@ def test_json_and_back_is_the_same():
         ),
         ("model.memory_gib=0", r"model\.memory_gib must be above 0, got 0\.0; leave it out for a"),
         ("simulate.top_p=1.5", r"simulate\.top_p must be above 0 and at most 1, got 1\.5"),
-        ("simulate.control_tau=0", r"simulate\.control_tau must be above 0, got 0\.0"),
+        ("simulate.control_tau=0", r"simulate\.control_tau must be a number above 0, got 0\.0"),
+        ("simulate.tau_factor=0", r"simulate\.tau_factor must be a number above 0, got 0\.0"),
         ("simulate.n_agents=2", r"n_agents above 1 goes with mix = .*set both or neither"),
         (
             'simulate.controls=["zeroshot"]',

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mop.config import METHODS, resolve_config
+from mop.compare import draw_ablation
+from mop.config import FIXED_TAU, METHODS, resolve_config
 from mop.errors import ConfigError, NotFittedError, ScoringUnsupportedError
 from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
 from mop.store import Store
@@ -48,6 +49,43 @@ def test_a_row_does_not_depend_on_the_other_contexts(small_run, method):
     assert some == whole[5:7]
 
 
+@pytest.mark.parametrize("method", [method for method in HERE if method in FIXED_TAU])
+def test_a_method_can_be_drawn_at_a_temperature_of_its_own(small_run, method):
+    name = f"{method}@0.6"
+    rows = list(respond(name, small_run.held_out, ingredients(small_run)))
+    assert {(row.method, row.temperature) for row in rows} == {(name, 0.6)}
+    set_for_all = ingredients(small_run, "simulate.control_tau=0.6")
+    assert list(respond(method, small_run.held_out, set_for_all, name=name)) == rows
+
+
+@pytest.mark.parametrize("method", ["mop", "mop-uniform"])
+def test_a_factor_multiplies_the_temperatures_of_the_mixture(small_run, method):
+    plain = list(respond(method, small_run.held_out, ingredients(small_run)))
+    given = ingredients(small_run, "simulate.tau_factor=0.75")
+    cooler = list(respond(method, small_run.held_out, given))
+    drawn = [(row.persona, row.exemplar, row.seed) for row in plain]
+    assert [(row.persona, row.exemplar, row.seed) for row in cooler] == drawn
+    assert [row.temperature for row in cooler] == pytest.approx(
+        [0.75 * row.temperature for row in plain]
+    )
+
+
+def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_run):
+    given = ingredients(
+        small_run, "simulate.tau_factor=0.5", "simulate.mix=prompt", "simulate.n_agents=3"
+    )
+    tau = dict(zip((p.key for p in small_run.fitted.personas), small_run.fitted.temperatures, strict=True))  # fmt: skip
+    for ablation, factor, most in (
+        ("single-tau", 0.5, 3), ("fitted-tau", 1.0, 3), ("paper-fit", 1.0, 1), ("no-exemplars", 0.5, 0),
+        ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2),
+    ):  # fmt: skip
+        rows = draw_ablation(ablation, small_run.held_out, given, small_run.fitted, name=ablation)
+        assert [row.temperature for row in rows] == pytest.approx(
+            [factor * tau[row.persona] for row in rows]
+        )
+        assert max(len((row.exemplar or "").split()) for row in rows) == most
+
+
 def test_methods_without_personas_need_no_fit(small_run):
     given = ingredients(small_run, mixture=False)
     assert len(list(respond("few-shot-3", small_run.held_out, given))) == len(small_run.held_out)
@@ -66,6 +104,23 @@ def test_picle_says_that_it_needs_weights(small_run):
 def test_an_unknown_method_is_named():
     with pytest.raises(ConfigError, match="unknown method 'zerogem'; known: mop, zero-shot"):
         needs_mixture("zerogem")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("zerogem@0.5", "unknown method 'zerogem@0.5'"),
+        ("mop@0.5", "mop has temperatures of its own, got 'mop@0.5'; set simulate.tau_factor"),
+        ("zerogen@cold", "with a TAU above 0, got 'zerogen@cold'; e.g. zerogen@0.75"),
+        ("zerogen@0", "with a TAU above 0, got 'zerogen@0'"),
+        ("zerogen@inf", "with a TAU above 0, got 'zerogen@inf'"),
+    ],
+)
+def test_a_temperature_that_cannot_be_is_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        needs_mixture(name)
+    with pytest.raises(ConfigError, match=r"compare\.methods"):
+        resolve_config(assignments=[f'compare.methods=["{name}"]'])
 
 
 def test_one_model_writes_and_another_scores(small_run):

@@ -23,7 +23,14 @@ import numpy as np
 from mop.artifacts import RunFolder, hash_of, read_json, write_atomic, write_json
 from mop.backends.remote import RemoteGenerator
 from mop.comparison import Row, comparison_page, latex_table, markdown_table
-from mop.config import PRESETS, RIVALS, RunConfig, config_from_dict, config_to_dict
+from mop.config import (
+    PRESETS,
+    RIVALS,
+    RunConfig,
+    config_from_dict,
+    config_to_dict,
+    method_and_tau,
+)
 from mop.downstream import downstream_f1
 from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
@@ -67,6 +74,7 @@ _PLAIN_ABLATIONS = (
     "random-personas",
     "no-gates",
     "single-tau",
+    "fitted-tau",
     "paper-fit",
 )
 
@@ -214,7 +222,7 @@ def _further_arms(bench: _Bench, found: Mapping[str, Any], config: RunConfig) ->
 
 def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
     """For each main figure the rival that is best on it; chosen in the rivals' favour, on the golden texts."""
-    rivals = [method for method in methods if method in RIVALS]
+    rivals = [method for method in methods if method_and_tau(method)[0] in RIVALS]
     best = {}
     for metric, better in zip(MAIN, (-1, 1, -1, 1), strict=True):
         have = [m for m in rivals if m in rows and rows[m].get(metric) is not None]
@@ -597,7 +605,8 @@ class _Bench:
             values = over_seeds([found["rows"][name] for name in names])
             values["fid_excess"] = values["fid"] - floor["fid"]
             values |= self._cost(method, names)
-            values["sees_real"] = method in SEES_REAL or method.startswith("mop.")
+            base = method.partition("@")[0]
+            values["sees_real"] = base in SEES_REAL or base.startswith("mop.")
             rows.append(Row(method, values))
         return rows
 
@@ -607,7 +616,8 @@ class _Bench:
         file = self.place / "seconds.json"
         seconds = read_json(file) if file.is_file() else {}
         draws = [spent[f"simulate/{name}"] for name in names if f"simulate/{name}" in spent]
-        before = [spent[f"prepare/{method}"]] if f"prepare/{method}" in spent else []
+        prepared = f"prepare/{method.partition('@')[0]}"
+        before = [spent[prepared]] if prepared in spent else []
         if method in ("mop", "mop-uniform"):
             before = [spent[stage] for stage in ("personas", "fit") if stage in spent]
         money = sum(
@@ -667,7 +677,9 @@ def draw_ablation(
     ----------
     ablation : str
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
-        gates; ``tokens-L`` and ``prompt-L``: L agents write together; others: the mixture decides.
+        gates; ``tokens-L`` and ``prompt-L``: L agents write together; ``fitted-tau``: no factor on
+        the temperatures; ``paper-fit``: as the paper draws, one agent at its own temperature;
+        others: the mixture decides.
     contexts : sequence of Record, length n
     given : Ingredients
     mixture : FittedMixture
@@ -675,14 +687,18 @@ def draw_ablation(
     name : str
         Of rows and costs.
     """
-    numbered = _ABLATION.fullmatch(ablation)
+    numbered, simulation = _ABLATION.fullmatch(ablation), given.config.simulate
     if ablation == "no-gates":
         return list(respond("mop-uniform", contexts, given, name=name))
+    if ablation in ("fitted-tau", "paper-fit"):
+        at_fitted = replace(given.config, simulate=replace(simulation, tau_factor=1.0))
+        given = replace(given, config=at_fitted)
+    n_agents, mix = simulation.n_agents, simulation.mix
     if numbered is not None and numbered[1] in ("tokens", "prompt"):
-        n_agents = int(numbered[2])
-        agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=numbered[1])
-    else:
-        agents = mixture_agents(mixture, contexts, given)
+        n_agents, mix = int(numbered[2]), numbered[1]
+    if ablation in ("no-exemplars", "paper-fit"):
+        n_agents, mix = 1, "none"
+    agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=mix)
     if ablation == "no-exemplars":
         agents = [
             replace(agent, exemplars=(), log_omega=0.0)

@@ -290,6 +290,41 @@ CONTROLS = ("few-shot", "few-shot-3", "persona-only", "mop-uniform")
 """Methods that share something with mop."""
 METHODS = (*RIVALS, *CONTROLS)
 """Methods that can be drawn beside mop."""
+FIXED_TAU = tuple(method for method in METHODS if method != "mop-uniform")
+"""Methods without temperatures of their own; ``NAME@TAU`` draws one at another than simulate.control_tau."""
+
+
+def method_and_tau(name: str) -> tuple[str, float | None]:
+    """Split ``zerogen@0.7`` into the method and the temperature that it is to be drawn at, None for none.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method, a temperature that is no positive number, or one for a method that has its own.
+
+    Examples
+    --------
+    >>> method_and_tau("few-shot@0.75")
+    ('few-shot', 0.75)
+    """
+    method, at, text = name.partition("@")
+    if method not in ("mop", *METHODS):
+        raise ConfigError(f"unknown method {name!r}; known: mop, {', '.join(METHODS)}")
+    if not at:
+        return method, None
+    if method not in FIXED_TAU:
+        raise ConfigError(
+            f"{method} has temperatures of its own, got {name!r}; set simulate.tau_factor, which multiplies them"
+        )
+    try:
+        tau = float(text)
+    except ValueError:
+        tau = math.nan
+    if not 0 < tau < math.inf:
+        raise ConfigError(
+            f"a method at a temperature is written NAME@TAU with a TAU above 0, got {name!r}; e.g. {method}@0.75"
+        )
+    return method, tau
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,8 +348,11 @@ class SimulateConfig:
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
     """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; see
     `METHODS`."""
+    tau_factor: float = 1.0
+    """Multiplies the mixture's temperatures; other than 1 the sampler is no longer the fitted model. Small models write
+    more sense at 0.75 (docs/log.md)."""
     control_tau: float = 1.0
-    """Temperature of the controls that have none of their own."""
+    """Temperature of the methods that have none of their own; NAME@TAU in a list of methods: that one alone."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
@@ -326,15 +364,15 @@ class SimulateConfig:
         _one_of("simulate", "mix", self.mix, ("none", "tokens", "prompt"))
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"simulate.top_p must be above 0 and at most 1, got {self.top_p}")
-        if not self.control_tau > 0:
-            raise ConfigError(f"simulate.control_tau must be above 0, got {self.control_tau}")
+        for name in ("tau_factor", "control_tau"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"simulate.{name} must be a number above 0, got {value}")
         if (self.mix == "none") != (self.n_agents == 1):
             raise ConfigError(
                 f'simulate.n_agents above 1 goes with mix = "tokens" or "prompt", got n_agents '
                 f"{self.n_agents} and mix {self.mix!r}; set both or neither"
             )
-        for control in self.controls:
-            _one_of("simulate", "controls", control, METHODS)
+        _are_methods("simulate", "controls", self.controls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,8 +438,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        for method in self.methods:
-            _one_of("compare", "methods", method, METHODS)
+        _are_methods("compare", "methods", self.methods)
         _one_of("compare", "form", self.form, ("chat", "quote"))
         _one_of("compare", "encoder_dtype", self.encoder_dtype, ("float32", "bfloat16"))
         _one_of("compare", "domain", self.domain, ("plain", "films", "restaurants", "news"))
@@ -653,6 +690,16 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _at_least(section: str, name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{section}.{name} must be at least {least}, got {value}")
+
+
+def _are_methods(section: str, name: str, given: Sequence[str]) -> None:
+    for method in given:
+        if "@" not in method:
+            _one_of(section, name, method, METHODS)
+        try:
+            method_and_tau(method)
+        except ConfigError as error:
+            raise ConfigError(f"{section}.{name}: {error}") from None
 
 
 def _one_of(section: str, name: str, value: str, known: Sequence[str]) -> None:

@@ -442,6 +442,9 @@ class MixtureOfPersonas:
         *,
         seed: int = 0,
         decoding: Decoding | None = None,
+        n_agents: int = 1,
+        mix: str = "none",
+        tau_factor: float = 1.0,
     ) -> list[Response]:
         """Draw one response to each context: persona, exemplar, then text.
 
@@ -452,14 +455,25 @@ class MixtureOfPersonas:
             draw depends on (seed, position) for strings, on (seed, key) for records.
         seed : int
         decoding : Decoding, optional
+        n_agents, mix, tau_factor : int, str, float
+            As in the settings of ``simulate``: L agents that write one response together, how
+            (``prompt`` or ``tokens``), and what multiplies the temperatures.
 
         Returns
         -------
         list of Response
             With persona, exemplar, temperature and weights of each.
+
+        Raises
+        ------
+        ConfigError
+            For values that the settings of ``simulate`` would not accept.
         """
-        from mop.fitted import draw_agents
+        from mop.config import SimulateConfig
+        from mop.fitted import draw_agents, together
         from mop.simulate import simulate
+
+        SimulateConfig(n_agents=n_agents, mix=mix, tau_factor=tau_factor)
 
         asked = [
             c if isinstance(c, Record) else Record(key=f"context-{i}", context=c, response="")
@@ -469,11 +483,11 @@ class MixtureOfPersonas:
             return []
         fitted, store = self._fitted(), self._open_store()
         hx = self._context_vectors(asked)
-        agents = [a[0] for a in draw_agents(fitted, hx, asked, seed=seed)]
+        drawn = draw_agents(fitted, hx, asked, seed=seed, n_agents=n_agents, tau_factor=tau_factor)
         return list(
             simulate(
                 asked,
-                agents,
+                together(drawn, mix),
                 fitted.personas,
                 fitted.exemplars,
                 generator=self._open_generator(),

@@ -225,6 +225,26 @@ def persona_shares(fitted: FittedMixture, hx: NDArray[np.float32], weight: Float
     return share
 
 
+def together(drawn: Sequence[tuple[Agent, ...]], mix: str) -> list[Agent | tuple[Agent, ...]]:
+    """Let the agents drawn for each response write it together.
+
+    Parameters
+    ----------
+    drawn : sequence of n tuples of L agents
+        See `draw_agents`.
+    mix : str
+        ``prompt``: the first agent's persona and temperature, and everybody's exemplars, each once, in
+        one prompt; otherwise the agents as they are (``tokens``: next-token distributions are
+        averaged), a single one by itself. Both are ours: the paper does not say how.
+    """
+    if mix != "prompt":
+        return [agents[0] if len(agents) == 1 else agents for agents in drawn]
+    return [
+        replace(agents[0], exemplars=tuple(dict.fromkeys(j for a in agents for j in a.exemplars)))
+        for agents in drawn
+    ]
+
+
 def draw_agents(
     fitted: FittedMixture,
     hx: NDArray[np.float32],
@@ -232,6 +252,7 @@ def draw_agents(
     *,
     seed: int,
     n_agents: int = 1,
+    tau_factor: float = 1.0,
     chunk: int = 64,
 ) -> list[tuple[Agent, ...]]:
     """Draw persona, then exemplar, for every context: the first two steps of the simulation.
@@ -247,6 +268,9 @@ def draw_agents(
     seed : int
     n_agents : int
         L, agents for one response (the paper's persona mixing at inference).
+    tau_factor : float
+        Multiplies the fitted temperatures. Ours: likelihood asks for warmer draws than make sense
+        to a reader, since a model is judged on real beginnings and writes on from its own.
     chunk : int
         Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
         the index, one float32 key for each.
@@ -263,7 +287,7 @@ def draw_agents(
     if len(hx) != len(contexts):
         raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
     own = fitted.own(contexts)
-    tau = fitted.temperatures
+    tau = fitted.temperatures * tau_factor
     agents: list[tuple[Agent, ...]] = []
     for start in range(0, len(hx), chunk):
         rows = slice(start, start + chunk)

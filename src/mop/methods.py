@@ -15,10 +15,10 @@ from mop.baselines.picle import picle_agents, prompted_ratio
 from mop.baselines.picle_lora import lora_ratio
 from mop.baselines.progen import progen
 from mop.baselines.zerogen import zerogen
-from mop.config import METHODS, RunConfig
+from mop.config import RunConfig, method_and_tau
 from mop.embed import Encoder, embed
-from mop.errors import ConfigError, NotFittedError
-from mop.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
+from mop.errors import NotFittedError
+from mop.fitted import FittedMixture, context_text, draw_agents, together, uniform_mixture
 from mop.score import own_exemplars
 from mop.simulate import simulate
 from mop.store import Store
@@ -71,7 +71,7 @@ def needs_scorer(method: str) -> bool:
     ConfigError
         For an unknown method.
     """
-    return needs_mixture(method) or method == "picle-prompted"
+    return needs_mixture(method) or method_and_tau(method)[0] == "picle-prompted"
 
 
 def needs_mixture(method: str) -> bool:
@@ -82,9 +82,7 @@ def needs_mixture(method: str) -> bool:
     ConfigError
         For an unknown method.
     """
-    if method not in ("mop", *METHODS):
-        raise ConfigError(f"unknown method {method!r}; known: mop, {', '.join(METHODS)}")
-    return method in ("mop", "mop-uniform", "persona-only")
+    return method_and_tau(method)[0] in ("mop", "mop-uniform", "persona-only")
 
 
 def respond(
@@ -95,7 +93,8 @@ def respond(
     Parameters
     ----------
     method : str
-        ``mop`` or one of `mop.config.METHODS`.
+        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than
+        ``simulate.control_tau``.
     contexts : sequence of Record, length n
     given : Ingredients
     name : str, optional
@@ -113,8 +112,11 @@ def respond(
     NotFittedError
         If the method needs a mixture and there is none.
     """
-    needs_mixture(method)
     name = name or method
+    method, tau = method_and_tau(method)
+    if tau is not None:
+        simulate_at = replace(given.config.simulate, control_tau=tau)
+        given = replace(given, config=replace(given.config, simulate=simulate_at))
     settings, rivals = given.config.simulate, given.config.compare
     if method == "zerogen":
         return zerogen(
@@ -231,16 +233,11 @@ def mixture_agents(
     """Draw L agents for each context from a mixture, to write together or to share one prompt."""
     texts = [context_text(record) for record in contexts]
     hx = embed(texts, given.encoder, store=given.store, progress=given.progress)
-    drawn = draw_agents(mixture, hx, contexts, seed=given.seed, n_agents=n_agents)
-    if mix == "prompt":
-        return [_one_prompt(agents) for agents in drawn]
-    return [agents[0] if len(agents) == 1 else agents for agents in drawn]
-
-
-def _one_prompt(agents: tuple[Agent, ...]) -> Agent:
-    """``mix="prompt"``: the first agent's persona and temperature, and everybody's exemplars, each once."""
-    exemplars = tuple(dict.fromkeys(j for agent in agents for j in agent.exemplars))
-    return replace(agents[0], exemplars=exemplars)
+    factor = given.config.simulate.tau_factor
+    drawn = draw_agents(
+        mixture, hx, contexts, seed=given.seed, n_agents=n_agents, tau_factor=factor
+    )
+    return together(drawn, mix)
 
 
 def _mixture(given: Ingredients, method: str) -> FittedMixture:

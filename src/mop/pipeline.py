@@ -348,7 +348,8 @@ def simulate_method(
     config, path, progress, models
         As for `run`.
     method : str
-        ``mop`` or one of `mop.config.METHODS`.
+        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than
+        ``simulate.control_tau``.
 
     Returns
     -------
@@ -648,6 +649,10 @@ def make_responses(work: Work) -> Made:
     ingredients = ingredients_of(work)
     if settings.top_p < 1 or settings.top_k > 0:
         logger.warning("top-p or top-k is on: the sampler is not the fitted model")
+    if settings.tau_factor != 1:
+        logger.warning(
+            "simulate.tau_factor is %g: temperatures are not the fitted ones", settings.tau_factor
+        )
     files = []
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
