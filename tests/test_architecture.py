@@ -19,6 +19,7 @@ LAYERS = [
         "config",
         "artifacts",
         "curve",
+        "interrupts",
         "progress",
         "convert",
         "baselines",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mop import __version__
 from mop.errors import ConfigError, MopError
+from mop.interrupts import import_whole
 
 if TYPE_CHECKING:
     from mop.config import RunConfig
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130/143 interrupted."""
     # Threads that wait asleep: on a busy machine, waiting awake takes time from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import_whole("torch")
     parser = build_parser()
     args = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
