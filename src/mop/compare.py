@@ -60,8 +60,8 @@ SEES_REAL = (
     "picle-prompted",
 )
 """Methods that see real texts (the exemplars); the others see none."""
-QUICK_SUBSAMPLES = 10
-"""Behind the intervals of the first look that only chooses the best rivals."""
+QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
+"""k-means seeds and subsamples of the first look, which only chooses the best rivals."""
 JUDGE_VERSION = 2
 """Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
@@ -474,7 +474,9 @@ class _Bench:
         is_quick: bool,
     ) -> dict[str, Any]:
         settings, store = self.config.evaluate, self.work.store
-        n_bootstrap = QUICK_SUBSAMPLES if is_quick else settings.n_bootstrap
+        n_seeds, n_bootstrap = settings.n_seeds, settings.n_bootstrap
+        if is_quick:
+            n_seeds, n_bootstrap = min(QUICK_SEEDS, n_seeds), min(QUICK_SUBSAMPLES, n_bootstrap)
         golden = [record.response for record in self.work.records("golden")]
         exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
         result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
@@ -486,7 +488,7 @@ class _Bench:
                 [record.response for record in self.floor[:n]],
                 encoder=encoder,
                 store=store,
-                n_seeds=settings.n_seeds,
+                n_seeds=n_seeds,
                 n_bootstrap=n_bootstrap,
                 seed=self.config.seed,
                 exemplar_texts={
