@@ -42,6 +42,7 @@ from mop.data import load_records
 from mop.downstream import downstream_f1
 from mop.embed import open_encoder
 from mop.errors import ConfigError, MopError
+from mop.pipeline import STAGE_VERSIONS
 from mop.progress import ProgressDisplay
 from mop.randomness import generator
 from mop.store import Store
@@ -315,10 +316,10 @@ class Ledger:
 
 
 def stamp(config: RunConfig) -> str:
-    """Hash of the settings; more ablations leave what is done done."""
+    """Hash of the settings and of what a stage makes of them; more ablations leave what is done done."""
     settings = config_to_dict(config)
     del settings["compare"]["ablations"]
-    return hash_of(settings)
+    return hash_of([settings, STAGE_VERSIONS])
 
 
 def hours(seconds: float) -> str:

@@ -29,7 +29,7 @@ from mop.backends.base import LanguageModel
 from mop.cluster import cluster
 from mop.data import read_records, save_records
 from mop.embed import Encoder, embed, open_encoder
-from mop.fitted import context_text, exemplar_text
+from mop.fitted import context_text, exemplar_text, exemplar_vectors
 from mop.personas import keyword_personas, read_personas, save_personas
 from mop.prompts import simulation_prompt
 from mop.randomness import derive_seed
@@ -275,7 +275,7 @@ def read_truth(
         n_tokens=table.n_tokens,
         hx=embed([context_text(r) for r in material.records], encoder, store=store),
         hg=embed([p.description for p in material.personas], encoder, store=store),
-        he=embed([exemplar_text(r) for r in material.exemplars], encoder, store=store),
+        he=exemplar_vectors(material.exemplars, encoder, store=store),
         betas=scorer.betas,
         is_complete=is_complete,
     )

@@ -11,6 +11,7 @@ from mop.candidates import (
     Candidate,
     Part,
     _Trial,
+    axes_of,
     best_component,
     best_single_tau,
     certificate,
@@ -18,12 +19,13 @@ from mop.candidates import (
     component_gains,
     fit_candidate,
     log_lik_of,
+    new_gate,
     paired_interval,
     tau_intervals,
     temperature_report,
     values_of,
 )
-from mop.cells import pack_cells
+from mop.cells import Problem, pack_cells
 from mop.config import FitConfig
 from mop.errors import DataError
 from planted import plant
@@ -177,6 +179,78 @@ def test_a_stronger_decay_keeps_gates_nearer_to_context_free_weights(small):
     ]
     assert sizes[0] > sizes[1] > sizes[2]
     assert sizes[2] < 1e-2
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Three kinds of context; a record is explained by the exemplars of its kind, and few cells are scored."""
+    rng = np.random.default_rng(0)
+    n, n_personas, n_exemplars, size = 60, 2, 30, 8
+    centres = np.linalg.qr(rng.standard_normal((size, 3)))[0].T
+    kind, kind_e = rng.integers(0, 3, n), rng.integers(0, 3, n_exemplars)
+
+    def near(kinds):
+        rows = centres[kinds] + 0.05 * rng.standard_normal((len(kinds), size))
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    text = rng.standard_normal((n_exemplars, size)) / size**0.5
+    problem = Problem(
+        hx=near(kind), hg=(rng.standard_normal((n_personas, size)) / size**0.5).astype(np.float32),
+        he=np.hstack([text, near(kind_e)]).astype(np.float32), own=np.full(n, -1), weight=np.ones(n),
+        n_train=40, betas=(1.0,),
+    )  # fmt: skip
+    names = [
+        sorted(rng.choice(n_personas * n_exemplars, 10, replace=False).tolist()) for _ in range(n)
+    ]
+
+    def curve(i, c):
+        fits = kind[i] == kind_e[c % n_exemplars]
+        return np.array([-20.0 + 4.0 * fits + rng.normal(0, 1)], np.float32)
+
+    cells = pack_cells(
+        names, curve, np.zeros((n, n_personas * n_exemplars)), n_exemplars=n_exemplars, n_nodes=1
+    )
+    return problem, cells, kind_e, centres
+
+
+def test_exemplars_with_a_context_like_the_one_at_hand_are_found_from_few_scores(alike):
+    problem, cells, kind_e, centres = alike
+    choice = choose(problem, cells, replace(FAST, dim=16), seed=0)
+    assert choice.candidate.kind == "similar"
+    hx = torch.as_tensor(centres)
+    for kind in range(3):
+        omega = choice.gate.log_omega(hx[kind : kind + 1], torch.tensor([0])).exp()[0]
+        assert float(omega[kind_e == kind].sum().detach()) > 0.8
+    unconditional = choice.others["unconditional"].mean()
+    assert choice.values.mean() > unconditional + 0.3
+
+
+def test_similarity_moves_two_factors_and_its_optimum_does_not_depend_on_the_start(alike):
+    problem, cells, *_ = alike
+    part, settings = Part(problem, cells, np.arange(60)), replace(FAST, dim=16)
+    similar = Candidate("similar")
+    cold = fit_candidate(similar, part, settings, seed=0)
+    warm = fit_candidate(similar, part, settings, seed=0, start=cold)
+    assert part.values(warm).mean() == pytest.approx(part.values(cold).mean(), abs=1e-3)
+    axes = axes_of(new_gate(problem, settings, 1.0, 0).w_x.detach(), problem)
+    assert int((axes.abs().sum(dim=1) > 0).sum()) == 4
+    w_e, size = cold.w_e.detach(), problem.hx.shape[1]
+    assert float(w_e[:, :size].abs().max()) < 1e-12
+    spans = torch.from_numpy(problem.bases[2])
+    factor = float((w_e[:, size:] * axes).sum() / axes.square().sum())
+    along = torch.cat([torch.zeros_like(axes), axes], dim=1) @ spans
+    assert torch.allclose(w_e @ spans, factor * along, atol=0.05 * abs(factor))
+    assert factor > 1
+
+
+def test_axes_are_orthonormal_and_have_one_sign(alike):
+    problem = alike[0]
+    axes = problem.axes
+    assert np.allclose(axes @ axes.T, np.eye(len(axes)))
+    assert (axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] > 0).all()
+    rows = np.concatenate([problem.hx, problem.hg, problem.he[:, -8:]])
+    spread = (rows @ axes.T).var(axis=0)
+    assert (np.diff(spread) <= 1e-9).all()
 
 
 def test_weights_without_context_have_no_projections_and_fit_better_than_uniform(small):

@@ -53,13 +53,13 @@ def test_samples_are_reproducible_and_carry_their_provenance(model):
 
 
 def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
-    contexts = ["Verdict: good."] * 6
+    contexts = ["Verdict: good."] * 20
     plain = model.sample(contexts, seed=1)
     cooler = model.sample(contexts, seed=1, tau_factor=0.5)
     assert [r.persona for r in cooler] == [r.persona for r in plain]
     assert [r.temperature for r in cooler] == pytest.approx([r.temperature / 2 for r in plain])
-    shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=3, mix="prompt")]
-    assert all(1 <= len(keys) <= 3 and len(set(keys)) == len(keys) for keys in shown)
+    shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="prompt")]
+    assert all(1 <= len(keys) <= 5 and len(set(keys)) == len(keys) for keys in shown)
     assert max(map(len, shown)) > 1
     with pytest.raises(ConfigError, match=r"tau_factor must be a number above 0, got -1"):
         model.sample(contexts, tau_factor=-1)

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from mop.embed import FakeEncoder, embed
 from mop.errors import ArtifactError, DataError
 from mop.fitted import (
     FittedMixture,
     draw_agents,
+    exemplar_text,
+    exemplar_vectors,
     load_mixture,
     save_mixture,
     unconditional_mixture,
@@ -28,12 +31,12 @@ def exemplar(j):
     )
 
 
-@pytest.fixture
-def fitted():
+@pytest.fixture(params=[5, 10], ids=["exemplars D", "exemplars 2D"])
+def fitted(request):
     rng = torch.Generator().manual_seed(0)
     gate = Gate(
         torch.randn(3, 5, generator=rng),
-        torch.randn(4, 5, generator=rng),
+        torch.randn(4, request.param, generator=rng),
         dim=2,
         seed=1,
         init_scale=2.0,
@@ -47,6 +50,15 @@ def fitted():
         "a line",
         {"uniform_tau": 0.9, "lm": "fake"},
     )
+
+
+def test_the_gates_see_of_an_exemplar_its_text_and_its_context():
+    encoder, records = FakeEncoder(), [exemplar(j) for j in range(3)]
+    found = exemplar_vectors(records, encoder)
+    assert found.shape == (3, 2 * encoder.encode(["c0"]).shape[1])
+    text, context = np.split(found, 2, axis=1)
+    assert text.tolist() == embed([exemplar_text(r) for r in records], encoder).tolist()
+    assert context.tolist() == embed(["c0", "c1", "c2"], encoder).tolist()
 
 
 def contexts(n):

@@ -10,12 +10,12 @@ from mop.errors import DataError
 from mop.gate import Gate, mean_weight
 
 
-@pytest.fixture
-def gate():
+@pytest.fixture(params=[5, 10], ids=["exemplars D", "exemplars 2D"])
+def gate(request):
     rng = torch.Generator().manual_seed(0)
     g = Gate(
         torch.randn(3, 5, generator=rng),
-        torch.randn(4, 5, generator=rng),
+        torch.randn(4, request.param, generator=rng),
         dim=2,
         seed=1,
         init_scale=2.0,
@@ -103,5 +103,5 @@ def test_mean_weight_is_the_average_over_contexts(gate, hx):
 
 
 def test_embeddings_of_different_size_are_refused():
-    with pytest.raises(DataError, match=r"embeddings of the same size, got \(3, 5\) and \(4, 6\)"):
+    with pytest.raises(DataError, match=r"exemplars of D or 2D, got \(3, 5\) and \(4, 6\)"):
         Gate(torch.zeros(3, 5), torch.zeros(4, 6), seed=0)

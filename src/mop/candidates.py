@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 # Prior standard deviations of the biases, in nats, at width 1: what 72 records support (docs/log.md, 2026-11-23).
 SD_A, SD_DELTA, SD_V = 0.3, 0.1, 1.0
 
+SD_SIMILARITY = 10.0
+"""Prior standard deviation of the two factors on similarities, in nats for a cosine of one."""
+
+SIMILAR_AXES = 32
+"""Principal axes of the embeddings in which similarity is measured, at most a quarter of the gate's dimensions."""
+
 WIDTHS = (1.0, 3.0, 10.0)
 """Factors on these that are tried, narrowest first: more records support freer weights."""
 
@@ -54,13 +60,19 @@ class Candidate:
     """One way to weigh components."""
 
     kind: str
-    """``uniform``, ``unconditional`` or ``gates``."""
+    """``uniform``, ``unconditional``, ``similar`` (personas and exemplars are weighed by how similar they are to
+    the context, and by biases) or ``gates``."""
     decay: float = 0.0
     """Weight decay, of gates."""
     width: float = 1.0
     """Factor on the prior standard deviations of the biases."""
     is_single_tau: bool = False
     """One temperature for all personas."""
+
+    @property
+    def sees_context(self) -> bool:
+        """Whether weights depend on the context."""
+        return self.kind in ("similar", "gates")
 
     @property
     def name(self) -> str:
@@ -350,6 +362,73 @@ def _take_over(gate: Gate, small: Gate, bases: tuple[Tensor, Tensor, Tensor]) ->
             here += (getattr(small, name) - here @ basis) @ basis.T
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A parameter in the optimiser's coordinates: departures from its centre in prior standard deviations."""
+
+    parameter: Tensor
+    centre: Tensor | float
+    scale: float
+    direction: Tensor | None = None
+    """If given, the parameter moves along it only, and has one coordinate."""
+
+    @property
+    def size(self) -> int:
+        """How many coordinates."""
+        return self.parameter.numel() if self.direction is None else 1
+
+    def put(self, x: Tensor) -> None:
+        """Set the parameter to where the coordinates say."""
+        step = x.view_as(self.parameter) if self.direction is None else x * self.direction
+        self.parameter.copy_(self.centre + self.scale * step)
+
+    def position(self) -> Tensor:
+        """Coordinates of where the parameter is, or of the nearest place that it can be at."""
+        step = (self.parameter.detach() - self.centre) / self.scale
+        if self.direction is None:
+            return step.reshape(-1)
+        return (step * self.direction).sum()[None] / self.direction.square().sum()
+
+    def slope(self) -> Tensor:
+        """Of the loss, from the gradient of the fit."""
+        import torch
+
+        grad = self.parameter.grad
+        if grad is None:
+            return torch.zeros(self.size, dtype=torch.float64)
+        along = grad.reshape(-1) if self.direction is None else (grad * self.direction).sum()[None]
+        return -self.scale * along
+
+
+def _free_blocks(
+    candidate: Candidate, gate: Gate, start_w_x: Tensor, problem: Problem
+) -> list[_Block]:
+    """What a candidate lets move, of a gate that is in the spans of the embeddings."""
+    import torch
+
+    of_x, of_g, of_e = map(torch.from_numpy, problem.bases)
+    blocks = [
+        _Block(gate.a, 0.0, SD_A * candidate.width),
+        _Block(gate.delta, 0.0, SD_DELTA * candidate.width),
+        _Block(gate.v, 0.0, SD_V * candidate.width),
+    ]
+    if candidate.kind == "similar":
+        axes = axes_of(start_w_x, problem)
+        n_text = len(of_e) - len(of_x)
+        blocks += [
+            _Block(gate.w_g, 0.0, SD_SIMILARITY, axes @ of_g),
+            _Block(gate.w_e, 0.0, SD_SIMILARITY, axes @ of_e[n_text:]),
+        ]
+    if candidate.kind == "gates":
+        scale = 1.0 / math.sqrt(2 * candidate.decay)
+        blocks += [
+            _Block(gate.w_x, start_w_x @ of_x, scale),
+            _Block(gate.w_g, 0.0, scale),
+            _Block(gate.w_e, 0.0, scale),
+        ]
+    return blocks
+
+
 def _maximise(
     gate: Gate, candidate: Candidate, part: Part, settings: FitConfig, start_w_x: Tensor
 ) -> None:
@@ -367,28 +446,16 @@ def _maximise(
     whole, bases = gate, (of_x, of_g, of_e)
     gate = _within(whole, bases)
     hx = part.scores.hx.double() @ bases[0]
-    # (parameter, its value at zero, scale)
-    free: list[tuple[Tensor, Tensor | float, float]] = [
-        (gate.a, 0.0, SD_A * candidate.width),
-        (gate.delta, 0.0, SD_DELTA * candidate.width),
-        (gate.v, 0.0, SD_V * candidate.width),
-    ]
-    if is_gates := candidate.kind == "gates":
-        scale = 1.0 / math.sqrt(2 * candidate.decay)
-        free += [
-            (gate.w_x, start_w_x @ bases[0], scale),
-            (gate.w_g, 0.0, scale),
-            (gate.w_e, 0.0, scale),
-        ]
-    ends = np.cumsum([p.numel() for p, _, _ in free]).tolist()
+    free = _free_blocks(candidate, gate, start_w_x, part.problem)
+    ends = np.cumsum([block.size for block in free]).tolist()
     log_tau0, n_taus = math.log(part.single_tau[0]), 0
     if len(part.problem.betas) > 1:
         n_taus = 1 if candidate.is_single_tau else 1 + len(gate.log_tau)
 
     def load(x: Tensor) -> None:
         with torch.no_grad():
-            for (p, centre, scale), end in zip(free, ends, strict=True):
-                p.copy_(x[end - p.numel() : end].view_as(p) * scale + centre)
+            for block, end in zip(free, ends, strict=True):
+                block.put(x[end - block.size : end])
             if n_taus:
                 common, own = x[ends[-1]], x[ends[-1] + 1 :]
                 gate.log_tau.copy_((log_tau0 + common + settings.tau_spread * own).expand(len(gate.log_tau))
@@ -399,7 +466,7 @@ def _maximise(
         load(at)
         gate.zero_grad()
         scores = part.scores
-        if is_gates:
+        if candidate.sees_context:
             log_w = gate.log_weight(
                 hx, scores.persona, scores.exemplar, scores.own, dtype=torch.float32
             )
@@ -407,10 +474,7 @@ def _maximise(
             log_w = gate.context_free_log_weight(scores.persona, scores.exemplar, scores.own)
         fit = _normalised(log_w, scores, gate.log_tau) @ weight
         fit.backward()  # type: ignore[no-untyped-call]
-        slopes = [
-            -p.grad.reshape(-1) * scale if p.grad is not None else torch.zeros(p.numel())
-            for p, _, scale in free
-        ]
+        slopes = [block.slope() for block in free]
         if n_taus and gate.log_tau.grad is not None:
             slopes.append(-gate.log_tau.grad.sum()[None])
             if n_taus > 1:
@@ -421,7 +485,7 @@ def _maximise(
         return prior + part.single_tau[1] - float(fit.detach()), slope.numpy()
 
     x0 = torch.cat(
-        [((p.detach() - centre) / scale).reshape(-1) for p, centre, scale in free]
+        [block.position() for block in free]
         + [_units(gate.log_tau.detach() - log_tau0, n_taus, settings.tau_spread)]
     )
     losses: list[float] = []
@@ -474,18 +538,34 @@ def _units(departure: Tensor, n_taus: int, spread: float) -> Tensor:
 
 
 def new_gate(problem: Problem, settings: FitConfig, tau: float, seed: int) -> Gate:
-    """Uniform gates at one temperature, ready to be fitted."""
+    """Uniform gates at one temperature, ready to be fitted.
+
+    The last rows of W_x are the `SIMILAR_AXES`, the others random.
+    """
     import torch
 
     from mop.gate import Gate
 
-    return Gate(
+    gate = Gate(
         torch.as_tensor(problem.hg),
         torch.as_tensor(problem.he),
         dim=settings.dim,
         seed=derive_seed(seed, "gate"),
         log_tau=math.log(tau),
     )
+    axes = problem.axes[: min(SIMILAR_AXES, settings.dim // 4)]
+    with torch.no_grad():
+        gate.w_x[settings.dim - len(axes) :] = torch.from_numpy(axes)
+    return gate
+
+
+def axes_of(w_x: Tensor, problem: Problem) -> Tensor:
+    """W_x with nothing but the axes that `new_gate` put into its last rows, (d, D)."""
+    import torch
+
+    n_axes = min(SIMILAR_AXES, len(w_x) // 4, len(problem.axes))
+    is_axis = torch.arange(len(w_x)) >= len(w_x) - n_axes
+    return w_x * is_axis[:, None]
 
 
 def keep_in_range(gate: Gate, betas: tuple[float, ...]) -> None:
@@ -522,24 +602,19 @@ def choose(
     """Cross-validate the candidates, then fit the best one to all records.
 
     Every record is judged by a fit that has not seen it. Priors of the biases are tried from the narrowest
-    up, and then decays from the strongest down, each from where the one before ended, until one is clearly
-    worse than the best: a small loss says little, for the next may win. The winner is then
-    tried with a single temperature; of equals the simpler candidate wins.
+    up, then weights by similarity, then gates with decays from the strongest down, each from where the one before
+    ended, until one is clearly worse than the best: a small loss says little, for the next may win. The winner is
+    then tried with a single temperature; of equals the simpler candidate wins.
     """
     trial = _Trial(problem, cells, settings, seed, progress)
     uniform = Candidate("uniform")
     trial.validate(uniform)
-    last, unconditional = uniform, Candidate("unconditional", width=WIDTHS[0])
-    for width in WIDTHS:
-        wider = Candidate("unconditional", width=width)
-        if not trial.validate(wider, start=last, rival=unconditional):
-            break
-        if trial.mean(wider) > trial.mean(unconditional):
-            unconditional = wider
-        last = wider
-    best = last = unconditional
+    best = last = unconditional = _unconditional(trial, uniform)
     if trial.mean(uniform) >= trial.mean(unconditional):
         best = uniform
+    similar = Candidate("similar", width=unconditional.width)
+    if trial.validate(similar, start=unconditional, rival=best):
+        best = max(best, similar, key=trial.mean)
     for decay in sorted(settings.decays, reverse=True):
         gates = Candidate("gates", decay, unconditional.width)
         if not trial.validate(gates, start=last, rival=best):
@@ -564,6 +639,18 @@ def choose(
     return Choice(best, gate, trial.values[best], tuple(trial.gates[best]), others, free)
 
 
+def _unconditional(trial: _Trial, start: Candidate) -> Candidate:
+    """Weights that ignore the context, with the best of the `WIDTHS`."""
+    last, best = start, Candidate("unconditional", width=WIDTHS[0])
+    for width in WIDTHS:
+        wider = Candidate("unconditional", width=width)
+        if not trial.validate(wider, start=last, rival=best):
+            break
+        best = max(best, wider, key=trial.mean)
+        last = wider
+    return best
+
+
 class _Trial:
     """Cross-validated values of the candidates tried so far, and the fits behind them."""
 
@@ -581,7 +668,7 @@ class _Trial:
             (Part(problem, cells, np.setdiff1d(everyone, fold)), Part(problem, cells, fold))
             for fold in folds(len(problem.hx), settings.n_folds, seed)
         ]
-        self.n_trials = 2 + len(WIDTHS) + len(settings.decays)
+        self.n_trials = 3 + len(WIDTHS) + len(settings.decays)
         self.values: dict[Candidate, Floats] = {}
         self.gates: dict[Candidate, list[Gate]] = {}
 

@@ -33,7 +33,7 @@ class Problem:
     hg: NDArray[np.float32]
     """(K, D) persona embeddings."""
     he: NDArray[np.float32]
-    """(N, D) exemplar embeddings."""
+    """(N, D) or (N, 2D) exemplar embeddings; the last D columns are what contexts are similar to."""
     own: Ints
     """(n,) row of the exemplar that is the record itself, -1 if none is."""
     weight: Floats
@@ -65,6 +65,19 @@ class Problem:
     def bases(self) -> tuple[Floats, Floats, Floats]:
         """Orthonormal columns (D, rank) that span the embeddings of contexts, personas and exemplars."""
         return _basis(self.hx), _basis(self.hg), _basis(self.he)
+
+    @cached_property
+    def axes(self) -> Floats:
+        """Principal axes of contexts, personas and what contexts are similar to, in rows (at most D, D)."""
+        size = self.hx.shape[1]
+        rows = np.concatenate([self.hx, self.hg, self.he[:, -size:]]).astype(np.float64)
+        values, axes = np.linalg.eigh(np.cov(rows.T, bias=True).reshape(size, size))
+        kept = values > 1e-9 * max(values[-1], 1e-30)
+        found = axes[:, kept].T[::-1]
+        # An axis has no direction of its own: let its largest entry be positive.
+        largest = np.abs(found).argmax(axis=1)
+        sign = np.sign(found[np.arange(len(found)), largest])
+        return np.ascontiguousarray(found * sign[:, None])
 
 
 def _basis(vectors: NDArray[np.float32]) -> Floats:

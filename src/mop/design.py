@@ -178,7 +178,7 @@ class Design:
         if gains is not None and bool((gains > 1).any()):
             best = np.maximum(gains - 1.0, 0.0)
             best = best / best.sum()
-        logits = (hx @ self.problem.he.T).astype(np.float64) / NEAR
+        logits = (hx @ self.problem.he[:, -hx.shape[1] :].T).astype(np.float64) / NEAR
         near = np.exp(logits - logits.max(axis=1, keepdims=True))
         near = (near / near.sum(axis=1, keepdims=True)).mean(axis=0)
         similar = np.tile(near / self.n_personas, self.n_personas)

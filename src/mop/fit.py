@@ -35,7 +35,7 @@ from mop.coverage import coverage
 from mop.design import Design
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError
-from mop.fitted import FittedMixture, context_text, exemplar_text
+from mop.fitted import FittedMixture, context_text, exemplar_vectors
 from mop.growth import choose_personas
 from mop.mixture import Floats
 from mop.paper import fit_paper
@@ -87,9 +87,12 @@ def fit_mixture(
     """
     records = [*train, *valid]
     texts = [context_text(r) for r in records]
-    texts += [p.description for p in personas] + [exemplar_text(e) for e in exemplars]
+    texts += [p.description for p in personas]
     vectors = embed(texts, encoder, store=store, progress=progress)
-    hx, hg, he = np.split(vectors, [len(records), len(records) + len(personas)])
+    hx, hg = np.split(vectors, [len(records)])
+    he = exemplar_vectors(exemplars, encoder, store=store, progress=progress)
+    if settings.method == "paper":
+        he = he[:, : hx.shape[1]]
     problem = Problem(
         hx=hx,
         hg=hg,

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.artifacts import write_atomic
+from mop.embed import embed
 from mop.errors import ArtifactError, DataError
 from mop.index import ExemplarIndex
 from mop.mixture import Floats, draw
 from mop.randomness import derive_seed, uniforms
 from mop.score import own_exemplars
-from mop.types import Agent, Persona, Record
+from mop.types import Agent, Persona, Progress, Record
 
 if TYPE_CHECKING:
+    from mop.embed import EmbeddingCache, Encoder
     from mop.gate import Gate
 
 FORMAT_VERSION = 1
@@ -43,6 +45,23 @@ def context_text(record: Record) -> str:
 def exemplar_text(record: Record) -> str:
     """What the encoder sees of an exemplar e_j = (x_j, y_j)."""
     return f"{record.context}\n{record.response}"
+
+
+def exemplar_vectors(
+    exemplars: Sequence[Record],
+    encoder: Encoder,
+    *,
+    store: EmbeddingCache | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """What the gates see of exemplars: h(e_j) and h(x_j) side by side, shape (N, 2D).
+
+    The paper has h(e_j) alone. In it a short context is drowned by the response, and whether an exemplar
+    answers a context like the one at hand is what says most about it.
+    """
+    texts = [exemplar_text(e) for e in exemplars] + [context_text(e) for e in exemplars]
+    vectors = embed(texts, encoder, store=store, progress=progress)
+    return np.concatenate(np.split(vectors, 2), axis=1)
 
 
 @dataclass(frozen=True)

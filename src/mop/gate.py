@@ -28,8 +28,9 @@ class Gate(nn.Module):
     ----------
     hg : Tensor, shape (K, D)
         Unit-norm persona embeddings.
-    he : Tensor, shape (N, D)
-        Unit-norm exemplar embeddings.
+    he : Tensor, shape (N, D) or (N, 2D)
+        Exemplar embeddings; in 2D columns that of the text and that of its context, see
+        `mop.fitted.exemplar_vectors`.
     dim : int
         d, the size of the shared space.
     biases : bool
@@ -62,27 +63,27 @@ class Gate(nn.Module):
         log_tau: float = 0.0,
     ) -> None:
         super().__init__()
-        if hg.ndim != 2 or he.ndim != 2 or hg.shape[1] != he.shape[1]:
+        size = hg.shape[-1]
+        if hg.ndim != 2 or he.ndim != 2 or he.shape[1] not in (size, 2 * size):
             raise DataError(
-                "personas and exemplars need embeddings of the same size, "
+                "personas need embeddings of some size D, exemplars of D or 2D, "
                 f"got {tuple(hg.shape)} and {tuple(he.shape)}"
             )
         self.register_buffer("hg", hg.double())
         self.register_buffer("he", he.double())
-        size = hg.shape[1]
         rng = torch.Generator().manual_seed(seed % 2**63)
 
-        def weight(scale: float) -> nn.Parameter:
-            values = torch.randn(dim, size, generator=rng, dtype=torch.float64)
+        def weight(scale: float, n: int = size) -> nn.Parameter:
+            values = torch.randn(dim, n, generator=rng, dtype=torch.float64)
             return nn.Parameter(values * scale / size**0.5)
 
         self.w_x = weight(1.0)
         self.w_g = weight(init_scale)
-        self.w_e = weight(init_scale)
+        self.w_e = weight(init_scale, he.shape[1])
         self.log_tau = nn.Parameter(torch.full((len(hg),), log_tau, dtype=torch.float64))
         self.a = nn.Parameter(torch.zeros(len(hg), dtype=torch.float64), requires_grad=biases)
         self.delta = nn.Parameter(torch.zeros(len(he), dtype=torch.float64), requires_grad=biases)
-        self.v = nn.Parameter(torch.zeros(size, dtype=torch.float64), requires_grad=biases)
+        self.v = nn.Parameter(torch.zeros(he.shape[1], dtype=torch.float64), requires_grad=biases)
 
     hg: Tensor
     he: Tensor
