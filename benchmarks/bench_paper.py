@@ -46,7 +46,7 @@ from mop.pipeline import STAGE_VERSIONS
 from mop.progress import ProgressDisplay
 from mop.randomness import generator
 from mop.store import Store
-from results_file import write_results_file
+from results_file import commit, machine, write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MOP_SHARED", ROOT.parent / "shared"))
@@ -310,9 +310,9 @@ class Ledger:
             sum(entry["seconds"] for entry in self.done.values()) / worked if worked > 60 else 1.0
         )
 
-    def seconds(self) -> float:
-        """Time of all pieces together."""
-        return sum(entry["seconds"] for entry in self.done.values())
+    def seconds(self, corpus: str) -> float:
+        """Time of all pieces of a data set together."""
+        return sum(e["seconds"] for key, e in self.done.items() if key.startswith(f"{corpus}/"))
 
 
 def stamp(config: RunConfig) -> str:
@@ -387,76 +387,92 @@ def claims_of(name: str, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def results(
     todo: list[Piece], left: list[Piece], skipped: Mapping[str, str], arguments: argparse.Namespace,
-    seconds: float,
+    ledger: Ledger,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the results of the data sets whose table is done."""
-    tables = {
-        piece.corpus: {
-            **read_json(arguments.work / piece.corpus / "compare" / "comparison.json"),
-            "ceiling": read_json(arguments.work / piece.corpus / "ceiling.json"),
-        }
-        for piece in todo
-        if piece.name == "table" and piece not in left
-    }
-    unfinished = [piece.key for piece in left]
-    return write_results(tables, skipped, unfinished, arguments, seconds)
+    """Write the JSON document and the page: data sets whose table is done, and those of earlier runs.
 
-
-def write_results(
-    tables: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str],
-    unfinished: list[str], arguments: argparse.Namespace, seconds: float,
-) -> dict[str, Any]:  # fmt: skip
-    """Write the JSON document and the page of tables from the data sets that are finished."""
-    claims: dict[str, Any] = {}
-    for name, found in tables.items():
-        claims |= claims_of(name, found)
+    A run may be of one data set, or on another machine: each says by itself how its figures came about.
+    """
+    before = read_json(arguments.out) if arguments.out.is_file() else {}
+    runs: dict[str, Any] = dict(before.get("runs", {}))
+    for piece in todo:
+        if piece.name == "table" and piece not in left:
+            runs[piece.corpus] = run_of(piece.corpus, arguments, ledger.seconds(piece.corpus))
+    claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
     document = write_results_file(
         arguments.out,
         claims,
-        seconds,
-        command=command(arguments),
-        seed=arguments.seed,
-        lm=arguments.lm,
-        encoders=arguments.encoders,
-        encoder_dtype=arguments.encoder_dtype,
-        sizes=dict(SIZES[arguments.sizes]),
+        sum(run["seconds"] for run in runs.values()),
+        runs={name: runs[name] for name in CORPORA if name in runs},
         skipped=dict(skipped),
-        unfinished=unfinished,
-        data={
-            name: {
-                key: found[key]
-                for key in ("methods", "floor", "best_rivals", "n_responses", "n_golden")
-            }
-            for name, found in tables.items()
-        },
+        unfinished=[piece.key for piece in left],
     )
     arguments.docs.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(arguments.docs, page(document, tables, arguments).encode())
+    write_atomic(arguments.docs, page(document).encode())
     return document
 
 
-def page(
-    document: Mapping[str, Any],
-    tables: Mapping[str, Mapping[str, Any]],
-    arguments: argparse.Namespace,
-) -> str:
-    """``docs/results.md``: what was run, the claims, and the tables with their pictures."""
+def run_of(name: str, arguments: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """What is kept of a finished data set: figures, claims, how they were made, and the text about them."""
+    place = arguments.work / name
+    found = read_json(place / "compare" / "comparison.json")
+    for figure in ("metrics", "map"):
+        target = arguments.docs.parent / "results" / f"{name}-{figure}.svg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place / "compare" / "figures" / f"{figure}.svg", target)
+    return {
+        "claims": claims_of(name, found),
+        "command": command(arguments, name),
+        "commit": commit(),
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "seed": arguments.seed,
+        "lm": arguments.lm,
+        "encoders": arguments.encoders,
+        "encoder_dtype": arguments.encoder_dtype,
+        "sizes": {key: getattr(arguments, key) or value for key, value in SIZES[arguments.sizes].items()},
+        "drawing": DRAWING,
+        "versions": packages(),
+        **{key: found[key] for key in ("methods", "floor", "best_rivals", "n_responses", "n_golden")},
+        "text": section(name, found, read_json(place / "ceiling.json"), place / "compare"),
+    }  # fmt: skip
+
+
+def section(
+    name: str, found: Mapping[str, Any], ceiling: Mapping[str, Any], place: Path
+) -> list[str]:
+    """Lines of the page about one data set: its tables and pictures."""
+    lines = [(place / "comparison.md").read_text(encoding="utf-8")]
+    real = [f"{label} ({values['n_train']} texts) {values['f1']:.3f}"
+            for label, values in (*found["real"].items(), ("as many real texts", ceiling))]  # fmt: skip
+    lines += [f"F1 of the same classifier trained on real texts: {'; '.join(real)}.", ""]
+    for encoder, scores in found["other_encoders"].items():
+        lines += [
+            f"With {encoder}:",
+            "",
+            "| method | FID ↓ | MAUVE ↑ | KL-cosine ↓ |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [f"| {method} | {row['fid']:.3f} | {row['mauve']:.3f} | {row['kl_cosine']:.3f} |"
+                  for method, row in scores.items()]  # fmt: skip
+        lines.append("")
+    for figure in ("metrics", "map"):
+        lines += [f"![{CORPORA[name].title}: {figure}](results/{name}-{figure}.svg)", ""]
+    if "ablations" in found:
+        lines += [f"### Changed versions of MoP ({found['ablations']['n_responses']} responses)", "",
+                  (place / "ablations.md").read_text(encoding="utf-8")]  # fmt: skip
+    return [*lines, *(f"- {note}" for note in found["notes"])]
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """``docs/results.md``: the claims, and of each data set how it was run, its tables and pictures."""
     lines = [
         "# Results", "",
-        "Made by `make bench-paper`; do not edit. Every figure comes from one command:", "",
-        f"    {document['command']}", "",
-        f"Language model {document['lm']}; encoder of the metrics {document['encoders'][0]}"
-        + (f" ({', '.join(document['encoders'][1:])} beside it)" if document["encoders"][1:] else "")
-        + f", in {document['encoder_dtype']}; seed {document['seed']}; {document['machine']}; "
-        f"commit {document['commit']}; "
-        f"{document['seconds'] / 3600:.2f} hours in all. Sizes: "
-        + ", ".join(f"{key} {value}" for key, value in document["sizes"].items()) + ".", "",
+        "Made by `make bench-paper`; do not edit. Below each data set stands the command that printed its figures.", "",
         "“Rival” means a method of the literature or plain prompting; few-shot and persona-only are "
         "controls. ZeroGen, AttrPrompt, ProGen and plain prompting see no real text, the others see "
-        f"the exemplars. MoP draws with {DRAWING['n_agents']} exemplars in a prompt and temperatures times "
-        f"{DRAWING['tau_factor']}, chosen on texts of AG News' `train`; NAME@{DRAWING['tau_factor']} is a method "
-        "at that temperature, instead of 1. The best rival is picked on the golden texts, in its favour; nothing "
-        "of MoP is. "
+        "the exemplars. NAME@TAU is a method at that temperature instead of 1. The best rival is picked on the golden "
+        "texts, in its favour; nothing of MoP is. "
         "With several seeds, intervals are over seeds that draw anew from the same fit.", "",
         "| ID | value | 95 % interval | aim | met | against |", "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -469,39 +485,25 @@ def page(
             f"{'yes' if claim['met'] else 'no'} | {claim['against']} |"
         )
     if document["unfinished"]:
-        lines += ["", f"Not done yet: {', '.join(document['unfinished'])}."]
+        lines += ["", f"Not done by the last run: {', '.join(document['unfinished'])}."]
     for name, reason in document["skipped"].items():
         lines += ["", f"{CORPORA[name].title}: skipped, {reason}."]
-    for name, found in tables.items():
-        place = arguments.work / name / "compare"
-        lines += ["", f"## {CORPORA[name].title}", "",
-                  f"{found['n_responses']} responses per method against {found['n_golden']} golden texts.", "",
-                  (place / "comparison.md").read_text(encoding="utf-8")]  # fmt: skip
-        real = [f"{label} ({values['n_train']} texts) {values['f1']:.3f}"
-                for label, values in (*found["real"].items(), ("as many real texts", found["ceiling"]))]  # fmt: skip
-        lines += [f"F1 of the same classifier trained on real texts: {'; '.join(real)}.", ""]
-        for encoder, scores in found["other_encoders"].items():
-            lines += [
-                f"With {encoder}:",
-                "",
-                "| method | FID ↓ | MAUVE ↑ | KL-cosine ↓ |",
-                "| --- | --- | --- | --- |",
-            ]
-            lines += [f"| {method} | {row['fid']:.3f} | {row['mauve']:.3f} | {row['kl_cosine']:.3f} |"
-                      for method, row in scores.items()]  # fmt: skip
-            lines.append("")
-        for figure in ("metrics", "map"):
-            source = place / "figures" / f"{figure}.svg"
-            target = arguments.docs.parent / "results" / f"{name}-{figure}.svg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-            lines += [f"![{CORPORA[name].title}: {figure}](results/{target.name})", ""]
-        if "ablations" in found:
-            lines += [f"### Changed versions of MoP ({found['ablations']['n_responses']} responses)", "",
-                      (place / "ablations.md").read_text(encoding="utf-8")]  # fmt: skip
-        lines += [f"- {note}" for note in found["notes"]]
-    versions = ", ".join(f"{name} {version}" for name, version in packages().items())
-    return "\n".join([*lines, "", f"Versions: {versions}.", ""])
+    for name, run in document["runs"].items():
+        others = f" ({', '.join(run['encoders'][1:])} beside it)" if run["encoders"][1:] else ""
+        drawing = run["drawing"]
+        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+        lines += [
+            "", f"## {CORPORA[name].title}", "", f"    {run['command']}", "",
+            f"Language model {run['lm']}; encoder of the metrics {run['encoders'][0]}{others}, in "
+            f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}; "
+            f"{run['seconds'] / 3600:.2f} hours. Sizes: "
+            + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
+            + f". MoP: exemplars in a prompt {drawing['n_agents']}, factor on temperatures "
+            f"{drawing['tau_factor']:g}. Versions: {versions}.", "",
+            f"{run['n_responses']} responses per method against {run['n_golden']} golden texts.", "",
+            *run["text"],
+        ]  # fmt: skip
+    return "\n".join([*lines, ""])
 
 
 def packages() -> dict[str, str]:
@@ -524,18 +526,27 @@ def packages() -> dict[str, str]:
     return found
 
 
-def command(arguments: argparse.Namespace) -> str:
-    """The command that makes these figures, with what differs from the defaults."""
+def command(arguments: argparse.Namespace, name: str) -> str:
+    """The command that makes the figures of a data set, with what differs from the defaults."""
     parts = ["python benchmarks/bench_paper.py"]
     if arguments.sizes != "paper":
         parts.append(f"--sizes {arguments.sizes}")
     parts += [f"--{key.replace('_', '-')} {value}" for key in SIZES["paper"]
               if (value := getattr(arguments, key)) is not None]  # fmt: skip
-    parts.append(f"--lm {arguments.lm} --seed {arguments.seed} --data {' '.join(arguments.data)}")
+    if arguments.methods != default_methods(is_tiny=arguments.sizes == "tiny"):
+        parts.append(f"--methods {' '.join(arguments.methods)}")
+    parts.append(f"--lm {arguments.lm} --seed {arguments.seed} --data {name}")
     return " ".join(parts)
 
 
 # --------------------------------------------------------------------------------------------- main
+
+
+def default_methods(*, is_tiny: bool) -> list[str]:
+    """All rivals and controls, at both temperatures; PICLe only where it can be trained."""
+    has_peft = importlib.util.find_spec("peft") is not None
+    kept = [method for method in METHODS if method != "picle" or (has_peft and not is_tiny)]
+    return [*kept, *(f"{m}@{DRAWING['tau_factor']}" for m in COOLER if m in kept)]
 
 
 def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
@@ -578,10 +589,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     is_tiny = arguments.sizes == "tiny"
     if arguments.methods is None:
-        has_peft = importlib.util.find_spec("peft") is not None
-        kept = [method for method in METHODS if method != "picle" or (has_peft and not is_tiny)]
-        cooler = [f"{m}@{DRAWING['tau_factor']}" for m in COOLER if m in kept]
-        arguments.methods = [*kept, *cooler]
+        arguments.methods = default_methods(is_tiny=is_tiny)
     arguments.lm = arguments.lm or ("fake" if is_tiny else "smollm2-135m")
     arguments.encoders = arguments.encoders or (["fake"] if is_tiny else ["mpnet", "minilm"])
     if arguments.encoder_dtype is None:
@@ -646,8 +654,8 @@ def main(argv: list[str] | None = None) -> int:
         chosen = chosen[1:]
         left = [other for other in left if other.key != piece.key]
         if piece.name.startswith("table"):  # what is known is on disk early
-            document = results(todo, left, skipped, arguments, ledger.seconds())
-    document = results(todo, left, skipped, arguments, ledger.seconds())
+            document = results(todo, left, skipped, arguments, ledger)
+    document = results(todo, left, skipped, arguments, ledger)
     print("| ID | value | aim | against |\n| --- | --- | --- | --- |")
     for name, claim in document["claims"].items():
         value = "–" if claim["value"] is None else f"{claim['value']:+.1f} %"

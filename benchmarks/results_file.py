@@ -20,12 +20,9 @@ def write_results_file(
 
     ``more`` is written as it is. Folders are made.
     """
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     document = {
         "claims": dict(claims),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "machine": machine(),
         "seconds": round(seconds, 1),
         **more,
@@ -33,6 +30,14 @@ def write_results_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return document
+
+
+def commit() -> str | None:
+    """What is checked out, or None outside a repository."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
 
 
 def machine() -> str:

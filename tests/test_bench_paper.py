@@ -81,3 +81,24 @@ def test_what_the_claims_rest_on_comes_before_further_ablations(bench, tmp_path)
     assert keys.index("sst2/table") < keys.index("agnews/mop.no-exemplars")
     assert keys[-1] == "agnews/table-all"
     assert sum(key.endswith("table-all") for key in keys) == 1
+
+
+def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, tmp_path):
+    arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path)])
+    run = {
+        "claims": {"fid_cut_imdb": {"value": -1.0, "interval": None, "target": -50.0, "met": False, "against": "x"}},
+        "command": "command of the run", "commit": "abc", "machine": "a machine", "seconds": 3600.0, "seed": 0,
+        "lm": "fake", "encoders": ["fake"], "encoder_dtype": "float32", "sizes": {"personas": 3},
+        "drawing": bench.DRAWING, "versions": {"python": "3"}, "methods": {}, "floor": {}, "best_rivals": {},
+        "n_responses": 24, "n_golden": 60, "text": ["| the table |"],
+    }  # fmt: skip
+    bench.write_json(arguments.out, {"runs": {"imdb": run}})
+    ledger = bench.Ledger(tmp_path / "pieces.json")
+    document = bench.results([], [], {"sst2": "is not there"}, arguments, ledger)
+    assert document["runs"] == {"imdb": run}
+    assert document["claims"] == run["claims"]
+    text = arguments.docs.read_text()
+    for part in ("| `fid_cut_imdb` | -1.0 % | – | -50 % | no | x |", "## IMDB", "    command of the run",
+                 "commit abc; 1.00 hours", "factor on temperatures 0.75", "| the table |",
+                 "SST-2: skipped"):  # fmt: skip
+        assert part in text
