@@ -12,8 +12,8 @@ whenever you like, and give the same command again. Writes ``benchmarks/results/
 
 Nothing of MoP is chosen on golden or test texts: fits choose by cross-validation within ``train``, and
 how it draws (`DRAWING`) was chosen on texts of AG News' ``train`` that no part of a run sees
-(docs/log.md), for all data sets. Rivals and controls draw at temperature 1 and at MoP's factor
-too, and the best rival is picked on the golden texts, in the rivals' favour.
+(docs/log.md), for all data sets. Rivals and controls draw at temperature 1 and most of them (`COOLER`) at MoP's
+factor too, and the best rival is picked on the golden texts, in the rivals' favour.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-
 
 ABLATIONS = (
     "no-exemplars", "raw-records", "no-gates", "random-personas", "single-tau", "fitted-tau",
-    "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
+    "paper-drawing", "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
 )  # fmt: skip
 """On AG News, beside K and N halved; the other data sets have the paper's fit only."""
 
@@ -300,6 +300,7 @@ class Ledger:
             "settings": stamp(piece.config),
             "seconds": round(before + seconds, 1),
             "work": piece.work,
+            "made": made_now(),
         }
         write_json(self.file, self.done)
 
@@ -375,7 +376,7 @@ def claims_of(name: str, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         value, interval = change(cut["mop"], cut["mop.paper-fit"], "fid_excess")
         tokens = [cut[method].get("prepare_tokens") for method in ("mop", "mop.paper-fit")]
         claims[f"fid_cut_vs_paper_{name}"] = {
-            "value": value, "unit": "%", "against": "the paper's fit, same personas and exemplars",
+            "value": value, "unit": "%", "against": "the paper's fit and way to draw, same personas and exemplars",
             "interval": interval, "target": VS_PAPER, "lm_tokens_ours_theirs": tokens,
             "met": value is not None and value <= VS_PAPER and tokens[0] <= tokens[1],
         }  # fmt: skip
@@ -397,7 +398,8 @@ def results(
     runs: dict[str, Any] = dict(before.get("runs", {}))
     for piece in todo:
         if piece.name == "table" and piece not in left:
-            runs[piece.corpus] = run_of(piece.corpus, arguments, ledger.seconds(piece.corpus))
+            made = ledger.done[piece.key].get("made") or made_now()
+            runs[piece.corpus] = run_of(piece.corpus, arguments, made, ledger.seconds(piece.corpus))
     claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
     document = write_results_file(
         arguments.out,
@@ -412,7 +414,9 @@ def results(
     return document
 
 
-def run_of(name: str, arguments: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def run_of(
+    name: str, arguments: argparse.Namespace, made: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
     """What is kept of a finished data set: figures, claims, how they were made, and the text about them."""
     place = arguments.work / name
     found = read_json(place / "compare" / "comparison.json")
@@ -423,8 +427,7 @@ def run_of(name: str, arguments: argparse.Namespace, seconds: float) -> dict[str
     return {
         "claims": claims_of(name, found),
         "command": command(arguments, name),
-        "commit": commit(),
-        "machine": machine(),
+        **made,
         "seconds": round(seconds, 1),
         "seed": arguments.seed,
         "lm": arguments.lm,
@@ -432,7 +435,6 @@ def run_of(name: str, arguments: argparse.Namespace, seconds: float) -> dict[str
         "encoder_dtype": arguments.encoder_dtype,
         "sizes": {key: getattr(arguments, key) or value for key, value in SIZES[arguments.sizes].items()},
         "drawing": DRAWING,
-        "versions": packages(),
         **{key: found[key] for key in ("methods", "floor", "best_rivals", "n_responses", "n_golden")},
         "text": section(name, found, read_json(place / "ceiling.json"), place / "compare"),
     }  # fmt: skip
@@ -471,7 +473,8 @@ def page(document: Mapping[str, Any]) -> str:
         "Made by `make bench-paper`; do not edit. Below each data set stands the command that printed its figures.", "",
         "“Rival” means a method of the literature or plain prompting; few-shot and persona-only are "
         "controls. ZeroGen, AttrPrompt, ProGen and plain prompting see no real text, the others see "
-        "the exemplars. NAME@TAU is a method at that temperature instead of 1. The best rival is picked on the golden "
+        "the exemplars. NAME@TAU is a method at that temperature instead of 1; ProGen, whose rounds "
+        "take long, and persona-only have 1 alone. The best rival is picked on the golden "
         "texts, in its favour; nothing of MoP is. "
         "With several seeds, intervals are over seeds that draw anew from the same fit.", "",
         "| ID | value | 95 % interval | aim | met | against |", "| --- | --- | --- | --- | --- | --- |",
@@ -504,6 +507,11 @@ def page(document: Mapping[str, Any]) -> str:
             *run["text"],
         ]  # fmt: skip
     return "\n".join([*lines, ""])
+
+
+def made_now() -> dict[str, Any]:
+    """By what code, where and with which packages figures are made at this moment."""
+    return {"commit": commit(), "machine": machine(), "versions": packages()}
 
 
 def packages() -> dict[str, str]:
@@ -543,7 +551,7 @@ def command(arguments: argparse.Namespace, name: str) -> str:
 
 
 def default_methods(*, is_tiny: bool) -> list[str]:
-    """All rivals and controls, at both temperatures; PICLe only where it can be trained."""
+    """All rivals and controls at temperature 1, and `COOLER` at the other; PICLe only where it can be trained."""
     has_peft = importlib.util.find_spec("peft") is not None
     kept = [method for method in METHODS if method != "picle" or (has_peft and not is_tiny)]
     return [*kept, *(f"{m}@{DRAWING['tau_factor']}" for m in COOLER if m in kept)]

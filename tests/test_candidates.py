@@ -243,6 +243,23 @@ def test_similarity_moves_two_factors_and_its_optimum_does_not_depend_on_the_sta
     assert factor > 1
 
 
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_gate_too_small_for_axes_is_fitted_without_them(alike, dim):
+    problem, cells, *_ = alike
+    choice = choose(problem, cells, replace(FAST, dim=dim), seed=0)
+    assert choice.candidate.kind != "similar"
+    assert np.isfinite(choice.values).all()
+
+
+def test_embeddings_that_are_all_equal_have_no_axes(alike):
+    problem = alike[0]
+    same = replace(
+        problem, **{name: np.ones_like(getattr(problem, name)) for name in ("hx", "hg", "he")}
+    )
+    assert len(same.axes) == 0
+    assert new_gate(same, FAST, 1.0, 0).w_x.shape == (FAST.dim, problem.hx.shape[1])
+
+
 def test_axes_are_orthonormal_and_have_one_sign(alike):
     problem = alike[0]
     axes = problem.axes

@@ -76,7 +76,8 @@ def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_r
     )
     tau = dict(zip((p.key for p in small_run.fitted.personas), small_run.fitted.temperatures, strict=True))  # fmt: skip
     for ablation, factor, most in (
-        ("single-tau", 0.5, 3), ("fitted-tau", 1.0, 3), ("paper-fit", 1.0, 1), ("no-exemplars", 0.5, 0),
+        ("single-tau", 0.5, 3), ("fitted-tau", 1.0, 3), ("paper-drawing", 1.0, 1), ("paper-fit", 1.0, 1),
+        ("no-exemplars", 0.5, 0),
         ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2),
     ):  # fmt: skip
         rows = draw_ablation(ablation, small_run.held_out, given, small_run.fitted, name=ablation)
@@ -114,6 +115,8 @@ def test_an_unknown_method_is_named():
         ("zerogen@cold", "with a TAU above 0, got 'zerogen@cold'; e.g. zerogen@0.75"),
         ("zerogen@0", "with a TAU above 0, got 'zerogen@0'"),
         ("zerogen@inf", "with a TAU above 0, got 'zerogen@inf'"),
+        ("zerogen@0.70", "got 'zerogen@0.70'; write it zerogen@0.7"),
+        ("zerogen@1_0", "got 'zerogen@1_0'; write it zerogen@10"),
     ],
 )
 def test_a_temperature_that_cannot_be_is_refused(name, message):

@@ -28,6 +28,17 @@ def test_the_papers_recipe_learns_and_reports_bound_and_full_value():
     assert planted.log_lik(result.gate, rows).mean() == pytest.approx(best["valid"], abs=2e-3)
 
 
+def test_the_papers_gate_sees_texts_and_not_the_contexts_of_exemplars():
+    planted = plant(n=60, n_train=40)
+    he = planted.problem.he
+    both = replace(planted.problem, he=np.hstack([he, he[::-1]]))
+    settings = replace(FAST, max_steps=2)
+    gate = fit_paper(both, planted.score, settings, seed=0).gate
+    assert gate.he.tolist() == he.astype(np.float64).tolist()
+    alone = fit_paper(planted.problem, planted.score, settings, seed=0).gate
+    assert gate.w_e.tolist() == alone.w_e.tolist()
+
+
 def test_the_papers_recipe_masks_the_own_exemplar():
     planted = plant(n=60, n_train=40, own=True)
     fit_paper(

@@ -16,7 +16,7 @@ from mop.artifacts import read_json, read_jsonl
 from mop.config import resolve_config
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.personas import read_personas
-from mop.pipeline import STAGES, read_config, run, verify
+from mop.pipeline import STAGES, read_config, run, simulate_method, verify
 
 COMPARED = ("personas.jsonl", "mixture/mixture.json", "mixture/gate.safetensors", "responses.jsonl",
             "methods/zero-shot.jsonl", "methods/mop-uniform.jsonl", "metrics.json", "report.html")  # fmt: skip
@@ -146,6 +146,31 @@ def test_every_control_can_be_drawn(finished, source, tmp_path):
     only = list(read_jsonl(path / "methods" / "persona-only.jsonl"))
     assert all(row["persona"] is None and row["exemplar"] for row in few)
     assert all(row["persona"] and row["exemplar"] is None for row in only)
+
+
+def test_a_method_at_a_temperature_has_rows_files_and_stages_of_its_own(finished, source, tmp_path):
+    path = copy(finished[0], tmp_path / "run")
+    name = "zerogen@0.5"
+    rival = ('compare.domain="films"', "compare.min_words=1", "compare.n_names=3")
+    config = quick(source, f'simulate.controls=["{name}"]', *rival)
+    run(config, path, until="simulate")
+    rows = list(read_jsonl(path / "methods" / f"{name}.jsonl"))
+    assert {(row["method"], row["temperature"]) for row in rows} == {(name, 0.5)}
+    changed = quick(
+        source, f'simulate.controls=["{name}"]', *rival[:1], "compare.min_words=2", *rival[2:]
+    )
+    assert run(changed, path, until="simulate")["done"] == ["simulate"]
+    found = simulate_method(quick(source), path, "few-shot@0.5")
+    assert found["file"].endswith("few-shot@0.5.jsonl")
+
+
+def test_a_run_that_departs_from_its_fit_says_so_in_its_report(finished, source, tmp_path, caplog):
+    path = copy(finished[0], tmp_path / "run")
+    run(quick(source, "simulate.tau_factor=0.5"), path)
+    said = "Temperatures of the mixture are multiplied by 0.5 (simulate.tau_factor)"
+    assert said in caplog.text
+    assert said in (path / "report.html").read_text()
+    assert said not in (finished[0] / "report.html").read_text()
 
 
 @pytest.mark.parametrize("method", ["rounds", "paper"])

@@ -104,6 +104,17 @@ def test_planted_weights_are_found_without_a_single_score():
     assert store.counts()["score"] == 0
 
 
+def test_samples_are_drawn_at_the_temperatures_of_the_simulation():
+    drawn = samples_of_personas(
+        unfitted(), [Record(key="c", context="abc", response="so")], model=FakeModel(),
+        encoder=LetterEncoder(), store=Store(":memory:"), n=2, decoding=Decoding(max_tokens=4), tau_factor=0.5, seed=0,
+    )  # fmt: skip
+    fitted = unfitted().temperatures
+    assert [row.temperature for own in drawn for row in own] == pytest.approx(
+        np.repeat(fitted / 2, 2)
+    )
+
+
 def test_given_weights_hold_in_every_context_and_the_exemplar_gate_stays():
     mixture = unfitted()
     changed = with_persona_weights(mixture, np.array([0.5, 0.25, 0.25, 0.0]))

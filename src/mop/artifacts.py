@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 
 _LOCK = ".lock"
 _TEMPORARY = ".mop-tmp"
-_METHOD = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_METHOD = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 # EFBIG is what a limit on file size answers; to a person it is the same thing.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -300,7 +300,7 @@ class RunFolder:
         """
         if not _METHOD.fullmatch(name):
             raise ArtifactError(
-                f"method name {name!r} cannot be a file name; use 1 to 64 of a-z 0-9 . _ - and "
+                f"method name {name!r} cannot be a file name; use 1 to 64 of a-z 0-9 . _ @ - and "
                 "begin with a letter or digit"
             )
         return self.methods / f"{name}.jsonl"

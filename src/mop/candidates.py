@@ -1,7 +1,7 @@
 """Candidates for a mixture's weights, each fitted to the same scored cells, and the choice between them.
 
-A candidate is uniform gates, weights that ignore the context, or gates at some weight decay,
-each with a temperature per persona or a single one. All are fitted to convergence, so that a
+A candidate is uniform gates, weights that ignore the context, weights by similarity to it, or gates at some
+weight decay, each with a temperature per persona or a single one. All are fitted to convergence, so that a
 result does not depend on a step size or on when somebody stopped. Letters as in `mop.cells`.
 """
 
@@ -78,6 +78,7 @@ class Candidate:
     def name(self) -> str:
         """As histories and reports call it."""
         name = f"gates, decay {self.decay:g}" if self.kind == "gates" else self.kind
+        name = "weights by similarity" if self.kind == "similar" else name
         name = name if self.width == 1 else f"{name}, width {self.width:g}"
         return f"{name}, one temperature" if self.is_single_tau else name
 
@@ -90,7 +91,7 @@ class FitResult:
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row per round (or epoch): bounds, full-sum values, cells and tokens so far."""
     chosen: str = ""
-    """Which candidate validation chose: ``gates``, ``unconditional`` or ``uniform``, with its decay."""
+    """Which candidate validation chose: the `Candidate.name` of one of its kinds."""
     uniform_tau: float = 1.0
     """Best single temperature under uniform gates: the reference that has to be beaten."""
     n_cells: int = 0
@@ -312,8 +313,8 @@ def fit_candidate(
 
     Notes
     -----
-    L-BFGS (Liu and Nocedal 1989). The prior holds W_x near its random start: were it free, it could grow
-    without end while W_g and W_e shrink, and their decay would mean nothing.
+    L-BFGS (Liu and Nocedal 1989). The prior holds W_x near its start (random rows, and principal axes): were
+    it free, it could grow without end while W_g and W_e shrink, and their decay would mean nothing.
     """
     if not bool(np.isfinite(part.cells.curves[part.cells.present]).all()):
         raise DataError(
@@ -553,18 +554,22 @@ def new_gate(problem: Problem, settings: FitConfig, tau: float, seed: int) -> Ga
         seed=derive_seed(seed, "gate"),
         log_tau=math.log(tau),
     )
-    axes = problem.axes[: min(SIMILAR_AXES, settings.dim // 4)]
+    axes = problem.axes[: n_axes(problem, settings.dim)]
     with torch.no_grad():
         gate.w_x[settings.dim - len(axes) :] = torch.from_numpy(axes)
     return gate
+
+
+def n_axes(problem: Problem, dim: int) -> int:
+    """How many rows of W_x (dim, D) are principal axes; 0 if there are none, or too few rows."""
+    return min(SIMILAR_AXES, dim // 4, len(problem.axes))
 
 
 def axes_of(w_x: Tensor, problem: Problem) -> Tensor:
     """W_x with nothing but the axes that `new_gate` put into its last rows, (d, D)."""
     import torch
 
-    n_axes = min(SIMILAR_AXES, len(w_x) // 4, len(problem.axes))
-    is_axis = torch.arange(len(w_x)) >= len(w_x) - n_axes
+    is_axis = torch.arange(len(w_x)) >= len(w_x) - n_axes(problem, len(w_x))
     return w_x * is_axis[:, None]
 
 
@@ -613,7 +618,8 @@ def choose(
     if trial.mean(uniform) >= trial.mean(unconditional):
         best = uniform
     similar = Candidate("similar", width=unconditional.width)
-    if trial.validate(similar, start=unconditional, rival=best):
+    has_axes = n_axes(problem, settings.dim) > 0
+    if has_axes and trial.validate(similar, start=unconditional, rival=best):
         best = max(best, similar, key=trial.mean)
     for decay in sorted(settings.decays, reverse=True):
         gates = Candidate("gates", decay, unconditional.width)

@@ -63,7 +63,7 @@ class Problem:
 
     @cached_property
     def bases(self) -> tuple[Floats, Floats, Floats]:
-        """Orthonormal columns (D, rank) that span the embeddings of contexts, personas and exemplars."""
+        """Orthonormal columns that span contexts (D, rank), personas (D, rank) and exemplars (D or 2D, rank)."""
         return _basis(self.hx), _basis(self.hg), _basis(self.he)
 
     @cached_property

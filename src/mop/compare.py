@@ -36,7 +36,13 @@ from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
 from mop.fitted import FittedMixture, load_mixture
-from mop.methods import Ingredients, answer, mixture_agents, needs_mixture, respond
+from mop.methods import (
+    Ingredients,
+    answer,
+    mixture_agents,
+    needs_mixture,
+    respond,
+)
 from mop.pipeline import Models, Work, bring_up, ingredients_of, open_work, run
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
@@ -75,6 +81,7 @@ _PLAIN_ABLATIONS = (
     "no-gates",
     "single-tau",
     "fitted-tau",
+    "paper-drawing",
     "paper-fit",
 )
 
@@ -429,7 +436,8 @@ class _Bench:
         inputs = hash_of(
             [[self.work.folder.stage_hash(f"compare/{arm.name}") for arm in shown],
              self.work.folder.stage_hash("records"), [arm.name for arm in shown],
-             [self._encoder(name).identity for name in encoders], len(contexts), config["evaluate"], is_quick,
+             [self._encoder(name).identity for name in encoders], len(contexts), config["evaluate"],
+             [QUICK_SEEDS, QUICK_SUBSAMPLES] if is_quick else False,
              config["compare"]["classifier"], config["seed"], JUDGE_VERSION]
         )  # fmt: skip
         file = self.place / f"{table}.json"
@@ -566,7 +574,7 @@ class _Bench:
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
             "arms": found["rows"],
-            "notes": [*self._surrogate_note(), *found["notes"]],
+            "notes": [*self._surrogate_note(), *self.config.simulate.departures(), *found["notes"]],
         }  # fmt: skip
         cut: list[Row] = []
         if ablations is not None:
@@ -680,7 +688,8 @@ def draw_ablation(
     ablation : str
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
         gates; ``tokens-L`` and ``prompt-L``: L agents write together; ``fitted-tau``: no factor on
-        the temperatures; ``paper-fit``: as the paper draws, one agent at its own temperature;
+        the temperatures; ``paper-drawing`` and ``paper-fit``: as the paper draws, one agent at its own
+        temperature;
         others: the mixture decides.
     contexts : sequence of Record, length n
     given : Ingredients
@@ -692,13 +701,13 @@ def draw_ablation(
     numbered, simulation = _ABLATION.fullmatch(ablation), given.config.simulate
     if ablation == "no-gates":
         return list(respond("mop-uniform", contexts, given, name=name))
-    if ablation in ("fitted-tau", "paper-fit"):
+    if ablation in ("fitted-tau", "paper-drawing", "paper-fit"):
         at_fitted = replace(given.config, simulate=replace(simulation, tau_factor=1.0))
         given = replace(given, config=at_fitted)
     n_agents, mix = simulation.n_agents, simulation.mix
     if numbered is not None and numbered[1] in ("tokens", "prompt"):
         n_agents, mix = int(numbered[2]), numbered[1]
-    if ablation in ("no-exemplars", "paper-fit"):
+    if ablation in ("no-exemplars", "paper-drawing", "paper-fit"):
         n_agents, mix = 1, "none"
     agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=mix)
     if ablation == "no-exemplars":

@@ -249,7 +249,7 @@ class FitConfig:
     patience: int = 10
     """Epochs without a gain before the paper's recipe stops."""
     n_folds: int = 4
-    """Folds of the cross-validation that chooses between gates, context-free weights and uniform gates."""
+    """Folds of the cross-validation that chooses between uniform and context-free weights, similarity and gates."""
     decays: tuple[float, ...] = (0.5, 0.15, 0.05)
     """Weight decays tried for the gates, nats of all records together per squared weight; validation chooses."""
     coverage_records: int = 100
@@ -309,7 +309,10 @@ def method_and_tau(name: str) -> tuple[str, float | None]:
     """
     method, at, text = name.partition("@")
     if method not in ("mop", *METHODS):
-        raise ConfigError(f"unknown method {name!r}; known: mop, {', '.join(METHODS)}")
+        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"unknown method {name!r}; known: mop, {', '.join(METHODS)}; did you mean {near!r}?"
+        )
     if not at:
         return method, None
     if method not in FIXED_TAU:
@@ -324,6 +327,8 @@ def method_and_tau(name: str) -> tuple[str, float | None]:
         raise ConfigError(
             f"a method at a temperature is written NAME@TAU with a TAU above 0, got {name!r}; e.g. {method}@0.75"
         )
+    if text != f"{tau:g}":  # one spelling, for it names rows and files
+        raise ConfigError(f"got {name!r}; write it {method}@{tau:g}")
     return method, tau
 
 
@@ -373,6 +378,23 @@ class SimulateConfig:
                 f"{self.n_agents} and mix {self.mix!r}; set both or neither"
             )
         _are_methods("simulate", "controls", self.controls)
+
+    def departures(self) -> list[str]:
+        """What makes the sampler another than the fitted model, a sentence each."""
+        said = []
+        if self.top_p < 1 or self.top_k > 0:
+            said.append("Top-p or top-k is on: the sampler is not the fitted model.")
+        if self.tau_factor != 1:
+            said.append(
+                f"Temperatures of the mixture are multiplied by {self.tau_factor:g} (simulate.tau_factor): the "
+                "sampler is not the fitted model."
+            )
+        if self.mix == "prompt":
+            said.append(
+                f"A prompt shows the exemplars of {self.n_agents} agents (simulate.n_agents); the fit scored one "
+                "exemplar at a time."
+            )
+        return said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -694,7 +716,7 @@ def _at_least(section: str, name: str, value: int, least: int) -> None:
 
 def _are_methods(section: str, name: str, given: Sequence[str]) -> None:
     for method in given:
-        if "@" not in method:
+        if method == "mop" or "@" not in method:
             _one_of(section, name, method, METHODS)
         try:
             method_and_tau(method)

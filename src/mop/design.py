@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EVEN, GATE, GAINS, SIMILAR = 0.4, 0.25, 0.2, 0.15
 """Shares of a later round's proposal: every component alike, the gates' weights, the components with the
-largest d_c of the certificate, exemplars whose text is near the records' contexts. Chosen, not tuned."""
+largest d_c of the certificate, exemplars whose context is near the records'. Chosen, not tuned."""
 
 NEAR = 0.05
 """Softmax temperature of the cosine between context and exemplar in the last of these."""

@@ -91,8 +91,6 @@ def fit_mixture(
     vectors = embed(texts, encoder, store=store, progress=progress)
     hx, hg = np.split(vectors, [len(records)])
     he = exemplar_vectors(exemplars, encoder, store=store, progress=progress)
-    if settings.method == "paper":
-        he = he[:, : hx.shape[1]]
     problem = Problem(
         hx=hx,
         hg=hg,

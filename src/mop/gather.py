@@ -118,6 +118,7 @@ def report_data(
         outcomes=metrics["outcomes"].get("mop", {}),
         problems={
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
+            "Sampling": config.simulate.departures(),
             "Draws that could not be had": _failure_notes(metrics["failed"], every),
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],

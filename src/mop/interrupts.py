@@ -7,6 +7,7 @@ us: the process dies of the signal, or in `std::terminate`, instead of ending wi
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 import threading
@@ -18,11 +19,18 @@ from types import FrameType, ModuleType
 from typing import Any
 
 HEARD_LATER = (signal.SIGINT, signal.SIGTERM)
+MOMENT = 0.02
+"""Seconds."""
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Handle interrupts that come meanwhile at the end; outside the main thread, which alone hears them, do nothing."""
+    """Handle interrupts that come meanwhile a moment after the end.
+
+    A moment after, so that an import machinery around this has time to put its module where it belongs; if it
+    cannot, the module would be half there for good. Outside the main thread, which alone hears
+    interrupts, this does nothing.
+    """
     heard: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -40,23 +48,29 @@ def undisturbed() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if heard:
-            signal.raise_signal(heard[0])
+            later = threading.Timer(MOMENT, os.kill, (os.getpid(), heard[0]))
+            later.daemon = True
+            later.start()
 
 
 class _WholeImport(MetaPathFinder):
-    """Finds one module, once, and lets it be executed undisturbed."""
+    """Finds one module, and lets it be executed undisturbed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Take the spec that the other finders have, with a loader that hears no interrupt."""
-        if fullname != self.name:
+        if fullname != self.name or self.is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self.is_asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.is_asking = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module

@@ -57,7 +57,7 @@ def fit_paper(
     n, n_train, n_exemplars = len(problem.hx), problem.n_train, len(problem.he)
     gate = Gate(
         torch.as_tensor(problem.hg),
-        torch.as_tensor(problem.he),
+        torch.as_tensor(problem.he[:, : problem.hx.shape[1]]),  # without the exemplars' contexts
         dim=settings.dim,
         biases=False,
         seed=derive_seed(seed, "gate"),

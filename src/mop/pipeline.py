@@ -27,7 +27,13 @@ from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as
 from mop.backends.ledger import Ledger
 from mop.backends.remote import RemoteGenerator
 from mop.cluster import cluster
-from mop.config import RemoteSettings, RunConfig, config_from_dict, config_to_dict
+from mop.config import (
+    RemoteSettings,
+    RunConfig,
+    config_from_dict,
+    config_to_dict,
+    method_and_tau,
+)
 from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
 from mop.embedded import EMBEDDED
@@ -373,9 +379,9 @@ def simulate_method(
     with open_work(config, path, models, until=until, also=also, progress=progress) as work:
         bring_up(work, until)
         contexts = work.records("test")[: config.simulate.n_responses]
+        file = work.folder.method(method)
         work.progress.begin("simulate")
         responses = list(respond(method, contexts, ingredients_of(work, method)))
-        file = work.folder.method(method)
         write_responses(file, responses)
         work.describe()
     drawn = [response for response in responses if is_drawn(response)]
@@ -455,7 +461,8 @@ class Work:
                 "personas": hash_of(self._personas_now()),
             }
         if stage == "simulate":
-            draws_rivals = set(self.config.simulate.controls) & {"zerogen", "attrprompt", "progen"}
+            controls = {method_and_tau(name)[0] for name in self.config.simulate.controls}
+            draws_rivals = controls & {"zerogen", "attrprompt", "progen"}
             return {
                 "simulate": config["simulate"],
                 "seed": seed,
@@ -647,12 +654,8 @@ def make_responses(work: Work) -> Made:
     settings = work.config.simulate
     contexts = work.records("test")[: settings.n_responses]
     ingredients = ingredients_of(work)
-    if settings.top_p < 1 or settings.top_k > 0:
-        logger.warning("top-p or top-k is on: the sampler is not the fitted model")
-    if settings.tau_factor != 1:
-        logger.warning(
-            "simulate.tau_factor is %g: temperatures are not the fitted ones", settings.tau_factor
-        )
+    for departure in settings.departures():
+        logger.warning("%s", departure)
     files = []
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
@@ -912,6 +915,7 @@ def refit(
             store=work.store,
             samples_per_persona=samples_per_persona,
             decoding=ingredients_of(work, "zero-shot").decoding,  # asks for no scorer
+            tau_factor=config.simulate.tau_factor,
             max_failed_share=config.remote.max_failed_share,
             seed=config.seed,
             progress=work.progress,

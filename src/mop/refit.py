@@ -40,6 +40,7 @@ def refit_black_box(
     store: Store,
     samples_per_persona: int = 20,
     decoding: Decoding | None = None,
+    tau_factor: float = 1.0,
     max_failed_share: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -63,6 +64,8 @@ def refit_black_box(
         Responses drawn under each persona, ≥ 2: K times as many calls of the model.
     decoding : Decoding, optional
         As the simulation will have it.
+    tau_factor : float
+        What the simulation multiplies the temperatures by (``simulate.tau_factor``).
     max_failed_share : float
         Share of all draws that the model may give up, as in `mop.simulate.simulate`.
     seed : int
@@ -74,7 +77,7 @@ def refit_black_box(
     FittedMixture
         With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
         ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
-        ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona``,
+        ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona``, ``tau_factor``,
         ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that could
         not be had).
 
@@ -117,6 +120,7 @@ def refit_black_box(
         store=store,
         n=samples_per_persona,
         decoding=decoding or Decoding(),
+        tau_factor=tau_factor,
         max_failed_share=max_failed_share,
         seed=seed,
         progress=progress,
@@ -152,6 +156,7 @@ def refit_black_box(
         "shrinkage": match.shrinkage,
         "n_targets": len(targets),
         "samples_per_persona": samples_per_persona,
+        "tau_factor": tau_factor,
         "n_empty": n_empty,
         "failed": failed,
     }
@@ -168,6 +173,7 @@ def samples_of_personas(
     store: Store,
     n: int,
     decoding: Decoding,
+    tau_factor: float = 1.0,
     seed: int,
     max_failed_share: float = 0.0,
     progress: Progress | None = None,
@@ -187,7 +193,7 @@ def samples_of_personas(
         records += [
             replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(asked)
         ]
-        agents += _agents(fitted, hx, asked, k, seed)
+        agents += _agents(fitted, hx, asked, k, seed, tau_factor)
     responses = list(
         simulate(
             records,
@@ -217,7 +223,12 @@ def _contexts(records: Sequence[Record], n: int, seed: int) -> list[Record]:
 
 
 def _agents(
-    fitted: FittedMixture, hx: NDArray[np.float32], contexts: Sequence[Record], k: int, seed: int
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    contexts: Sequence[Record],
+    k: int,
+    seed: int,
+    tau_factor: float,
 ) -> list[Agent]:
     """Persona k with an exemplar drawn for every context; a record never gets itself."""
     log_omega: Floats = fitted.log_omega(
@@ -230,7 +241,7 @@ def _agents(
             for i, record in enumerate(contexts)
         ]
     )
-    tau = float(fitted.temperatures[k])
+    tau = float(fitted.temperatures[k] * tau_factor)
     return [
         Agent(k, (j,), tau, 0.0, float(log_omega[i, j]))
         for i, j in enumerate(draw(log_omega, u).tolist())
