@@ -7,7 +7,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from mop.backends.forward import GeneralBody, Group, LlamaBody  # noqa: E402
+from mop.backends.forward import (  # noqa: E402
+    BLOCK,
+    GeneralBody,
+    Group,
+    LlamaBody,
+    _attention,
+    _normed,
+)
 from mop.backends.local import choose_body  # noqa: E402
 from tiny_models import (  # noqa: E402
     tiny_gemma3,
@@ -48,7 +55,8 @@ def test_predictions_after_prefixes_equal_the_plain_pass(case):
             for row, (low, high) in zip(ROWS, wanted, strict=True)
         ]
     )
-    found = torch.cat([body.logits(handle, 0, 20), body.logits(handle, 20, len(expected))])
+    parts = [(0, 20), (20, len(expected))]  # a call may overwrite what the one before returned
+    found = torch.cat([body.logits(handle, *part).clone() for part in parts])
     assert torch.allclose(found, expected, atol=1e-4)
 
 
@@ -197,3 +205,48 @@ def test_joined_weights_stay_the_models_own():
     )
     with torch.inference_mode():
         assert torch.allclose(plain_logits(model, ROWS[1]), plain_logits(same, ROWS[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "before"), [(3, 5, 0), (2, BLOCK + 9, 0), (40, 7, 300), (1, 3 * BLOCK, 11), (9, 1, 4)]
+)  # fmt: skip
+def test_attention_is_that_of_the_formula(dtype, rows, tokens, before):
+    draw = torch.Generator().manual_seed(0)
+    queries = torch.randn(rows, tokens, 6, 16, generator=draw).to(dtype).transpose(1, 2)
+    keys, values = torch.randn(2, rows, 2, before + tokens, 16, generator=draw).to(dtype)
+    mask = torch.ones(tokens, before + tokens, dtype=torch.bool).tril(before)
+    every_head = [each.double().repeat_interleave(3, dim=1) for each in (keys, values)]
+    scores = queries.double() @ every_head[0].mT / 4
+    expected = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ every_head[1]
+    found = _attention(queries, keys, values, mask)
+    assert found.shape == queries.shape
+    assert torch.allclose(found.double(), expected, atol=1e-5 if dtype == torch.float32 else 0.03)
+
+
+def test_attention_in_pieces_is_that_in_one(monkeypatch):
+    draw = torch.Generator().manual_seed(1)
+    queries = torch.randn(7, 6, 20, 16, generator=draw).bfloat16()
+    keys, values = torch.randn(2, 7, 2, 50, 16, generator=draw).bfloat16()
+    mask = torch.ones(20, 50, dtype=torch.bool).tril(30)
+    whole = _attention(queries, keys, values, mask)
+    monkeypatch.setattr("mop.backends.forward.PIECE", 1)
+    monkeypatch.setattr("mop.backends.forward.BLOCK", 3)
+    assert torch.allclose(_attention(queries, keys, values, mask), whole, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_the_models_own_and_leaves_its_input(dtype):
+    norm = tiny_llama().to(dtype).model.norm
+    hidden = torch.randn(5, 3, norm.weight.shape[0], generator=torch.Generator().manual_seed(2)).to(
+        dtype
+    )
+    before = hidden.clone()
+    with torch.inference_mode():
+        found = _normed(norm, hidden, norm.variance_epsilon)
+        expected = norm(hidden)
+    assert torch.equal(hidden, before)
+    assert found.dtype == dtype
+    assert torch.allclose(
+        found.float(), expected.float(), rtol=1e-6 if dtype == torch.float32 else 8e-3
+    )

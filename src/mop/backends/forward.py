@@ -9,6 +9,7 @@ It is used after a comparison with the model's own pass on a few tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -73,7 +74,10 @@ class Body(Protocol):
         ...
 
     def logits(self, handle: Any, low: int, high: int) -> torch.Tensor:
-        """Return wanted predictions ``low`` to ``high``, (high - low, V) in the model's dtype."""
+        """Return wanted predictions ``low`` to ``high``, (high - low, V) in the model's dtype.
+
+        The caller may overwrite them, and the next call in the same thread may too.
+        """
         ...
 
     def extend(self, groups: Sequence[Group]) -> list[Prefix]:
@@ -347,6 +351,7 @@ class LlamaBody:
         self._rotary = decoder.rotary_emb
         self._norm = decoder.norm
         self._head = model.lm_head
+        self._room = threading.local()
         first = decoder.layers[0].self_attn
         self._size: int = first.head_dim
         self._heads: int = config.num_attention_heads
@@ -366,8 +371,17 @@ class LlamaBody:
 
     def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
         """Apply the output layer to a part of what `predict` found."""
-        logits: torch.Tensor = self._head(handle[low:high])
-        return logits
+        import torch
+
+        rows, weight = handle[low:high], self._head.weight
+        if self._head.bias is not None:
+            found: torch.Tensor = self._head(rows)
+            return found
+        # Tens of megabytes: fresh memory each time costs a third more than the product.
+        room: torch.Tensor | None = getattr(self._room, "logits", None)
+        if room is None or len(room) < len(rows):
+            room = self._room.logits = rows.new_empty((len(rows), len(weight)))
+        return torch.mm(rows, weight.T, out=room[: len(rows)])
 
     def extend(self, groups: Sequence[Group]) -> list[Prefix]:
         """Return the prefix that each row becomes."""
@@ -415,13 +429,15 @@ class LlamaBody:
                 chosen = torch.cat([layout.wanted for layout in layouts])
                 mixed, hidden = mixed[chosen], hidden[chosen]
             hidden = self._finish(layer, hidden, mixed)
-        normed: torch.Tensor = self._norm(hidden)
-        return normed
+        return _normed(self._norm, hidden, self._eps)
 
     def _turns(self, like: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines of the rotary positions, (N, 1, D) each."""
+        """Return cosines and sines of the rotary positions, (N, 1, D) each; sines of the lower half negated."""
+        import torch
+
         cos, sin = self._rotary(like, places[None])
-        return cos[0, :, None], sin[0, :, None]
+        low, high = sin[0, :, None].chunk(2, dim=-1)
+        return cos[0, :, None], torch.cat([-low, high], dim=-1)
 
     def _project(
         self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
@@ -429,27 +445,90 @@ class LlamaBody:
         """Return queries (N, heads, D), keys and values (N, shared heads, D)."""
         import torch
 
-        normed = layer.norm_in(hidden)
+        normed = _normed(layer.norm_in, hidden, self._eps)
         joined = torch.nn.functional.linear(normed, layer.qkv, layer.qkv_bias)
         joined = joined.view(len(hidden), -1, self._size)
         both = joined[:, : self._heads + self._shared]
         if layer.norm_q is not None and layer.norm_k is not None:
             both = torch.cat(
-                [layer.norm_q(both[:, : self._heads]), layer.norm_k(both[:, self._heads :])], dim=1
+                [
+                    _normed(layer.norm_q, both[:, : self._heads], self._eps),
+                    _normed(layer.norm_k, both[:, self._heads :], self._eps),
+                ],
+                dim=1,
             )
         cos, sin = turn
         low, high = both.chunk(2, dim=-1)
-        turned = both * cos + torch.cat([-high, low], dim=-1) * sin
+        turned = (both * cos).addcmul_(torch.cat([high, low], dim=-1), sin)
         return turned[:, : self._heads], turned[:, self._heads :], joined[:, -self._shared :]
 
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Add what attention found, then the feed-forward block."""
         import torch
 
-        hidden = hidden + torch.nn.functional.linear(mixed, layer.out, layer.out_bias)
-        gate, up = torch.nn.functional.linear(layer.norm_out(hidden), layer.gate_up).chunk(2, -1)
-        inner = torch.nn.functional.silu(gate) * up
-        return hidden + torch.nn.functional.linear(inner, layer.down)
+        hidden = torch.nn.functional.linear(mixed, layer.out, layer.out_bias).add_(hidden)
+        normed = _normed(layer.norm_out, hidden, self._eps)
+        gate, up = torch.nn.functional.linear(normed, layer.gate_up).chunk(2, -1)
+        inner = torch.nn.functional.silu(gate, inplace=True).mul_(up)
+        return torch.nn.functional.linear(inner, layer.down).add_(hidden)
+
+
+def _normed(norm: Any, hidden: torch.Tensor, eps: float) -> torch.Tensor:
+    """What a root-mean-square norm makes of (..., width), rounded where the model's own rounds.
+
+    Three passes instead of six: a ninth of the time on a CPU.
+    """
+    import torch
+
+    wide = hidden.float()
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = torch.rsqrt(length.square_().div_(hidden.shape[-1]).add_(eps))
+    scaled = wide * scale if wide is hidden else wide.mul_(scale)
+    return scaled.to(hidden.dtype).mul_(norm.weight)
+
+
+BLOCK, PIECE = 64, 500_000
+"""Tokens that look back together, and weights that are worked out together (2 MB: they should stay in the cache)."""
+
+
+def _attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Let tokens look back: (B, heads, T, D).
+
+    In bfloat16 on a CPU as plain products, a piece at a time, two to six times as fast as torch's own, with
+    weights rounded as in the plain attention of transformers.
+
+    Parameters
+    ----------
+    queries : Tensor, shape (B, heads, T, D)
+    keys, values : Tensor, shape (B, shared heads, P + T, D)
+    mask : Tensor of bool, shape (T, P + T)
+        True where a token may look: everything before it and itself.
+    """
+    import torch
+
+    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
+        return torch.nn.functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, enable_gqa=True
+        )
+    n_rows, heads, n_tokens, size = queries.shape
+    shared, before = keys.shape[1], keys.shape[2] - n_tokens
+    bias = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    scaled = (queries * size**-0.5).unflatten(1, (shared, heads // shared))
+    found = torch.empty_like(queries)
+    for low in range(0, n_tokens, BLOCK):
+        high = min(n_tokens, low + BLOCK)
+        seen, n = before + high, high - low
+        step = max(1, PIECE // (heads * n * seen))
+        for first in range(0, n_rows, step):
+            rows = slice(first, min(n_rows, first + step))
+            asked = scaled[rows, :, :, low:high].flatten(0, 1).flatten(1, 2)
+            scores = asked @ keys[rows, :, :seen].flatten(0, 1).mT
+            weights = (scores.unflatten(1, (-1, n)) + bias[low:high, :seen]).softmax(-1)
+            mixed = weights.to(values.dtype).flatten(1, 2) @ values[rows, :, :seen].flatten(0, 1)
+            found[rows, :, low:high] = mixed.unflatten(0, (-1, shared)).view(-1, heads, n, size)
+    return found
 
 
 LLAMA_LIKE = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"}
@@ -532,9 +611,7 @@ class _Layout:
             key_rows = torch.cat([ahead, key_rows], dim=2)
             ahead = self.prefix.values[depth].expand(len(self.lengths), -1, -1, -1)
             value_rows = torch.cat([ahead, value_rows], dim=2)
-        found = torch.nn.functional.scaled_dot_product_attention(
-            self._rows(queries), key_rows, value_rows, attn_mask=self.mask, enable_gqa=True
-        )
+        found = _attention(self._rows(queries), key_rows, value_rows, self.mask)
         found = found.transpose(1, 2).flatten(0, 1)
         high = self.low + sum(self.lengths)
         mixed[self.low : high] = found if self.back is None else found[self.back]
@@ -629,7 +706,7 @@ class _LlamaSlots:
             )
             hidden = body._finish(layer, hidden, mixed.flatten(1))
         self._lengths = [length + 1 for length in self._lengths]
-        logits: torch.Tensor = body._head(body._norm(hidden)).float()
+        logits: torch.Tensor = body._head(_normed(body._norm, hidden, body._eps)).float()
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
