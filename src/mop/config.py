@@ -512,7 +512,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
                 "valid_components": 5, "coverage_records": 8},
         "simulate": {"n_responses": 300, "max_tokens": 50},
-        "evaluate": {"test_records": 24, "test_components": 12, "reference_components": 1,
+        "evaluate": {"test_records": 60, "test_components": 16, "reference_components": 1,
                      "n_bootstrap": 100},
     },
     "paper": {
