@@ -77,8 +77,8 @@ class Candidate:
     @property
     def name(self) -> str:
         """As histories and reports call it."""
-        name = f"gates, decay {self.decay:g}" if self.kind == "gates" else self.kind
-        name = "weights by similarity" if self.kind == "similar" else name
+        longer = {"gates": f"gates, decay {self.decay:g}", "similar": "weights by similarity"}
+        name = longer.get(self.kind, self.kind)
         name = name if self.width == 1 else f"{name}, width {self.width:g}"
         return f"{name}, one temperature" if self.is_single_tau else name
 

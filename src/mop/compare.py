@@ -36,13 +36,7 @@ from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
 from mop.fitted import FittedMixture, load_mixture
-from mop.methods import (
-    Ingredients,
-    answer,
-    mixture_agents,
-    needs_mixture,
-    respond,
-)
+from mop.methods import Ingredients, answer, mixture_agents, needs_mixture, respond
 from mop.pipeline import Models, Work, bring_up, ingredients_of, open_work, run
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
@@ -689,8 +683,7 @@ def draw_ablation(
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
         gates; ``tokens-L`` and ``prompt-L``: L agents write together; ``fitted-tau``: no factor on
         the temperatures; ``paper-drawing`` and ``paper-fit``: as the paper draws, one agent at its own
-        temperature;
-        others: the mixture decides.
+        temperature; others: the mixture decides.
     contexts : sequence of Record, length n
     given : Ingredients
     mixture : FittedMixture

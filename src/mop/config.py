@@ -389,6 +389,11 @@ class SimulateConfig:
                 f"Temperatures of the mixture are multiplied by {self.tau_factor:g} (simulate.tau_factor): the "
                 "sampler is not the fitted model."
             )
+        if self.mix == "tokens":
+            said.append(
+                f"The next-token distributions of {self.n_agents} agents are averaged (simulate.n_agents); the fitted "
+                "model draws one agent for a response."
+            )
         if self.mix == "prompt":
             said.append(
                 f"A prompt shows the exemplars of {self.n_agents} agents (simulate.n_agents); the fit scored one "
@@ -716,8 +721,7 @@ def _at_least(section: str, name: str, value: int, least: int) -> None:
 
 def _are_methods(section: str, name: str, given: Sequence[str]) -> None:
     for method in given:
-        if method == "mop" or "@" not in method:
-            _one_of(section, name, method, METHODS)
+        _one_of(section, name, method.partition("@")[0], METHODS)
         try:
             method_and_tau(method)
         except ConfigError as error:

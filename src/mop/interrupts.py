@@ -20,7 +20,7 @@ from typing import Any
 
 HEARD_LATER = (signal.SIGINT, signal.SIGTERM)
 MOMENT = 0.02
-"""Seconds."""
+"""Seconds from the end of an import to an interrupt that came during it."""
 
 
 @contextmanager
