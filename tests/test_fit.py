@@ -154,9 +154,37 @@ def test_a_budget_that_pays_for_nothing_is_refused():
     planted = plant(n=120, n_train=80)
     with pytest.raises(
         ConfigError,
-        match=r"fit.max_lm_tokens is 50, and one component per record takes about \d+ tokens",
+        match=r"fit.max_lm_tokens is 30, and 2 components of 16 records take about 32 tokens",
     ):
-        fit_rounds(planted.problem, planted.score, replace(FAST, max_lm_tokens=50), seed=0)
+        fit_rounds(planted.problem, planted.score, replace(FAST, max_lm_tokens=30), seed=0)
+
+
+def test_a_small_budget_leaves_records_out_rather_than_components(caplog):
+    planted = plant(n=120, n_train=80)
+    scored = []
+
+    def score(record, persona, exemplar):
+        scored.append(record)
+        return planted.score(record, persona, exemplar)
+
+    result = fit_rounds(planted.problem, score, replace(FAST, max_lm_tokens=100), seed=0)
+    assert "scores of 50 of 120 records" in caplog.text
+    assert result.n_tokens <= 100
+    assert result.rows.tolist() == sorted(set(result.rows.tolist()))
+    assert (len(result.rows), int((result.rows < 80).sum())) == (50, 33)
+    assert set(np.concatenate(scored[1:]).tolist()) <= set(result.rows.tolist())
+    assert (result.cells.present.sum(axis=1) >= 1).all()
+    assert (len(result.cells.present), result.n_cells) == (50, result.cells.n_cells)
+
+
+def test_the_cells_of_a_small_budget_are_those_of_their_records():
+    planted = plant(n=120, n_train=80)
+    result = fit_rounds(planted.problem, planted.score, replace(FAST, max_lm_tokens=100), seed=0)
+    for place, row in enumerate(result.rows):
+        for m in np.flatnonzero(result.cells.present[place]):
+            component = result.cells.persona[place, m] * 4 + result.cells.exemplar[place, m]
+            expected = planted.curve(int(row), int(component))
+            assert result.cells.curves[place, m] == pytest.approx(expected)
 
 
 def test_no_round_begins_that_would_exceed_the_minutes():

@@ -110,6 +110,8 @@ class FitResult:
     """The single component (``persona``, ``exemplar``, ``tau``) that does best alone."""
     cells: Cells | None = None
     """All that was scored."""
+    rows: Ints | None = None
+    """The records that `cells` are of, rows of the problem; None: all of them."""
 
 
 @dataclass(frozen=True)

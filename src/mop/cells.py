@@ -7,7 +7,7 @@ components of a record, G nodes of the score curve.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,16 @@ class Problem:
             raise DataError(
                 f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
             )
+
+    def of(self, rows: Ints) -> Problem:
+        """The same about some of the records, ascending."""
+        return replace(
+            self,
+            hx=self.hx[rows],
+            own=self.own[rows],
+            weight=self.weight[rows],
+            n_train=int((rows < self.n_train).sum()),
+        )
 
     @cached_property
     def bases(self) -> tuple[Floats, Floats, Floats]:

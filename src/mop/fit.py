@@ -8,6 +8,7 @@ Letters as in `mop.cells`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from mop.candidates import (
     temperature_report,
     values_of,
 )
-from mop.cells import Cells, Problem, ScoreCells
+from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.coverage import coverage
 from mop.design import Design
@@ -40,6 +41,7 @@ from mop.growth import choose_personas
 from mop.mixture import Floats
 from mop.paper import fit_paper
 from mop.prompts import PROMPT_VERSION
+from mop.randomness import generator
 from mop.score import cell_scorer, own_exemplars
 from mop.store import Store
 from mop.types import Persona, Progress, Record
@@ -150,8 +152,9 @@ def fit_mixture(
         tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional
     )
     if settings.coverage_records and result.cells is not None:
+        scored = records if result.rows is None else [records[i] for i in result.rows]
         info["coverage"] = coverage(
-            records, result.cells, fitted.temperatures,
+            scored, result.cells, fitted.temperatures,
             n_examined=settings.coverage_records, scorer=scorer, store=store, task=task,
             progress=progress,
         )  # fmt: skip
@@ -203,9 +206,18 @@ def fit_rounds(
     Raises
     ------
     ConfigError
-        If the budget does not pay for one component per record.
+        If the budget does not pay for a few components of a few records.
     """
-    design, began = Design(problem, settings, seed), clock()
+    began, rows, share = clock(), None, 1.0
+    if settings.max_lm_tokens:
+        rows, share = _within_budget(problem, score, settings, seed)
+    if rows is not None:
+        logger.warning(
+            "fit.max_lm_tokens %d pays for scores of %d of %d records, the others are left out; raise it to use them",
+            settings.max_lm_tokens, len(rows), len(problem.hx),
+        )  # fmt: skip
+        problem, score = problem.of(rows), _of_rows(score, rows)
+    design = Design(problem, settings, seed)
     history: list[dict[str, Any]] = []
     kept: _State | None = None
     stopped = ""
@@ -213,7 +225,8 @@ def fit_rounds(
         round_ = len(history)
         if progress is not None:
             progress("fit rounds", round_, settings.n_rounds)
-        share = _affordable_share(design, score, settings)
+        if history:
+            share = _affordable_share(design, settings)
         gains = None
         if kept is not None:
             gains = component_gains(kept.choice.gate, problem, kept.cells)
@@ -232,7 +245,7 @@ def fit_rounds(
     history[-1] |= {"stopped": stopped, "kept_round": kept.round_}
     if progress is not None:
         progress("fit rounds", settings.n_rounds, settings.n_rounds)
-    return kept.result(design, history, stopped)
+    return replace(kept.result(design, history, stopped), rows=rows)
 
 
 @dataclass(frozen=True)
@@ -291,27 +304,54 @@ def _row(
     return row if gain is None else {**row, "gain": gain}
 
 
-def _affordable_share(design: Design, score: ScoreCells, settings: FitConfig) -> float:
-    """How much of a usual round the rest of ``max_lm_tokens`` pays for, in (0, 1]."""
-    budget = settings.max_lm_tokens
-    if not budget:
-        return 1.0
-    if design.n_cells:
-        per_cell = design.n_tokens / design.n_cells
-    else:  # what a cell costs is not known yet: look at a few
-        n = len(design.problem.hx)
-        rows = np.unique(np.linspace(0, n - 1, min(n, 16)).astype(np.int64))
-        exemplar = np.where(design.problem.own[rows] == 0, design.n_exemplars - 1, 0)
-        per_cell = score(rows, np.zeros_like(rows), exemplar)[1] / len(rows)
-    usual = design.expected_cells() * per_cell
-    share = min(1.0, (budget - design.n_tokens) / usual)
-    fewest = usual / min(settings.components_per_record, settings.valid_components)
-    if not design.n_cells and share * usual < fewest:
+FEW, FEWEST_RECORDS = 2, 16
+"""Components of each record below which records are left out rather than components, since one alone says
+nothing about weights; and records below which nothing is fitted. Chosen, not tuned."""
+
+
+def _within_budget(
+    problem: Problem, score: ScoreCells, settings: FitConfig, seed: int
+) -> tuple[Ints | None, float]:
+    """Records that ``max_lm_tokens`` pays for (None: all), and how much of a usual first round.
+
+    Records are left out evenly, of training and of validation, if it does not pay for `FEW` components of each.
+    """
+    n, n_train, budget = len(problem.hx), problem.n_train, settings.max_lm_tokens
+    # What a cell costs is not known yet: look at a few.
+    rows = np.unique(np.linspace(0, n - 1, min(n, 16)).astype(np.int64))
+    exemplar = np.where(problem.own[rows] == 0, len(problem.he) - 1, 0)
+    per_cell = score(rows, np.zeros_like(rows), exemplar)[1] / len(rows)
+    usual = settings.components_per_record, settings.valid_components
+    least = min(1.0, FEW / min(usual))
+    few = [max(1, math.floor(least * each)) for each in usual]
+    per_record = per_cell * (few[0] * n_train + few[1] * (n - n_train)) / n
+    n_kept = math.floor(budget / per_record)
+    if n_kept >= n:
+        in_all = usual[0] * n_train + usual[1] * (n - n_train)
+        return None, min(1.0, max(least, budget / (per_cell * in_all)))
+    if n_kept < min(FEWEST_RECORDS, n):
         raise ConfigError(
-            f"fit.max_lm_tokens is {budget}, and one component per record takes about "
-            f"{fewest:.0f} tokens; raise it to some times that, or set it to 0 for no limit"
+            f"fit.max_lm_tokens is {budget}, and {few[0]} components of {FEWEST_RECORDS} records take about "
+            f"{per_record * FEWEST_RECORDS:.0f} tokens; raise it to some times that, or set it to 0 for no limit"
         )
-    return share
+    rng = generator(seed, "records-within-budget")
+    kept_train = min(max(1, round(n_kept * n_train / n)), n_kept - 1)
+    train = rng.permutation(n_train)[:kept_train]
+    valid = n_train + rng.permutation(n - n_train)[: n_kept - kept_train]
+    return np.sort(np.concatenate([train, valid])), least
+
+
+def _of_rows(score: ScoreCells, rows: Ints) -> ScoreCells:
+    """Scores of some records, numbered anew."""
+    return lambda record, persona, exemplar: score(rows[record], persona, exemplar)
+
+
+def _affordable_share(design: Design, settings: FitConfig) -> float:
+    """How much of a usual round the rest of ``max_lm_tokens`` pays for, in (0, 1]."""
+    if not settings.max_lm_tokens:
+        return 1.0
+    usual = design.expected_cells() * design.n_tokens / design.n_cells
+    return min(1.0, (settings.max_lm_tokens - design.n_tokens) / usual)
 
 
 def _reason_to_stop(
