@@ -58,6 +58,15 @@ def test_a_method_can_be_drawn_at_a_temperature_of_its_own(small_run, method):
     assert list(respond(method, small_run.held_out, set_for_all, name=name)) == rows
 
 
+@pytest.mark.parametrize("method", ["few-shot", "few-shot-3", "persona-only"])
+def test_another_temperature_shows_the_same_exemplars_and_personas(small_run, method):
+    plain = respond(method, small_run.held_out, ingredients(small_run))
+    cooler = respond(f"{method}@0.6", small_run.held_out, ingredients(small_run))
+    shown = [(row.persona, row.exemplar) for row in plain]
+    assert [(row.persona, row.exemplar) for row in cooler] == shown
+    assert len(set(shown)) > 1
+
+
 @pytest.mark.parametrize("method", ["mop", "mop-uniform"])
 def test_a_factor_multiplies_the_temperatures_of_the_mixture(small_run, method):
     plain = list(respond(method, small_run.held_out, ingredients(small_run)))

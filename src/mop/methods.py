@@ -143,7 +143,7 @@ def respond(
             max_tries=rivals.max_tries, max_failed_share=given.max_failed_share, method=name,
             progress=given.progress,
         )  # fmt: skip
-    return answer(agents_for(method, contexts, given, name=name), contexts, given, name=name)
+    return answer(agents_for(method, contexts, given), contexts, given, name=name)
 
 
 def answer(
@@ -166,8 +166,10 @@ def answer(
     )
 
 
-def agents_for(method: str, contexts: Sequence[Record], given: Ingredients, *, name: str) -> Agents:
+def agents_for(method: str, contexts: Sequence[Record], given: Ingredients) -> Agents:
     """Who answers each context, for a method that is a choice of personas and exemplars.
+
+    The same at any temperature: random choices depend on seed, method and the record's key.
 
     Raises
     ------
@@ -188,7 +190,7 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients, *, n
         return picle_agents(contexts, given.exemplars, ratio, tau=tau)
     if method == "persona-only":
         n_personas = len(_mixture(given, method).personas)
-        return persona_only_agents(contexts, n_personas, tau=tau, seed=given.seed, method=name)
+        return persona_only_agents(contexts, n_personas, tau=tau, seed=given.seed)
     return few_shot_agents(
         contexts,
         own_exemplars(contexts, given.exemplars),
@@ -196,7 +198,7 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients, *, n
         tau=tau,
         seed=given.seed,
         n_shots=3 if method == "few-shot-3" else 1,
-        method=name,
+        method=method,
     )
 
 
