@@ -48,9 +48,9 @@ LAYERS = [
     },
     {
         "data",
+        "completion",
         "design",
         "index",
-        "candidates",
         "embed",
         "cluster",
         "backends.fake",
@@ -60,6 +60,7 @@ LAYERS = [
         "backends.probe",
         "backends.tokens",
     },
+    {"candidates"},
     {"backends.decode", "backends.link", "fake_server", "paper", "personas", "score", "spending"},
     {"backends.local", "backends.remote", "coverage", "fitted", "growth", "simulate"},
     {"backends", "fit", "likelihood", "evaluate", "report", "refit", "baselines.redraw"},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mop.cells import Cells, Ints, Problem
+from mop.completion import complete
 from mop.config import FitConfig
 from mop.curve import weights as curve_weights
 from mop.errors import DataError
@@ -128,6 +129,8 @@ class Choice:
     """The same values of the references: ``uniform``, ``unconditional``, ``single_tau``, ``own_tau``."""
     unconditional: Gate
     """Fitted to all records."""
+    fitted_values: Floats
+    """(n,) log-likelihood of each record under `gate`, which was fitted to it."""
 
 
 def log_lik_of(
@@ -258,6 +261,17 @@ class Part:
         with torch.inference_mode():
             value = _log_lik(gate, self.scores)
         return np.asarray(value.numpy(), dtype=np.float64)
+
+
+def filled_in(
+    problem: Problem, cells: Cells, rows: Ints, settings: FitConfig, *, seed: int
+) -> Part:
+    """Some records with their tables filled in from each other, where `mop.completion` can, else as they are."""
+    part = Part(problem, cells, rows)
+    if not settings.completion:
+        return part
+    filled = complete(problem, cells, rows, tau=part.single_tau[0], seed=seed)
+    return part if filled is None else Part(problem, filled, rows)
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:
@@ -637,14 +651,22 @@ def choose(
         others |= {"single_tau": trial.values[single], "own_tau": trial.values[best]}
         if trial.mean(single) >= trial.mean(best):
             best = single
-    everyone = Part(problem, cells, np.arange(len(problem.hx)))
+    everyone = filled_in(problem, cells, np.arange(len(problem.hx)), settings, seed=seed)
     free = fit_candidate(unconditional, everyone, settings, seed=seed)
     gate = free
     if best != unconditional:
         gate = fit_candidate(best, everyone, settings, seed=seed, start=free)
     if progress is not None:
         progress("fit gates", trial.n_trials, trial.n_trials)
-    return Choice(best, gate, trial.values[best], tuple(trial.gates[best]), others, free)
+    return Choice(
+        best,
+        gate,
+        trial.values[best],
+        tuple(trial.gates[best]),
+        others,
+        free,
+        everyone.values(gate),
+    )
 
 
 def _unconditional(trial: _Trial, start: Candidate) -> Candidate:
@@ -673,7 +695,10 @@ class _Trial:
         self.problem, self.settings, self.seed, self.progress = problem, settings, seed, progress
         everyone = np.arange(len(problem.hx))
         self.parts = [
-            (Part(problem, cells, np.setdiff1d(everyone, fold)), Part(problem, cells, fold))
+            (
+                filled_in(problem, cells, np.setdiff1d(everyone, fold), settings, seed=seed),
+                filled_in(problem, cells, fold, settings, seed=seed),
+            )
             for fold in folds(len(problem.hx), settings.n_folds, seed)
         ]
         self.n_trials = 3 + len(WIDTHS) + len(settings.decays)

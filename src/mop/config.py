@@ -248,6 +248,8 @@ class FitConfig:
     """Steps of one fit (paper: epochs) at the most."""
     patience: int = 10
     """Epochs without a gain before the paper's recipe stops."""
+    completion: bool = True
+    """Whether tables of up to 100,000 components of records are filled in before gates are fitted to them."""
     n_folds: int = 4
     """Folds of the cross-validation that chooses between uniform and context-free weights, similarity and gates."""
     decays: tuple[float, ...] = (0.5, 0.15, 0.05)

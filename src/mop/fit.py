@@ -25,10 +25,10 @@ from mop.candidates import (
     certificate,
     choose,
     component_gains,
+    filled_in,
     folds,
     mean_of,
     temperature_report,
-    values_of,
 )
 from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
@@ -236,7 +236,7 @@ def fit_rounds(
         cells = design.table()
         choice = choose(problem, cells, settings, seed=seed, progress=progress)
         gain = None if kept is None else mean_of(choice.values - kept.judged_on(cells), problem)
-        history.append({"round": round_, **_row(choice, problem, cells, design, gain)})
+        history.append({"round": round_, **_row(choice, problem, design, gain)})
         if kept is None or gain is None or gain >= 0:
             kept = _State(choice, cells, round_, problem, settings, seed)
         spent = clock() - began
@@ -264,7 +264,8 @@ class _State:
         values = np.zeros(len(self.problem.hx))
         parts = folds(len(values), self.settings.n_folds, self.seed)
         for gate, fold in zip(self.choice.fold_gates, parts, strict=True):
-            values[fold] = values_of(gate, self.problem, cells, fold)
+            part = filled_in(self.problem, cells, fold, self.settings, seed=self.seed)
+            values[fold] = part.values(gate)
         return values
 
     def result(self, design: Design, history: list[dict[str, Any]], stopped: str) -> FitResult:
@@ -288,12 +289,9 @@ class _State:
         )
 
 
-def _row(
-    choice: Choice, problem: Problem, cells: Cells, design: Design, gain: float | None
-) -> dict[str, Any]:
-    everyone = np.arange(len(problem.hx))
+def _row(choice: Choice, problem: Problem, design: Design, gain: float | None) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "train": mean_of(values_of(choice.gate, problem, cells, everyone), problem),
+        "train": mean_of(choice.fitted_values, problem),
         "valid": mean_of(choice.values, problem),
         "valid_uniform": mean_of(choice.others["uniform"], problem),
         "valid_unconditional": mean_of(choice.others["unconditional"], problem),
