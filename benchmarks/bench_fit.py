@@ -33,7 +33,7 @@ from mop.config import FitConfig, resolve_config
 from mop.curve import weights as curve_weights
 from mop.embed import embed, open_encoder
 from mop.evaluate import evaluate
-from mop.fit import fit_rounds
+from mop.fit import FEW, fit_rounds
 from mop.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
 from mop.likelihood import Table, estimate, gain_interval
 from mop.mixture import log_sum_exp
@@ -46,7 +46,7 @@ from results_file import write_results_file
 
 SEEDS = (0, 1)
 """Of proposals, folds and initial weights; curves are means over these."""
-SHARES = (0.02, 0.04, 0.08, 0.15)
+SHARES = (0.005, 0.02, 0.04, 0.08, 0.15)
 """Shares of the table's cells at which ours is fitted."""
 CLAIMED_SHARE = 0.15
 EPOCHS = (1, 2, 3, 5, 8, 12, 20, 35, 60, 100)
@@ -169,24 +169,36 @@ class Case:
     def fit(self, share: float, seed: int) -> tuple[FitResult, CountedScores]:
         """Our fit with at most a share of the cells."""
         score = CountedScores(self.truth)
-        result = fit_rounds(self.problem, score, settings_for(share, self.n_components), seed=seed)
+        result = fit_rounds(self.problem, score, self.settings_for(share), seed=seed)
         return result, score
 
+    def settings_for(self, share: float) -> FitConfig:
+        """Settings of our fit that ask for at most this share of the table's cells (below `FEW` per record: tokens)."""
+        most = share * self.n_components
+        budget = 0
+        if (
+            most < FEW
+        ):  # that is less than a round of all records, and the fit says how many take part
+            budget = int(
+                share * self.n_components * self.truth.n_tokens[: len(self.problem.hx)].sum()
+            )
+        return settings_for(max(most, FEW), self.n_components, budget)
 
-def settings_for(share: float, n_components: int) -> FitConfig:
-    """Settings of our fit that ask for at most this share of a table's cells."""
-    most = share * n_components
-    if share >= 1:
+
+def settings_for(most: float, n_components: int, budget: int = 0) -> FitConfig:
+    """Settings of our fit that ask for so many components of a record at the most, and tokens if not 0."""
+    if most >= n_components:
         rounds, each = 1, n_components
     else:
         rounds = 2 if most >= 4 else 1
-        each = max(1, int(most / rounds))
+        each = int(most / rounds)
     return FitConfig(
         n_rounds=rounds,
         components_per_record=each,
         valid_components=each,
-        records_per_component=16 if share < 1 else 10**9,
+        records_per_component=16 if most < n_components else 10**9,
         min_gain=0.0,
+        max_lm_tokens=budget,
     )
 
 

@@ -76,12 +76,30 @@ def test_a_cell_asked_for_twice_is_counted_once(truth):
     assert score.spent(slice(0, 4)) == (2, 2)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 1.0])
-def test_no_fit_may_ask_for_more_than_its_share(share):
-    settings = settings_for(share, 96)
-    most = max(1.0, share * 96)
+@pytest.mark.parametrize("most", [2, 2.5, 3.84, 7.68, 14.4, 28.8, 96])
+def test_no_fit_may_ask_for_more_than_its_share(most):
+    settings = settings_for(most, 96)
     assert settings.n_rounds * settings.components_per_record <= most
     assert settings.n_rounds * settings.valid_components <= most
+
+
+def test_a_share_that_is_less_than_a_round_of_all_records_is_a_budget_of_tokens():
+    planted = plant(n=60, n_train=40, n_personas=4, n_exemplars=8, n_outcomes=5)
+    curves = np.stack([[planted.curve(i, c) for c in range(32)] for i in range(60)])
+    made = records(40), records(20, 50), records(8, 100)
+    personas = [Persona(key=f"p{k}", description=f"You are reader {k}.") for k in range(4)]
+    of = fit_tables.Material("rotten", "a verdict", personas, made[2], made[0], made[1], [], [])
+    problem = planted.problem
+    truth = fit_tables.Truth(
+        of, curves, np.full(60, 10), problem.hx, problem.hg, problem.he, problem.betas, True
+    )
+    result, score = Case.of(truth).fit(0.05, 0)
+    cells, tokens = score.spent()
+    assert tokens == 10 * cells
+    # 64 of 1,280 cells: two components of 32 records, and what it takes to see what a cell costs
+    assert len(result.rows) == 32
+    assert result.n_cells <= 64
+    assert cells <= 64 + 16
 
 
 def test_a_fit_on_the_whole_table_asks_for_every_cell_of_training_records_and_no_other(truth):

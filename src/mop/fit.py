@@ -175,9 +175,11 @@ def fit_rounds(
 ) -> FitResult:
     """Fit in rounds: propose components, score them, fit gates and temperatures to all scores so far.
 
-    Every record is scored under a random part of the K × N components (see `mop.design`). The gates are
-    fitted on that part with importance weights, normalised over the scored part, so that weight
-    cannot be hidden on components that nobody scored (see `mop.candidates`).
+    Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says enough,
+    the rest is filled in (see `mop.completion`), and the gates are fitted to whole tables. Else they are fitted on that
+    part with importance weights, normalised over it, so that weight cannot be hidden on components that
+    nobody scored (see `mop.candidates`). If ``max_lm_tokens`` does not pay for `FEW` components of every record, some
+    records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by
     fits that have not seen it. The better state is kept. Rounds end when the gain is below
