@@ -42,7 +42,7 @@ from mop.score import ScoreTable, score_table
 from mop.simulate import simulate
 from mop.store import Store
 from mop.types import Agent, Decoding
-from results_file import write_results_file
+from results_file import commit, machine, write_results_file
 
 SEEDS = (0, 1)
 """Of proposals, folds and initial weights; curves are means over these."""
@@ -530,8 +530,11 @@ def print_table(claims: dict[str, Claim]) -> None:
 def write_results(
     path: Path, claims: dict[str, Claim], details: dict[str, Any], seconds: float
 ) -> None:
-    """Claims and details as JSON; what an earlier run found about other data sets is kept."""
+    """Claims and details as JSON; what an earlier run found about other data sets is kept, and where it was found."""
     before = json.loads(path.read_text()) if path.is_file() else {}
+    earlier = {"commit": before.get("commit"), "machine": before.get("machine")}
+    kept = {name: {"made": earlier, **found} for name, found in before.get("details", {}).items()}
+    made = {"commit": commit(), "machine": machine()}
     write_results_file(
         path,
         {
@@ -539,7 +542,7 @@ def write_results(
             **{name: vars(claim) for name, claim in claims.items()},
         },
         seconds,
-        details={**before.get("details", {}), **details},
+        details={**kept, **{name: {**found, "made": made} for name, found in details.items()}},
         lm=LM,
     )
 

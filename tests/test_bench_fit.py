@@ -151,6 +151,12 @@ def test_results_keep_what_was_found_about_other_data_sets(tmp_path):
         "value": 0.8, "unit": "ratio", "against": "all", "note": "",
     }  # fmt: skip
     assert document["seconds"] == 2.0
+    document["machine"] = "another"
+    path.write_text(json.dumps({**document, "details": {"sst2": {}}}), encoding="utf-8")
+    write_results(path, {"gain_share_rotten": Claim(0.8, "ratio", "all")}, {"rotten": {}}, 2.0)
+    details = json.loads(path.read_text(encoding="utf-8"))["details"]
+    assert details["sst2"]["made"]["machine"] == "another"
+    assert details["rotten"]["made"]["machine"] not in (None, "another")
 
 
 def test_a_table_is_read_as_far_as_its_personas_are_complete(material, tmp_path):
