@@ -7,13 +7,16 @@ import pytest
 
 from mop.errors import DataError
 from mop.mixture import (
+    diagonal_order,
     draw,
     estimate_log_mixture,
+    inclusion_chances,
     log_mixture,
     log_sum_exp,
     responsibilities,
     spread_draw,
     unconditional_weights,
+    varied_draw,
 )
 
 
@@ -167,3 +170,34 @@ def test_spread_draws_meet_their_expected_counts_to_within_one():
     weight = np.array([0.5, 0.3, 0.15, 0.05])
     counts = np.bincount(spread_draw(weight, 21, np.random.default_rng(0)), minlength=4)
     assert np.abs(counts - 21 * weight).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("n_personas", "n_exemplars"), [(24, 4), (4, 24), (5, 7), (1, 6), (6, 6), (3, 1)]
+)
+def test_neighbours_on_the_diagonal_differ_in_persona_and_exemplar(n_personas, n_exemplars):
+    order = diagonal_order(n_personas, n_exemplars, np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(n_personas * n_exemplars))
+    for start in range(0, len(order) - n_personas + 1, n_personas):
+        assert len(set((order[start : start + n_personas] // n_exemplars).tolist())) == n_personas
+    shorter = min(n_personas, n_exemplars)
+    for start in range(len(order) - shorter + 1):
+        assert len(set((order[start : start + shorter] % n_exemplars).tolist())) >= shorter - 1
+
+
+def test_every_component_is_as_likely_to_come_first_on_the_diagonal():
+    first = [diagonal_order(4, 6, np.random.default_rng(s))[0] for s in range(2400)]
+    count = np.bincount(first, minlength=24)
+    assert count.min() > 60
+    assert count.max() < 140
+
+
+def test_varied_draws_have_the_chances_asked_for_and_are_spread():
+    weight = np.random.default_rng(1).random(96) + 0.2
+    chance = inclusion_chances(weight, 12)
+    drawn = [varied_draw(chance, 12, 24, 4, np.random.default_rng(s)) for s in range(3000)]
+    assert all(len(set(d.tolist())) == 12 for d in drawn)
+    share = np.bincount(np.concatenate(drawn), minlength=96) / 3000
+    assert np.abs(share - chance).max() < 4.5 * np.sqrt(0.25 / 3000)
+    assert np.mean([len(set((d % 4).tolist())) for d in drawn]) > 3.5
+    assert np.mean([len(set((d // 4).tolist())) for d in drawn]) > 9

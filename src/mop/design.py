@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.errors import DataError
-from mop.mixture import Floats, dealing_order, inclusion_chances, spread_draw
+from mop.mixture import Floats, diagonal_order, inclusion_chances, varied_draw
 from mop.randomness import generator
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class Design:
         valid = np.arange(n_train, len(self.problem.hx))
         proposal = self._proposal(valid, gate, gains)
         chance = inclusion_chances(proposal, per_valid)
-        drawn = spread_draw(chance, min(per_valid, len(chance)), rng)
+        drawn = self._varied(chance, per_valid, rng)
+        if gate is None:
+            drawn = diagonal_order(self.n_personas, self.n_exemplars, rng)[:per_valid]
         pairs |= {(int(i), int(c)) for i in valid for c in drawn}
         groups = np.concatenate([groups, np.full(len(valid), len(chances), dtype=np.int64)])
         with np.errstate(divide="ignore"):
@@ -130,23 +132,18 @@ class Design:
     def _even(
         self, per_record: int, rng: np.random.Generator
     ) -> tuple[Ints, Floats, set[tuple[int, int]]]:
-        """Components drawn evenly, dealt in turn to random groups, so that all occur equally often."""
+        """Components dealt to random groups, to each what comes next, so that all occur equally often."""
         n_train, n_all = self.problem.n_train, self.n_personas * self.n_exemplars
         shared = max(1, min(self.settings.records_per_component, n_train))
-        n_drawn = max(1, math.ceil(n_train * per_record / shared))
-        drawn = spread_draw(np.full(n_all, 1.0 / n_all), n_drawn, rng)
-        # In order, so that a component drawn again goes to other records, and a record's are varied.
-        place = dealing_order(self.n_personas, self.n_exemplars, rng)
-        drawn = drawn[np.argsort(place[drawn], kind="stable")]
-        # A record meets each component with the same probability, whatever it is.
+        n_groups, each = max(1, round(n_train / shared)), min(per_record, n_all)
+        # Neighbours differ in persona and in exemplar, and a record gets neighbours.
+        around = diagonal_order(self.n_personas, self.n_exemplars, rng)
+        dealt = around[(rng.integers(n_all) + np.arange(n_groups * each)) % n_all]
+        hands = dealt.reshape(n_groups, each)
         order = rng.permutation(n_train)
-        pairs = {
-            (int(order[(slot * shared + step) % n_train]), int(component))
-            for slot, component in enumerate(drawn)
-            for step in range(shared)
-        }
-        chance = min(1.0, n_drawn * shared / n_train / n_all)
-        return np.zeros(n_train, dtype=np.int64), np.full((1, n_all), chance), pairs
+        pairs = {(int(i), int(c)) for place, i in enumerate(order) for c in hands[place % n_groups]}
+        # A record meets each component with the same probability, whatever it is.
+        return np.zeros(n_train, dtype=np.int64), np.full((1, n_all), each / n_all), pairs
 
     def _aimed(
         self, per_record: int, gate: Gate, gains: Floats | None, rng: np.random.Generator
@@ -159,10 +156,15 @@ class Design:
         for g in range(int(groups.max()) + 1):
             rows = np.flatnonzero(groups == g)
             chance = inclusion_chances(self._proposal(rows, gate, gains), per_record)
-            drawn = spread_draw(chance, min(per_record, len(chance)), rng)
+            drawn = self._varied(chance, per_record, rng)
             chances.append(chance)
             pairs |= {(int(i), int(c)) for i in rows for c in drawn}
         return groups, np.stack(chances), pairs
+
+    def _varied(self, chance: Floats, n: int, rng: np.random.Generator) -> Ints:
+        """At most n different components with these chances."""
+        n = min(n, len(chance))
+        return varied_draw(chance, n, self.n_personas, self.n_exemplars, rng)
 
     def _proposal(self, rows: Ints, gate: Gate | None, gains: Floats | None) -> Floats:
         """Probability of each component, (K·N,), for some records."""

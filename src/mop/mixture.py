@@ -5,6 +5,7 @@ A component is one (persona, exemplar) pair. Letters: N records, C components, G
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -323,6 +324,62 @@ def dealing_order(n_personas: int, n_exemplars: int, rng: np.random.Generator) -
     place = np.empty(n_personas * n_exemplars, dtype=np.int64)
     place[order.ravel()] = np.arange(len(place))
     return place
+
+
+def diagonal_order(
+    n_personas: int, n_exemplars: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return all components in an order in which neighbours differ in persona and in exemplar.
+
+    Parameters
+    ----------
+    n_personas, n_exemplars : int
+        K and N.
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray of int, shape (K·N,)
+        Component (k, j) is k·N + j. Any K in a row, counted round, have different personas, or nearly so where the
+        order begins anew, and any N different exemplars.
+
+    Examples
+    --------
+    >>> order = diagonal_order(4, 6, np.random.default_rng(0))
+    >>> len(set((order[:4] // 6).tolist())), len(set((order[:6] % 6).tolist()))
+    (4, 6)
+    """
+    step = np.arange(n_personas * n_exemplars)
+    # After as many steps as both have in common the diagonal would close: it moves on by one exemplar.
+    exemplar = (step + step // math.lcm(n_personas, n_exemplars)) % n_exemplars
+    persona = rng.permutation(n_personas)[step % n_personas]
+    return np.asarray(persona * n_exemplars + rng.permutation(n_exemplars)[exemplar])
+
+
+def varied_draw(
+    chance: NDArray[np.floating],
+    n: int,
+    n_personas: int,
+    n_exemplars: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Draw n different components with given chances, spread over personas and exemplars.
+
+    Parameters
+    ----------
+    chance : ndarray, shape (K·N,)
+        See `inclusion_chances`; they sum to n.
+    n, n_personas, n_exemplars : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        A `spread_draw` along an order whose evenly spaced parts are neighbours in a `diagonal_order`.
+    """
+    order = diagonal_order(n_personas, n_exemplars, rng)
+    order = order[np.argsort(np.arange(len(order)) % n, kind="stable")]
+    return order[spread_draw(np.asarray(chance)[order], n, rng)]
 
 
 def inclusion_chances(weight: NDArray[np.floating], n: int) -> Floats:
