@@ -9,6 +9,7 @@ import torch
 
 from mop.candidates import (
     Candidate,
+    FilledIn,
     Part,
     _Trial,
     axes_of,
@@ -115,7 +116,7 @@ def test_planted_temperatures_lie_in_their_intervals():
 
 def test_a_candidate_that_is_clearly_worse_is_given_up(small):
     planted, cells = small
-    trial = _Trial(planted.problem, cells, FAST, 0, None)
+    trial = _Trial(FilledIn(planted.problem, cells, FAST, seed=0), FAST, 0, None)
     uniform, free = Candidate("uniform"), Candidate("unconditional")
     assert trial.validate(uniform)
     rng, bound = np.random.default_rng(0), trial.values[uniform]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mop.cells import Cells, Ints, Problem
-from mop.completion import complete
+from mop.completion import Completion
 from mop.config import FitConfig
 from mop.curve import weights as curve_weights
 from mop.errors import DataError
@@ -263,15 +263,22 @@ class Part:
         return np.asarray(value.numpy(), dtype=np.float64)
 
 
-def filled_in(
-    problem: Problem, cells: Cells, rows: Ints, settings: FitConfig, *, seed: int
-) -> Part:
-    """Some records with their tables filled in from each other, where `mop.completion` can, else as they are."""
-    part = Part(problem, cells, rows)
-    if not settings.completion:
-        return part
-    filled = complete(problem, cells, rows, tau=part.single_tau[0], seed=seed)
-    return part if filled is None else Part(problem, filled, rows)
+class FilledIn:
+    """Parts of some records as fits and judges see them: filled in where `mop.completion` can, else as scored."""
+
+    def __init__(self, problem: Problem, cells: Cells, settings: FitConfig, *, seed: int) -> None:
+        self.problem, self.cells = problem, cells
+        self._completion = None
+        if settings.completion:
+            tau, _ = best_single_tau(cells, problem.weight, problem.betas)
+            self._completion = Completion(problem, cells, tau=tau, seed=seed)
+
+    def part(self, rows: Ints) -> Part:
+        """Some records; each part is filled in by itself."""
+        cells = self.cells
+        if self._completion is not None and self._completion.applies:
+            cells = self._completion.filled(rows)
+        return Part(self.problem, cells, rows)
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:
@@ -627,7 +634,8 @@ def choose(
     ended, until one is clearly worse than the best: a small loss says little, for the next may win. The winner is
     then tried with a single temperature; of equals the simpler candidate wins.
     """
-    trial = _Trial(problem, cells, settings, seed, progress)
+    filled_in = FilledIn(problem, cells, settings, seed=seed)
+    trial = _Trial(filled_in, settings, seed, progress)
     uniform = Candidate("uniform")
     trial.validate(uniform)
     best = last = unconditional = _unconditional(trial, uniform)
@@ -651,7 +659,7 @@ def choose(
         others |= {"single_tau": trial.values[single], "own_tau": trial.values[best]}
         if trial.mean(single) >= trial.mean(best):
             best = single
-    everyone = filled_in(problem, cells, np.arange(len(problem.hx)), settings, seed=seed)
+    everyone = filled_in.part(np.arange(len(problem.hx)))
     free = fit_candidate(unconditional, everyone, settings, seed=seed)
     gate = free
     if best != unconditional:
@@ -686,19 +694,16 @@ class _Trial:
 
     def __init__(
         self,
-        problem: Problem,
-        cells: Cells,
+        filled_in: FilledIn,
         settings: FitConfig,
         seed: int,
         progress: Progress | None,
     ) -> None:
+        problem = filled_in.problem
         self.problem, self.settings, self.seed, self.progress = problem, settings, seed, progress
         everyone = np.arange(len(problem.hx))
         self.parts = [
-            (
-                filled_in(problem, cells, np.setdiff1d(everyone, fold), settings, seed=seed),
-                filled_in(problem, cells, fold, settings, seed=seed),
-            )
+            (filled_in.part(np.setdiff1d(everyone, fold)), filled_in.part(fold))
             for fold in folds(len(problem.hx), settings.n_folds, seed)
         ]
         self.n_trials = 3 + len(WIDTHS) + len(settings.decays)

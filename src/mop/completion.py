@@ -13,6 +13,9 @@ with a flat prior on r_i, and u_i ~ Gamma so that a record's departures together
 responses differ more. Fitted by EM: Rubin and Thayer 1982 for the factors, Liu and Rubin 1995 for the scales. Cells
 that were not scored are left out, which is right because what was scored was chosen by scores alone (Rubin 1976).
 
+Variances are learned from all records. Means are learned from those alone that are filled in together, so that
+nobody is judged on tables that repeat the accidents of the tables that the fit has seen.
+
 Simplifications: S_g, S_x and v are learned at one temperature and are the same at others up to a factor, only means
 are learned anew; and effects do not depend on the context, but for what a record's scored cells say of it.
 """
@@ -38,59 +41,73 @@ FREEDOM = 4.0
 """Degrees of freedom of the t distribution of records."""
 SD_CELL = 0.3
 """Prior standard deviation of d_kj, nats."""
-SHRINKAGE = 4.0
+SHRINKAGE = 30.0
 """Records' worth of belief that factors are independent and equally large."""
 FLAT = 1e4
 """Prior variance of r_i, nats²."""
-N_STEPS, N_STEPS_MEANS = 40, 15
+N_STEPS, N_STEPS_MEANS = 20, 15
 """Steps of EM, for everything and for the means at further nodes."""
 
 
-def complete(problem: Problem, cells: Cells, rows: Ints, *, tau: float, seed: int) -> Cells | None:
-    """Fill in the table of some records: scored cells as they are, the others one draw of what they may be.
+class Completion:
+    """Fills in tables of records. Variances are learned once, from all of them; they say nothing of any weights.
 
     Parameters
     ----------
     problem : Problem
     cells : Cells
         Of all n records.
-    rows : ndarray of int
-        Records; no others are looked at.
     tau : float
         Temperature at which variances are learned.
     seed : int
-
-    Returns
-    -------
-    Cells or None
-        Every component but the record itself for ``rows``, nothing for other records; None if the table
-        would be larger than `MOST_CELLS` or nothing is missing.
+        Of the draws.
     """
-    n_personas, n_exemplars = len(problem.hg), len(problem.he)
-    n_all = n_personas * n_exemplars
-    allowed = np.arange(n_all) % n_exemplars != problem.own[rows, None]
-    part = cells.of(rows)
-    if len(rows) * n_all > MOST_CELLS or int(allowed.sum()) == part.n_cells:
-        return None
-    m = _Model.of(part, problem.weight[rows], n_personas, n_exemplars)
-    m.learn(part.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas))
-    if m.explained() < LEAST_EXPLAINED:
-        return None
-    noise = m.draw(generator(seed, "completion"))
-    found = np.zeros((len(problem.hx), n_all, len(problem.betas)), dtype=np.float32)
-    for g in range(len(problem.betas)):
-        found[rows, :, g] = m.filled(part.curves[..., g].astype(np.float64), noise)
-    row, column = np.nonzero(part.present)
-    component = part.persona * n_exemplars + part.exemplar
-    found[rows[row], component[row, column]] = part.curves[row, column]
-    present = np.zeros(found.shape[:2], dtype=bool)
-    present[rows] = allowed
-    found[~present] = 0.0
-    shape = present.shape
-    every = np.broadcast_to(np.arange(n_all), shape)
-    return Cells(
-        (every // n_exemplars).copy(), (every % n_exemplars).copy(), found, np.zeros(shape), present
-    )
+
+    def __init__(self, problem: Problem, cells: Cells, *, tau: float, seed: int) -> None:
+        self.problem, self.cells, self.seed = problem, cells, seed
+        self._at_tau = curve_weights(1.0 / tau, problem.betas)
+        n_personas, n_exemplars = len(problem.hg), len(problem.he)
+        self._whole = _Model.of(cells, problem.weight, n_personas, n_exemplars)
+        n_all = n_personas * n_exemplars
+        self._allowed = np.arange(n_all) % n_exemplars != problem.own[:, None]
+        size, n_missing = self._allowed.size, int(self._allowed.sum()) - cells.n_cells
+        self.applies = False
+        """Whether scored cells say enough, and the table is neither complete nor larger than `MOST_CELLS`."""
+        if size <= MOST_CELLS and n_missing:
+            self._whole.learn(cells.curves.astype(np.float64) @ self._at_tau)
+            self.applies = self._whole.explained() >= LEAST_EXPLAINED
+
+    def filled(self, rows: Ints) -> Cells:
+        """Fill in the table of some records: scored cells as they are, the others one draw of what they may be.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Records; means are learned from them alone.
+
+        Returns
+        -------
+        Cells
+            Every component but the record itself for ``rows``, nothing for other records.
+        """
+        problem, part = self.problem, self.cells.of(rows)
+        n_personas, n_exemplars = len(problem.hg), len(problem.he)
+        model = _Model.of(part, problem.weight[rows], n_personas, n_exemplars)
+        model.precision, model.v = self._whole.precision, self._whole.v
+        model.learn(part.curves.astype(np.float64) @ self._at_tau, means_only=True)
+        noise = model.draw(generator(self.seed, "completion"))
+        shape = self._allowed.shape
+        found = np.zeros((*shape, len(problem.betas)), dtype=np.float32)
+        for g in range(len(problem.betas)):
+            found[rows, :, g] = model.filled(part.curves[..., g].astype(np.float64), noise)
+        row, column = np.nonzero(part.present)
+        found[rows[row], model.component[row, column]] = part.curves[row, column]
+        present = np.zeros(shape, dtype=bool)
+        present[rows] = self._allowed[rows]
+        found[~present] = 0.0
+        every = np.broadcast_to(np.arange(shape[1]), shape)
+        persona, exemplar = np.divmod(every, n_exemplars)
+        return Cells(persona, exemplar, found, np.zeros(shape), present)
 
 
 @dataclass
@@ -144,8 +161,8 @@ class _Model:
         """(n, M) in K·N."""
         return self.persona * self.n_exemplars + self.exemplar
 
-    def learn(self, values: Floats) -> None:
-        """Fit everything to log-likelihoods (n, M) at one temperature."""
+    def learn(self, values: Floats, *, means_only: bool = False) -> None:
+        """Fit everything, or means and scales, to log-likelihoods (n, M) at one temperature."""
         n = len(values)
         pairs = np.einsum("nmf,nmg->nfg", self.loads, self.loads)
         blocks = slice(1, 1 + self.n_personas), slice(1 + self.n_personas, len(self.mean))
@@ -158,6 +175,8 @@ class _Model:
             distance += np.einsum("nf,fg,ng->n", away, self.precision, away)
             self.scale = (FREEDOM + n_scored - 1) / (FREEDOM + distance)
             self._update_means(factors, rest)
+            if means_only:
+                continue
             away = factors - self.mean
             moment = np.einsum("n,nf,ng->fg", self.weight * self.scale, away, away)
             moment += np.einsum("n,nfg->fg", self.weight, self.spread)

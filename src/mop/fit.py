@@ -19,13 +19,13 @@ import numpy as np
 from mop.backends.base import Scorer
 from mop.candidates import (
     Choice,
+    FilledIn,
     FitResult,
     best_component,
     best_single_tau,
     certificate,
     choose,
     component_gains,
-    filled_in,
     folds,
     mean_of,
     temperature_report,
@@ -265,9 +265,9 @@ class _State:
         """Values of all records (n,) on other cells, each under the fit that has not seen it."""
         values = np.zeros(len(self.problem.hx))
         parts = folds(len(values), self.settings.n_folds, self.seed)
+        filled_in = FilledIn(self.problem, cells, self.settings, seed=self.seed)
         for gate, fold in zip(self.choice.fold_gates, parts, strict=True):
-            part = filled_in(self.problem, cells, fold, self.settings, seed=self.seed)
-            values[fold] = part.values(gate)
+            values[fold] = filled_in.part(fold).values(gate)
         return values
 
     def result(self, design: Design, history: list[dict[str, Any]], stopped: str) -> FitResult:
