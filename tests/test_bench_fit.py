@@ -110,6 +110,19 @@ def test_a_fit_on_the_whole_table_asks_for_every_cell_of_training_records_and_no
     assert result.n_cells == N_TRAIN * K * N
 
 
+def test_every_record_is_tested_once_in_turn(truth):
+    case = Case.of(truth)
+    turns = case.turns()
+    assert len(turns) == 3
+    assert turns[0] is case
+    tested = np.concatenate([turn.test.n_tokens for turn in turns])
+    assert sorted(tested.tolist()) == list(range(1, N_TRAIN + N_TEST + 1))
+    for turn in turns:  # curves move with their records
+        rows = turn.truth.n_tokens - 1
+        assert np.array_equal(turn.truth.curves, truth.curves[rows])
+        assert np.array_equal(turn.test.hx, truth.hx[rows][N_TRAIN:])
+
+
 def test_a_held_out_value_is_the_full_sum_over_all_components(truth):
     case = Case.of(truth)
     settings = FitConfig(n_rounds=1, components_per_record=2, valid_components=2, decays=(1.0,))
