@@ -182,3 +182,13 @@ def test_a_fit_to_filled_in_tables_is_nearly_that_to_whole_ones():
     assert everything > 0.3
     assert filled > 0.9 * everything
     assert filled > as_scored + 0.05
+
+
+def test_nothing_of_the_size_of_a_huge_table_is_made():
+    """A thousand personas and a hundred million exemplars, as far as shapes go: one byte a cell would be 10^13."""
+    huge = Problem(
+        hx=np.zeros((100, 1), np.float32), hg=np.zeros((1000, 1), np.float32),
+        he=np.broadcast_to(np.zeros((1, 1), np.float32), (100_000_000, 1)), own=np.full(100, -1),
+        weight=np.ones(100), n_train=50, betas=(1.0,),
+    )  # fmt: skip
+    assert not Completion(huge, scored(whole_table(n=100), 9), tau=1.0, seed=0).applies

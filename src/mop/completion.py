@@ -65,17 +65,19 @@ class Completion:
 
     def __init__(self, problem: Problem, cells: Cells, *, tau: float, seed: int) -> None:
         self.problem, self.cells, self.seed = problem, cells, seed
-        self._at_tau = curve_weights(1.0 / tau, problem.betas)
         n_personas, n_exemplars = len(problem.hg), len(problem.he)
-        self._whole = _Model.of(cells, problem.weight, n_personas, n_exemplars)
-        n_all = n_personas * n_exemplars
-        self._allowed = np.arange(n_all) % n_exemplars != problem.own[:, None]
-        size, n_missing = self._allowed.size, int(self._allowed.sum()) - cells.n_cells
         self.applies = False
         """Whether scored cells say enough, and the table is neither complete nor larger than `MOST_CELLS`."""
-        if size <= MOST_CELLS and n_missing:
-            self._whole.learn(cells.curves.astype(np.float64) @ self._at_tau)
-            self.applies = self._whole.explained() >= LEAST_EXPLAINED
+        n_all = n_personas * n_exemplars
+        if len(problem.hx) * n_all > MOST_CELLS:
+            return  # and nothing of the size of the table is made
+        self._allowed = np.arange(n_all) % n_exemplars != problem.own[:, None]
+        if int(self._allowed.sum()) == cells.n_cells:
+            return
+        self._at_tau = curve_weights(1.0 / tau, problem.betas)
+        self._whole = _Model.of(cells, problem.weight, n_personas, n_exemplars)
+        self._whole.learn(cells.curves.astype(np.float64) @ self._at_tau)
+        self.applies = self._whole.explained() >= LEAST_EXPLAINED
 
     def filled(self, rows: Ints) -> Cells:
         """Fill in the table of some records: scored cells as they are, the others one draw of what they may be.
