@@ -186,14 +186,10 @@ class Case:
 
     def settings_for(self, share: float) -> FitConfig:
         """Settings of our fit that ask for at most this share of the table's cells (below `FEW` per record: tokens)."""
-        most = share * self.n_components
-        budget = 0
-        if (
-            most < FEW
-        ):  # that is less than a round of all records, and the fit says how many take part
-            budget = int(
-                share * self.n_components * self.truth.n_tokens[: len(self.problem.hx)].sum()
-            )
+        most, budget = share * self.n_components, 0
+        if most < FEW:  # less than a round of all records: the fit says how many take part
+            tokens = self.truth.n_tokens[: len(self.problem.hx)].sum()
+            budget = int(most * tokens)
         return settings_for(max(most, FEW), self.n_components, budget)
 
 
@@ -228,7 +224,9 @@ def measure(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
     against_unconditional = gain_interval(case.test, best, unconditional, seed=0)
     ours = ours_curve(case, seeds)
     paper = paper_curve(case, seeds)
-    turns = [gains_in_turn(turn, seeds, full if turn is case else None) for turn in case.turns()]
+    claimed = ours[CLAIMED_SHARE]
+    turns = [(value_full - uniform, claimed.value - uniform, claimed.cells)]
+    turns += [gains_in_turn(turn, seeds) for turn in case.turns()[1:]]
     gain_full, gain_claimed, cells = np.mean(turns, axis=0)
     return {
         "n_records": len(case.truth.hx),
@@ -251,11 +249,9 @@ def measure(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def gains_in_turn(
-    case: Case, seeds: Sequence[int], full: Sequence[FitResult] | None
-) -> tuple[float, float, float]:
+def gains_in_turn(case: Case, seeds: Sequence[int]) -> tuple[float, float, float]:
     """Held-out gain over uniform gates with all cells and with the claimed share, and its cells; means over seeds."""
-    full = full or [case.fit(1.0, seed)[0] for seed in seeds]
+    full = [case.fit(1.0, seed)[0] for seed in seeds]
     whole = [case.mixture(r.gate, r.uniform_tau) for r in full]
     uniform = case.value(uniform_mixture(whole[0]))
     values, cells = [], []

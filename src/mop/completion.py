@@ -95,8 +95,7 @@ class Completion:
         problem, part = self.problem, self.cells.of(rows)
         n_personas, n_exemplars = len(problem.hg), len(problem.he)
         model = _Model.of(part, problem.weight[rows], n_personas, n_exemplars)
-        model.precision, model.v = self._whole.precision, self._whole.v
-        model.learn(part.curves.astype(np.float64) @ self._at_tau, means_only=True)
+        model.learn_means(part.curves.astype(np.float64) @ self._at_tau, self._whole)
         noise = model.draw(generator(self.seed, "completion"))
         shape = self._allowed.shape
         found = np.zeros((*shape, len(problem.betas)), dtype=np.float32)
@@ -124,6 +123,8 @@ class _Model:
     """(n,) survey weights, mean 1."""
     loads: Floats
     """(n, M, F): 1 where a cell contains a factor, 0 for padding."""
+    pairs: Floats
+    """(n, F, F): how many cells of a record contain both factors."""
     n_personas: int
     n_exemplars: int
     precision: Floats
@@ -152,33 +153,26 @@ class _Model:
         precision = np.eye(factors)
         precision[0, 0] = 1.0 / FLAT
         n = len(weight)
-        return cls(
-            part.persona, part.exemplar, part.present, weight / weight.mean(), loads, n_personas, n_exemplars,
+        model = cls(
+            part.persona, part.exemplar, part.present, weight / weight.mean(),
+            loads, np.einsum("nmf,nmg->nfg", loads, loads), n_personas, n_exemplars,
             precision, 0.3, np.ones(n), np.zeros(factors), np.zeros(n_personas * n_exemplars),
             np.zeros((n, factors, factors)),
         )  # fmt: skip
+        model._condition()
+        return model
 
     @property
     def component(self) -> Ints:
         """(n, M) in K·N."""
         return self.persona * self.n_exemplars + self.exemplar
 
-    def learn(self, values: Floats, *, means_only: bool = False) -> None:
-        """Fit everything, or means and scales, to log-likelihoods (n, M) at one temperature."""
+    def learn(self, values: Floats) -> None:
+        """Fit variances, means and scales to log-likelihoods (n, M) at one temperature."""
         n = len(values)
-        pairs = np.einsum("nmf,nmg->nfg", self.loads, self.loads)
         blocks = slice(1, 1 + self.n_personas), slice(1 + self.n_personas, len(self.mean))
-        n_scored = self.present.sum(axis=1)
         for _ in range(N_STEPS):
-            self.spread = np.linalg.inv(self.precision + pairs / self.v)
-            factors, rest = self._factors(values)
-            away = factors - self.mean
-            distance = (rest**2).sum(axis=1) / self.v
-            distance += np.einsum("nf,fg,ng->n", away, self.precision, away)
-            self.scale = (FREEDOM + n_scored - 1) / (FREEDOM + distance)
-            self._update_means(factors, rest)
-            if means_only:
-                continue
+            factors, rest = self._step(values)
             away = factors - self.mean
             moment = np.einsum("n,nf,ng->fg", self.weight * self.scale, away, away)
             moment += np.einsum("n,nfg->fg", self.weight, self.spread)
@@ -188,11 +182,32 @@ class _Model:
                 alike = np.trace(own) / len(own) / n
                 own = (own + SHRINKAGE * alike * np.eye(len(own))) / (n + SHRINKAGE)
                 self.precision[block, block] = np.linalg.inv(own)
-            unsure = np.einsum("nfg,nfg->n", pairs, self.spread)
+            unsure = np.einsum("nfg,nfg->n", self.pairs, self.spread)
             total = self.weight @ (self.scale * (rest**2).sum(axis=1) + unsure)
-            self.v = max(float(total / (self.weight @ n_scored)), 1e-4)
-        self.spread = np.linalg.inv(self.precision + pairs / self.v)
+            self.v = max(float(total / (self.weight @ self.present.sum(axis=1))), 1e-4)
+            self._condition()
+
+    def learn_means(self, values: Floats, like: _Model) -> None:
+        """Fit means and scales, with the variances of another model."""
+        self.precision, self.v = like.precision, like.v
+        self._condition()
+        for _ in range(N_STEPS):
+            self._step(values)
         self.rough = self._roughness(self._factors(values)[1])
+
+    def _condition(self) -> None:
+        """Work out how much a record's cells leave open of its factors, after variances have changed."""
+        self.spread = np.asarray(np.linalg.inv(self.precision + self.pairs / self.v), np.float64)
+
+    def _step(self, values: Floats) -> tuple[Floats, Floats]:
+        """Move scales and means, and return the factors and rests that they were moved by."""
+        factors, rest = self._factors(values)
+        away = factors - self.mean
+        distance = (rest**2).sum(axis=1) / self.v
+        distance += np.einsum("nf,fg,ng->n", away, self.precision, away)
+        self.scale = (FREEDOM + self.present.sum(axis=1) - 1) / (FREEDOM + distance)
+        self._update_means(factors, rest)
+        return factors, rest
 
     def explained(self) -> float:
         """Share of the variance within a record's table about which its scored cells leave no doubt."""
