@@ -85,9 +85,10 @@ class Design:
         valid = np.arange(n_train, len(self.problem.hx))
         proposal = self._proposal(valid, gate, gains)
         chance = inclusion_chances(proposal, per_valid)
-        drawn = self._varied(chance, per_valid, rng)
         if gate is None:
             drawn = diagonal_order(self.n_personas, self.n_exemplars, rng)[:per_valid]
+        else:
+            drawn = self._varied(chance, per_valid, rng)
         pairs |= {(int(i), int(c)) for i in valid for c in drawn}
         groups = np.concatenate([groups, np.full(len(valid), len(chances), dtype=np.int64)])
         with np.errstate(divide="ignore"):
