@@ -547,7 +547,11 @@ class Link:
                                 client, work, emit, between, is_last_round=is_last_round
                             )
                         )
-            except* MopError as errors:
+            except BaseExceptionGroup as group_of_errors:
+                # Not except*: until Python 3.11.3 what is raised there comes out in a group of its own.
+                errors, others = group_of_errors.split(MopError)
+                if errors is None or others is not None:
+                    raise
                 raise _first(errors) from None
             work.jobs, work.again = iter(work.again), []
         if work.ceiling is not None:
