@@ -357,6 +357,12 @@ def race(
     return {name: statistics.median(values) for name, values in times.items()}, peaks, results
 
 
+def turn_by_turn(loads: Sequence[Load], work: Callable[[Load], Any]) -> Callable[[], Any]:
+    """A side that takes the next load each time."""
+    left = iter(loads)
+    return lambda: work(next(left))
+
+
 def largest_difference(
     ours: Sequence[float], places: Sequence[int], theirs: Sequence[float]
 ) -> float:
@@ -582,27 +588,36 @@ class Bench:
 
     def simulation(self) -> None:
         """Compare drawing with generate and llama.cpp."""
-        n, n_tokens = self.arguments.responses, 40
-        chosen = part_of(self.load, sample(self.load, n))
-        prompts, ids = [request.prompt for request in chosen.requests], chosen.prompts
+        n, n_tokens, rounds = self.arguments.responses, 40, self.arguments.rounds
+        # Other prompts in every round: llama.cpp remembers those that it has seen, and nobody draws twice.
+        order = sample(self.load, len(self.load.requests))
+        places = [[order[i % len(order)] for i in range(t * n, (t + 1) * n)] for t in range(rounds)]
+        turns = [part_of(self.load, part) for part in places]
         mine = self.model()
-        draw(prompts[:4], mine, 2)
-        sides: dict[str, Callable[[], Any]] = {"ours": lambda: draw(prompts, mine, n_tokens)}
+        draw([request.prompt for request in turns[0].requests[:4]], mine, 2)
+        sides: dict[str, Callable[[], Any]] = {}
+        sides["ours"] = turn_by_turn(
+            turns, lambda load: draw([request.prompt for request in load.requests], mine, n_tokens)
+        )
         size = 0
         if self.wants("simulate_vs_generate"):
-            plain, spent = self.plain(self.dtype), {}
+            ids, plain, spent = turns[0].prompts, self.plain(self.dtype), {}
             generate(ids[:2], plain, 2, 2)  # buffers
             for batch in [b for b in (16, 32, 64, 128) if b <= n] or [n]:
                 begin = time.perf_counter()
                 generate(ids[:batch], plain, n_tokens // 2, batch)
                 spent[batch] = (time.perf_counter() - begin) / batch
             size = min(spent, key=lambda batch: spent[batch])
-            sides["generate"] = lambda: generate(ids, plain, n_tokens, size)
+            sides["generate"] = turn_by_turn(
+                turns, lambda load: generate(load.prompts, plain, n_tokens, size)
+            )
         if self.wants("simulate_vs_llamacpp"):
             try:
                 with Peak() as opened:
                     server = LlamaCpp(gguf_file(MODEL), 32, 320)
-                sides["llamacpp"] = lambda: server.draw(ids, n_tokens)
+                sides["llamacpp"] = turn_by_turn(
+                    turns, lambda load: server.draw(load.prompts, n_tokens)
+                )
             except ImportError:
                 self.claims["simulate_vs_llamacpp"] = Claim(
                     None, "llama.cpp", "xllamacpp is not installed"
@@ -612,7 +627,7 @@ class Bench:
             peaks["llamacpp"] += opened.mib
         # The wheel of the registry is built for processors.
         where = "" if self.device == "cpu" else f", on the processor; ours on {self.device}"
-        rates = {name: len(ids) * n_tokens / spent for name, spent in seconds.items()}
+        rates = {name: n * n_tokens / spent for name, spent in seconds.items()}
         for name, row, against in (
             (
                 "generate",

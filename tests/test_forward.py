@@ -78,7 +78,10 @@ def test_a_prefix_of_a_prefix_is_a_prefix(case):
     assert torch.allclose(body.logits(handle, 0, 4), expected, atol=1e-4)
 
 
-def test_rows_that_come_and_go_are_written_as_if_alone(case):
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_rows_that_come_and_go_are_written_as_if_alone(case, is_plain, monkeypatch):
+    # The layout and the products that are for bfloat16, here in float32, so that they can be compared.
+    monkeypatch.setattr("mop.backends.forward._is_plain", lambda like: is_plain)
     body, model = case
     prefixes = body.extend([Group(None, tuple(PREFIXES))])
     slots = body.slots(4, 60)
