@@ -9,6 +9,7 @@ from mop.candidates import Candidate, FilledIn, Part, fit_candidate, values_of
 from mop.cells import Cells, Problem
 from mop.completion import MOST_CELLS, Completion, _Model
 from mop.config import FitConfig
+from mop.fit import fit_rounds
 
 K, J, N = 6, 4, 120
 EVERY = np.arange(N)
@@ -192,3 +193,23 @@ def test_nothing_of_the_size_of_a_huge_table_is_made():
         weight=np.ones(100), n_train=50, betas=(1.0,),
     )  # fmt: skip
     assert not Completion(huge, scored(whole_table(n=100), 9), tau=1.0, seed=0).applies
+
+
+def test_later_rounds_are_even_where_tables_are_filled_in():
+    table = whole_table()
+
+    def score(record, persona, exemplar):
+        return table[record, persona * J + exemplar], len(record)
+
+    settings = FitConfig(
+        n_rounds=2, components_per_record=9, valid_components=9, records_per_component=20, min_gain=0.0,
+        max_steps=5, n_folds=2, decays=(1.0,), dim=4,
+    )  # fmt: skip
+    even, aimed = (
+        fit_rounds(problem_of(), score, replace(settings, completion=fills_in), seed=0).cells
+        for fills_in in (True, False)
+    )
+    assert (even.present.sum(axis=1) == 18).all()  # nothing is met twice
+    assert np.exp(even.log_q[even.present]) == pytest.approx(18 / 24)
+    assert aimed.n_cells < 18 * N
+    assert np.exp(aimed.log_q[aimed.present]).std() > 0.01

@@ -62,6 +62,31 @@ def test_cells_are_scored_as_often_as_their_chances_say(has_gate):
     assert chance.sum(axis=1) == pytest.approx([3.0] * 16 + [4.0] * 8, rel=0.02)
 
 
+@pytest.mark.parametrize("second", [3, 2])
+def test_even_rounds_deal_what_a_record_has_not_met(second):
+    planted = plant(n=24, n_train=16)
+    scored, chance = np.zeros((2, 24, 12)), np.zeros((2, 24, 12))
+    for seed in range(300):
+        settings = replace(
+            FAST, components_per_record=3, records_per_component=4, valid_components=3
+        )
+        design = Design(planted.problem, settings, seed)
+        for round_, share in enumerate((1.0, second / 3)):
+            design.extend(planted.score, None, round_, share=share)
+            table = design.table()
+            met = np.bincount([i for i, _ in design.cells], minlength=24)
+            assert (met == (3, 3 + second)[round_]).all()
+            flat = table.persona * 4 + table.exemplar
+            for i, m in np.argwhere(table.present):
+                scored[round_, i, flat[i, m]] += 1
+                chance[round_, i, flat[i, m]] = np.exp(table.log_q[i, m])
+    for round_, expected in enumerate((3, 3 + second)):
+        known = chance[round_] > 0
+        assert chance[round_][known] == pytest.approx(expected / 12)
+        error = np.sqrt(chance * (1 - chance) / 300)[round_]
+        assert (np.abs(scored[round_] / 300 - chance[round_]) < 4.5 * error)[known].all()
+
+
 def test_the_components_with_the_largest_gain_are_proposed_more_often():
     planted = plant(n=60, n_train=40)
     gains = np.full(12, 0.9)

@@ -131,6 +131,8 @@ class Choice:
     """Fitted to all records."""
     fitted_values: Floats
     """(n,) log-likelihood of each record under `gate`, which was fitted to it."""
+    is_filled_in: bool
+    """Whether tables were filled in for it (see `mop.completion`)."""
 
 
 def log_lik_of(
@@ -279,6 +281,11 @@ class FilledIn:
         if self._completion is not None and self._completion.applies:
             cells = self._completion.filled(rows)
         return Part(self.problem, cells, rows)
+
+    @property
+    def applies(self) -> bool:
+        """Whether anything is filled in."""
+        return self._completion is not None and self._completion.applies
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:
@@ -674,6 +681,7 @@ def choose(
         others,
         free,
         everyone.values(gate),
+        filled_in.applies,
     )
 
 

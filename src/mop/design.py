@@ -32,8 +32,8 @@ NEAR = 0.05
 class Design:
     """Proposes components round by round, has them scored, and keeps count of the chances.
 
-    Round 0 deals evenly drawn components to random groups of records. Later rounds deal to groups of
-    records with similar contexts, by a mixture of the four proposals above. A group's
+    Even rounds deal evenly drawn components to random groups of records, each round others. Aimed rounds deal to
+    groups of records with similar contexts, by a mixture of the four proposals above. A group's
     components are scored for all its records, so that the prefix of a prompt is computed
     once for the group. All validation records get the same components.
     """
@@ -43,6 +43,8 @@ class Design:
         self.n_personas, self.n_exemplars = len(problem.hg), len(problem.he)
         self.cells: dict[tuple[int, int], NDArray[np.float32]] = {}
         self.n_tokens = 0
+        # By even rounds, to each record of training and validation; and to one of training by the first of them.
+        self._dealt, self._dealt_valid, self._hand = 0, 0, 0
         # One entry per round: the group of each record, and log(1 - chance) of (group, component).
         self._missed: list[tuple[Ints, Floats]] = []
 
@@ -66,15 +68,16 @@ class Design:
         ----------
         score : callable
         gate : Gate, optional
-            The fit so far; without one the proposal is even.
+            The fit so far, which the round is aimed by; without one the round is even.
         round_ : int
-            Number of the round; part of the seed.
+            Number of the round; part of the seed of an aimed one.
         gains : ndarray, shape (K·N,), optional
             Estimated d_c of every component (see `mop.candidates.component_gains`).
         share : float
             Of the usual number of components, in (0, 1]: less where a budget ends.
         """
-        rng = generator(self.seed, "proposal", round_)
+        # Even rounds go on in one order, so that a record meets nothing twice.
+        rng = generator(self.seed, "proposal", round_ if gate is not None else 0)
         n_train = self.problem.n_train
         per_record = max(1, math.floor(share * self.settings.components_per_record))
         per_valid = max(1, math.floor(share * self.settings.valid_components))
@@ -83,11 +86,13 @@ class Design:
         else:
             groups, chances, pairs = self._aimed(per_record, gate, gains, rng)
         valid = np.arange(n_train, len(self.problem.hx))
-        proposal = self._proposal(valid, gate, gains)
-        chance = inclusion_chances(proposal, per_valid)
         if gate is None:
-            drawn = diagonal_order(self.n_personas, self.n_exemplars, rng)[:per_valid]
+            order = diagonal_order(self.n_personas, self.n_exemplars, rng)
+            drawn = order[(self._dealt_valid + np.arange(min(per_valid, len(order)))) % len(order)]
+            chance = np.full(len(order), _chance_of_rest(len(drawn), self._dealt_valid, len(order)))
+            self._dealt_valid += len(drawn)
         else:
+            chance = inclusion_chances(self._proposal(valid, gate, gains), per_valid)
             drawn = self._varied(chance, per_valid, rng)
         pairs |= {(int(i), int(c)) for i in valid for c in drawn}
         groups = np.concatenate([groups, np.full(len(valid), len(chances), dtype=np.int64)])
@@ -137,14 +142,17 @@ class Design:
         n_train, n_all = self.problem.n_train, self.n_personas * self.n_exemplars
         shared = max(1, min(self.settings.records_per_component, n_train))
         n_groups, each = max(1, round(n_train / shared)), min(per_record, n_all)
-        # Neighbours differ in persona and in exemplar, and a record gets neighbours.
+        # Neighbours differ in persona and in exemplar, and a record gets neighbours, in later rounds the next ones.
         around = diagonal_order(self.n_personas, self.n_exemplars, rng)
-        dealt = around[(rng.integers(n_all) + np.arange(n_groups * each)) % n_all]
-        hands = dealt.reshape(n_groups, each)
+        self._hand = self._hand or each
+        begin = rng.integers(n_all) + self._dealt + np.arange(n_groups) * self._hand
+        hands = around[(begin[:, None] + np.arange(each)) % n_all]
         order = rng.permutation(n_train)
         pairs = {(int(i), int(c)) for place, i in enumerate(order) for c in hands[place % n_groups]}
         # A record meets each component with the same probability, whatever it is.
-        return np.zeros(n_train, dtype=np.int64), np.full((1, n_all), each / n_all), pairs
+        chance = _chance_of_rest(each, self._dealt, n_all)
+        self._dealt += each
+        return np.zeros(n_train, dtype=np.int64), np.full((1, n_all), chance), pairs
 
     def _aimed(
         self, per_record: int, gate: Gate, gains: Floats | None, rng: np.random.Generator
@@ -167,14 +175,12 @@ class Design:
         n = min(n, len(chance))
         return varied_draw(chance, n, self.n_personas, self.n_exemplars, rng)
 
-    def _proposal(self, rows: Ints, gate: Gate | None, gains: Floats | None) -> Floats:
+    def _proposal(self, rows: Ints, gate: Gate, gains: Floats | None) -> Floats:
         """Probability of each component, (K·N,), for some records."""
         from mop.gate import mean_weight
 
         n_all = self.n_personas * self.n_exemplars
         even = np.full(n_all, 1.0 / n_all)
-        if gate is None:
-            return even
         hx = self.problem.hx[rows]
         gate_weight = mean_weight(gate, hx, self.problem.own[rows])
         best = even
@@ -199,6 +205,11 @@ class Design:
         self.n_tokens += tokens
         for i, c, curve in zip(record.tolist(), component.tolist(), curves, strict=True):
             self.cells[i, c] = curve
+
+
+def _chance_of_rest(n: int, before: int, n_all: int) -> float:
+    """Chance that a component is among the next n of a random order, if it was not among those before."""
+    return min(1.0, n / max(n_all - before, 1))
 
 
 def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:

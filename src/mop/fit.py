@@ -176,10 +176,10 @@ def fit_rounds(
     """Fit in rounds: propose components, score them, fit gates and temperatures to all scores so far.
 
     Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says enough,
-    the rest is filled in (see `mop.completion`), and the gates are fitted to whole tables. Else they are fitted on that
-    part with importance weights, normalised over it, so that weight cannot be hidden on components that
-    nobody scored (see `mop.candidates`). If ``max_lm_tokens`` does not pay for `FEW` components of every record, some
-    records are left out.
+    the rest is filled in (see `mop.completion`), the gates are fitted to whole tables, and later rounds are as even as
+    the first: aimed ones gained less. Else they are fitted on that part with importance weights, normalised over it, so
+    that weight cannot be hidden on components that nobody scored (see `mop.candidates`), and later rounds are aimed. If
+    ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by
     fits that have not seen it. The better state is kept. Rounds end when the gain is below
@@ -229,12 +229,11 @@ def fit_rounds(
             progress("fit rounds", round_, settings.n_rounds)
         if history:
             share = _affordable_share(design, settings)
-        gains = None
-        if kept is not None:
-            gains = component_gains(kept.choice.gate, problem, kept.cells)
-        design.extend(
-            score, None if kept is None else kept.choice.gate, round_, gains=gains, share=share
-        )
+        gate = gains = None
+        if kept is not None and not kept.choice.is_filled_in:
+            gate = kept.choice.gate
+            gains = component_gains(gate, problem, kept.cells)
+        design.extend(score, gate, round_, gains=gains, share=share)
         cells = design.table()
         choice = choose(problem, cells, settings, seed=seed, progress=progress)
         gain = None if kept is None else mean_of(choice.values - kept.judged_on(cells), problem)

@@ -468,9 +468,13 @@ class LlamaBody:
 
         hidden = torch.nn.functional.linear(mixed, layer.out, layer.out_bias).add_(hidden)
         normed = _normed(layer.norm_out, hidden, self._eps)
-        gate, up = torch.nn.functional.linear(normed, layer.gate_up).chunk(2, -1)
-        inner = torch.nn.functional.silu(gate, inplace=True).mul_(up)
-        return torch.nn.functional.linear(inner, layer.down).add_(hidden)
+        step = CHUNK if hidden.device.type == "cpu" else len(hidden)
+        for low in range(0, len(hidden), step):
+            some = slice(low, low + step)
+            gate, up = torch.nn.functional.linear(normed[some], layer.gate_up).chunk(2, -1)
+            inner = torch.nn.functional.silu(gate, inplace=True).mul_(up)
+            hidden[some] += torch.nn.functional.linear(inner, layer.down)
+        return hidden
 
 
 def _normed(norm: Any, hidden: torch.Tensor, eps: float) -> torch.Tensor:
@@ -487,6 +491,8 @@ def _normed(norm: Any, hidden: torch.Tensor, eps: float) -> torch.Tensor:
     return scaled.to(hidden.dtype).mul_(norm.weight)
 
 
+CHUNK = 256
+"""Tokens whose feed-forward block is worked out together on a CPU: what lies between its products stays in the cache."""
 BLOCK, PIECE = 64, 500_000
 """Tokens that look back together, and weights that are worked out together (2 MB: they should stay in the cache)."""
 
