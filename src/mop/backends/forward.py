@@ -492,7 +492,7 @@ def _normed(norm: Any, hidden: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 CHUNK = 256
-"""Tokens whose feed-forward block is worked out together on a CPU: what lies between its products stays in the cache."""
+"""Tokens whose feed-forward block is worked out together on a CPU: what is between its products stays in the cache."""
 BLOCK, PIECE = 64, 500_000
 """Tokens that look back together, and weights that are worked out together (2 MB: they should stay in the cache)."""
 
