@@ -1,6 +1,7 @@
 """The paper's tables: MoP against its rivals on AG News, SST-2 and IMDB, with one small model.
 
     python benchmarks/bench_paper.py                        # all of it: hours on two cores
+    python benchmarks/bench_paper.py --data imdb --part table   # one data set without the ablations
     python benchmarks/bench_paper.py --minutes 50           # as many pieces as begin within 50 minutes
     python benchmarks/bench_paper.py --list                 # which pieces are done, which is next
     python benchmarks/bench_paper.py --sizes tiny           # minutes, on the built-in toy model
@@ -91,6 +92,8 @@ ABLATIONS = (
     "paper-drawing", "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
 )  # fmt: skip
 """On AG News, beside K and N halved; the other data sets have the paper's fit only."""
+PARTS = {"table": "", "ablations": "-ablations"}
+"""Of the work, and what is added to the name of their run folder; the second is of AG News alone."""
 
 # IDs end in the data set's name: metric, least change in per cent, sign of better, what the paper has.
 CLAIMS = {
@@ -137,8 +140,8 @@ def cutter(lm: str, n_tokens: int) -> Callable[[str], str]:
     return lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip()
 
 
-def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunConfig:
-    """The configuration of one data set, with the ablations beyond the paper's fit or without."""
+def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
+    """The configuration of a part of one data set: all methods and the paper's fit, or MoP alone and all ablations."""
     corpus, sizes = CORPORA[name], SIZES[arguments.sizes]
     is_tiny = arguments.sizes == "tiny"
     size = {key: getattr(arguments, key) or value for key, value in sizes.items()}
@@ -170,11 +173,11 @@ def settings(name: str, arguments: argparse.Namespace, *, is_full: bool) -> RunC
         "evaluate": {"n_seeds": 2 if is_tiny else 5, "n_bootstrap": 20 if is_tiny else 60},
         "compare": {
             "domain": corpus.domain, "n_responses": size["responses"], "n_ablation": size["ablation"],
-            "ablations": ["paper-fit", *(f for f in (*ABLATIONS, *half) if is_full and name == "agnews")],
-            "n_seeds_best": size["best_seeds"], "encoders": arguments.encoders,
+            "ablations": ["paper-fit", *((*ABLATIONS, *half) if part == "ablations" else ())],
+            "n_seeds_best": size["best_seeds"] if part == "table" else 1, "encoders": arguments.encoders,
             "encoder_dtype": arguments.encoder_dtype,
             "n_names": 8 if is_tiny else 500, "min_words": 1 if is_tiny else 10,
-            "rounds": 2 if is_tiny else 5, "methods": arguments.methods,
+            "rounds": 2 if is_tiny else 5, "methods": arguments.methods if part == "table" else [],
         },
     })  # fmt: skip
 
@@ -187,15 +190,21 @@ class Piece:
     """A part of the work that is kept once it is done."""
 
     corpus: str
+    part: str
     name: str
     work: float
     """Roughly: seconds on two cores."""
     config: RunConfig
 
     @property
+    def place(self) -> str:
+        """Name of its run folder."""
+        return self.corpus + PARTS[self.part]
+
+    @property
     def key(self) -> str:
         """Name over all data sets."""
-        return f"{self.corpus}/{self.name}"
+        return f"{self.place}/{self.name}"
 
 
 DRAWN_PER_SECOND, SCORED_PER_SECOND, EMBEDDED_PER_SECOND = 110.0, 3.0, 1500.0
@@ -205,20 +214,14 @@ DRAWN_PER_SECOND, SCORED_PER_SECOND, EMBEDDED_PER_SECOND = 110.0, 3.0, 1500.0
 def plan(arguments: argparse.Namespace, names: list[str]) -> list[Piece]:
     """All pieces in order: what the claims rest on for every data set, then the further ablations."""
     todo: list[Piece] = []
-    for is_full in (False, True):
-        for name in names:
-            config = settings(name, arguments, is_full=is_full)
-            known = {piece.key for piece in todo}
-            new = [
-                Piece(name, piece, estimate(piece, config), config)
-                for piece in pieces(config)
-                if f"{name}/{piece}" not in known
+    for part in PARTS if arguments.part == "all" else (arguments.part,):
+        for name in names if part == "table" else [name for name in names if name == "agnews"]:
+            config = settings(name, arguments, part)
+            last = ("ceiling", "table") if part == "table" else ("table",)
+            todo += [
+                Piece(name, part, piece, estimate(piece, config), config)
+                for piece in (*pieces(config), *last)
             ]
-            if not is_full:
-                new.append(Piece(name, "ceiling", 60.0, config))
-            if new:
-                table = "table-all" if is_full else "table"
-                todo += [*new, Piece(name, table, estimate(table, config), config)]
     return todo
 
 
@@ -234,11 +237,12 @@ def estimate(piece: str, config: RunConfig) -> float:
     seconds = n * tokens / DRAWN_PER_SECOND
     if piece == "fit":
         return scores / SCORED_PER_SECOND
+    if piece == "ceiling":
+        return 60.0
     if piece == "table":
-        texts = 12 * n + config.data.golden + config.data.test
+        texts = (len(compared.methods) + 1) * n + len(compared.ablations) * compared.n_ablation
+        texts += config.data.golden + config.data.test
         return 2 * (compared.n_seeds_best - 1) * seconds + texts * tokens / EMBEDDED_PER_SECOND
-    if piece == "table-all":
-        return len(compared.ablations) * compared.n_ablation * tokens / EMBEDDED_PER_SECOND
     if ablation.startswith(("tokens-", "prompt-")):
         return seconds * int(ablation.partition("-")[2])
     if ablation.startswith(("paper", "raw", "random", "k-", "n-")):
@@ -249,9 +253,9 @@ def estimate(piece: str, config: RunConfig) -> float:
 
 def do(piece: Piece, arguments: argparse.Namespace) -> None:
     """Do one piece in the run folder of its data set."""
-    path, config = arguments.work / piece.corpus, piece.config
+    path, config = arguments.work / piece.place, piece.config
     with ProgressDisplay(quiet=arguments.quiet) as progress:
-        if piece.name in ("table", "table-all"):
+        if piece.name == "table":
             compare(config, path, progress=progress)
         elif piece.name == "ceiling":
             write_json(path / "ceiling.json", ceiling(config, path))
@@ -311,9 +315,9 @@ class Ledger:
             sum(entry["seconds"] for entry in self.done.values()) / worked if worked > 60 else 1.0
         )
 
-    def seconds(self, corpus: str) -> float:
-        """Time of all pieces of a data set together."""
-        return sum(e["seconds"] for key, e in self.done.items() if key.startswith(f"{corpus}/"))
+    def seconds(self, place: str) -> float:
+        """Time of all pieces of a run folder together."""
+        return sum(e["seconds"] for key, e in self.done.items() if key.startswith(f"{place}/"))
 
 
 def stamp(config: RunConfig) -> str:
@@ -396,16 +400,21 @@ def results(
     """
     before = read_json(arguments.out) if arguments.out.is_file() else {}
     runs: dict[str, Any] = dict(before.get("runs", {}))
+    changed: dict[str, Any] = dict(before.get("changed", {}))
     for piece in todo:
         if piece.name == "table" and piece not in left:
-            made = ledger.done[piece.key].get("made") or made_now()
-            runs[piece.corpus] = run_of(piece.corpus, arguments, made, ledger.seconds(piece.corpus))
+            how = how_made(piece, arguments, ledger)
+            if piece.part == "table":
+                runs[piece.corpus] = run_of(piece.corpus, arguments, how)
+            else:
+                changed[piece.corpus] = changed_of(arguments.work / piece.place, how)
     claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
     document = write_results_file(
         arguments.out,
         claims,
-        sum(run["seconds"] for run in runs.values()),
+        sum(run["seconds"] for run in (*runs.values(), *changed.values())),
         runs={name: runs[name] for name in CORPORA if name in runs},
+        changed=changed,
         skipped=dict(skipped),
         unfinished=[piece.key for piece in left],
     )
@@ -414,9 +423,23 @@ def results(
     return document
 
 
-def run_of(
-    name: str, arguments: argparse.Namespace, made: Mapping[str, Any], seconds: float
-) -> dict[str, Any]:
+def how_made(piece: Piece, arguments: argparse.Namespace, ledger: Ledger) -> dict[str, Any]:
+    """How the figures of a finished table came about."""
+    sizes = {key: getattr(arguments, key) or value for key, value in SIZES[arguments.sizes].items()}
+    return {
+        "command": command(arguments, piece),
+        **(ledger.done[piece.key].get("made") or made_now()),
+        "seconds": round(ledger.seconds(piece.place), 1),
+        "seed": arguments.seed,
+        "lm": arguments.lm,
+        "encoders": arguments.encoders,
+        "encoder_dtype": arguments.encoder_dtype,
+        "sizes": sizes,
+        "drawing": DRAWING,
+    }
+
+
+def run_of(name: str, arguments: argparse.Namespace, how: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a finished data set: figures, claims, how they were made, and the text about them."""
     place = arguments.work / name
     found = read_json(place / "compare" / "comparison.json")
@@ -426,18 +449,21 @@ def run_of(
         shutil.copyfile(place / "compare" / "figures" / f"{figure}.svg", target)
     return {
         "claims": claims_of(name, found),
-        "command": command(arguments, name),
-        **made,
-        "seconds": round(seconds, 1),
-        "seed": arguments.seed,
-        "lm": arguments.lm,
-        "encoders": arguments.encoders,
-        "encoder_dtype": arguments.encoder_dtype,
-        "sizes": {key: getattr(arguments, key) or value for key, value in SIZES[arguments.sizes].items()},
-        "drawing": DRAWING,
+        **how,
         **{key: found[key] for key in ("methods", "floor", "best_rivals", "n_responses", "n_golden")},
         "text": section(name, found, read_json(place / "ceiling.json"), place / "compare"),
     }  # fmt: skip
+
+
+def changed_of(place: Path, how: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of the ablations."""
+    found = read_json(place / "compare" / "comparison.json")
+    table = (place / "compare" / "ablations.md").read_text(encoding="utf-8")
+    return {
+        **how,
+        "methods": found["ablations"]["methods"],
+        "text": [table, *(f"- {note}" for note in found["notes"])],
+    }
 
 
 def section(
@@ -491,22 +517,33 @@ def page(document: Mapping[str, Any]) -> str:
         lines += ["", f"Not done by the last run: {', '.join(document['unfinished'])}."]
     for name, reason in document["skipped"].items():
         lines += ["", f"{CORPORA[name].title}: skipped, {reason}."]
-    for name, run in document["runs"].items():
-        others = f" ({', '.join(run['encoders'][1:])} beside it)" if run["encoders"][1:] else ""
-        drawing = run["drawing"]
-        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
-        lines += [
-            "", f"## {CORPORA[name].title}", "", f"    {run['command']}", "",
-            f"Language model {run['lm']}; encoder of the metrics {run['encoders'][0]}{others}, in "
-            f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}; "
-            f"{run['seconds'] / 3600:.2f} hours. Sizes: "
-            + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
-            + f". MoP: exemplars in a prompt {drawing['n_agents']}, factor on temperatures "
-            f"{drawing['tau_factor']:g}. Versions: {versions}.", "",
-            f"{run['n_responses']} responses per method against {run['n_golden']} golden texts.", "",
-            *run["text"],
-        ]  # fmt: skip
+    for name in CORPORA:
+        run, changed = document["runs"].get(name), document["changed"].get(name)
+        if run or changed:
+            lines += ["", f"## {CORPORA[name].title}"]
+        if run:
+            lines += ["", *made_by(run), "",
+                      f"{run['n_responses']} responses per method against {run['n_golden']} golden texts.", "",
+                      *run["text"]]  # fmt: skip
+        if changed:
+            lines += ["", "### Ablations", "", *made_by(changed), "", *changed["text"]]
     return "\n".join([*lines, ""])
+
+
+def made_by(run: Mapping[str, Any]) -> list[str]:
+    """Lines that say how figures were made."""
+    others = f" ({', '.join(run['encoders'][1:])} beside it)" if run["encoders"][1:] else ""
+    drawing = run["drawing"]
+    versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+    return [
+        f"    {run['command']}", "",
+        f"Language model {run['lm']}; encoder of the metrics {run['encoders'][0]}{others}, in "
+        f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}; "
+        f"{run['seconds'] / 3600:.2f} hours. Sizes: "
+        + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
+        + f". MoP: exemplars in a prompt {drawing['n_agents']}, factor on temperatures "
+        f"{drawing['tau_factor']:g}. Versions: {versions}.",
+    ]  # fmt: skip
 
 
 def made_now() -> dict[str, Any]:
@@ -534,8 +571,8 @@ def packages() -> dict[str, str]:
     return found
 
 
-def command(arguments: argparse.Namespace, name: str) -> str:
-    """The command that makes the figures of a data set, with what differs from the defaults."""
+def command(arguments: argparse.Namespace, piece: Piece) -> str:
+    """The command that makes the figures of a part of a data set, with what differs from the defaults."""
     parts = ["python benchmarks/bench_paper.py"]
     if arguments.sizes != "paper":
         parts.append(f"--sizes {arguments.sizes}")
@@ -543,7 +580,9 @@ def command(arguments: argparse.Namespace, name: str) -> str:
               if (value := getattr(arguments, key)) is not None]  # fmt: skip
     if arguments.methods != default_methods(is_tiny=arguments.sizes == "tiny"):
         parts.append(f"--methods {' '.join(arguments.methods)}")
-    parts.append(f"--lm {arguments.lm} --seed {arguments.seed} --data {name}")
+    parts.append(
+        f"--lm {arguments.lm} --seed {arguments.seed} --data {piece.corpus} --part {piece.part}"
+    )
     return " ".join(parts)
 
 
@@ -562,6 +601,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", choices=SIZES, default="paper")
     parser.add_argument("--data", nargs="+", choices=CORPORA, default=list(CORPORA))
+    parser.add_argument("--part", choices=("all", *PARTS), default="all")
     parser.add_argument("--lm", help="default smollm2-135m; fake for tiny sizes")
     parser.add_argument(
         "--encoders", nargs="+", help="of the metrics, headline first (default mpnet minilm)"
@@ -661,7 +701,7 @@ def main(argv: list[str] | None = None) -> int:
         ledger.finish(piece, time.monotonic() - start)
         chosen = chosen[1:]
         left = [other for other in left if other.key != piece.key]
-        if piece.name.startswith("table"):  # what is known is on disk early
+        if piece.name == "table":  # what is known is on disk early
             document = results(todo, left, skipped, arguments, ledger)
     document = results(todo, left, skipped, arguments, ledger)
     print("| ID | value | aim | against |\n| --- | --- | --- | --- |")

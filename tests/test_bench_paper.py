@@ -78,9 +78,12 @@ def test_what_the_claims_rest_on_comes_before_further_ablations(bench, tmp_path)
     keys = [piece.key for piece in bench.plan(arguments, ["agnews", "sst2"])]
     assert len(set(keys)) == len(keys)
     assert keys[0] == "agnews/fit"
-    assert keys.index("sst2/table") < keys.index("agnews/mop.no-exemplars")
-    assert keys[-1] == "agnews/table-all"
-    assert sum(key.endswith("table-all") for key in keys) == 1
+    assert keys.index("sst2/table") < keys.index("agnews-ablations/fit")
+    assert keys[-1] == "agnews-ablations/table"
+    for part in ("table", "ablations"):
+        arguments.part = part
+        some = [piece.key for piece in bench.plan(arguments, ["agnews", "sst2"])]
+        assert some == [key for key in keys if ("ablations" in key) == (part == "ablations")]
 
 
 def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, tmp_path):
@@ -92,13 +95,16 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
         "drawing": bench.DRAWING, "versions": {"python": "3"}, "methods": {}, "floor": {}, "best_rivals": {},
         "n_responses": 24, "n_golden": 60, "text": ["| the table |"],
     }  # fmt: skip
-    bench.write_json(arguments.out, {"runs": {"imdb": run}})
+    changed = {**run, "command": "command of the ablations", "text": ["| the ablations |"]}
+    bench.write_json(arguments.out, {"runs": {"imdb": run}, "changed": {"imdb": changed}})
     ledger = bench.Ledger(tmp_path / "pieces.json")
     document = bench.results([], [], {"sst2": "is not there"}, arguments, ledger)
     assert document["runs"] == {"imdb": run}
+    assert document["changed"] == {"imdb": changed}
     assert document["claims"] == run["claims"]
     text = arguments.docs.read_text()
     for part in ("| `fid_cut_imdb` | -1.0 % | – | -50 % | no | x |", "## IMDB", "    command of the run",
                  "commit abc; 1.00 hours", "factor on temperatures 0.75", "| the table |",
+                 "    command of the ablations", "| the ablations |",
                  "SST-2: skipped"):  # fmt: skip
         assert part in text
