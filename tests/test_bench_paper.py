@@ -95,13 +95,18 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
         "drawing": bench.DRAWING, "versions": {"python": "3"}, "methods": {}, "floor": {}, "best_rivals": {},
         "n_responses": 24, "n_golden": 60, "text": ["| the table |"],
     }  # fmt: skip
-    changed = {**run, "command": "command of the ablations", "text": ["| the ablations |"]}
+    changed = {
+        **run,
+        "command": "command of the ablations",
+        "text": ["| the ablations |"],
+        "claims": {},
+    }
     bench.write_json(arguments.out, {"runs": {"imdb": run}, "changed": {"imdb": changed}})
     ledger = bench.Ledger(tmp_path / "pieces.json")
     document = bench.results([], [], {"sst2": "is not there"}, arguments, ledger)
     assert document["runs"] == {"imdb": run}
     assert document["changed"] == {"imdb": changed}
-    assert document["claims"] == run["claims"]
+    assert document["claims"] == run["claims"] | changed["claims"]
     text = arguments.docs.read_text()
     for part in ("| `fid_cut_imdb` | -1.0 % | – | -50 % | no | x |", "## IMDB", "    command of the run",
                  "commit abc; 1.00 hours", "factor on temperatures 0.75", "| the table |",
