@@ -502,9 +502,8 @@ class Bench:
             else None
         )
         tops: list[float] = []
-        if self.wants(
-            "score_roofline"
-        ):  # in every round, for it varies with what else the machine does
+        if self.wants("score_roofline"):
+            # In every round, for it varies with what else the machine does.
             kind = getattr(torch, self.dtype)
             sides["ceiling"] = lambda: tops.append(ceiling(kind, self.device))
         seconds, peaks, results = race(sides, self.arguments.rounds)

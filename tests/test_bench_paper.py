@@ -99,7 +99,7 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
         **run,
         "command": "command of the ablations",
         "text": ["| the ablations |"],
-        "claims": {},
+        "claims": {"fid_cut_vs_paper_imdb": {**run["claims"]["fid_cut_imdb"], "value": -2.0}},
     }
     bench.write_json(arguments.out, {"runs": {"imdb": run}, "changed": {"imdb": changed}})
     ledger = bench.Ledger(tmp_path / "pieces.json")
@@ -108,7 +108,8 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
     assert document["changed"] == {"imdb": changed}
     assert document["claims"] == run["claims"] | changed["claims"]
     text = arguments.docs.read_text()
-    for part in ("| `fid_cut_imdb` | -1.0 % | – | -50 % | no | x |", "## IMDB", "    command of the run",
+    for part in ("| `fid_cut_imdb` | -1.0 % | – | -50 % | no | x |",
+                 "| `fid_cut_vs_paper_imdb` | -2.0 % |", "## IMDB", "    command of the run",
                  "commit abc; 1.00 hours", "factor on temperatures 0.75", "| the table |",
                  "    command of the ablations", "| the ablations |",
                  "SST-2: skipped"):  # fmt: skip

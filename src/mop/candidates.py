@@ -273,19 +273,18 @@ class FilledIn:
         self._completion = None
         if settings.completion:
             tau, _ = best_single_tau(cells, problem.weight, problem.betas)
-            self._completion = Completion(problem, cells, tau=tau, seed=seed)
+            completion = Completion(problem, cells, tau=tau, seed=seed)
+            self._completion = completion if completion.applies else None
 
     def part(self, rows: Ints) -> Part:
         """Some records; each part is filled in by itself."""
-        cells = self.cells
-        if self._completion is not None and self._completion.applies:
-            cells = self._completion.filled(rows)
+        cells = self.cells if self._completion is None else self._completion.filled(rows)
         return Part(self.problem, cells, rows)
 
     @property
     def applies(self) -> bool:
         """Whether anything is filled in."""
-        return self._completion is not None and self._completion.applies
+        return self._completion is not None
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:

@@ -43,8 +43,9 @@ class Design:
         self.n_personas, self.n_exemplars = len(problem.hg), len(problem.he)
         self.cells: dict[tuple[int, int], NDArray[np.float32]] = {}
         self.n_tokens = 0
-        # By even rounds, to each record of training and validation; and to one of training by the first of them.
-        self._dealt, self._dealt_valid, self._hand = 0, 0, 0
+        # Components that even rounds have dealt to each record so far, of training and of validation; and how far
+        # apart groups begin in the order, which is what the first of these rounds dealt.
+        self._dealt, self._dealt_valid, self._apart = 0, 0, 0
         # One entry per round: the group of each record, and log(1 - chance) of (group, component).
         self._missed: list[tuple[Ints, Floats]] = []
 
@@ -144,8 +145,8 @@ class Design:
         n_groups, each = max(1, round(n_train / shared)), min(per_record, n_all)
         # Neighbours differ in persona and in exemplar, and a record gets neighbours, in later rounds the next ones.
         around = diagonal_order(self.n_personas, self.n_exemplars, rng)
-        self._hand = self._hand or each
-        begin = rng.integers(n_all) + self._dealt + np.arange(n_groups) * self._hand
+        self._apart = self._apart or each
+        begin = rng.integers(n_all) + self._dealt + np.arange(n_groups) * self._apart
         hands = around[(begin[:, None] + np.arange(each)) % n_all]
         order = rng.permutation(n_train)
         pairs = {(int(i), int(c)) for place, i in enumerate(order) for c in hands[place % n_groups]}
