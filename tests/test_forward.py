@@ -24,9 +24,21 @@ from tiny_models import (  # noqa: E402
     tiny_qwen3,
 )
 
+
+def packed(model):
+    """`LlamaBody` with the products that are for bfloat16, here in float32, so that they can be compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mop.backends.forward._can_pack", lambda like: True)
+        body = LlamaBody(model)
+    assert type(body._layers[0].down).__name__ == "_Packed"
+    return body
+
+
 BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
 CASES = [(GeneralBody, builder) for builder in BUILDERS]
 CASES += [(LlamaBody, builder) for builder in (tiny_llama, tiny_qwen2, tiny_qwen3)]
+if torch.backends.mkldnn.is_available():
+    CASES += [(packed, builder) for builder in (tiny_llama, tiny_qwen2, tiny_qwen3)]
 PREFIXES = [list(range(5, 30)), list(range(40, 47))]
 ROWS = [[1, 2, 3, 4], [9] * 11, [7, 8]]
 
@@ -198,13 +210,19 @@ def test_padded_batches_of_the_models_own_pass_keep_to_the_room():
     assert torch.allclose(whole, parts, atol=1e-5)
 
 
+def test_a_large_model_is_not_kept_twice(monkeypatch):
+    monkeypatch.setattr("mop.backends.forward._can_pack", lambda like: True)
+    monkeypatch.setattr("mop.backends.forward.PACKED", 1000)
+    assert type(LlamaBody(tiny_llama())._layers[0].down).__name__ == "_Product"
+
+
 def test_joined_weights_stay_the_models_own():
     model, same = tiny_llama(), tiny_llama()
     body = LlamaBody(model)
     layer = model.model.layers[0].self_attn
     assert layer.k_proj.weight.data_ptr() != layer.q_proj.weight.data_ptr()
     assert layer.k_proj.weight.untyped_storage().data_ptr() == (
-        body._layers[0].qkv.untyped_storage().data_ptr()
+        body._layers[0].qkv._weight.untyped_storage().data_ptr()
     )
     with torch.inference_mode():
         assert torch.allclose(plain_logits(model, ROWS[1]), plain_logits(same, ROWS[1]), atol=1e-5)

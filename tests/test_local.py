@@ -183,7 +183,7 @@ def test_many_short_responses_after_a_long_prompt_keep_to_the_memory():
     """The prefix is copied for each of them while attention looks at it."""
     prompt = simulation_prompt("x7" * 200, persona="You love films.")
     asked = [ScoreRequest(prompt, text) for text in ["good", "bad", "ok", "so so"] * 30]
-    local, body = counted(memory_gib=0.004)
+    local, body = counted(memory_gib=0.004, lanes=1)
     list(local.score(asked))
     room = 0.004 * 2**30 / 4
     for groups in body.predicted:

@@ -340,8 +340,9 @@ class LlamaBody:
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        One of `LLAMA_LIKE`. Its weights are shared, not copied: where products are joined,
-        the model's own weights become views of the joined ones.
+        One of `LLAMA_LIKE`. Its weights are shared: where products are joined, the model's own
+        weights become views of the joined ones. In bfloat16 on a CPU a small model's layers are
+        copied as well, in the order in which oneDNN reads them (`PACKED`).
     """
 
     def __init__(self, model: Any) -> None:
@@ -357,7 +358,9 @@ class LlamaBody:
         self._heads: int = config.num_attention_heads
         self._shared: int = config.num_key_value_heads
         self._eps: float = config.rms_norm_eps
-        self._layers = [_Layer(layer) for layer in decoder.layers]
+        size = sum(part.nbytes for layer in decoder.layers for part in layer.parameters())
+        is_packed = size <= PACKED and _can_pack(self._embed)
+        self._layers = [_Layer(layer, is_packed=is_packed) for layer in decoder.layers]
         numbers = 2 * len(self._layers) * self._shared * self._size
         self.bytes_per_token = numbers * self._embed.element_size()
         self.bytes_ahead = self.bytes_per_token // len(self._layers)  # one layer at a time
@@ -415,14 +418,15 @@ class LlamaBody:
         turn = self._turns(hidden, places)
         last = len(self._layers) - 1
         for depth, layer in enumerate(self._layers):
-            queries, keys, values = self._project(layer, hidden, turn)
+            joined = self._project(layer, hidden, turn)
             if kept is not None:
                 for layout in layouts:
-                    layout.store(depth, keys, values)
+                    layout.store(depth, *self._parts(joined, 1)[1:])
                 if depth == last:
                     return None  # nobody asks for what the last layer makes of this
-            mixed = torch.empty_like(queries)
+            mixed = hidden.new_empty((len(hidden), self._heads, self._size))
             for layout in layouts:
+                queries, keys, values = self._parts(layout.spread(joined), 2)
                 layout.attend(depth, queries, keys, values, mixed)
             mixed = mixed.flatten(1)
             if depth == last:  # from here on only wanted tokens matter
@@ -439,40 +443,40 @@ class LlamaBody:
         low, high = sin[0, :, None].chunk(2, dim=-1)
         return cos[0, :, None], torch.cat([-low, high], dim=-1)
 
-    def _project(
-        self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return queries (N, heads, D), keys and values (N, shared heads, D)."""
+    def _parts(self, joined: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
+        """Return queries, keys and values as views of what `_project` made."""
         import torch
 
-        normed = _normed(layer.norm_in, hidden, self._eps)
-        joined = torch.nn.functional.linear(normed, layer.qkv, layer.qkv_bias)
+        return torch.split(joined, [self._heads, self._shared, self._shared], dim)
+
+    def _project(
+        self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return queries, keys and values side by side: (N, heads + 2 · shared heads, D)."""
+        import torch
+
+        joined = layer.qkv(_normed(layer.norm_in, hidden, self._eps))
         joined = joined.view(len(hidden), -1, self._size)
-        both = joined[:, : self._heads + self._shared]
         if layer.norm_q is not None and layer.norm_k is not None:
-            both = torch.cat(
-                [
-                    _normed(layer.norm_q, both[:, : self._heads], self._eps),
-                    _normed(layer.norm_k, both[:, self._heads :], self._eps),
-                ],
-                dim=1,
-            )
+            queries, keys, _ = self._parts(joined, 1)
+            queries.copy_(_normed(layer.norm_q, queries, self._eps))
+            keys.copy_(_normed(layer.norm_k, keys, self._eps))
+        both = joined[:, : self._heads + self._shared]
         cos, sin = turn
         low, high = both.chunk(2, dim=-1)
-        turned = (both * cos).addcmul_(torch.cat([high, low], dim=-1), sin)
-        return turned[:, : self._heads], turned[:, self._heads :], joined[:, -self._shared :]
+        swapped = torch.cat([high, low], dim=-1)
+        both.mul_(cos).addcmul_(swapped, sin)
+        return joined
 
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Add what attention found, then the feed-forward block."""
         import torch
 
-        hidden = torch.nn.functional.linear(mixed, layer.out, layer.out_bias).add_(hidden)
+        hidden = layer.out(mixed).add_(hidden)
         normed = _normed(layer.norm_out, hidden, self._eps)
         step = CHUNK if hidden.device.type == "cpu" else len(hidden)
         for part, given in zip(torch.split(hidden, step), torch.split(normed, step), strict=True):
-            gate, up = torch.nn.functional.linear(given, layer.gate_up).chunk(2, -1)
-            inner = torch.nn.functional.silu(gate, inplace=True).mul_(up)
-            part.add_(torch.nn.functional.linear(inner, layer.down))
+            part.add_(layer.down(layer.gated(given)))
         return hidden
 
 
@@ -527,7 +531,7 @@ def _attention(
     n_rows, heads, n_tokens, size = queries.shape
     shared, before = keys.shape[1], keys.shape[2] - n_tokens
     bias = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-    scaled = (queries * size**-0.5).unflatten(1, (shared, heads // shared))
+    each = queries.view(n_rows, shared, -1, n_tokens, size)
     # In memory by tokens, as the caller packs them.
     found = queries.new_empty((n_rows, n_tokens, heads, size)).transpose(1, 2)
     for low in range(0, n_tokens, BLOCK):
@@ -536,11 +540,11 @@ def _attention(
         step = max(1, PIECE // (heads * n * seen))
         for first in range(0, n_rows, step):
             rows = slice(first, min(n_rows, first + step))
-            asked = scaled[rows, :, :, low:high].flatten(0, 1).flatten(1, 2)
-            scores = asked @ keys[rows, :, :seen].flatten(0, 1).mT
-            weights = (scores.unflatten(1, (-1, n)) + bias[low:high, :seen]).softmax(-1)
+            asked = each[rows, :, :, low:high].flatten(0, 1).flatten(1, 2)
+            scores = (asked @ keys[rows, :, :seen].flatten(0, 1).mT).view(len(asked), -1, n, seen)
+            weights = torch.add(bias[low:high, :seen], scores, alpha=size**-0.5).softmax(-1)
             mixed = weights.to(values.dtype).flatten(1, 2) @ values[rows, :, :seen].flatten(0, 1)
-            found[rows, :, low:high] = mixed.unflatten(0, (-1, shared)).view(-1, heads, n, size)
+            found[rows, :, low:high] = mixed.view(-1, heads, n, size)
     return found
 
 
@@ -551,18 +555,97 @@ LLAMA_LIKE = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Mistr
 class _Layer:
     """The weights of one layer, with products of the same input joined."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, *, is_packed: bool) -> None:
         attention, block = layer.self_attn, layer.mlp
         self.norm_in = layer.input_layernorm
         self.norm_out = layer.post_attention_layernorm
         self.norm_q = getattr(attention, "q_norm", None)
         self.norm_k = getattr(attention, "k_norm", None)
         parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.qkv = _join(parts, "weight")
-        self.qkv_bias = _join(parts, "bias") if parts[0].bias is not None else None
-        self.out, self.out_bias = attention.o_proj.weight, attention.o_proj.bias
-        self.gate_up = _join([block.gate_proj, block.up_proj], "weight")
-        self.down = block.down_proj.weight
+        bias = _join(parts, "bias") if parts[0].bias is not None else None
+        kind = _Packed if is_packed else _Product
+        self.qkv = kind(_join(parts, "weight"), bias)
+        self.out = kind(attention.o_proj.weight, attention.o_proj.bias)
+        self.down = kind(block.down_proj.weight)
+        gate_up = _join([block.gate_proj, block.up_proj], "weight")
+        self.gated = _PackedGate(gate_up) if is_packed else _Gate(gate_up)
+
+
+class _Product:
+    """A linear map, (N, in) to (N, out)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, given: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.nn.functional.linear(given, self._weight, self._bias)
+
+
+class _Gate:
+    """silu(G x) · U x, (N, in) to (N, out), with the weights of G above those of U."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, given: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        gate, up = torch.nn.functional.linear(given, self._weight).chunk(2, -1)
+        return torch.nn.functional.silu(gate, inplace=True).mul_(up)
+
+
+class _Packed:
+    """`_Product` with a copy of the weights in the order in which oneDNN reads them."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self._weight = _packed(weight)
+        self._bias = bias
+
+    def __call__(self, given: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        product: Any = torch.ops.mkldnn._linear_pointwise
+        found: torch.Tensor = product(given, self._weight, self._bias, "none", [], "")
+        return found
+
+
+class _PackedGate:
+    """`_Gate` with packed weights; the product itself applies silu, the next one multiplies."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._gate, self._up = map(_packed, weight.chunk(2))
+
+    def __call__(self, given: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        product: Any = torch.ops.mkldnn._linear_pointwise
+        gate = product(given, self._gate, None, "swish", [], "")
+        found: torch.Tensor = product.binary(given, gate, self._up, None, "mul")
+        return found
+
+
+PACKED = 2**30
+"""Bytes of layers up to which their weights are kept a second time, packed for oneDNN."""
+
+
+def _can_pack(like: torch.Tensor) -> bool:
+    """Whether this torch has products with packed weights, as its own compiler uses them."""
+    import torch
+
+    return _is_plain(like) and (
+        hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def _packed(weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    found: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), CHUNK)
+    return found
 
 
 def _join(modules: Sequence[Any], name: str) -> torch.Tensor:
@@ -590,7 +673,7 @@ class _Layout:
     wanted: torch.Tensor
     """Packed places of the tokens whose prediction is wanted."""
     padded: torch.Tensor | None
-    """(B, T) packed place of each token, padding repeats the last; None for rows of one length."""
+    """(B · T) packed place of each token, padding repeats the last; None for rows of one length."""
     back: torch.Tensor | None
     """For each packed token its place in the padded layout."""
     mask: torch.Tensor
@@ -607,6 +690,14 @@ class _Layout:
             prefix.values[depth, :, new] = values[low : low + length].transpose(0, 1)
             low += length
 
+    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+        """Return the group's tokens, (B, T, heads, D), of all tokens, (N, heads, D)."""
+        if self.padded is None:
+            part = packed[self.low : self.low + sum(self.lengths)]
+        else:
+            part = packed.index_select(0, self.padded)
+        return part.view(len(self.lengths), -1, *packed.shape[1:])
+
     def attend(
         self,
         depth: int,
@@ -615,31 +706,24 @@ class _Layout:
         values: torch.Tensor,
         mixed: torch.Tensor,
     ) -> None:
-        """Let each token look at the prefix and at the earlier tokens of its row."""
+        """Let each token, (B, T, heads, D), look at the prefix and at the earlier tokens of its row.
+
+        What it finds goes to its place in `mixed`, (N, heads, D).
+        """
         import torch
 
-        key_rows, value_rows = self._rows(keys), self._rows(values)
+        queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         if self.prefix is not None:
             ahead = self.prefix.keys[depth].expand(len(self.lengths), -1, -1, -1)
-            key_rows = torch.cat([ahead, key_rows], dim=2)
+            keys = torch.cat([ahead, keys], dim=2)
             ahead = self.prefix.values[depth].expand(len(self.lengths), -1, -1, -1)
-            value_rows = torch.cat([ahead, value_rows], dim=2)
-        found = _attention(self._rows(queries), key_rows, value_rows, self.mask)
-        found = found.transpose(1, 2).flatten(0, 1)
+            values = torch.cat([ahead, values], dim=2)
+        found = _attention(queries, keys, values, self.mask).transpose(1, 2).flatten(0, 1)
         high = self.low + sum(self.lengths)
         if self.back is None:
             mixed[self.low : high] = found
         else:
             torch.index_select(found, 0, self.back, out=mixed[self.low : high])
-
-    def _rows(self, packed: torch.Tensor) -> torch.Tensor:
-        """Return the group's tokens as (B, heads, T, D)."""
-        if self.padded is None:
-            part = packed[self.low : self.low + sum(self.lengths)]
-            part = part.view(len(self.lengths), self.lengths[0], *packed.shape[1:])
-        else:
-            part = packed[self.padded]
-        return part.transpose(1, 2)
 
 
 def _layouts(
@@ -669,7 +753,7 @@ def _layouts(
                 lengths=lengths,
                 places=(columns.expand(len(lengths), -1)[inside] + before).to(device),
                 wanted=torch.cat([torch.empty(0, dtype=torch.long), *wanted]).to(device),
-                padded=None if equal else padded.to(device),
+                padded=None if equal else padded.flatten().to(device),
                 back=None if equal else inside.flatten().nonzero()[:, 0].to(device),
                 mask=mask.to(device),
                 kept=None if kept is None else kept[done : done + len(lengths)],
@@ -723,7 +807,7 @@ class _LlamaSlots:
         hidden = torch.nn.functional.embedding(torch.tensor(tokens, device=device), body._embed)
         turn = body._turns(hidden, places)
         for depth, layer in enumerate(body._layers):
-            queries, keys, values = body._project(layer, hidden, turn)
+            queries, keys, values = body._parts(body._project(layer, hidden, turn), 1)
             self._by_place(depth)[rows, :, places] = keys
             self._values[depth, rows, :, places] = values
             if self._is_plain:

@@ -31,7 +31,7 @@ from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
 
 log = logging.getLogger(__name__)
 
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 """Part of every identity; raised when the same request would get another score or draw."""
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
