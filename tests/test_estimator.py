@@ -64,11 +64,11 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     assert max(map(len, shown)) > 1
     labels = {record.key: record.label for record in model.mixture_.exemplars}
     asked = [
-        Record(key=f"r{i}", context="Verdict: good.", response="", label="good") for i in range(20)
+        Record(key=f"r{i}", context="Verdict: good.", response="", label="bad") for i in range(20)
     ]
     alike = [r.exemplar for r in model.sample(asked, same_label=True)]
-    assert {labels[key] for key in alike} == {"good"}
-    assert {labels[r.exemplar] for r in model.sample(asked)} > {"good"}
+    assert {labels[key] for key in alike} == {"bad"}
+    assert "good" in {labels[r.exemplar] for r in model.sample(asked)}
     with pytest.raises(ConfigError, match=r"tau_factor must be a number above 0, got -1"):
         model.sample(contexts, tau_factor=-1)
     with pytest.raises(ConfigError, match="n_agents above 1 goes with mix"):
