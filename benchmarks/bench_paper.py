@@ -82,14 +82,15 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
              "test": 40, "responses": 24, "ablation": 12, "best_seeds": 2},
 }  # fmt: skip
 
-DRAWING = {"mix": "prompt", "n_agents": 3, "tau_factor": 0.75}
-"""How MoP draws: a persona and the exemplars of three agents in one prompt, temperatures times 0.75."""
+DRAWING = {"mix": "prompt", "n_agents": 3, "tau_factor": 0.75, "same_label": True}
+"""How MoP draws: a persona and the exemplars of three agents in one prompt, of the label asked for (as PICLe's are),
+temperatures times 0.75."""
 COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-shot", "few-shot-3")
 """Methods that draw at `DRAWING`'s factor as well as at 1; ProGen's rounds take too long for two."""
 
 ABLATIONS = (
     "no-exemplars", "raw-records", "no-gates", "random-personas", "single-tau", "fitted-tau",
-    "paper-drawing", "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
+    "any-label", "paper-drawing", "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
 )  # fmt: skip
 """On AG News, beside K and N halved; the other data sets have the paper's fit only."""
 PARTS = {"table": "", "ablations": "-ablations"}
@@ -552,7 +553,8 @@ def made_by(run: Mapping[str, Any]) -> list[str]:
         f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}; "
         f"{run['seconds'] / 3600:.2f} hours. Sizes: "
         + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
-        + f". MoP: exemplars in a prompt {drawing['n_agents']}, factor on temperatures "
+        + f". MoP: exemplars in a prompt {drawing['n_agents']}, of "
+        f"{'the label asked for' if drawing.get('same_label') else 'any label'}, factor on temperatures "
         f"{drawing['tau_factor']:g}. Versions: {versions}.",
     ]  # fmt: skip
 

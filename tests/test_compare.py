@@ -195,7 +195,7 @@ def test_an_ablation_changes_its_setting(source, ablation, section, key, value):
 
 
 @pytest.mark.parametrize(
-    "ablation", ["no-exemplars", "no-gates", "fitted-tau", "tokens-4", "prompt-8"]
+    "ablation", ["no-exemplars", "no-gates", "fitted-tau", "any-label", "tokens-4", "prompt-8"]
 )
 def test_other_ablations_need_no_fit(source, ablation):
     assert variant_settings(settings(source), ablation) == (None, False)

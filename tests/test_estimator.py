@@ -9,6 +9,7 @@ from conftest import reviews
 from mop import MixtureOfPersonas, Persona
 from mop.config import FitConfig
 from mop.errors import ConfigError, DataError, NotFittedError, ScoringUnsupportedError
+from mop.types import Record
 
 SETTINGS = FitConfig(
     components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40
@@ -61,6 +62,13 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="prompt")]
     assert all(1 <= len(keys) <= 5 and len(set(keys)) == len(keys) for keys in shown)
     assert max(map(len, shown)) > 1
+    labels = {record.key: record.label for record in model.mixture_.exemplars}
+    asked = [
+        Record(key=f"r{i}", context="Verdict: good.", response="", label="bad") for i in range(20)
+    ]
+    alike = [r.exemplar for r in model.sample(asked, same_label=True)]
+    assert {labels[key] for key in alike} == {"bad"}
+    assert "good" in {labels[r.exemplar] for r in model.sample(asked)}
     with pytest.raises(ConfigError, match=r"tau_factor must be a number above 0, got -1"):
         model.sample(contexts, tau_factor=-1)
     with pytest.raises(ConfigError, match="n_agents above 1 goes with mix"):

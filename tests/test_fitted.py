@@ -86,6 +86,58 @@ def test_a_draw_depends_on_seed_and_key_alone(fitted):
     assert draw_agents(fitted, hx, people, seed=4, n_agents=2) != whole
 
 
+def labelled(fitted, labels):
+    """The mixture with labels on its exemplars."""
+    exemplars = tuple(
+        replace(one, label=label) for one, label in zip(fitted.exemplars, labels, strict=True)
+    )
+    return replace(fitted, exemplars=exemplars)
+
+
+def test_exemplars_of_the_label_alone_keep_their_odds(fitted):
+    mixture, hx = labelled(fitted, ["a", "b", "a", "b"]), np.ones((1, 5), np.float32)
+    people = [replace(one, label="ab"[i % 2]) for i, one in enumerate(contexts(4000))]
+    drawn = draw_agents(mixture, np.repeat(hx, 4000, axis=0), people, seed=0, same_label=True)
+    pi = np.exp(fitted.log_pi(hx)[0])
+    for label, shown in (("a", [0, 2]), ("b", [1, 3])):
+        agents = [
+            agent for person, (agent,) in zip(people, drawn, strict=True) if person.label == label
+        ]
+        assert {agent.exemplars[0] for agent in agents} == set(shown)
+        for k in range(3):
+            log_omega = fitted.log_omega(hx, np.array([k]), np.array([-1]))[0][shown]
+            log_omega -= np.logaddexp(*log_omega)
+            of_persona = [agent for agent in agents if agent.persona == k]
+            assert abs(len(of_persona) - 2000 * pi[k]) < 4.5 * (2000 * pi[k]) ** 0.5
+            for j, expected in zip(shown, log_omega, strict=True):
+                same = [agent for agent in of_persona if agent.exemplars == (j,)]
+                assert all(agent.log_omega == pytest.approx(expected) for agent in same)
+                mean = len(of_persona) * np.exp(expected)
+                assert abs(len(same) - mean) < 4.5 * max(mean, 1) ** 0.5
+
+
+def test_a_label_that_fewer_than_two_exemplars_have_restricts_nobody(fitted):
+    mixture, hx = labelled(fitted, ["a", "b", "a", None]), np.ones((200, 5), np.float32)
+    for label in (None, "b", "c"):
+        people = [replace(one, label=label) for one in contexts(200)]
+        drawn = draw_agents(mixture, hx, people, seed=0, same_label=True)
+        assert drawn == draw_agents(mixture, hx, people, seed=0)
+    only = [replace(mixture.exemplars[0], key=f"x{i}") for i in range(50)]
+    shown = draw_agents(mixture, hx[:50], only, seed=0, same_label=True)
+    assert {agent.exemplars for (agent,) in shown} == {(2,)}  # the other is the record itself
+
+
+def test_a_draw_within_labels_depends_on_seed_and_key_alone(fitted):
+    mixture = labelled(fitted, ["a", "b", "a", "b"])
+    hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    people = [replace(one, label=("a", "b", None)[i % 3]) for i, one in enumerate(contexts(20))]
+    whole = draw_agents(mixture, hx, people, seed=3, n_agents=2, same_label=True)
+    part = draw_agents(
+        mixture, hx[7:11], people[7:11], seed=3, n_agents=2, same_label=True, chunk=1
+    )
+    assert part == whole[7:11]
+
+
 def test_an_agent_carries_its_temperature_and_log_weights(fitted):
     hx = np.ones((1, 5), np.float32)
     ((agent,),) = draw_agents(fitted, hx, contexts(1), seed=0)

@@ -79,6 +79,20 @@ def test_a_factor_multiplies_the_temperatures_of_the_mixture(small_run, method):
     )
 
 
+@pytest.mark.parametrize(
+    "method", ["mop", "mop-uniform", "any-label", "no-gates", "single-tau", "paper-drawing"]
+)
+def test_a_run_shows_exemplars_of_the_label_asked_for(small_run, method):
+    given = ingredients(small_run, "simulate.same_label=true")
+    if method.startswith("mop"):
+        rows = list(respond(method, small_run.held_out, given))
+    else:
+        rows = draw_ablation(method, small_run.held_out, given, small_run.fitted, name=method)
+    labels = {exemplar.key: exemplar.label for exemplar in small_run.fitted.exemplars}
+    is_same = [labels[row.exemplar] == row.label for row in rows]
+    assert all(is_same) == (method not in ("any-label", "paper-drawing"))
+
+
 def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_run):
     given = ingredients(
         small_run, "simulate.tau_factor=0.5", "simulate.mix=prompt", "simulate.n_agents=3"

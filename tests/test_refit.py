@@ -115,6 +115,21 @@ def test_samples_are_drawn_at_the_temperatures_of_the_simulation():
     )
 
 
+def test_samples_show_what_the_simulation_shows():
+    mixture = unfitted()
+    labels = dict(zip(("e0", "e1", "e2"), "aab", strict=True))
+    mixture = replace(
+        mixture, exemplars=tuple(replace(e, label=labels[e.key]) for e in mixture.exemplars)
+    )
+    records = [Record(key=f"c{i}", context="x", response="so", label="a") for i in range(20)]
+    for same_label in (True, False):
+        drawn = samples_of_personas(
+            mixture, records, model=FakeModel(), encoder=LetterEncoder(), store=Store(":memory:"), n=20,
+            decoding=Decoding(max_tokens=4), same_label=same_label, seed=0,
+        )  # fmt: skip
+        assert all(labels[row.exemplar] == "a" for own in drawn for row in own) == same_label
+
+
 def test_given_weights_hold_in_every_context_and_the_exemplar_gate_stays():
     mixture = unfitted()
     changed = with_persona_weights(mixture, np.array([0.5, 0.25, 0.25, 0.0]))

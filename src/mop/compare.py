@@ -75,6 +75,7 @@ _PLAIN_ABLATIONS = (
     "no-gates",
     "single-tau",
     "fitted-tau",
+    "any-label",
     "paper-drawing",
     "paper-fit",
 )
@@ -682,8 +683,8 @@ def draw_ablation(
     ablation : str
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
         gates; ``tokens-L`` and ``prompt-L``: L agents write together; ``fitted-tau``: no factor on
-        the temperatures; ``paper-drawing`` and ``paper-fit``: as the paper draws, one agent at its own
-        temperature; others: the mixture decides.
+        the temperatures; ``any-label``: exemplars of all labels; ``paper-drawing`` and ``paper-fit``:
+        as the paper draws, one agent at its own temperature; others: the mixture decides.
     contexts : sequence of Record, length n
     given : Ingredients
     mixture : FittedMixture
@@ -694,9 +695,12 @@ def draw_ablation(
     numbered, simulation = _ABLATION.fullmatch(ablation), given.config.simulate
     if ablation == "no-gates":
         return list(respond("mop-uniform", contexts, given, name=name))
+    plain: dict[str, Any] = {}
     if ablation in ("fitted-tau", "paper-drawing", "paper-fit"):
-        at_fitted = replace(given.config, simulate=replace(simulation, tau_factor=1.0))
-        given = replace(given, config=at_fitted)
+        plain["tau_factor"] = 1.0
+    if ablation in ("any-label", "paper-drawing", "paper-fit"):
+        plain["same_label"] = False
+    given = replace(given, config=replace(given.config, simulate=replace(simulation, **plain)))
     n_agents, mix = simulation.n_agents, simulation.mix
     if numbered is not None and numbered[1] in ("tokens", "prompt"):
         n_agents, mix = int(numbered[2]), numbered[1]

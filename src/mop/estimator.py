@@ -445,6 +445,7 @@ class MixtureOfPersonas:
         n_agents: int = 1,
         mix: str = "none",
         tau_factor: float = 1.0,
+        same_label: bool = False,
     ) -> list[Response]:
         """Draw one response to each context: persona, exemplar, then text.
 
@@ -455,9 +456,10 @@ class MixtureOfPersonas:
             draw depends on (seed, position) for strings, on (seed, key) for records.
         seed : int
         decoding : Decoding, optional
-        n_agents, mix, tau_factor : int, str, float
+        n_agents, mix, tau_factor, same_label : int, str, float, bool
             As in the settings of ``simulate``: L agents that write one response together, how
-            (``prompt`` or ``tokens``), and what multiplies the temperatures.
+            (``prompt`` or ``tokens``), what multiplies the temperatures, and whether a record with a
+            label is shown exemplars of that label only.
 
         Returns
         -------
@@ -483,7 +485,15 @@ class MixtureOfPersonas:
             return []
         fitted, store = self._fitted(), self._open_store()
         hx = self._context_vectors(asked)
-        drawn = draw_agents(fitted, hx, asked, seed=seed, n_agents=n_agents, tau_factor=tau_factor)
+        drawn = draw_agents(
+            fitted,
+            hx,
+            asked,
+            seed=seed,
+            n_agents=n_agents,
+            tau_factor=tau_factor,
+            same_label=same_label,
+        )
         return list(
             simulate(
                 asked,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,17 @@ class FittedMixture:
         keys = np.concatenate([(part @ w_e.T).numpy() for part in parts])
         bias = np.concatenate([(part @ v).numpy() for part in parts]) + gate.delta.numpy()
         return ExemplarIndex.build(keys, bias.astype(np.float32))
+
+    @cached_property
+    def by_label(self) -> dict[str, tuple[list[int], FittedMixture]]:
+        """For each label that two exemplars have: their rows, and the mixture over them alone."""
+        rows: dict[str, list[int]] = {}
+        for row, exemplar in enumerate(self.exemplars):
+            if exemplar.label is not None:
+                rows.setdefault(exemplar.label, []).append(row)
+        return {
+            label: (own, with_exemplars(self, own)) for label, own in rows.items() if len(own) > 1
+        }
 
     def queries(self, hx: NDArray[np.float32], persona: NDArray[np.int64]) -> NDArray[np.float32]:
         """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d)."""
@@ -187,6 +198,19 @@ def _plain_gate(fitted: FittedMixture, tau: float) -> Gate:
     return gate.requires_grad_(False)
 
 
+def with_exemplars(fitted: FittedMixture, rows: Sequence[int]) -> FittedMixture:
+    """The same mixture with only these exemplars, in this order; their weights are renormalised."""
+    from mop.gate import Gate
+
+    old, some = fitted.gate, list(rows)
+    gate = Gate(old.hg, old.he[some], dim=len(old.w_x), seed=0)
+    state = {**old.state_dict(), "he": old.he[some], "delta": old.delta[some]}
+    gate.load_state_dict(state)
+    gate.requires_grad_(False)
+    exemplars = tuple(fitted.exemplars[row] for row in some)
+    return replace(fitted, exemplars=exemplars, gate=gate, unconditional=None)
+
+
 def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixture:
     """The same mixture with the given persona weights for every context; exemplar gate and temperatures stay.
 
@@ -272,6 +296,7 @@ def draw_agents(
     seed: int,
     n_agents: int = 1,
     tau_factor: float = 1.0,
+    same_label: bool = False,
     chunk: int = 64,
 ) -> list[tuple[Agent, ...]]:
     """Draw persona, then exemplar, for every context: the first two steps of the simulation.
@@ -290,6 +315,10 @@ def draw_agents(
     tau_factor : float
         Multiplies the fitted temperatures. Ours: likelihood asks for warmer draws than make sense
         to a reader, since a model is judged on real beginnings and writes on from its own.
+    same_label : bool
+        Exemplars with the record's label only, their weights renormalised, where at least two have
+        it. Ours: the gates learn how much a label matters for the likelihood of a text, which is less
+        than it matters to who wants texts of that label.
     chunk : int
         Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
         the index, one float32 key for each.
@@ -305,37 +334,70 @@ def draw_agents(
     """
     if len(hx) != len(contexts):
         raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
-    own = fitted.own(contexts)
     tau = fitted.temperatures * tau_factor
-    agents: list[tuple[Agent, ...]] = []
-    for start in range(0, len(hx), chunk):
-        rows = slice(start, start + chunk)
-        log_pi = fitted.log_pi(hx[rows])
-        seeds = [derive_seed(seed, "agent", record.key) for record in contexts[rows]]
-        u = np.stack([uniforms(item, 0, 2 * n_agents) for item in seeds])
-        drawn: list[list[Agent]] = [[] for _ in range(len(u))]
-        for slot in range(n_agents):
-            k = draw(log_pi, u[:, 2 * slot])
-            if fitted.index is None:
-                log_omega = fitted.log_omega(hx[rows], k, own[rows])
-                j = draw(log_omega, u[:, 2 * slot + 1])
-                log_drawn = log_omega[np.arange(len(j)), j]
-            else:
-                queries = fitted.queries(hx[rows], k)
-                j, log_drawn = fitted.index.draw(queries, own[rows], seeds, slot)
-            for i, (persona, exemplar) in enumerate(zip(k.tolist(), j.tolist(), strict=True)):
-                drawn[i].append(
-                    Agent(
-                        persona=persona,
-                        exemplars=(exemplar,),
-                        temperature=float(tau[persona]),
-                        # Beyond 12 digits they vary with the batch.
-                        log_pi=round(float(log_pi[i, persona]), 12),
-                        log_omega=round(float(log_drawn[i]), 12),
-                    )
-                )
-        agents.extend(tuple(a) for a in drawn)
-    return agents
+    found: list[list[Agent]] = [[] for _ in contexts]
+    for places, shown, mixture in pools(fitted, contexts, same_label=same_label):
+        own = mixture.own([contexts[place] for place in places])
+        for start in range(0, len(places), chunk):
+            some = list(places[start : start + chunk])
+            seeds = [derive_seed(seed, "agent", contexts[place].key) for place in some]
+            drawn = _draw_some(mixture, hx[some], own[start : start + chunk], seeds, n_agents)
+            for personas, exemplars, log_pi, log_omega in drawn:
+                for i, (place, k, j) in enumerate(zip(some, personas, exemplars, strict=True)):
+                    # Beyond 12 digits weights vary with the batch.
+                    weights = round(float(log_pi[i]), 12), round(float(log_omega[i]), 12)
+                    found[place].append(Agent(int(k), (shown[j],), float(tau[k]), *weights))
+    return [tuple(agents) for agents in found]
+
+
+def _draw_some(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    own: NDArray[np.int64],
+    seeds: Sequence[int],
+    n_agents: int,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]]:
+    """Yield one agent for each context, n_agents times: persona, exemplar and the log weights of both, (n,) each."""
+    log_pi, rows = fitted.log_pi(hx), np.arange(len(hx))
+    u = np.stack([uniforms(item, 0, 2 * n_agents) for item in seeds])
+    for slot in range(n_agents):
+        k = draw(log_pi, u[:, 2 * slot])
+        if fitted.index is None:
+            log_omega = fitted.log_omega(hx, k, own)
+            j = draw(log_omega, u[:, 2 * slot + 1])
+            log_drawn = log_omega[rows, j]
+        else:
+            j, log_drawn = fitted.index.draw(fitted.queries(hx, k), own, seeds, slot)
+        yield k, j, log_pi[rows, k], log_drawn
+
+
+def pools(
+    fitted: FittedMixture, contexts: Sequence[Record], *, same_label: bool
+) -> Iterator[tuple[Sequence[int], Sequence[int], FittedMixture]]:
+    """Split contexts by the exemplars that they may be shown.
+
+    All of them, or with ``same_label`` those of the context's own label where at least two have it.
+
+    Yields
+    ------
+    places : sequence of int
+        Which contexts.
+    shown : sequence of int
+        Which exemplars.
+    mixture : FittedMixture
+        Over these alone.
+    """
+    everything = range(len(fitted.exemplars))
+    if not same_label:
+        yield range(len(contexts)), everything, fitted
+        return
+    places: dict[str | None, list[int]] = {}
+    for place, record in enumerate(contexts):
+        label = record.label if record.label in fitted.by_label else None
+        places.setdefault(label, []).append(place)
+    for label, some in places.items():
+        shown, mixture = (everything, fitted) if label is None else fitted.by_label[label]
+        yield some, shown, mixture
 
 
 def save_mixture(fitted: FittedMixture, folder: Path) -> None:

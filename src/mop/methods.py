@@ -235,9 +235,15 @@ def mixture_agents(
     """Draw L agents for each context from a mixture, to write together or to share one prompt."""
     texts = [context_text(record) for record in contexts]
     hx = embed(texts, given.encoder, store=given.store, progress=given.progress)
-    factor = given.config.simulate.tau_factor
+    settings = given.config.simulate
     drawn = draw_agents(
-        mixture, hx, contexts, seed=given.seed, n_agents=n_agents, tau_factor=factor
+        mixture,
+        hx,
+        contexts,
+        seed=given.seed,
+        n_agents=n_agents,
+        tau_factor=settings.tau_factor,
+        same_label=settings.same_label,
     )
     return together(drawn, mix)
 

@@ -916,6 +916,7 @@ def refit(
             samples_per_persona=samples_per_persona,
             decoding=ingredients_of(work, "zero-shot").decoding,  # asks for no scorer
             tau_factor=config.simulate.tau_factor,
+            same_label=config.simulate.same_label,
             max_failed_share=config.remote.max_failed_share,
             seed=config.seed,
             progress=work.progress,

@@ -18,8 +18,8 @@ from mop.backends.base import Generator
 from mop.blackbox import match_weights
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError, DataError
-from mop.fitted import FittedMixture, context_text, persona_shares, with_persona_weights
-from mop.mixture import Floats, draw
+from mop.fitted import FittedMixture, context_text, persona_shares, pools, with_persona_weights
+from mop.mixture import draw
 from mop.randomness import derive_seed, generator, uniforms
 from mop.simulate import is_drawn, simulate
 from mop.store import Store
@@ -41,6 +41,7 @@ def refit_black_box(
     samples_per_persona: int = 20,
     decoding: Decoding | None = None,
     tau_factor: float = 1.0,
+    same_label: bool = False,
     max_failed_share: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -66,6 +67,8 @@ def refit_black_box(
         As the simulation will have it.
     tau_factor : float
         What the simulation multiplies the temperatures by (``simulate.tau_factor``).
+    same_label : bool
+        Whether it shows exemplars of a record's own label only (``simulate.same_label``).
     max_failed_share : float
         Share of all draws that the model may give up, as in `mop.simulate.simulate`.
     seed : int
@@ -78,7 +81,7 @@ def refit_black_box(
         With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
         ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
         ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona``, ``tau_factor``,
-        ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that could
+        ``same_label``, ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that could
         not be had).
 
     Raises
@@ -121,6 +124,7 @@ def refit_black_box(
         n=samples_per_persona,
         decoding=decoding or Decoding(),
         tau_factor=tau_factor,
+        same_label=same_label,
         max_failed_share=max_failed_share,
         seed=seed,
         progress=progress,
@@ -157,6 +161,7 @@ def refit_black_box(
         "n_targets": len(targets),
         "samples_per_persona": samples_per_persona,
         "tau_factor": tau_factor,
+        "same_label": same_label,
         "n_empty": n_empty,
         "failed": failed,
     }
@@ -174,6 +179,7 @@ def samples_of_personas(
     n: int,
     decoding: Decoding,
     tau_factor: float = 1.0,
+    same_label: bool = False,
     seed: int,
     max_failed_share: float = 0.0,
     progress: Progress | None = None,
@@ -193,7 +199,7 @@ def samples_of_personas(
         records += [
             replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(asked)
         ]
-        agents += _agents(fitted, hx, asked, k, seed, tau_factor)
+        agents += _agents(fitted, hx, asked, k, seed, tau_factor, same_label)
     responses = list(
         simulate(
             records,
@@ -229,11 +235,9 @@ def _agents(
     k: int,
     seed: int,
     tau_factor: float,
+    same_label: bool,
 ) -> list[Agent]:
     """Persona k with an exemplar drawn for every context; a record never gets itself."""
-    log_omega: Floats = fitted.log_omega(
-        hx, np.full(len(hx), k, dtype=np.int64), fitted.own(contexts)
-    )
     name = fitted.personas[k].key
     u = np.array(
         [
@@ -242,7 +246,11 @@ def _agents(
         ]
     )
     tau = float(fitted.temperatures[k] * tau_factor)
-    return [
-        Agent(k, (j,), tau, 0.0, float(log_omega[i, j]))
-        for i, j in enumerate(draw(log_omega, u).tolist())
-    ]
+    found: dict[int, Agent] = {}
+    for places, shown, mixture in pools(fitted, contexts, same_label=same_label):
+        some = list(places)
+        own = mixture.own([contexts[place] for place in some])
+        log_omega = mixture.log_omega(hx[some], np.full(len(some), k, dtype=np.int64), own)
+        for place, row, j in zip(some, log_omega, draw(log_omega, u[some]).tolist(), strict=True):
+            found[place] = Agent(k, (shown[j],), tau, 0.0, float(row[j]))
+    return [found[place] for place in range(len(contexts))]
