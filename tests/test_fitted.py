@@ -127,6 +127,25 @@ def test_a_label_that_fewer_than_two_exemplars_have_restricts_nobody(fitted):
     assert {agent.exemplars for (agent,) in shown} == {(2,)}  # the other is the record itself
 
 
+def test_many_exemplars_of_a_label_are_drawn_through_an_index(fitted, monkeypatch):
+    mixture = labelled(fitted, ["a", "b", "a", "b"])
+    hx = np.ones((3000, 5), np.float32)
+    people = [replace(one, label="b") for one in contexts(3000)]
+    monkeypatch.setattr("mop.fitted.MANY", 1)
+    assert mixture.of_label("b").index is not None
+    drawn = draw_agents(mixture, hx, people, seed=0, same_label=True)
+    for k in range(3):
+        log_omega = fitted.log_omega(hx[:1], np.array([k]), np.array([-1]))[0][[1, 3]]
+        chance = 1 / (1 + np.exp(log_omega[1] - log_omega[0]))
+        shown = [agent.exemplars[0] for (agent,) in drawn if agent.persona == k]
+        assert set(shown) <= {1, 3}
+        spread = 4.5 * max(1, len(shown) * chance * (1 - chance)) ** 0.5
+        assert abs(shown.count(1) - len(shown) * chance) < spread
+    own = [replace(mixture.exemplars[1], key=f"x{i}") for i in range(50)]
+    drawn = draw_agents(mixture, hx[:50], own, seed=0, same_label=True)
+    assert {agent.exemplars for (agent,) in drawn} == {(3,)}
+
+
 def test_a_draw_within_labels_depends_on_seed_and_key_alone(fitted):
     mixture = labelled(fitted, ["a", "b", "a", "b"])
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)

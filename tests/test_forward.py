@@ -27,11 +27,7 @@ from tiny_models import (  # noqa: E402
 
 def packed(model):
     """`LlamaBody` with the products that are for bfloat16, here in float32, so that they can be compared."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mop.backends.forward._can_pack", lambda like: True)
-        body = LlamaBody(model)
-    assert type(body._layers[0].down).__name__ == "_Packed"
-    return body
+    return LlamaBody(model, is_packed=True)
 
 
 BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
@@ -210,10 +206,32 @@ def test_padded_batches_of_the_models_own_pass_keep_to_the_room():
     assert torch.allclose(whole, parts, atol=1e-5)
 
 
-def test_a_large_model_is_not_kept_twice(monkeypatch):
-    monkeypatch.setattr("mop.backends.forward._can_pack", lambda like: True)
-    monkeypatch.setattr("mop.backends.forward.PACKED", 1000)
-    assert type(LlamaBody(tiny_llama())._layers[0].down).__name__ == "_Product"
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="oneDNN has no bfloat16 products on this processor",
+)
+def test_small_models_in_bfloat16_are_packed_and_large_ones_are_not(monkeypatch):
+    model, group = tiny_llama().bfloat16(), [Group(None, tuple(ROWS), ((0, 4), (0, 11), (0, 2)))]
+    with torch.inference_mode():
+        body = choose_body(model)
+        assert type(body._layers[0].down).__name__ == "_Packed"
+        found = body.logits(body.predict(group), 0, 17).clone()
+        monkeypatch.setattr("mop.backends.forward.PACKED", 1000)
+        plain = choose_body(model)
+        assert type(plain._layers[0].down).__name__ == "_Product"
+        expected = plain.logits(plain.predict(group), 0, 17)
+    assert torch.allclose(found, expected, atol=0.02 * float(expected.abs().max()))
+
+
+def test_where_packing_fails_products_are_plain(monkeypatch, caplog):
+    def fails(weight):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("mop.backends.local.can_pack", lambda model: True)
+    monkeypatch.setattr("mop.backends.forward._packed", fails)
+    body = choose_body(tiny_llama())
+    assert type(body._layers[0].down).__name__ == "_Product"
+    assert "cannot run this model (no such operator); plain products are tried" in caplog.text
 
 
 def test_joined_weights_stay_the_models_own():

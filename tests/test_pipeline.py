@@ -166,10 +166,15 @@ def test_a_method_at_a_temperature_has_rows_files_and_stages_of_its_own(finished
     assert found["file"].endswith("few-shot@0.5.jsonl")
 
 
-def test_a_run_that_departs_from_its_fit_says_so_in_its_report(finished, source, tmp_path, caplog):
+@pytest.mark.parametrize(("setting", "said"), [
+    ("simulate.tau_factor=0.5", "Temperatures of the mixture are multiplied by 0.5 (simulate.tau_factor)"),
+    ("simulate.same_label=true", "A record is shown exemplars of its own label only"),
+])  # fmt: skip
+def test_a_run_that_departs_from_its_fit_says_so_in_its_report(
+    finished, source, tmp_path, caplog, setting, said
+):
     path = copy(finished[0], tmp_path / "run")
-    run(quick(source, "simulate.tau_factor=0.5"), path)
-    said = "Temperatures of the mixture are multiplied by 0.5 (simulate.tau_factor)"
+    run(quick(source, setting), path)
     assert said in caplog.text
     assert said in (path / "report.html").read_text()
     assert said not in (finished[0] / "report.html").read_text()

@@ -684,7 +684,7 @@ def draw_ablation(
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
         gates; ``tokens-L`` and ``prompt-L``: L agents write together; ``fitted-tau``: no factor on
         the temperatures; ``any-label``: exemplars of all labels; ``paper-drawing`` and ``paper-fit``:
-        as the paper draws, one agent at its own temperature; others: the mixture decides.
+        as the paper draws, one agent at its own temperature, any label; others: the mixture decides.
     contexts : sequence of Record, length n
     given : Ingredients
     mixture : FittedMixture

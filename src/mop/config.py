@@ -359,7 +359,7 @@ class SimulateConfig:
     """Multiplies the mixture's temperatures; other than 1 the sampler is no longer the fitted model. Small models write
     more sense at 0.75 (docs/log.md)."""
     same_label: bool = False
-    """A prompt shows exemplars with the record's label only, if two have it; the fitted model draws from all."""
+    """A prompt shows exemplars of the record's label only, if at least two have it; the fitted model draws from all."""
     control_tau: float = 1.0
     """Temperature of the methods that have none of their own; NAME@TAU in a list of methods: that one alone."""
 
@@ -395,8 +395,8 @@ class SimulateConfig:
             )
         if self.same_label:
             said.append(
-                "Exemplars with another label than the record's are never shown (simulate.same_label): the sampler is "
-                "not the fitted model."
+                "A record is shown exemplars of its own label only, where at least two have it (simulate.same_label): "
+                "the sampler is not the fitted model."
             )
         if self.mix == "tokens":
             said.append(

@@ -210,11 +210,14 @@ class MixtureOfPersonas:
         *,
         samples_per_persona: int = 20,
         decoding: Decoding | None = None,
+        tau_factor: float = 1.0,
+        same_label: bool = False,
         seed: int = 0,
     ) -> Self:
         """Replace the persona gate by weights for the present ``lm``, which need not be able to score.
 
-        A surrogate: see `mop.refit.refit_black_box`. Give the records of the fit.
+        A surrogate: see `mop.refit.refit_black_box`. Give the records of the fit, and ``tau_factor``
+        and ``same_label`` as `sample` will have them.
 
         Examples
         --------
@@ -234,6 +237,8 @@ class MixtureOfPersonas:
             store=self._open_store(),
             samples_per_persona=samples_per_persona,
             decoding=decoding,
+            tau_factor=tau_factor,
+            same_label=same_label,
             max_failed_share=self._remote_settings().max_failed_share,
             seed=seed,
             progress=self.progress,

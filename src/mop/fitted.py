@@ -94,15 +94,29 @@ class FittedMixture:
         return ExemplarIndex.build(keys, bias.astype(np.float32))
 
     @cached_property
-    def by_label(self) -> dict[str, tuple[list[int], FittedMixture]]:
-        """For each label that two exemplars have: their rows, and the mixture over them alone."""
+    def labels(self) -> dict[str, list[int]]:
+        """Rows of the exemplars of each label that at least two have."""
         rows: dict[str, list[int]] = {}
         for row, exemplar in enumerate(self.exemplars):
             if exemplar.label is not None:
                 rows.setdefault(exemplar.label, []).append(row)
-        return {
-            label: (own, with_exemplars(self, own)) for label, own in rows.items() if len(own) > 1
-        }
+        return {label: own for label, own in rows.items() if len(own) > 1}
+
+    @cached_property
+    def _of_label(self) -> dict[str, FittedMixture]:
+        return {}
+
+    def of_label(self, label: str) -> FittedMixture:
+        """The mixture over the exemplars of one of `labels` alone; kept, with a copy of their embeddings."""
+        if label not in self._of_label:
+            rows = self.labels[label]
+            self._of_label[label] = replace(
+                self,
+                exemplars=tuple(self.exemplars[row] for row in rows),
+                gate=self.gate.with_exemplars(rows),
+                unconditional=None,
+            )
+        return self._of_label[label]
 
     def queries(self, hx: NDArray[np.float32], persona: NDArray[np.int64]) -> NDArray[np.float32]:
         """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d)."""
@@ -196,19 +210,6 @@ def _plain_gate(fitted: FittedMixture, tau: float) -> Gate:
     size = fitted.gate.w_x.shape[0]
     gate = Gate(fitted.gate.hg, fitted.gate.he, dim=size, seed=0, log_tau=float(np.log(tau)))
     return gate.requires_grad_(False)
-
-
-def with_exemplars(fitted: FittedMixture, rows: Sequence[int]) -> FittedMixture:
-    """The same mixture with only these exemplars, in this order; their weights are renormalised."""
-    from mop.gate import Gate
-
-    old, some = fitted.gate, list(rows)
-    gate = Gate(old.hg, old.he[some], dim=len(old.w_x), seed=0)
-    state = {**old.state_dict(), "he": old.he[some], "delta": old.delta[some]}
-    gate.load_state_dict(state)
-    gate.requires_grad_(False)
-    exemplars = tuple(fitted.exemplars[row] for row in some)
-    return replace(fitted, exemplars=exemplars, gate=gate, unconditional=None)
 
 
 def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixture:
@@ -307,8 +308,8 @@ def draw_agents(
     hx : ndarray, shape (n, D)
         Context embeddings.
     contexts : sequence of n Record
-        The draw for a context depends on (seed, its key) alone; its response is not looked at,
-        except that a record never gets itself as exemplar.
+        The draw for a context depends on (seed, its key) alone, with ``same_label`` on its label as
+        well; its response is not looked at, except that a record never gets itself as exemplar.
     seed : int
     n_agents : int
         L, agents for one response (the paper's persona mixing at inference).
@@ -321,7 +322,8 @@ def draw_agents(
         than it matters to who wants texts of that label.
     chunk : int
         Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
-        the index, one float32 key for each.
+        the index, one float32 key for each. With ``same_label`` a second copy of the exemplars' embeddings
+        comes to it.
 
     Returns
     -------
@@ -393,11 +395,13 @@ def pools(
         return
     places: dict[str | None, list[int]] = {}
     for place, record in enumerate(contexts):
-        label = record.label if record.label in fitted.by_label else None
+        label = record.label if record.label in fitted.labels else None
         places.setdefault(label, []).append(place)
     for label, some in places.items():
-        shown, mixture = (everything, fitted) if label is None else fitted.by_label[label]
-        yield some, shown, mixture
+        if label is None:
+            yield some, everything, fitted
+        else:
+            yield some, fitted.labels[label], fitted.of_label(label)
 
 
 def save_mixture(fitted: FittedMixture, folder: Path) -> None:

@@ -5,6 +5,9 @@ Letters: B contexts, K personas, N exemplars, D embedding size, d gate size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -87,6 +90,14 @@ class Gate(nn.Module):
 
     hg: Tensor
     he: Tensor
+
+    def with_exemplars(self, rows: Sequence[int]) -> Gate:
+        """The same gate over some of its exemplars; all else is shared, not copied."""
+        some, place = copy(self), torch.as_tensor(rows)
+        some._buffers = {**self._buffers, "he": self.he[place]}
+        delta = nn.Parameter(self.delta.detach()[place], requires_grad=False)
+        some._parameters = {**self._parameters, "delta": delta}
+        return some
 
     def log_pi(self, hx: Tensor) -> Tensor:
         """Log persona weights of contexts hx (B, D): shape (B, K), ``exp`` sums to 1 over K."""

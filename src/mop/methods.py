@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ from mop.score import own_exemplars
 from mop.simulate import simulate
 from mop.store import Store
 from mop.types import Agent, Decoding, Progress, Record, Response
+
+logger = logging.getLogger(__name__)
 
 Agents = Sequence[Agent | tuple[Agent, ...]]
 
@@ -236,6 +239,11 @@ def mixture_agents(
     texts = [context_text(record) for record in contexts]
     hx = embed(texts, given.encoder, store=given.store, progress=given.progress)
     settings = given.config.simulate
+    if settings.same_label and not any(record.label in mixture.labels for record in contexts):
+        logger.warning(
+            "simulate.same_label changes nothing: no context has a label that at least two exemplars have; "
+            "name the column of labels in data.label, or leave it off"
+        )
     drawn = draw_agents(
         mixture,
         hx,

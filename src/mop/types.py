@@ -173,7 +173,7 @@ class Agent:
     log_pi: float = 0.0
     """Natural log of the persona's weight at the draw."""
     log_omega: float = 0.0
-    """Natural log of the exemplar's weight given the persona."""
+    """Natural log of the exemplar's weight given the persona, among those it was drawn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

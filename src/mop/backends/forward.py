@@ -342,10 +342,12 @@ class LlamaBody:
     model : transformers.PreTrainedModel
         One of `LLAMA_LIKE`. Its weights are shared: where products are joined, the model's own
         weights become views of the joined ones. In bfloat16 on a CPU a small model's layers are
-        copied as well, in the order in which oneDNN reads them (`PACKED`).
+        copied as well, in the order in which oneDNN reads them.
+    is_packed : bool, optional
+        Whether there is such a copy; by default what `can_pack` says.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, is_packed: bool | None = None) -> None:
         config = model.config
         decoder = model.model
         self._embed = decoder.embed_tokens.weight
@@ -358,9 +360,8 @@ class LlamaBody:
         self._heads: int = config.num_attention_heads
         self._shared: int = config.num_key_value_heads
         self._eps: float = config.rms_norm_eps
-        size = sum(part.nbytes for layer in decoder.layers for part in layer.parameters())
-        is_packed = size <= PACKED and _can_pack(self._embed)
-        self._layers = [_Layer(layer, is_packed=is_packed) for layer in decoder.layers]
+        packs = can_pack(model) if is_packed is None else is_packed
+        self._layers = [_Layer(layer, is_packed=packs) for layer in decoder.layers]
         numbers = 2 * len(self._layers) * self._shared * self._size
         self.bytes_per_token = numbers * self._embed.element_size()
         self.bytes_ahead = self.bytes_per_token // len(self._layers)  # one layer at a time
@@ -631,12 +632,17 @@ PACKED = 2**30
 """Bytes of layers up to which their weights are kept a second time, packed for oneDNN."""
 
 
-def _can_pack(like: torch.Tensor) -> bool:
-    """Whether this torch has products with packed weights, as its own compiler uses them."""
+def can_pack(model: Any) -> bool:
+    """Whether layers are small enough, and this torch has products with packed weights for them.
+
+    They are private operators, made for torch's own compiler.
+    """
     import torch
 
-    return _is_plain(like) and (
-        hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    size = sum(part.nbytes for layer in model.model.layers for part in layer.parameters())
+    return size <= PACKED and (
+        _is_plain(model.model.embed_tokens.weight)
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mop.backends.decode import Draft, write
-from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix
+from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix, can_pack
 from mop.backends.lanes import side_by_side
 from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
@@ -590,17 +590,20 @@ def choose_body(model: Any) -> Body:
         general = GeneralBody(model)
         if not _is_llama_like(model):
             return general
-        try:
-            body = LlamaBody(model)
-            worst = _difference(body, general, model.config.vocab_size)
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            if is_out_of_memory(error):
-                raise
-            log.warning("own forward pass cannot run this model (%s); its own is used", error)
-            return general
-    if worst < (1e-3 if model.dtype == torch.float32 else 0.1):
-        return body
-    log.warning("own forward pass differs by %.2g from the model's; the latter is used", worst)
+        limit = 1e-3 if model.dtype == torch.float32 else 0.1
+        for is_packed in (True, False) if can_pack(model) else (False,):
+            instead = "plain products are tried" if is_packed else "the model's own is used"
+            try:
+                body = LlamaBody(model, is_packed=is_packed)
+                worst = _difference(body, general, model.config.vocab_size)
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                log.warning("own forward pass cannot run this model (%s); %s", error, instead)
+                continue
+            if worst < limit:
+                return body
+            log.warning("own forward pass differs by %.2g from the model's; %s", worst, instead)
     return general
 
 
