@@ -104,6 +104,7 @@ class FittedMixture:
 
     @cached_property
     def _of_label(self) -> dict[str, FittedMixture]:
+        """What `of_label` has made so far."""
         return {}
 
     def of_label(self, label: str) -> FittedMixture:

@@ -341,13 +341,12 @@ class LlamaBody:
     ----------
     model : transformers.PreTrainedModel
         One of `LLAMA_LIKE`. Its weights are shared: where products are joined, the model's own
-        weights become views of the joined ones. In bfloat16 on a CPU a small model's layers are
-        copied as well, in the order in which oneDNN reads them.
-    is_packed : bool, optional
-        Whether there is such a copy; by default what `can_pack` says.
+        weights become views of the joined ones.
+    is_packed : bool
+        Whether the layers are copied as well, in the order in which oneDNN reads them: see `can_pack`.
     """
 
-    def __init__(self, model: Any, *, is_packed: bool | None = None) -> None:
+    def __init__(self, model: Any, *, is_packed: bool = False) -> None:
         config = model.config
         decoder = model.model
         self._embed = decoder.embed_tokens.weight
@@ -360,8 +359,7 @@ class LlamaBody:
         self._heads: int = config.num_attention_heads
         self._shared: int = config.num_key_value_heads
         self._eps: float = config.rms_norm_eps
-        packs = can_pack(model) if is_packed is None else is_packed
-        self._layers = [_Layer(layer, is_packed=packs) for layer in decoder.layers]
+        self._layers = [_Layer(layer, is_packed=is_packed) for layer in decoder.layers]
         numbers = 2 * len(self._layers) * self._shared * self._size
         self.bytes_per_token = numbers * self._embed.element_size()
         self.bytes_ahead = self.bytes_per_token // len(self._layers)  # one layer at a time
