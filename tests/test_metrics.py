@@ -114,6 +114,13 @@ def test_vectors_that_cannot_be_compared_are_named(golden, synthetic, sentence):
         metrics.kl_cosine(golden, synthetic, seed=0)
 
 
+@pytest.mark.parametrize(("n_golden", "n"), [(60, 45), (60, 4), (4, 45), (4, 3)])
+def test_the_rough_distance_is_the_exact_one_but_for_rounding(n_golden, n):
+    golden, some = metrics.gaussian(CLOUD[:n_golden]), OTHER[:n]
+    rough = metrics.frechet_distance(golden, some, is_rough=True)
+    assert rough == pytest.approx(metrics.frechet_distance(golden, some), abs=1e-6)
+
+
 def test_a_gaussian_of_another_dimension_is_refused():
     with pytest.raises(
         DataError, match=r"dimension 5 and the synthetic vectors have shape \(9, 3\)"
