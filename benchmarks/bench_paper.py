@@ -301,11 +301,14 @@ class Ledger:
         return self.done.get(piece.key, {}).get("settings") == stamp(piece.config)
 
     def finish(self, piece: Piece, seconds: float) -> None:
-        """Enter a finished piece; time spent on it under other settings stays, for what it made is used again."""
+        """Enter a finished piece.
+
+        If it took longer under other settings, that is its time: what it made then may have been used again.
+        """
         before = self.done.get(piece.key, {}).get("seconds", 0.0)
         self.done[piece.key] = {
             "settings": stamp(piece.config),
-            "seconds": round(before + seconds, 1),
+            "seconds": round(max(before, seconds), 1),
             "work": piece.work,
             "made": made_now(),
         }

@@ -2,9 +2,12 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from mop.config import RunConfig
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bench_paper.py"
 
@@ -114,3 +117,14 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
                  "    command of the ablations", "| the ablations |",
                  "SST-2: skipped"):  # fmt: skip
         assert part in text
+
+
+def test_a_piece_made_again_has_the_time_of_the_longer_attempt(bench, tmp_path):
+    ledger = bench.Ledger(tmp_path / "pieces.json")
+    for seed, seconds in ((0, 70.0), (1, 5.0), (2, 80.0)):
+        config = replace(RunConfig(), seed=seed)
+        piece = bench.Piece("agnews", "table", "mop", 60.0, config)
+        assert not ledger.is_done(piece)
+        ledger.finish(piece, seconds)
+        assert bench.Ledger(ledger.file).is_done(piece)
+        assert ledger.seconds("agnews") == max(70.0, seconds)

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from conftest import reviews
-from mop.artifacts import read_json, read_jsonl
+from mop.artifacts import read_json, read_jsonl, write_json
 from mop.cli import OK, main
 from mop.compare import (
     balanced,
@@ -22,6 +22,7 @@ from mop.config import resolve_config
 from mop.errors import ConfigError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults
 from mop.pipeline import Models, simulate_method
+from mop.store import Store
 from mop.types import Record
 from test_remote import N_PROBES
 from test_remote_run import WRITER, served
@@ -147,6 +148,36 @@ def test_a_damaged_arm_is_made_again(finished, source, tmp_path):
     file.write_text("{}\n")
     compare(settings(source), path)
     assert file.read_bytes() == before
+
+
+def test_costs_are_those_of_the_responses_shown_not_of_all_that_the_folder_ever_paid(
+    finished, source, tmp_path
+):
+    path, kept = tmp_path / "run", ("lm_calls", "lm_tokens", "prepare_calls", "prepare_tokens")
+    costs = {name: {key: row[key] for key in kept} for name, row in finished[1]["methods"].items()}
+    shutil.copytree(finished[0], path)
+    warmer = compare(settings(source, "simulate.max_tokens=5"), path)["methods"]
+    assert [warmer[name]["lm_calls"] for name in ("zero-shot", "few-shot", "mop")] == [16, 16, 16]
+    assert warmer["mop"]["lm_tokens"] < costs["mop"]["lm_tokens"]
+    assert warmer["mop"]["prepare_calls"] == costs["mop"]["prepare_calls"]
+    with Store(path / "store.sqlite") as store:
+        assert store.spent()["simulate/mop"].calls == 32
+    # Back again: all from the store, at the cost of before.
+    again = compare(settings(source), path)["methods"]
+    assert {name: {key: row[key] for key in kept} for name, row in again.items()} == costs
+
+
+def test_time_of_draws_that_nothing_is_left_of_is_forgotten(finished, source, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    file = path / "compare" / "seconds.json"
+    write_json(file, dict.fromkeys(read_json(file), 1000.0))
+    assert compare(settings(source), path)["methods"]["mop"]["minutes"] == 16.67
+    (path / "compare" / "responses" / "mop.jsonl").unlink()
+    compare(settings(source), path)
+    assert read_json(file)["mop"] >= 1000.0  # the draws are from the store: so is their time
+    compare(settings(source, "simulate.max_tokens=5"), path)
+    assert all(seconds < 1000.0 for seconds in read_json(file).values())
 
 
 def test_contexts_that_run_out_are_gone_through_again_with_other_keys():

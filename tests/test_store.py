@@ -182,6 +182,20 @@ def test_costs_add_up_by_stage_and_survive():
         assert store.spent() == {"score": Cost(3, 10), "fit": Cost(1, 6), "simulate": Cost(1, 7)}
 
 
+def test_a_tally_counts_what_was_asked_for_found_or_put_once_each():
+    with Store(":memory:") as store:
+        store.put_generations([(key(1), generation(n_tokens=7)), (key(2), generation(n_tokens=5))])
+        with store.tally() as tally:
+            store.get_generations([key(1), key(1), key(3)], stage="simulate")
+            store.put_generations([(key(3), generation(n_tokens=2))])
+            store.get_generations([key(3)], stage="simulate")
+            store.get_generations([key(2)])
+            store.put_scores([(key(1), score(-1.0, n_tokens=4))], stage="fit")
+        store.get_generations([key(2)], stage="simulate")
+        assert tally.costs() == {"fit": Cost(1, 4), "simulate": Cost(2, 9)}
+        assert store.spent()["simulate"] == Cost(3, 14)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_are_refused_with_their_whole_batch(bad):
     with Store(":memory:") as store:

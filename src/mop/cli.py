@@ -586,7 +586,9 @@ def _show_run(result: dict[str, Any]) -> str:
     if metrics is None:
         last = (result["done"] or result["skipped"])[-1]
         shown = {
-            k: v for k, v in result[last].items() if k not in ("finished", "seconds", "written")
+            k: v
+            for k, v in result[last].items()
+            if k not in ("finished", "seconds", "asked", "written")
         }
         lines.append(
             f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items())

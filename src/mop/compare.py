@@ -42,6 +42,7 @@ from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
 from mop.simulate import is_drawn, read_responses, write_responses
+from mop.store import Cost
 from mop.types import Agent, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ JUDGE_VERSION = 2
 """Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
+NOTHING = Cost(0, 0)
 
 _ABLATION = re.compile(r"(k|n|tokens|prompt)-([1-9]\d*)")
 _PLAIN_ABLATIONS = (
@@ -342,15 +344,24 @@ class _Bench:
                 continue
             self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
             self.work.progress.begin(stage)
-            began = time.monotonic()
-            try:
-                rows = self._ablation(arm) if is_ablation else self._method(arm)
-                write_responses(self.file(arm), rows)
-            finally:
-                self._add_seconds(arm.name, time.monotonic() - began)
+            began, before = time.monotonic(), self._paid(arm.name)
+            with self.work.store.tally() as tally:
+                try:
+                    rows = self._ablation(arm) if is_ablation else self._method(arm)
+                    write_responses(self.file(arm), rows)
+                finally:
+                    asked = tally.costs()
+                    draws = asked.get(f"simulate/{arm.name}", NOTHING)
+                    was_begun = draws.calls > self._paid(arm.name).calls - before.calls
+                    self._add_seconds(arm.name, time.monotonic() - began, anew=not was_begun)
             self.work.progress.save()
             self.work.describe()
-            self.work.folder.finish_stage(stage, inputs, files=[self.file(arm)])
+            self.work.folder.finish_stage(
+                stage,
+                inputs,
+                files=[self.file(arm)],
+                info={"asked": {name: list(cost) for name, cost in asked.items()}},
+            )
 
     def _inputs(self, arm: Arm) -> dict[str, Any]:
         """All that the responses of an arm depend on."""
@@ -408,11 +419,16 @@ class _Bench:
         )
         return load_mixture(path / "mixture")
 
-    def _add_seconds(self, name: str, seconds: float) -> None:
-        """Keep the time of every attempt; a killed one is not counted."""
+    def _paid(self, name: str) -> Cost:
+        """What was ever paid for draws of an arm."""
+        return self.work.store.spent().get(f"simulate/{name}", NOTHING)
+
+    def _add_seconds(self, name: str, seconds: float, *, anew: bool) -> None:
+        """Keep the time of all attempts, but none of before if nothing of it was used; a killed one is not counted."""
         file = self.place / "seconds.json"
         known = read_json(file) if file.is_file() else {}
-        write_json(file, {**known, name: round(known.get(name, 0.0) + seconds, 1)})
+        before = 0.0 if anew else known.get(name, 0.0)
+        write_json(file, {**known, name: round(before + seconds, 1)})
 
     # -- judging
 
@@ -616,15 +632,18 @@ class _Bench:
         return rows
 
     def _cost(self, method: str, names: Sequence[str]) -> dict[str, Any]:
-        """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them."""
-        spent = self.work.store.spent()
+        """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them.
+
+        Calls and tokens are those that the responses at hand rest on, paid for in this table or before it;
+        the price is what was ever paid.
+        """
         file = self.place / "seconds.json"
         seconds = read_json(file) if file.is_file() else {}
-        draws = [spent[f"simulate/{name}"] for name in names if f"simulate/{name}" in spent]
-        prepared = f"prepare/{method.partition('@')[0]}"
-        before = [spent[prepared]] if prepared in spent else []
+        asked = [asked_of(self.work.folder, f"compare/{name}") for name in names]
+        draws = [of.get(f"simulate/{name}", NOTHING) for name, of in zip(names, asked, strict=True)]
+        before = [asked[0].get(f"prepare/{method.partition('@')[0]}", NOTHING)]
         if method in ("mop", "mop-uniform"):
-            before = [spent[stage] for stage in ("personas", "fit") if stage in spent]
+            before = fit_costs(self.work.folder)
         money = sum(
             stages.get(f"compare/{name}", {}).get("cost", 0.0)
             for stages in self.work.progress.rows().values()
@@ -649,18 +668,27 @@ class _Bench:
         if not method.startswith("mop.") or not manifest.is_file():
             return {}
         variant = RunFolder.open(manifest.parent)
-        _, is_shared = variant_settings(self.config, method.removeprefix("mop."))
-        found = {"prepare_minutes": round(variant.stage_info("fit")["seconds"] / 60, 2)}
-        if is_shared:
-            return found
-        costs = [
-            variant.about["spent"][s] for s in ("personas", "fit") if s in variant.about["spent"]
-        ]
+        costs = fit_costs(variant)
         return {
-            **found,
-            "prepare_calls": sum(c for c, _ in costs),
-            "prepare_tokens": sum(t for _, t in costs),
+            "prepare_minutes": round(variant.stage_info("fit")["seconds"] / 60, 2),
+            "prepare_calls": sum(cost.calls for cost in costs),
+            "prepare_tokens": sum(cost.tokens for cost in costs),
         }
+
+
+def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:
+    """Calls and tokens that a finished stage of a run rests on, by the name they were drawn or scored under.
+
+    Stages that were finished before this was kept have what was ever paid under these names.
+    """
+    info = folder.stage_info(stage)
+    costs = info["asked"] if "asked" in info else folder.about["spent"]
+    return {name: Cost(*cost) for name, cost in costs.items()}
+
+
+def fit_costs(folder: RunFolder) -> list[Cost]:
+    """What the personas and the fit of a run rest on."""
+    return [asked_of(folder, stage).get(stage, NOTHING) for stage in ("personas", "fit")]
 
 
 def _shown(response: Response, exemplars: Mapping[str, str]) -> str | None:

@@ -858,7 +858,7 @@ def generate_cached(
         What the store has comes first, the rest as it is finished and kept.
     """
     keys = [generation_key(generator.generate_identity, r, decoding) for r in requests]
-    known = store.get_generations(keys) if store is not None else {}
+    known = store.get_generations(keys, stage="personas") if store is not None else {}
     yield from ((i, known[key]) for i, key in enumerate(keys) if key in known)
     due = [i for i, key in enumerate(keys) if key not in known]
     for batch in generator.generate([requests[i] for i in due], decoding) if due else ():

@@ -193,8 +193,13 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
         else:
             began = time.monotonic()
             work.progress.begin(name, planned_calls(config, name, until))
-            files, headline = stage(work)
-            headline = {**headline, "seconds": round(time.monotonic() - began, 1)}
+            with work.store.tally() as tally:
+                files, headline = stage(work)
+            headline = {
+                **headline,
+                "seconds": round(time.monotonic() - began, 1),
+                "asked": {name: list(cost) for name, cost in tally.costs().items()},
+            }
             work.progress.save()
             work.describe()
             folder.finish_stage(name, inputs_hash, files=files, info=headline)

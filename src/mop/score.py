@@ -354,7 +354,7 @@ def _score(
 ) -> tuple[list[Score], int]:
     """`score_requests`, and the response tokens newly spent."""
     keys = [score_key(scorer.score_identity, request) for request in requests]
-    scores = store.get_scores(keys)
+    scores = store.get_scores(keys, stage=stage)
     missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in scores}
     names = list(missing)
     n_new_tokens, done = 0, len(keys) - len(missing)

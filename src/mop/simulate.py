@@ -357,7 +357,7 @@ def draw_requests(
         If the store cannot be read or written.
     """
     keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
-    ready: dict[bytes, Generation | Failure] = {**store.get_generations(keys)}
+    ready: dict[bytes, Generation | Failure] = {**store.get_generations(keys, stage=stage)}
     missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in ready}
     names = list(missing)
     before, total = span or (0, len(keys))

@@ -66,6 +66,24 @@ class Cost(NamedTuple):
     """Response tokens scored or drawn; prompt tokens are not counted."""
 
 
+class Tally:
+    """What stages asked a store for while the tally was open, paid for then or before."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, dict[bytes, int]] = {}
+
+    def add(self, stage: str, tokens: Iterable[tuple[bytes, int]]) -> None:
+        """Count answers: their keys, each of which counts once, and their response tokens."""
+        self._tokens.setdefault(stage, {}).update(tokens)
+
+    def costs(self) -> dict[str, Cost]:
+        """What each stage would have spent with an empty store."""
+        return {
+            stage: Cost(len(rows), sum(rows.values()))
+            for stage, rows in sorted(self._tokens.items())
+        }
+
+
 def score_key(identity: str, request: ScoreRequest) -> bytes:
     """Return the 16-byte name of one score: who scores, after which prompt, which response.
 
@@ -176,6 +194,7 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path: Final = str(path)
+        self._tallies: list[Tally] = []
         with self._translated():
             # autocommit: the only transactions are those of _transaction
             self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
@@ -201,9 +220,24 @@ class Store:
         """Close the file; may be called twice."""
         self._db.close()
 
-    def get_scores(self, keys: Iterable[bytes]) -> dict[bytes, Score]:
-        """Return the scores that are there; ``log_lik`` has shape (G,), read-only."""
-        return self._get("score", keys, _unpack_score)
+    @contextmanager
+    def tally(self) -> Iterator[Tally]:
+        """Count what is asked for meanwhile, found or put; `spent` has what was ever paid for."""
+        tally = Tally()
+        self._tallies.append(tally)
+        try:
+            yield tally
+        finally:
+            self._tallies.remove(tally)
+
+    def get_scores(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Score]:
+        """Return the scores that are there; ``log_lik`` has shape (G,), read-only.
+
+        ``stage`` is who asks, for a `tally`; None: nobody who pays.
+        """
+        found = self._get("score", keys, _unpack_score)
+        self._count(stage, found.items())
+        return found
 
     def put_scores(self, pairs: Iterable[tuple[bytes, Score]], *, stage: str = "score") -> None:
         """Add scores and what they cost in one transaction.
@@ -223,10 +257,15 @@ class Store:
         pairs = list(pairs)
         rows = [(key, _pack_score(score)) for key, score in pairs]
         self._put("score", rows, stage, sum(score.n_tokens for _, score in pairs))
+        self._count(stage, pairs)
 
-    def get_generations(self, keys: Iterable[bytes]) -> dict[bytes, Generation]:
-        """Return the draws that are there."""
-        return self._get("generation", keys, _unpack_generation)
+    def get_generations(
+        self, keys: Iterable[bytes], *, stage: str | None = None
+    ) -> dict[bytes, Generation]:
+        """Return the draws that are there; ``stage`` as for `get_scores`."""
+        found = self._get("generation", keys, _unpack_generation)
+        self._count(stage, found.items())
+        return found
 
     def put_generations(
         self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate"
@@ -235,6 +274,7 @@ class Store:
         pairs = list(pairs)
         rows = [(key, _pack_generation(generation)) for key, generation in pairs]
         self._put("generation", rows, stage, sum(generation.n_tokens for _, generation in pairs))
+        self._count(stage, pairs)
 
     def get_embeddings(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Return the vectors that are there, each of shape (D,), read-only."""
@@ -341,6 +381,11 @@ class Store:
                 f"{mode!r}, needed 'wal'); put the run folder on a local disk"
             )
         db.execute("PRAGMA synchronous = FULL")
+
+    def _count(self, stage: str | None, pairs: Iterable[tuple[bytes, Score | Generation]]) -> None:
+        if stage is not None:
+            for tally in self._tallies:
+                tally.add(stage, ((key, answer.n_tokens) for key, answer in pairs))
 
     def _get(
         self, kind: str, keys: Iterable[bytes], unpack: Callable[[bytes], T]

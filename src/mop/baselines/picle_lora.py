@@ -82,7 +82,7 @@ def lora_ratio(
     from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
-    where = device or default_device()
+    where, stage = device or default_device(), f"prepare/{method}"
     ratio = np.empty(len(exemplars))
     for label in dict.fromkeys(record.label for record in exemplars):
         rows = [j for j, record in enumerate(exemplars) if record.label == label]
@@ -99,13 +99,13 @@ def lora_ratio(
             }
         )
         keys = [score_key(identity, ScoreRequest(Prompt(()), text)) for text in texts]
-        known = store.get_scores(keys)
+        known = store.get_scores(keys, stage=stage)
         if len(known) < len(set(keys)):
             scores = _label_scores(
                 texts, lm=lm, encoder=encoder, device=where, seed=derive_seed(seed, method, str(label)),
                 n_epochs=n_epochs, learning_rate=learning_rate, progress=progress,
             )  # fmt: skip
-            store.put_scores(list(zip(keys, scores, strict=True)), stage=f"prepare/{method}")
+            store.put_scores(list(zip(keys, scores, strict=True)), stage=stage)
             known = store.get_scores(keys)
         for j, key in zip(rows, keys, strict=True):
             persona, base = known[key].log_lik.astype(np.float64)
