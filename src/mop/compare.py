@@ -344,23 +344,23 @@ class _Bench:
                 continue
             self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
             self.work.progress.begin(stage)
-            began, before = time.monotonic(), self._paid(arm.name)
+            began, before = time.monotonic(), self._n_paid(arm.name)
             with self.work.store.tally() as tally:
                 try:
                     rows = self._ablation(arm) if is_ablation else self._method(arm)
                     write_responses(self.file(arm), rows)
                 finally:
                     asked = tally.costs()
-                    draws = asked.get(f"simulate/{arm.name}", NOTHING)
-                    was_begun = draws.calls > self._paid(arm.name).calls - before.calls
-                    self._add_seconds(arm.name, time.monotonic() - began, anew=not was_begun)
+                    n_drawn = asked.get(f"simulate/{arm.name}", NOTHING).calls
+                    n_new = self._n_paid(arm.name) - before
+                    self._add_seconds(arm.name, time.monotonic() - began, anew=0 < n_drawn == n_new)
             self.work.progress.save()
             self.work.describe()
             self.work.folder.finish_stage(
                 stage,
                 inputs,
                 files=[self.file(arm)],
-                info={"asked": {name: list(cost) for name, cost in asked.items()}},
+                info={"asked": {who: list(cost) for who, cost in asked.items()}},
             )
 
     def _inputs(self, arm: Arm) -> dict[str, Any]:
@@ -419,9 +419,9 @@ class _Bench:
         )
         return load_mixture(path / "mixture")
 
-    def _paid(self, name: str) -> Cost:
-        """What was ever paid for draws of an arm."""
-        return self.work.store.spent().get(f"simulate/{name}", NOTHING)
+    def _n_paid(self, name: str) -> int:
+        """How many draws of an arm were ever paid for."""
+        return self.work.store.spent().get(f"simulate/{name}", NOTHING).calls
 
     def _add_seconds(self, name: str, seconds: float, *, anew: bool) -> None:
         """Keep the time of all attempts, but none of before if nothing of it was used; a killed one is not counted."""
@@ -641,9 +641,9 @@ class _Bench:
         seconds = read_json(file) if file.is_file() else {}
         asked = [asked_of(self.work.folder, f"compare/{name}") for name in names]
         draws = [of.get(f"simulate/{name}", NOTHING) for name, of in zip(names, asked, strict=True)]
-        before = [asked[0].get(f"prepare/{method.partition('@')[0]}", NOTHING)]
-        if method in ("mop", "mop-uniform"):
-            before = fit_costs(self.work.folder)
+        fitted = self._fitted_in(method)
+        prepared = f"prepare/{method.partition('@')[0]}"
+        before = fit_costs(fitted) if fitted else [asked[0].get(prepared, NOTHING)]
         money = sum(
             stages.get(f"compare/{name}", {}).get("cost", 0.0)
             for stages in self.work.progress.rows().values()
@@ -657,23 +657,21 @@ class _Bench:
             **({"money": round(money / n, 6)} if money else {}),
             "prepare_calls": sum(cost.calls for cost in before),
             "prepare_tokens": sum(cost.tokens for cost in before),
-            **self._fit_cost(method),
+            **(
+                {"prepare_minutes": round(fitted.stage_info("fit")["seconds"] / 60, 2)}
+                if fitted
+                else {}
+            ),
         }
 
-    def _fit_cost(self, method: str) -> dict[str, Any]:
-        """What the fit of MoP, or of a changed MoP with a folder of its own, took."""
-        if method == "mop":
-            return {"prepare_minutes": round(self.work.folder.stage_info("fit")["seconds"] / 60, 2)}
-        manifest = self.place / "variants" / method.removeprefix("mop.") / "manifest.json"
-        if not method.startswith("mop.") or not manifest.is_file():
-            return {}
-        variant = RunFolder.open(manifest.parent)
-        costs = fit_costs(variant)
-        return {
-            "prepare_minutes": round(variant.stage_info("fit")["seconds"] / 60, 2),
-            "prepare_calls": sum(cost.calls for cost in costs),
-            "prepare_tokens": sum(cost.tokens for cost in costs),
-        }
+    def _fitted_in(self, method: str) -> RunFolder | None:
+        """Folder of the fit that a method rests on; None for rivals, and for changed versions that share MoP's."""
+        if method in ("mop", "mop-uniform"):
+            return self.work.folder
+        variant = self.place / "variants" / method.removeprefix("mop.")
+        if method.startswith("mop.") and (variant / "manifest.json").is_file():
+            return RunFolder.open(variant)
+        return None
 
 
 def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:

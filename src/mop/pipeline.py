@@ -198,7 +198,7 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
             headline = {
                 **headline,
                 "seconds": round(time.monotonic() - began, 1),
-                "asked": {name: list(cost) for name, cost in tally.costs().items()},
+                "asked": {who: list(cost) for who, cost in tally.costs().items()},
             }
             work.progress.save()
             work.describe()
