@@ -12,9 +12,10 @@ whenever you like, and give the same command again. Writes ``benchmarks/results/
 ``docs/results.md``. The data lie in a folder ``shared`` beside the repository (``MOP_SHARED``).
 
 Nothing of MoP is chosen on golden or test texts: fits choose by cross-validation within ``train``, and
-how it draws (`DRAWING`) was chosen on texts of AG News' ``train`` that no part of a run sees
-(docs/log.md), for all data sets. Rivals and controls draw at temperature 1 and most of them (`COOLER`) at MoP's
-factor too, and the best rival is picked on the golden texts, in the rivals' favour.
+how it draws (`DRAWING`) was chosen for all data sets on texts of AG News' ``train`` that no part of a run
+sees, how many exemplars it shows on SST-2 likewise there (docs/log.md). Rivals and controls draw at
+temperature 1 and most of them (`COOLER`) at MoP's factor too, and the best rival is picked on the golden
+texts, in the rivals' favour.
 """
 
 from __future__ import annotations
@@ -65,11 +66,18 @@ class Corpus:
     """Length cap of every method."""
     cut_real: bool = False
     """Whether real texts are cut at that length too."""
+    n_agents: int = 3
+    """Exemplars that MoP shows in a prompt, chosen on texts of `train`."""
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How MoP draws."""
+        return {**DRAWING, "n_agents": self.n_agents}
 
 
 CORPORA = {
     "agnews": Corpus("AG News", "news", "the text of a short news article", 96),
-    "sst2": Corpus("SST-2", "films", "one sentence from a movie review", 48),
+    "sst2": Corpus("SST-2", "films", "one sentence from a movie review", 48, n_agents=2),
     "imdb": Corpus("IMDB", "films", "the text of a movie review", 96, cut_real=True),
 }
 
@@ -82,9 +90,9 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
              "test": 40, "responses": 24, "ablation": 12, "best_seeds": 2},
 }  # fmt: skip
 
-DRAWING = {"mix": "prompt", "n_agents": 3, "tau_factor": 0.75, "same_label": True}
-"""How MoP draws: a persona and the exemplars of three agents in one prompt, of the label asked for (as PICLe's are),
-temperatures times 0.75."""
+DRAWING = {"mix": "prompt", "tau_factor": 0.75, "same_label": True}
+"""How MoP draws: a persona and the exemplars of some agents in one prompt, of the label asked for (as PICLe's are),
+temperatures times 0.75. How many agents: `Corpus.n_agents`."""
 COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-shot", "few-shot-3")
 """Methods that draw at `DRAWING`'s factor as well as at 1; ProGen's rounds take too long for two."""
 
@@ -150,9 +158,9 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
     # One round: about the scores that the paper's recipe asks for, so that neither side pays more.
     fit: dict[str, Any] = {
         "n_rounds": 1,
-        "components_per_record": 8,
+        "components_per_record": 7,
         "records_per_component": 12,
-        "valid_components": 8,
+        "valid_components": 7,
     }
     if is_tiny:
         fit = {
@@ -172,7 +180,7 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
         "personas": {"n_personas": size["personas"]},
         "fit": fit,
         "simulate": {"n_responses": min(size["responses"], size["test"]),
-                     "max_tokens": 24 if is_tiny else corpus.max_tokens, **DRAWING},
+                     "max_tokens": 24 if is_tiny else corpus.max_tokens, **corpus.drawing},
         "evaluate": {"n_seeds": 2 if is_tiny else 5, "n_bootstrap": 20 if is_tiny else 60},
         "compare": {
             "domain": corpus.domain, "n_responses": size["responses"], "n_ablation": size["ablation"],
@@ -449,7 +457,7 @@ def how_made(piece: Piece, arguments: argparse.Namespace, ledger: Ledger) -> dic
         "encoders": arguments.encoders,
         "encoder_dtype": arguments.encoder_dtype,
         "sizes": sizes,
-        "drawing": DRAWING,
+        "drawing": CORPORA[piece.corpus].drawing,
     }
 
 

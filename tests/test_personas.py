@@ -57,6 +57,7 @@ def grouped(labels):
 
 
 TWO = grouped([0] * 4 + [1] * 4)
+TRIPLES = grouped([0] * 3 + [1] * 3)
 
 
 class Writer:
@@ -126,12 +127,10 @@ def test_keyword_personas_read_as_written_by_hand():
     assert [p.description for p in personas] == [
         "You are a writer whose typical words are scares, gory and slasher. "
         'Nearly all you write is labelled "rotten". '
-        "You usually write 6 to 7 words in one sentence, shorter than most. "
-        "You nearly always use exclamation marks.",
+        "You write shorter texts than most. You nearly always use exclamation marks.",
         "You are a writer whose typical words are tender, love story, train and meet. "
         'Nearly all you write is labelled "fresh". '
-        "You usually write about 19 words in one sentence, longer than most. "
-        "You seldom use exclamation marks.",
+        "You write longer texts than most. You seldom use exclamation marks.",
     ]
     assert [(p.key, p.cluster, p.size, p.sources, p.writer, p.doubts) for p in personas] == [
         ("p000", 0, 4, ("r0", "r1"), "keywords", ()),
@@ -160,7 +159,7 @@ def test_a_word_of_one_record_is_never_told():
         "I love it.",
         "Love.",
     ]
-    first, _ = keyword_personas(records_of(texts), grouped([0, 0, 0, 1, 1, 1]))
+    first, _ = keyword_personas(records_of(texts), TRIPLES)
     assert "bores" in first.description
     assert "zanzibar" not in first.description.lower()
 
@@ -213,8 +212,10 @@ def test_other_scripts_give_whole_words_or_letter_pairs(texts, word):
 
 
 def test_length_in_scripts_without_spaces_is_counted_in_characters():
-    (persona,) = keyword_personas(records_of(["恐怖电影很好看"] * 3), grouped([0, 0, 0]))
-    assert "about 7 characters" in persona.description
+    texts = ["恐怖电影很好看"] * 3 + ["恐怖电影很好看恐怖电影很好看"] * 3
+    short, long = keyword_personas(records_of(texts), TRIPLES)
+    assert "shorter texts than most" in short.description
+    assert "longer texts than most" in long.description
 
 
 def test_stop_words_are_english_only_if_the_texts_are():
@@ -225,15 +226,25 @@ def test_stop_words_are_english_only_if_the_texts_are():
 
 def test_texts_without_any_word_still_make_a_persona():
     (persona,) = keyword_personas(records_of(["!!!", "???", "12"]), grouped([0, 0, 0]))
-    assert persona.description.startswith(
-        "You are a writer. You usually write 0 to 1 words in one sentence."
-    )
+    assert persona.description == "You are a writer."
+    assert persona.doubts == ("too-short",)
 
 
 def test_a_habit_that_could_be_chance_is_not_told():
     texts = ["Is it good?", "It is good.", "It is good."] + ["It is bad."] * 3
-    first, _ = keyword_personas(records_of(texts), grouped([0, 0, 0, 1, 1, 1]))
+    first, _ = keyword_personas(records_of(texts), TRIPLES)
     assert "questions" not in first.description
+
+
+def test_what_all_have_in_common_is_not_told():
+    texts = ["gory scares here!", "gory scares there!"] * 6 + [
+        "a tender love!",
+        "one tender love!",
+    ] * 6
+    for persona in keyword_personas(records_of(texts), grouped([0] * 12 + [1] * 12)):
+        assert re.fullmatch(
+            r"You are a writer whose typical words are [\w ,]+\.", persona.description
+        )
 
 
 def test_clear_habits_are_told_with_their_frequency():
@@ -270,8 +281,8 @@ def test_a_cluster_of_one_or_two_records_is_in_doubt():
 
 
 def test_equal_descriptions_are_in_doubt():
-    personas = keyword_personas(records_of(["!!!"] * 6), grouped([0, 0, 0, 1, 1, 1]))
-    assert [p.doubts for p in personas] == [("duplicate",), ("duplicate",)]
+    personas = keyword_personas(records_of(["!!!"] * 6), TRIPLES)
+    assert [p.doubts for p in personas] == [("too-short", "duplicate")] * 2
 
 
 def test_a_clustering_of_other_records_is_refused():

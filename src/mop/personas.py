@@ -101,7 +101,6 @@ _MORE_STOP_WORDS = frozenset(
         "rrb",
     ]
 )
-_SENTENCE_END = re.compile(r"[.!?…]+(?=[\s\"'”’»)\]]|$)|[。！？｡।؟۔]+")
 _TERMINAL = ".!?…。！？｡।؟۔"
 _CLOSING = "\"'”’»)]）」』`*_ \n\t"
 
@@ -370,8 +369,6 @@ class _Style:
 
     n_words: np.ndarray[Any, np.dtype[np.float64]]
     """Shape (n,); letters in scripts without spaces."""
-    n_sentences: np.ndarray[Any, np.dtype[np.float64]]
-    """Shape (n,); at least 1."""
     marks: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
     """Cue to shape (n,)."""
     labels: tuple[str | None, ...]
@@ -379,7 +376,6 @@ class _Style:
     def of(self, rows: np.ndarray[Any, np.dtype[np.intp]]) -> _Style:
         return _Style(
             self.n_words[rows],
-            self.n_sentences[rows],
             {cue: marks[rows] for cue, marks in self.marks.items()},
             tuple(self.labels[i] for i in rows),
         )
@@ -393,13 +389,9 @@ def _style(records: Sequence[Record], *, is_english: bool) -> _Style:
     }
     marks[_LOWER] = np.array([_is_lower(text) for text in texts])
     marks[_OPEN_END] = np.array([not _is_finished(text) for text in texts])
-    n_sentences = [
-        sum(1 for part in _SENTENCE_END.split(text) if any(map(str.isalnum, part))) or 1
-        for text in texts
-    ]
     n_words = [len(_units(text)) for text in texts]
     labels = tuple(record.label for record in records)
-    return _Style(np.array(n_words, float), np.array(n_sentences, float), marks, labels)
+    return _Style(np.array(n_words, float), marks, labels)
 
 
 def _differs(share: float, whole: float, n: int) -> bool:
@@ -407,39 +399,25 @@ def _differs(share: float, whole: float, n: int) -> bool:
     return abs(share - whole) >= 2 * math.sqrt(whole * (1 - whole) / max(1, n))
 
 
-def _round(value: float) -> int:
-    """Two significant digits: nobody writes 173 words on purpose."""
-    step = 10 ** max(0, math.floor(math.log10(max(1.0, value))) - 1)
-    return int(step * math.floor(value / step + 0.5))
-
-
-def _length_sentence(style: _Style, whole: _Style, unit: str) -> str:
-    """Typical length: the middle half of the records, and how it compares."""
-    low, median, high = np.quantile(style.n_words, [0.25, 0.5, 0.75])
-    lo, hi = _round(float(low)), _round(float(high))
-    length = f"{lo} to {hi} {unit}s" if lo < hi else f"about {lo} {unit}{'' if lo == 1 else 's'}"
-    n = int(np.median(style.n_sentences))
-    sentences = {1: "one sentence", 2: "two sentences", 3: "three sentences"}.get(
-        n, "several sentences"
-    )
-    usual = float(np.median(whole.n_words))
-    compared = ""
-    if median < usual and median <= 0.8 * usual:
-        compared = ", shorter than most"
-    elif median > usual and median >= 1.25 * usual:
-        compared = ", longer than most"
-    return f"You usually write {length} in {sentences}{compared}."
+def _length_sentence(style: _Style, whole: _Style) -> str:
+    """Say if the texts are clearly shorter or longer than most."""
+    here, usual = float(np.median(style.n_words)), float(np.median(whole.n_words))
+    if here < usual and here <= 0.8 * usual:
+        return "You write shorter texts than most."
+    if here > usual and here >= 1.25 * usual:
+        return "You write longer texts than most."
+    return ""
 
 
 def _cue_sentence(style: _Style, whole: _Style) -> str:
-    """Name up to four habits that nearly all have here, or clearly more or fewer than in all."""
+    """Name up to four habits that clearly more records have here, or fewer, than among all."""
     n = len(style.labels)
     found: list[tuple[int, float, str, str]] = []
     for cue, marks in style.marks.items():
         share, among_all = float(marks.mean()), float(whole.marks[cue].mean())
         differs = _differs(share, among_all, n)
         gap = -abs(share - among_all)
-        if share >= 0.8:
+        if differs and share >= 0.8 and share > among_all:
             found.append((0, gap, "you nearly always", cue))
         elif differs and share >= 0.4 and share >= 1.25 * among_all:
             found.append((1, gap, "you often", cue))
@@ -507,7 +485,7 @@ def keyword_personas(
     n_keywords: int = 8,
     n_sources: int = 10,
 ) -> list[Persona]:
-    """Describe every cluster by its typical words, usual length and habits, all of them counted.
+    """Describe every cluster by the words, length and habits that set it apart, all of them counted.
 
     Parameters
     ----------
@@ -539,8 +517,9 @@ def keyword_personas(
     -----
     Words are ranked by `class_tf_idf`. Every statement about manner is a share of the cluster's
     records compared with the share among all records; it is left out unless it is at least two
-    standard errors away or holds for 80 % of the cluster. Nothing is inferred about the people.
-    The thresholds are chosen, not tuned.
+    standard errors away. What all records have in common is left to the exemplars and the task:
+    told in every persona it makes a small model's texts more alike, and no more like the records.
+    Nothing is inferred about the people. The thresholds are chosen, not tuned.
     """
     _check_counts(n_keywords=n_keywords, n_sources=n_sources)
     members = _members(records, clustering)
@@ -550,7 +529,6 @@ def keyword_personas(
     weights = class_tf_idf([vocabulary.counts for vocabulary in vocabularies])
     total = sum((vocabulary.counts for vocabulary in vocabularies), Counter())
     whole = _style(records, is_english=bool(stop))
-    unit = "character" if _is_unspaced("".join(record.response for record in records)) else "word"
     personas = []
     for k, rows in enumerate(members):
         style = whole.of(rows)
@@ -558,7 +536,7 @@ def keyword_personas(
         sentences = (
             _opening(task, words),
             _label_sentence(style, whole),
-            _length_sentence(style, whole, unit),
+            _length_sentence(style, whole),
             _cue_sentence(style, whole),
         )
         description = " ".join(filter(None, sentences))
