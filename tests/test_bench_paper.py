@@ -95,7 +95,8 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
         "claims": {"fid_cut_imdb": {"value": -1.0, "interval": None, "target": -50.0, "met": False, "against": "x"}},
         "command": "command of the run", "commit": "abc", "machine": "a machine", "seconds": 3600.0, "seed": 0,
         "lm": "fake", "encoders": ["fake"], "encoder_dtype": "float32", "sizes": {"personas": 3},
-        "drawing": bench.CORPORA["agnews"].drawing, "versions": {"python": "3"}, "methods": {}, "floor": {}, "best_rivals": {},
+        "drawing": bench.CORPORA["agnews"].drawing, "versions": {"python": "3"}, "methods": {},
+        "floor": {}, "best_rivals": {},
         "n_responses": 24, "n_golden": 60, "text": ["| the table |"],
     }  # fmt: skip
     changed = {
