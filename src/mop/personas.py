@@ -415,15 +415,16 @@ def _cue_sentence(style: _Style, whole: _Style) -> str:
     found: list[tuple[int, float, str, str]] = []
     for cue, marks in style.marks.items():
         share, among_all = float(marks.mean()), float(whole.marks[cue].mean())
-        differs = _differs(share, among_all, n)
+        if not _differs(share, among_all, n):
+            continue
         gap = -abs(share - among_all)
-        if differs and share >= 0.8 and share > among_all:
+        if share >= 0.8 and share > among_all:
             found.append((0, gap, "you nearly always", cue))
-        elif differs and share >= 0.4 and share >= 1.25 * among_all:
+        elif share >= 0.4 and share >= 1.25 * among_all:
             found.append((1, gap, "you often", cue))
-        elif differs and share >= 0.15 and share >= 1.5 * among_all:
+        elif share >= 0.15 and share >= 1.5 * among_all:
             found.append((2, gap, "more than most, you", cue))
-        elif differs and among_all >= 0.2 and share <= 0.5 * among_all:
+        elif among_all >= 0.2 and share <= 0.5 * among_all:
             found.append((3, gap, "you seldom", cue))
     parts: dict[str, list[str]] = {}
     for _, _, how, cue in sorted(sorted(found, key=lambda f: f[:2])[:4]):
