@@ -52,8 +52,13 @@ bench-engine: .venv-bench/.ready
 bench-llamacpp: .venv-bench/.ready
 	.venv-bench/bin/python benchmarks/bench_llamacpp.py $(ARGS)
 
+# PICLe fine-tunes a model.
+.venv/.picle: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev,picle]'
+	touch $@
+
 # Hours on two cores; every piece is kept, so it may be stopped and started again. ARGS="--minutes 50" does a part.
-bench-paper: .venv/.ready
+bench-paper: .venv/.picle
 	$(BIN)/python benchmarks/bench_paper.py $(ARGS)
 
 bench-blackbox: .venv/.ready

@@ -96,6 +96,8 @@ temperatures times 0.75. How many agents: `Corpus.n_agents`."""
 COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-shot", "few-shot-3")
 """Methods that draw at `DRAWING`'s factor as well as at 1; ProGen's rounds take too long for two."""
 
+NO_PICLE = "PICLe with its fine-tuned model was not run, only its prompted stand-in."
+
 ABLATIONS = (
     "no-exemplars", "raw-records", "no-gates", "random-personas", "single-tau", "fitted-tau",
     "any-label", "paper-drawing", "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
@@ -546,7 +548,8 @@ def page(document: Mapping[str, Any]) -> str:
             lines += ["", f"## {CORPORA[name].title}"]
         if run:
             lines += ["", *made_by(run), "",
-                      f"{run['n_responses']} responses per method against {run['n_golden']} golden texts.", "",
+                      f"{run['n_responses']} responses per method against {run['n_golden']} golden texts."
+                      + ("" if "picle" in run["methods"] else f" {NO_PICLE}"), "",
                       *run["text"]]  # fmt: skip
         if changed:
             lines += ["", "### Ablations", "", *made_by(changed), "", *changed["text"]]
@@ -695,6 +698,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}", file=sys.stderr)
+    if arguments.part != "ablations" and "picle" not in arguments.methods:
+        print(f"{NO_PICLE} It needs peft (make .venv/.picle) and a real model.", file=sys.stderr)
     todo = plan(arguments, [name for name in arguments.data if name not in skipped])
     known = {piece.name for piece in todo}
     if todo and (unknown := sorted(set(arguments.pieces or ()) - known)):
