@@ -82,7 +82,7 @@ CORPORA = {
 }
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "paper": {"personas": 20, "exemplars": 300, "train": 200, "valid": 80, "golden": 2500,
+    "paper": {"personas": 20, "exemplars": 1000, "train": 200, "valid": 80, "golden": 2500,
               "test": 1500, "responses": 1000, "ablation": 500, "best_seeds": 3},
     "gpu": {"personas": 100, "exemplars": 1000, "train": 1500, "valid": 300, "golden": 4400,
             "test": 1800, "responses": 5000, "ablation": 1000, "best_seeds": 3},

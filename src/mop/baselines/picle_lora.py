@@ -36,6 +36,7 @@ def lora_ratio(
     store: Store,
     seed: int,
     device: str | None = None,
+    dtype: str | None = None,
     n_epochs: int = N_EPOCHS,
     learning_rate: float = LEARNING_RATE,
     method: str = "picle",
@@ -54,6 +55,9 @@ def lora_ratio(
         Of the new weights and the order of the texts.
     device : str, optional
         CUDA if there is one, else the processor.
+    dtype : {"float32", "bfloat16"}, optional
+        Of the frozen weights while the new ones, which are float32, are trained; by default what the
+        device is fast at. Both scores of a text are made in float32 with these same weights.
     n_epochs, learning_rate
         The published values by default.
     method : str
@@ -78,21 +82,23 @@ def lora_ratio(
             "accepted are embedded names, hf:ORG/NAME and folders; use picle-prompted instead"
         )
     from mop import pull
-    from mop.backends.local import default_device
+    from mop.backends.local import default_device, default_dtype
     from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
     where, stage = device or default_device(), f"prepare/{method}"
+    dtype = dtype or default_dtype(where)
     ratio = np.empty(len(exemplars))
     for label in dict.fromkeys(record.label for record in exemplars):
         rows = [j for j, record in enumerate(exemplars) if record.label == label]
         texts = [exemplars[j].response for j in rows]
-        identity = "picle-lora/1 " + json.dumps(
+        identity = "picle-lora/2 " + json.dumps(
             {
                 "revision": pull.revision(lm),
                 "seed": seed,
                 "epochs": n_epochs,
                 "rate": learning_rate,
+                "dtype": dtype,
                 "settings": [RANK, ALPHA, WEIGHT_DECAY, BATCH, MAX_TOKENS],
                 "label": label,
                 "texts": texts,
@@ -102,8 +108,9 @@ def lora_ratio(
         known = store.get_scores(keys, stage=stage)
         if len(known) < len(set(keys)):
             scores = _label_scores(
-                texts, lm=lm, encoder=encoder, device=where, seed=derive_seed(seed, method, str(label)),
-                n_epochs=n_epochs, learning_rate=learning_rate, progress=progress,
+                texts, lm=lm, encoder=encoder, device=where, dtype=dtype,
+                seed=derive_seed(seed, method, str(label)), n_epochs=n_epochs,
+                learning_rate=learning_rate, progress=progress,
             )  # fmt: skip
             store.put_scores(list(zip(keys, scores, strict=True)), stage=stage)
             known = store.get_scores(keys)
@@ -119,6 +126,7 @@ def _label_scores(
     lm: str,
     encoder: PromptEncoder,
     device: str,
+    dtype: str,
     seed: int,
     n_epochs: int,
     learning_rate: float,
@@ -137,9 +145,8 @@ def _label_scores(
     with torch.random.fork_rng():
         torch.manual_seed(seed % 2**63)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            pull.resolve(lm, kind="lm"), dtype=torch.float32
+            pull.resolve(lm, kind="lm"), dtype=getattr(torch, dtype)
         ).to(device)
-        base = text_log_likelihoods(model, ids, device)
         config = peft.LoraConfig(
             r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
         )
@@ -148,7 +155,10 @@ def _label_scores(
             tuned, ids, device=device, seed=seed, n_epochs=n_epochs, learning_rate=learning_rate,
             progress=progress,
         )  # fmt: skip
+        tuned.float()
         persona = text_log_likelihoods(tuned, ids, device)
+        with tuned.disable_adapter():
+            base = text_log_likelihoods(tuned, ids, device)
     return [
         Score(np.array([p, b], dtype=np.float32), max(1, len(tokens) - 1))
         for p, b, tokens in zip(persona, base, ids, strict=True)
@@ -177,10 +187,10 @@ def _fine_tune(
     for epoch in range(n_epochs):
         order = generator(seed, "epoch", epoch).permutation(len(ids)).tolist()
         for start in range(0, len(order), BATCH):
-            values, targets = _token_log_probs(
+            values, _ = _token_log_probs(
                 model, [ids[i] for i in order[start : start + BATCH]], device
             )
-            loss = -values[targets].mean()
+            loss = -values.mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -207,13 +217,14 @@ def text_log_likelihoods(model: Any, ids: Sequence[Sequence[int]], device: str) 
     found: list[float] = []
     with torch.inference_mode():
         for start in range(0, len(ids), BATCH):
-            values, targets = _token_log_probs(model, ids[start : start + BATCH], device)
-            found += (values * targets).sum(dim=1).tolist()
+            some = ids[start : start + BATCH]
+            values, rows = _token_log_probs(model, some, device)
+            found += torch.zeros(len(some), device=device).index_add(0, rows, values).tolist()
     return found
 
 
 def _token_log_probs(model: Any, ids: Sequence[Sequence[int]], device: str) -> tuple[Any, Any]:
-    """Log-probability of each next token and whether it is one: both (texts, length - 1)."""
+    """Log-probability of each token but the first of its text, and the text's place: both (m,)."""
     import torch
 
     length = max(2, *map(len, ids))
@@ -223,6 +234,7 @@ def _token_log_probs(model: Any, ids: Sequence[Sequence[int]], device: str) -> t
         padded[row, : len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
     padded, mask = padded.to(device), mask.to(device)
-    logits = model(input_ids=padded, attention_mask=mask).logits[:, :-1].float()
-    values = logits.log_softmax(dim=-1).gather(2, padded[:, 1:, None]).squeeze(2)
-    return values, mask[:, 1:].bool()
+    is_target = mask[:, 1:].bool()
+    logits = model(input_ids=padded, attention_mask=mask).logits[:, :-1][is_target].float()
+    loss = torch.nn.functional.cross_entropy(logits, padded[:, 1:][is_target], reduction="none")
+    return -loss, is_target.nonzero()[:, 0]
