@@ -56,10 +56,12 @@ def test_a_text_is_scored_as_running_text_without_its_first_token():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an old name
-def test_a_trained_persona_likes_its_own_texts_and_is_trained_once(folder):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_trained_persona_likes_its_own_texts_and_is_trained_once(folder, dtype):
     records, steps = texts(), []
     store = Store(":memory:")
-    options = {"lm": folder, "seed": 0, "device": "cpu", "n_epochs": 10, "learning_rate": 0.02}
+    options = {"lm": folder, "seed": 0, "device": "cpu", "dtype": dtype, "n_epochs": 10,
+               "learning_rate": 0.02}  # fmt: skip
     ratio = lora_ratio(
         records, store=store, progress=lambda what, done, total: steps.append(done), **options
     )
