@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import importlib.util
 import json
 import math
@@ -44,6 +45,7 @@ from mop.data import load_records
 from mop.downstream import downstream_f1
 from mop.embed import open_encoder
 from mop.errors import ConfigError, MopError
+from mop.methods import METHODS_VERSION
 from mop.pipeline import STAGE_VERSIONS
 from mop.progress import ProgressDisplay
 from mop.randomness import generator
@@ -85,7 +87,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "paper": {"personas": 20, "exemplars": 1000, "train": 200, "valid": 80, "golden": 2500,
               "test": 1500, "responses": 1000, "ablation": 500, "best_seeds": 3},
     "gpu": {"personas": 100, "exemplars": 1000, "train": 1500, "valid": 300, "golden": 4400,
-            "test": 1800, "responses": 5000, "ablation": 1000, "best_seeds": 3},
+            "test": 1800, "responses": 3600, "ablation": 1000, "best_seeds": 3},
     "tiny": {"personas": 3, "exemplars": 24, "train": 16, "valid": 8, "golden": 60,
              "test": 40, "responses": 24, "ablation": 12, "best_seeds": 2},
 }  # fmt: skip
@@ -276,6 +278,12 @@ def do(piece: Piece, arguments: argparse.Namespace) -> None:
             draw_piece(config, path, piece.name, progress=progress)
 
 
+def digest_of(piece: Piece, arguments: argparse.Namespace) -> str | None:
+    """SHA-256 of the responses that a piece wrote, None if it wrote none."""
+    file = arguments.work / piece.place / "compare" / "responses" / f"{piece.name}.jsonl"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
 def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
     """The classifier trained on as many real texts as every method writes, or all that there are."""
     data = Path(config.data.source)
@@ -308,19 +316,22 @@ class Ledger:
 
     def is_done(self, piece: Piece) -> bool:
         """Whether it was finished under these settings."""
-        return self.done.get(piece.key, {}).get("settings") == stamp(piece.config)
+        return self.done.get(piece.key, {}).get("settings") == stamp(piece)
 
-    def finish(self, piece: Piece, seconds: float) -> None:
-        """Enter a finished piece.
+    def finish(self, piece: Piece, seconds: float, digest: str | None) -> None:
+        """Enter a finished piece; ``digest`` is of what it made, None if that is not looked at.
 
         If it took longer under other settings, that is its time: what it made then may have been used again.
+        If it is what was there before, it was made when that was.
         """
-        before = self.done.get(piece.key, {}).get("seconds", 0.0)
+        before = self.done.get(piece.key, {})
+        is_same = digest is not None and before.get("digest") == digest
         self.done[piece.key] = {
-            "settings": stamp(piece.config),
-            "seconds": round(max(before, seconds), 1),
+            "settings": stamp(piece),
+            "seconds": round(max(before.get("seconds", 0.0), seconds), 1),
             "work": piece.work,
-            "made": made_now(),
+            "digest": digest,
+            "made": before["made"] if is_same else made_now(),
         }
         write_json(self.file, self.done)
 
@@ -331,16 +342,26 @@ class Ledger:
             sum(entry["seconds"] for entry in self.done.values()) / worked if worked > 60 else 1.0
         )
 
+    def commits(self, place: str) -> list[str]:
+        """Commits that wrote the responses of a run folder."""
+        made = (
+            e["made"]["commit"]
+            for key, e in self.done.items()
+            if key.startswith(f"{place}/") and e.get("digest")
+        )
+        return sorted({commit for commit in made if commit})
+
     def seconds(self, place: str) -> float:
         """Time of all pieces of a run folder together."""
         return sum(e["seconds"] for key, e in self.done.items() if key.startswith(f"{place}/"))
 
 
-def stamp(config: RunConfig) -> str:
-    """Hash of the settings and of what a stage makes of them; more ablations leave what is done done."""
-    settings = config_to_dict(config)
-    del settings["compare"]["ablations"]
-    return hash_of([settings, STAGE_VERSIONS])
+def stamp(piece: Piece) -> str:
+    """Hash of the settings and of what a stage makes of them; of more ablations only a table is made anew."""
+    settings = config_to_dict(piece.config)
+    if piece.name != "table":
+        del settings["compare"]["ablations"]
+    return hash_of([settings, STAGE_VERSIONS, METHODS_VERSION])
 
 
 def hours(seconds: float) -> str:
@@ -353,11 +374,13 @@ def hours(seconds: float) -> str:
 
 def change(
     mine: Mapping[str, Any], theirs: Mapping[str, Any], metric: str
-) -> tuple[float | None, Any]:
+) -> tuple[float | None, list[float | None] | None]:
     """Relative change in per cent and its 95 % interval, from the intervals of both figures.
 
-    Both figures are drawn from normal distributions with the widths of their intervals; an excess
-    over the floor has the interval of its FID.
+    Both figures are drawn from normal distributions, as wide as the longer half of their intervals (the
+    other may have been cut off at the end of what the figure can be) and cut off at 0; an excess over the
+    floor has the interval of its FID and may be below 0. Where the rival's figure may be 0 the interval
+    has no upper end: None.
     """
     a, b = mine.get(metric), theirs.get(metric)
     if a is None or b is None or b <= 0:
@@ -367,15 +390,16 @@ def change(
     draws = []
     for value, row in ((a, mine), (b, theirs)):
         low, high = row.get(f"{of}_interval") or (math.nan, math.nan)
-        draws.append(value + rng.standard_normal(20_000) * (high - low) / (2 * 1.96))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = 100 * (draws[0] / draws[1] - 1)
-    interval = (
-        [round(float(v), 1) for v in np.nanquantile(ratio, [0.025, 0.975])]
-        if np.isfinite(ratio).any()
-        else None
-    )
-    return round(100 * (a / b - 1), 1), interval
+        reach = max(high - row[of], row[of] - low) if of in row else math.nan
+        drawn = value + rng.standard_normal(20_000) * reach / 1.96
+        draws.append(drawn if metric == "fid_excess" else np.maximum(drawn, 0.0))
+    value = round(100 * (a / b - 1), 1)
+    if np.isnan(draws).any():
+        return value, None
+    ratio = np.full(20_000, math.inf)
+    np.divide(draws[0], draws[1], out=ratio, where=draws[1] > 0)
+    ends = [float(end) for end in np.quantile(ratio, [0.025, 0.975], method="nearest")]
+    return value, [round(100 * (end - 1), 1) if math.isfinite(end) else None for end in ends]
 
 
 def claims_of(name: str, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -431,6 +455,11 @@ def results(
             else:
                 place = arguments.work / piece.place
                 changed[piece.corpus] = changed_of(piece.corpus, place, how)
+    for (
+        name,
+        run,
+    ) in runs.items():  # those of before too: how claims are worked out may have changed
+        run["claims"] = {**run["claims"], **claims_of(name, run)}
     claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
     claims |= {name: claim for part in changed.values() for name, claim in part["claims"].items()}
     document = write_results_file(
@@ -453,6 +482,7 @@ def how_made(piece: Piece, arguments: argparse.Namespace, ledger: Ledger) -> dic
     return {
         "command": command(arguments, piece),
         **(ledger.done[piece.key].get("made") or made_now()),
+        "drawn_by": ledger.commits(piece.place),
         "seconds": round(ledger.seconds(piece.place), 1),
         "seed": arguments.seed,
         "lm": arguments.lm,
@@ -474,7 +504,8 @@ def run_of(name: str, arguments: argparse.Namespace, how: Mapping[str, Any]) -> 
     return {
         "claims": claims_of(name, found),
         **how,
-        **{key: found[key] for key in ("methods", "floor", "best_rivals", "n_responses", "n_golden")},
+        **{key: found[key] for key in ("methods", "floor", "best_rivals", "ablations", "n_responses",
+                                       "n_golden") if key in found},
         "text": section(name, found, read_json(place / "ceiling.json"), place / "compare"),
     }  # fmt: skip
 
@@ -524,16 +555,24 @@ def page(document: Mapping[str, Any]) -> str:
         "Made by `make bench-paper`; do not edit. Below each data set stands the command that printed its figures.", "",
         "“Rival” means a method of the literature or plain prompting; few-shot and persona-only are "
         "controls. ZeroGen, AttrPrompt, ProGen and plain prompting see no real text, the others see "
-        "the exemplars. NAME@TAU is a method at that temperature instead of 1; ProGen, whose rounds "
+        "the exemplars; MoP (and mop-uniform, which has one fitted temperature) also learns from the training "
+        "and validation texts, in figures only. PICLe and MoP show exemplars of the label asked for, few-shot of "
+        "any. NAME@TAU is a method at that temperature instead of 1; ProGen, whose rounds "
         "take long, and persona-only have 1 alone. The best rival is picked on the golden "
         "texts, in its favour; nothing of MoP is. "
-        "With several seeds, intervals are over seeds that draw anew from the same fit.", "",
+        "With several seeds, intervals are over seeds that draw anew from the same fit. LM tokens are those "
+        "drawn or scored, without prompts; minutes have everything. “Before” is what a method needs once: "
+        "personas and fit, or PICLe's scores and fine-tuning.", "",
         "| ID | value | 95 % interval | aim | met | against |", "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for name, claim in document["claims"].items():
         value = "–" if claim["value"] is None else f"{claim['value']:+.1f} %"
         ends = claim["interval"]
-        interval = "–" if ends is None else f"{ends[0]:+.1f} to {ends[1]:+.1f}"
+        interval = (
+            "–"
+            if ends is None
+            else " to ".join("∞" if end is None else f"{end:+.1f}" for end in ends)
+        )
         lines.append(
             f"| `{name}` | {value} | {interval} | {claim['target']:+.0f} % | "
             f"{'yes' if claim['met'] else 'no'} | {claim['against']} |"
@@ -560,11 +599,13 @@ def made_by(run: Mapping[str, Any]) -> list[str]:
     """Lines that say how figures were made."""
     others = f" ({', '.join(run['encoders'][1:])} beside it)" if run["encoders"][1:] else ""
     drawing = run["drawing"]
+    earlier = [commit for commit in run.get("drawn_by", []) if commit != run["commit"]]
+    drawn = f" (responses also by {', '.join(earlier)})" if earlier else ""
     versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
     return [
         f"    {run['command']}", "",
         f"Language model {run['lm']}; encoder of the metrics {run['encoders'][0]}{others}, in "
-        f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}; "
+        f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}{drawn}; "
         f"{run['seconds'] / 3600:.2f} hours. Sizes: "
         + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
         + f". MoP: exemplars in a prompt {drawing['n_agents']}, of "
@@ -605,6 +646,9 @@ def command(arguments: argparse.Namespace, piece: Piece) -> str:
         parts.append(f"--sizes {arguments.sizes}")
     parts += [f"--{key.replace('_', '-')} {value}" for key in SIZES["paper"]
               if (value := getattr(arguments, key)) is not None]  # fmt: skip
+    if (encoders := arguments.encoders) != ["mpnet", "minilm"] and arguments.sizes != "tiny":
+        parts.append(f"--encoders {' '.join(encoders)}")
+    parts.append(f"--encoder-dtype {arguments.encoder_dtype}")
     if arguments.methods != default_methods(is_tiny=arguments.sizes == "tiny"):
         parts.append(f"--methods {' '.join(arguments.methods)}")
     parts.append(
@@ -659,7 +703,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pieces", nargs="+", metavar="NAME", help="do only these, e.g. zerogen progen"
     )
-    parser.add_argument("--list", action="store_true", help="show the pieces and do nothing")
+    parser.add_argument("--list", action="store_true", help="show the pieces and do none")
     parser.add_argument("--quiet", action="store_true", help="no progress within a piece")
     arguments = parser.parse_args(argv)
     is_tiny = arguments.sizes == "tiny"
@@ -685,7 +729,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do the pieces that are not done; the exit code is 0 once all are, 3 if some are left."""
+    """Do the pieces that are not done; the exit code is 0 once all that were asked for are, 3 if time ran out."""
     arguments = arguments_of(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
     ledger, began = Ledger(arguments.work / "pieces.json"), time.monotonic()
@@ -727,7 +771,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         start = time.monotonic()
         do(piece, arguments)
-        ledger.finish(piece, time.monotonic() - start)
+        ledger.finish(piece, time.monotonic() - start, digest_of(piece, arguments))
         chosen = chosen[1:]
         left = [other for other in left if other.key != piece.key]
         if piece.name == "table":  # what is known is on disk early

@@ -60,6 +60,30 @@ def test_a_rival_at_or_below_the_floor_gives_no_percentage(bench):
     assert bench.change({"fid_excess": 0.1}, {"fid_excess": 0.0}, "fid_excess") == (None, None)
 
 
+def test_an_interval_keeps_to_what_a_figure_can_be_and_has_no_end_where_the_rivals_may_be_nothing(
+    bench,
+):
+    mine = {
+        "kl_cosine": 0.03,
+        "kl_cosine_interval": [0.0, 0.08],
+    }  # cut off at 0: 0.05 to either side
+    low, high = bench.change(
+        mine, {"kl_cosine": 0.1, "kl_cosine_interval": [0.1, 0.1]}, "kl_cosine"
+    )[1]
+    assert (low, high) == (-100.0, pytest.approx(-20.0, abs=2.0))
+    theirs = {"kl_cosine": 0.01, "kl_cosine_interval": [0.0, 0.022]}
+    low, high = bench.change(mine, theirs, "kl_cosine")[1]
+    assert low == -100.0
+    assert high is None
+    # An excess over the floor may be below 0.
+    low, _ = bench.change(
+        {"fid": 0.1, "fid_excess": 0.0, "fid_interval": [0.08, 0.12]},
+        {"fid": 0.2, "fid_excess": 0.1, "fid_interval": [0.2, 0.2]},
+        "fid_excess",
+    )[1]
+    assert low == pytest.approx(-120.0, abs=2.0)
+
+
 def test_absent_data_are_skipped_with_a_reason(bench, tmp_path, capsys):
     arguments = [
         "--sizes",
@@ -120,12 +144,56 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
         assert part in text
 
 
+def test_claims_of_earlier_runs_are_worked_out_anew_and_those_that_cannot_be_are_kept(
+    bench, tmp_path
+):
+    arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path)])
+    old = {"value": 1.0, "interval": None, "target": 0.0, "met": False, "against": "x"}
+    run = {
+        "claims": {"mauve_gain_imdb": old, "fid_cut_vs_paper_imdb": old},
+        "methods": {"mop": row(0.05, 0.8, 0.03, 0.85), "zerogen": row(0.1, 0.5, 0.2, 0.8)},
+        "best_rivals": {"mauve": "zerogen"}, "command": "c", "commit": "abc", "machine": "m", "seconds": 1.0,
+        "seed": 0, "lm": "fake", "encoders": ["fake"], "encoder_dtype": "float32", "sizes": {}, "text": [],
+        "drawing": bench.CORPORA["imdb"].drawing, "versions": {}, "n_responses": 24, "n_golden": 60,
+        "drawn_by": ["abc", "def"],
+    }  # fmt: skip
+    bench.write_json(arguments.out, {"runs": {"imdb": run}})
+    document = bench.results([], [], {}, arguments, bench.Ledger(tmp_path / "pieces.json"))
+    assert document["claims"]["mauve_gain_imdb"]["value"] == 60.0
+    assert document["claims"]["fid_cut_vs_paper_imdb"] == old
+    assert "commit abc (responses also by def);" in arguments.docs.read_text()
+
+
+def test_a_piece_that_came_out_as_it_was_was_made_when_it_first_was(bench, tmp_path, monkeypatch):
+    ledger = bench.Ledger(tmp_path / "pieces.json")
+    for commit, digest, made_by in (
+        ("a", "x", "a"),
+        ("b", "x", "a"),
+        ("c", "y", "c"),
+        ("d", None, "d"),
+    ):
+        monkeypatch.setattr(bench, "made_now", lambda commit=commit: {"commit": commit})
+        ledger.finish(bench.Piece("agnews", "table", "mop", 60.0, RunConfig()), 1.0, digest)
+        assert ledger.done["agnews/mop"]["made"]["commit"] == made_by
+        assert ledger.commits("agnews") == ([made_by] if digest else [])
+
+
+def test_a_further_ablation_makes_the_table_anew_and_nothing_else(bench, tmp_path):
+    ledger, config = bench.Ledger(tmp_path / "pieces.json"), RunConfig()
+    more = replace(config, compare=replace(config.compare, ablations=("no-gates",)))
+    for name in ("mop", "table"):
+        ledger.finish(bench.Piece("agnews", "ablations", name, 60.0, config), 1.0, None)
+        assert ledger.is_done(bench.Piece("agnews", "ablations", name, 60.0, more)) == (
+            name == "mop"
+        )
+
+
 def test_a_piece_made_again_has_the_time_of_the_longer_attempt(bench, tmp_path):
     ledger = bench.Ledger(tmp_path / "pieces.json")
     for seed, seconds in ((0, 70.0), (1, 5.0), (2, 80.0)):
         config = replace(RunConfig(), seed=seed)
         piece = bench.Piece("agnews", "table", "mop", 60.0, config)
         assert not ledger.is_done(piece)
-        ledger.finish(piece, seconds)
+        ledger.finish(piece, seconds, None)
         assert bench.Ledger(ledger.file).is_done(piece)
         assert ledger.seconds("agnews") == max(70.0, seconds)

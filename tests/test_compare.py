@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,9 @@ from conftest import reviews
 from mop.artifacts import read_json, read_jsonl, write_json
 from mop.cli import OK, main
 from mop.compare import (
+    Arm,
+    _Bench,
+    _draw_further,
     balanced,
     best_rivals,
     compare,
@@ -80,6 +84,16 @@ def test_every_method_has_its_figures_its_cost_and_its_seeds(finished):
         "mop.tokens-2",
         "mop.n-12",
     ]
+    # Of MoP's own responses the ablations are beside a part, at the cost of that part.
+    changed = found["ablations"]["methods"]
+    assert [changed[name]["lm_calls"] for name in changed] == [8, 8, 8, 8]
+    assert changed["mop"]["lm_tokens"] < found["methods"]["mop"]["lm_tokens"]
+    before = {name: row["prepare_calls"] for name, row in changed.items()}
+    assert before["mop.no-exemplars"] == before["mop.tokens-2"] == before["mop"]
+    asked = read_json(path / "manifest.json")["stages"]["fit"]["info"]["asked"]
+    assert set(asked) == {"coverage", "fit"}
+    assert before["mop"] == sum(calls for calls, _ in asked.values())
+    assert "prepare_minutes" not in found["methods"]["zero-shot"]
     assert {"real train", "real exemplars"} == set(found["real"])
     document = read_json(path / "compare" / "comparison.json")
     assert {**document, "run": str(path)} == found
@@ -108,6 +122,80 @@ def test_a_variant_is_fitted_on_the_very_same_records(finished):
     fewer = {r["key"] for r in read_jsonl(part / "exemplars.jsonl")}
     assert len(fewer) == 12
     assert fewer < keys["exemplars"]
+
+
+def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, source, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    personas = path / "personas.jsonl"
+    edited = personas.read_text().replace('"description": "', '"description": "You are Dutch. ', 1)
+    assert edited != personas.read_text()
+    personas.write_text(edited)
+    compare(settings(source, 'compare.ablations=["single-tau", "n-12"]'), path)
+    of = {name: next(read_jsonl(path / "compare/variants" / name / "personas.jsonl"))
+          for name in ("single-tau", "n-12")}  # fmt: skip
+    assert of["single-tau"]["description"].startswith("You are Dutch. ")
+    assert not of["n-12"]["description"].startswith("You are Dutch. ")
+
+
+def bare_bench(tmp_path, **more):
+    bench = _Bench.__new__(_Bench)
+    bench.work = SimpleNamespace(store=Store(":memory:"))
+    bench.place, bench._within = tmp_path, 0.0
+    for name, value in more.items():
+        setattr(bench, name, value)
+    return bench
+
+
+def test_what_comes_before_the_draws_is_timed_apart(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("mop.compare.time.monotonic", lambda: now[0])
+    bench = bare_bench(tmp_path)
+    for _ in range(2):  # nothing is new in the second attempt, so both count
+        with bench._clock("picle", "simulate/picle"):
+            now[0] += 1
+            with bench._clock("prepare/picle", "prepare/picle"):
+                now[0] += 100
+            with bench._clock(None, "fit"):
+                now[0] += 1000
+            now[0] += 2
+    assert bench.seconds() == {"picle": 6.0, "prepare/picle": 200.0}
+
+
+def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path):
+    fid = {"a": 0.2, "a-s2": 0.5, "b": 0.3, "b-s2": 0.2, "mop": 0.1, "mop-s2": 0.1}
+    drawn = []
+
+    def judge(table, arms, is_quick):
+        rows = {arm.name: {"fid": fid[arm.name], "n": 9} for arm in arms}
+        return {"arms": {arm.name: arm.method for arm in arms}, "rows": rows}
+
+    bench = bare_bench(
+        tmp_path,
+        config=SimpleNamespace(compare=SimpleNamespace(n_seeds=1, n_seeds_best=2)),
+        methods=["a", "b", "mop"],
+        judge=judge,
+        draw=lambda arms: drawn.append([arm.name for arm in arms]),
+        arm=lambda method, s: Arm(method + "-s2" * s, method, s, 9),
+    )
+    arms = [bench.arm(method, 0) for method in bench.methods]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mop.compare.best_rivals", lambda means, methods: {
+            "fid": min(("a", "b"), key=lambda m: means[m]["fid"])})  # fmt: skip
+        _draw_further(bench, arms, "first", is_quick=True)
+    # a looked best until its second seed; then b had to draw again too.
+    assert drawn == [["mop-s2", "a-s2"], ["b-s2"]]
+    assert [arm.name for arm in arms] == ["a", "b", "mop", "mop-s2", "a-s2", "b-s2"]
+
+
+def test_a_model_that_cannot_be_fine_tuned_is_refused_before_it_is_asked(source, tmp_path):
+    more = ('model.scorer="fake"', 'compare.methods=["picle"]', "compare.ablations=[]")
+    config = on_a_server(source, *more)
+    server = FakeServer("openai")
+    models = Models(config, lm=served(server, dialect="openai-chat"))
+    with pytest.raises(ConfigError, match="picle fine-tunes a copy of the language model"):
+        compare(config, tmp_path / "run", models=models)
+    assert server.calls == 0
 
 
 def test_the_command_again_draws_nothing_and_writes_the_same(finished, capsys):
@@ -275,6 +363,9 @@ def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are
     assert sorted(row["finish_reason"] for row in rows if not row["n_tokens"]) == [
         "failed", "refused"
     ]  # fmt: skip
+    row = found["methods"]["picle-prompted"]
+    assert (row["prepare_calls"] > 0, row["prepare_minutes"] >= 0) == (True, True)
+    assert "prepare/picle-prompted" in read_json(tmp_path / "run" / "compare" / "seconds.json")
     assert found["notes"][0] == (
         "mop was fitted to the likelihoods of fake, a surrogate; openai:toy@http://127.0.0.1:1 "
         "wrote all responses."

@@ -94,3 +94,12 @@ def test_a_fine_tuned_transformer_learns_and_repeats_itself(tiny_classifier):
 def test_an_unknown_classifier_is_named(tmp_path):
     with pytest.raises(ConfigError, match="the classifier .* cannot be loaded"):
         judge(GOOD + BAD, ["good"] * 3 + ["bad"] * 3, classifier=str(tmp_path))
+
+
+def test_a_classifier_with_another_number_of_labels_is_named(tiny_classifier, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    kind = transformers.AutoModelForSequenceClassification
+    kind.from_pretrained(tiny_classifier, num_labels=3).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(tiny_classifier).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="the classifier .* cannot be loaded"):
+        fine_tuned_predictions(["a", "b"] * 9, ["x", "y"] * 9, ["a"], model=str(tmp_path), seed=0)

@@ -182,13 +182,13 @@ def test_progress_reaches_its_total():
             {"a": GOOD},
             {"exemplar_texts": {"b": ["x"]}},
             DataError,
-            "exemplars were given for 'b': 1, with 0 responses; each response needs one exemplar",
+            "exemplars were given for 'b': 1, with 0 responses; each response needs its exemplars",
         ),
         (
             {"a": GOOD},
             {"exemplar_texts": {"a": ["x"]}},
             DataError,
-            "exemplars were given for 'a': 1, with 40 responses; each response needs one exemplar",
+            "exemplars were given for 'a': 1, with 40 responses; each response needs its exemplars",
         ),
     ],
 )

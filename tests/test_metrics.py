@@ -415,6 +415,10 @@ def test_only_texts_with_an_exemplar_can_be_copies():
     copy = "one of the best films"
     assert metrics.near_copy_share([copy, "no", copy], [copy, "a film", None]) == 0.5
     assert metrics.near_copy_share([copy], [None]) is None
+    # Of several exemplars any may be repeated; a short one within a long text, too.
+    rest = " ".join(f"w{i}" for i in range(40))
+    shots = [[" ".join(f"v{i}" for i in range(60)), copy], ["a film", "no film"], []]
+    assert metrics.near_copy_share([f"{copy} {rest}", "no", copy], shots) == 0.5
 
 
 def test_exemplars_must_be_as_many_as_texts():

@@ -2,8 +2,12 @@
 
 import pytest
 
+from mop.backends.fake import FakeModel
 from mop.baselines.picle_lora import lora_ratio, text_log_likelihoods
+from mop.config import resolve_config
+from mop.embed import FakeEncoder
 from mop.errors import ConfigError
+from mop.methods import Ingredients, prepare, respond
 from mop.store import Store
 from mop.types import Record
 
@@ -81,3 +85,59 @@ def test_new_weights_change_nothing_before_they_are_trained(folder):
         learning_rate=0.0,
     )  # fmt: skip
     assert abs(ratio).max() < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_begin_token_is_what_is_not_scored(folder, tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    from mop.backends.tokens import PromptEncoder
+    from tiny_models import byte_tokenizer, tiny_llama
+
+    tokenizer = byte_tokenizer()
+    begin = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", begin)]
+    )
+    assert PromptEncoder(byte_tokenizer()).begin_ids == []
+    encoder = PromptEncoder(tokenizer)
+    assert encoder.begin_ids == [begin]
+    tokenizer.save_pretrained(tmp_path)
+    tiny_llama(spread=0.1).save_pretrained(tmp_path)
+    store, records = Store(":memory:"), texts()
+    lora_ratio(records, lm=str(tmp_path), store=store, seed=0, device="cpu", n_epochs=1)
+    # One token more is scored than without a begin token.
+    plain = Store(":memory:")
+    lora_ratio(records, lm=folder, store=plain, seed=0, device="cpu", n_epochs=1)
+    spent = [of.spent()["prepare/picle"] for of in (store, plain)]
+    assert spent[0].tokens == spent[1].tokens + len(records)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_method_shows_the_exemplars_that_its_persona_likes_most(folder):
+    store, records = Store(":memory:"), texts()
+    given = Ingredients(
+        config=resolve_config(preset="quick", assignments=[f'model.lm="{folder}"', "seed=4"]),
+        exemplars=records, mixture=None, lm=FakeModel(), encoder=FakeEncoder(), store=store, seed=9,
+    )  # fmt: skip
+    prepare("picle", given)
+    ratio = lora_ratio(
+        records, lm=folder, store=store, seed=4,
+        progress=lambda *_: pytest.fail("trained again, or with another seed"),
+    )  # fmt: skip
+    contexts = [Record(key="c", context="?", response="-", label="bad")]
+    (row,) = respond("picle", contexts, given)
+    best = sorted(range(4, 8), key=lambda j: ratio[j])[-3:]
+    assert row.exemplar.split() == [records[j].key for j in best]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_kind_of_model_that_peft_does_not_know_is_named(folder, monkeypatch):
+    import peft
+
+    def refuse(model, config):
+        raise ValueError("Please specify `target_modules` in `peft_config`")
+
+    monkeypatch.setattr(peft, "get_peft_model", refuse)
+    with pytest.raises(ConfigError, match=r"picle cannot fine-tune .* of type 'llama'"):
+        lora_ratio(texts(), lm=folder, store=Store(":memory:"), seed=0, device="cpu")

@@ -77,6 +77,33 @@ def test_splits_share_no_record(finished):
     assert len(keys) == len(set(keys))
 
 
+def test_attempts_that_were_interrupted_count_in_the_time_of_a_stage(source, tmp_path, monkeypatch):
+    now, make = [0.0], STAGES["personas"]
+    monkeypatch.setattr("mop.pipeline.time.monotonic", lambda: now[0])
+    calls = []
+
+    def slow(work):
+        now[0] += 50
+        calls.append(1)
+        if len(calls) < 3:
+            raise KeyboardInterrupt
+        return make(work)
+
+    monkeypatch.setitem(STAGES, "personas", slow)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(quick(source), tmp_path / "run", until="personas")
+    done = run(quick(source), tmp_path / "run", until="personas")
+    assert done["personas"]["seconds"] == 150.0
+    # Other settings: what was stopped before is none of theirs.
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(quick(source, "personas.n_personas=2"), tmp_path / "run", until="personas")
+    calls += [1, 1]
+    done = run(quick(source, "personas.n_personas=4"), tmp_path / "run", until="personas")
+    assert done["personas"]["seconds"] == 50.0
+
+
 def test_rows_that_cannot_be_used_are_counted_and_named(finished):
     problems = read_json(finished[0] / "records" / "problems.json")
     assert sum(problems["counts"].values()) == 1

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from mop.artifacts import RunFolder, hash_of, read_json, write_atomic, write_json
 from mop.backends.remote import RemoteGenerator
+from mop.baselines.picle_lora import check_lora
 from mop.comparison import Row, comparison_page, latex_table, markdown_table
 from mop.config import (
     PRESETS,
@@ -36,13 +38,30 @@ from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
 from mop.fitted import FittedMixture, load_mixture
-from mop.methods import Ingredients, answer, mixture_agents, needs_mixture, respond
-from mop.pipeline import Models, Work, bring_up, ingredients_of, open_work, run
+from mop.methods import (
+    METHODS_VERSION,
+    Ingredients,
+    answer,
+    mixture_agents,
+    needs_mixture,
+    needs_preparation,
+    prepare,
+    respond,
+)
+from mop.pipeline import (
+    STAGE_VERSIONS,
+    Models,
+    Work,
+    bring_up,
+    ingredients_of,
+    open_work,
+    run,
+)
 from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
-from mop.simulate import is_drawn, read_responses, write_responses
-from mop.store import Cost
+from mop.simulate import is_drawn, read_responses, shown_to, write_responses
+from mop.store import Cost, Tally
 from mop.types import Agent, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
@@ -63,7 +82,7 @@ SEES_REAL = (
 """Methods that see real texts (the exemplars); the others see none."""
 QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
 """k-means seeds and subsamples of the first look, which only chooses the best rivals."""
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 """Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
@@ -142,15 +161,14 @@ def compare(
     for ablation in config.compare.ablations:
         variant_settings(config, ablation)
     with _open_bench(config, path, progress=progress, models=models) as bench:
-        first = [
+        arms = [
             bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)
         ]
-        bench.draw(first)
-        more: list[Arm] = []
+        bench.draw(arms)
         if config.compare.n_seeds_best > config.compare.n_seeds:
-            more = _further_arms(bench, bench.judge("first", first, is_quick=True), config)
-            bench.draw(more)
-        found = bench.judge("methods", [*first, *more])
+            _draw_further(bench, arms, "first", is_quick=True)
+            _draw_further(bench, arms, "methods")
+        found = bench.judge("methods", arms)
         cut = [bench.ablation_arm(name) for name in config.compare.ablations]
         bench.draw(cut)
         ablations = bench.judge("ablations", cut) if cut else None
@@ -206,6 +224,8 @@ def _open_bench(
             f"the ablation {mixing[0]} averages next-token distributions, which a server does not "
             f"give, got {config.model.lm}; leave it out, or use a local model"
         )
+    if "picle" in {method_and_tau(method)[0] for method in config.compare.methods}:
+        check_lora(config.model.lm)
     with open_work(config, path, models, until="fit", also=("lm",), progress=progress) as work:
         bring_up(work, "fit")
         place = work.folder.path / "compare"
@@ -213,15 +233,30 @@ def _open_bench(
         yield _Bench(work, place)
 
 
+def _prepared(method: str) -> str:
+    """Under which name the scores and the time before a method's draws are kept."""
+    return f"prepare/{method_and_tau(method)[0]}"
+
+
 def _arm_name(method: str, s: int) -> str:
     return method if s == 0 else f"{method}-s{s + 1}"
 
 
-def _further_arms(bench: _Bench, found: Mapping[str, Any], config: RunConfig) -> list[Arm]:
-    """Further seeds of MoP and of the rival that is best on each figure."""
-    seeds = range(config.compare.n_seeds, config.compare.n_seeds_best)
-    names = ["mop", *dict.fromkeys(best_rivals(found["rows"], bench.methods).values())]
-    return [bench.arm(method, s) for method in names for s in seeds]
+def _draw_further(bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool = False) -> None:
+    """Draw further seeds of MoP and of the rival that is best on each figure, until no other one is."""
+    settings = bench.config.compare
+    for attempt in count(1):
+        # Quick looks are kept apart, so that the command again has all of them.
+        name = f"{table}-{attempt}" if is_quick else table
+        means = bench.means(bench.judge(name, arms, is_quick=is_quick))
+        names = ["mop", *dict.fromkeys(best_rivals(means, bench.methods).values())]
+        seeds = range(settings.n_seeds, settings.n_seeds_best)
+        further = [bench.arm(method, s) for method in names for s in seeds]
+        new = [arm for arm in further if arm not in arms]
+        if not new:
+            return
+        bench.draw(new)
+        arms += new
 
 
 def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
@@ -298,6 +333,11 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
     return config_from_dict(settings), ablation == "single-tau"
 
 
+def keeps_personas(ablation: str) -> bool:
+    """Whether a changed version with its own fit has the personas of the run."""
+    return ablation in ("single-tau", "paper-fit")
+
+
 class _Bench:
     """What the steps of one comparison share."""
 
@@ -305,6 +345,7 @@ class _Bench:
         self.work = work
         self.place = place
         self.config = work.config
+        self._within = 0.0
         self.methods = list(dict.fromkeys([*work.config.compare.methods, "mop"]))
         settings = work.config.compare
         tests = work.records("test")
@@ -344,23 +385,16 @@ class _Bench:
                 continue
             self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
             self.work.progress.begin(stage)
-            began, before = time.monotonic(), self._n_paid(arm.name)
-            with self.work.store.tally() as tally:
-                try:
-                    rows = self._ablation(arm) if is_ablation else self._method(arm)
-                    write_responses(self.file(arm), rows)
-                finally:
-                    asked = tally.costs()
-                    n_drawn = asked.get(f"simulate/{arm.name}", NOTHING).calls
-                    n_new = self._n_paid(arm.name) - before
-                    self._add_seconds(arm.name, time.monotonic() - began, anew=0 < n_drawn == n_new)
+            with self._clock(arm.name, f"simulate/{arm.name}") as tally:
+                rows = self._ablation(arm) if is_ablation else self._method(arm)
+                write_responses(self.file(arm), rows)
             self.work.progress.save()
             self.work.describe()
             self.work.folder.finish_stage(
                 stage,
                 inputs,
                 files=[self.file(arm)],
-                info={"asked": {who: list(cost) for who, cost in asked.items()}},
+                info={"asked": {who: list(cost) for who, cost in tally.costs().items()}},
             )
 
     def _inputs(self, arm: Arm) -> dict[str, Any]:
@@ -379,18 +413,24 @@ class _Bench:
             "scorer": self.work.scorer.score_identity,
             **self.work.tolerance(),
             "prompts": PROMPT_VERSION,
+            "versions": [METHODS_VERSION, STAGE_VERSIONS["simulate"]],
             "arm": [arm.name, arm.method, arm.seed],
         }
 
     def _method(self, arm: Arm) -> list[Response]:
         given = replace(ingredients_of(self.work), seed=arm.seed)
+        if needs_preparation(arm.method):
+            name = _prepared(arm.method)
+            with self._clock(name, name):
+                prepare(arm.method, given)
         return list(respond(arm.method, self.contexts, given, name=arm.name))
 
     def _ablation(self, arm: Arm) -> list[Response]:
         settings, is_shared = variant_settings(self.config, arm.method)
         given, mixture = ingredients_of(self.work), self.work.fitted
         if settings is not None:
-            mixture = self._fit_variant(arm.method, settings, is_shared)
+            with self._clock(None, "fit"):  # its own run folder keeps what it took
+                mixture = self._fit_variant(arm.method, settings, is_shared)
             given = replace(given, mixture=mixture, exemplars=mixture.exemplars)
         return list(draw_ablation(arm.method, self.few, given, mixture, name=arm.name))
 
@@ -408,6 +448,12 @@ class _Bench:
             group=None,
         )
         settings = replace(settings, data=data)
+        if keeps_personas(ablation):
+            # Those of the run, as a person may have edited them and another model may have written them.
+            file = str(self.work.folder.personas)
+            settings = replace(
+                settings, personas=replace(settings.personas, writer="file", path=file)
+            )
         path = self.place / "variants" / ablation
         run(
             settings,
@@ -419,16 +465,37 @@ class _Bench:
         )
         return load_mixture(path / "mixture")
 
-    def _n_paid(self, name: str) -> int:
-        """How many draws of an arm were ever paid for."""
-        return self.work.store.spent().get(f"simulate/{name}", NOTHING).calls
+    @contextmanager
+    def _clock(self, name: str | None, stage: str) -> Iterator[Tally]:
+        """Keep under ``name`` how long something took that asks for scores or draws as ``stage``.
 
-    def _add_seconds(self, name: str, seconds: float, *, anew: bool) -> None:
-        """Keep the time of all attempts, but none of before if nothing of it was used; a killed one is not counted."""
+        All attempts count but killed ones, and none of before if nothing of theirs was used. What is
+        timed within is not counted again.
+        """
+        began, outer, self._within = time.monotonic(), self._within, 0.0
+        paid = self._n_paid(stage)
+        with self.work.store.tally() as tally:
+            try:
+                yield tally
+            finally:
+                took = time.monotonic() - began
+                asked = tally.costs().get(stage, NOTHING).calls
+                is_anew = 0 < asked == self._n_paid(stage) - paid
+                if name is not None:
+                    known = self.seconds()
+                    before = 0.0 if is_anew else known.get(name, 0.0)
+                    known[name] = round(before + took - self._within, 1)
+                    write_json(self.place / "seconds.json", known)
+                self._within = outer + took
+
+    def _n_paid(self, stage: str) -> int:
+        """How many answers were ever paid for under a name."""
+        return self.work.store.spent().get(stage, NOTHING).calls
+
+    def seconds(self) -> dict[str, float]:
+        """Time of each arm and preparation so far."""
         file = self.place / "seconds.json"
-        known = read_json(file) if file.is_file() else {}
-        before = 0.0 if anew else known.get(name, 0.0)
-        write_json(file, {**known, name: round(before + seconds, 1)})
+        return dict(read_json(file)) if file.is_file() else {}
 
     # -- judging
 
@@ -470,6 +537,7 @@ class _Bench:
             write_json(file, judged)
             self.work.folder.finish_stage(stage, inputs, files=[file])
         found: dict[str, Any] = read_json(file)
+        found["n_asked"] = len(contexts)
         found["arms"] = {arm.name: arm.method for arm in shown}
         found["rows"] = {
             arm.name: {
@@ -511,7 +579,7 @@ class _Bench:
                 n_bootstrap=n_bootstrap,
                 seed=self.config.seed,
                 exemplar_texts={
-                    arm: [_shown(r, exemplars) for r in rows] for arm, rows in responses.items()
+                    arm: [shown_to(r, exemplars) for r in rows] for arm, rows in responses.items()
                 },
                 progress=self.work.progress,
             )
@@ -615,63 +683,82 @@ class _Bench:
             f"{self.work.lm.name} wrote all responses."
         ]
 
+    def means(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Figures of each method over its seeds."""
+        return {
+            method: over_seeds([found["rows"][name] for name in names])
+            for method, names in _arms_by_method(found).items()
+        }
+
     def _rows(self, found: Mapping[str, Any]) -> list[Row]:
         """One row per method: means over its arms, what it cost."""
-        by_method: dict[str, list[str]] = {}
-        for name, method in found["arms"].items():
-            by_method.setdefault(name if name.startswith("mop.") else method, []).append(name)
-        floor = found["scores"][found["encoders"][0]][FLOOR]
+        floor, means = found["scores"][found["encoders"][0]][FLOOR], self.means(found)
         rows = []
-        for method, names in by_method.items():
-            values = over_seeds([found["rows"][name] for name in names])
+        for method, names in _arms_by_method(found).items():
+            values = means[method]
             values["fid_excess"] = values["fid"] - floor["fid"]
-            values |= self._cost(method, names)
+            values |= self._cost(method, names, found["n_asked"])
             base = method.partition("@")[0]
             values["sees_real"] = base in SEES_REAL or base.startswith("mop.")
             rows.append(Row(method, values))
         return rows
 
-    def _cost(self, method: str, names: Sequence[str]) -> dict[str, Any]:
+    def _cost(self, method: str, names: Sequence[str], n: int) -> dict[str, Any]:
         """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them.
 
         Calls and tokens are those that the responses at hand rest on, paid for in this table or before it;
-        the price is what was ever paid.
+        the price is what was ever paid. Of an arm of more than the n responses of the table, as MoP's own
+        is beside its ablations, they are the share of n.
         """
-        file = self.place / "seconds.json"
-        seconds = read_json(file) if file.is_file() else {}
+        seconds = self.seconds()
         asked = [asked_of(self.work.folder, f"compare/{name}") for name in names]
         draws = [of.get(f"simulate/{name}", NOTHING) for name, of in zip(names, asked, strict=True)]
-        fitted = self._fitted_in(method)
-        prepared = f"prepare/{method.partition('@')[0]}"
-        before = fit_costs(fitted) if fitted else [asked[0].get(prepared, NOTHING)]
+        n_drawn = len(self.few) if method.startswith("mop.") else len(self.contexts)
         money = sum(
             stages.get(f"compare/{name}", {}).get("cost", 0.0)
             for stages in self.work.progress.rows().values()
             for name in names
         )
-        n = max(1, len(names))
+        share = min(1.0, n / n_drawn) / len(names)
+        prepared, minutes = self._before(method, asked[0])
         return {
-            "lm_calls": round(sum(cost.calls for cost in draws) / n),
-            "lm_tokens": round(sum(cost.tokens for cost in draws) / n),
-            "minutes": round(sum(seconds.get(name, 0.0) for name in names) / n / 60, 2),
-            **({"money": round(money / n, 6)} if money else {}),
-            "prepare_calls": sum(cost.calls for cost in before),
-            "prepare_tokens": sum(cost.tokens for cost in before),
-            **(
-                {"prepare_minutes": round(fitted.stage_info("fit")["seconds"] / 60, 2)}
-                if fitted
-                else {}
-            ),
+            "lm_calls": round(share * sum(cost.calls for cost in draws)),
+            "lm_tokens": round(share * sum(cost.tokens for cost in draws)),
+            "minutes": round(share * sum(seconds.get(name, 0.0) for name in names) / 60, 2),
+            **({"money": round(share * money, 6)} if money else {}),
+            "prepare_calls": prepared.calls,
+            "prepare_tokens": prepared.tokens,
+            **({} if minutes is None else {"prepare_minutes": round(minutes, 2)}),
         }
 
-    def _fitted_in(self, method: str) -> RunFolder | None:
-        """Folder of the fit that a method rests on; None for rivals, and for changed versions that share MoP's."""
-        if method in ("mop", "mop-uniform"):
-            return self.work.folder
-        variant = self.place / "variants" / method.removeprefix("mop.")
-        if method.startswith("mop.") and (variant / "manifest.json").is_file():
-            return RunFolder.open(variant)
-        return None
+    def _before(self, method: str, asked: Mapping[str, Cost]) -> tuple[Cost, float | None]:
+        """What a method needs once before its draws, and minutes of it (None if it needs nothing)."""
+        stages: list[tuple[RunFolder, str]] = []
+        if method == "persona-only":
+            stages = [(self.work.folder, "personas")]
+        elif method in ("mop", "mop-uniform") or method.startswith("mop."):
+            ablation = method.removeprefix("mop.")
+            variant = self.place / "variants" / ablation
+            is_own = method != ablation and (variant / "manifest.json").is_file()
+            fitted = RunFolder.open(variant) if is_own else self.work.folder
+            described = self.work.folder if keeps_personas(ablation) else fitted
+            stages = [(described, "personas"), (fitted, "fit")]
+        if not stages:
+            seconds = self.seconds().get(_prepared(method))
+            return asked.get(_prepared(method), NOTHING), seconds and seconds / 60
+        costs = [cost_of(folder, stage) for folder, stage in stages]
+        return (
+            Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs)),
+            sum(folder.stage_info(stage)["seconds"] for folder, stage in stages) / 60,
+        )
+
+
+def _arms_by_method(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The arms of each row of a table: a method at all its seeds, or one changed version of MoP."""
+    names: dict[str, list[str]] = {}
+    for name, method in found["arms"].items():
+        names.setdefault(name if name.startswith("mop.") else method, []).append(name)
+    return names
 
 
 def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:
@@ -684,14 +771,10 @@ def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:
     return {name: Cost(*cost) for name, cost in costs.items()}
 
 
-def fit_costs(folder: RunFolder) -> list[Cost]:
-    """What the personas and the fit of a run rest on."""
-    return [asked_of(folder, stage).get(stage, NOTHING) for stage in ("personas", "fit")]
-
-
-def _shown(response: Response, exemplars: Mapping[str, str]) -> str | None:
-    keys = [key for key in (response.exemplar or "").split() if key in exemplars]
-    return " ".join(exemplars[key] for key in keys) or None
+def cost_of(folder: RunFolder, stage: str) -> Cost:
+    """All that a finished stage of a run rests on, under whatever name it was asked for."""
+    costs = asked_of(folder, stage).values()
+    return Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs))
 
 
 def draw_ablation(

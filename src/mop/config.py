@@ -443,7 +443,7 @@ class CompareConfig:
     methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
     """Rivals and controls beside mop; picle too if the package peft is installed and the model a local one."""
     ablations: tuple[str, ...] = ()
-    """Versions of mop that lack or change something: no-exemplars, raw-records, k=5, tokens=4, ..."""
+    """Versions of mop that lack or change something: no-exemplars, raw-records, k-5, tokens-4, ..."""
     n_responses: int = 400
     """Responses of each method, in equal shares of the labels."""
     n_ablation: int = 0

@@ -204,7 +204,7 @@ def fine_tuned_predictions(
             net = transformers.AutoModelForSequenceClassification.from_pretrained(
                 place, num_labels=len(names)
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: other output layer
             raise ConfigError(
                 f"the classifier {model!r} cannot be loaded ({error}); give {LOGISTIC}, hf:ORG/NAME "
                 "or a folder with a transformer and its tokenizer"

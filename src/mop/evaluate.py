@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mop import metrics
 from mop.embed import EmbeddingCache, Encoder, embed
 from mop.errors import ConfigError, DataError
-from mop.metrics import Gaussian
+from mop.metrics import Gaussian, Shown
 from mop.randomness import derive_seed, generator, uniforms
 from mop.types import FloatArray, Progress
 
@@ -74,7 +74,7 @@ def evaluate(
     n_seeds: int = 5,
     n_bootstrap: int = 200,
     seed: int,
-    exemplar_texts: Mapping[str, Sequence[str | None]] | None = None,
+    exemplar_texts: Mapping[str, Sequence[Shown]] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every method, and other real texts, against the golden texts.
@@ -102,8 +102,8 @@ def evaluate(
         Subsamples behind each interval, at least 2.
     seed : int
         64-bit.
-    exemplar_texts : mapping of str to sequence of str or None, optional
-        For a method, the exemplar that each response was written from.
+    exemplar_texts : mapping of str to sequence of str, of sequence of str, or of None, optional
+        For a method, the exemplar, or several, that each response was written from.
     progress : callable, optional
         Called as ``progress(what, done, total)``.
 
@@ -192,14 +192,14 @@ def _settled(methods: Mapping[str, Sequence[str]], n_seeds: int, n_bootstrap: in
 
 
 def _shots(
-    texts: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[str | None]]
-) -> dict[str, Sequence[str | None]]:
-    """Return the exemplar of every response, None where there is none."""
+    texts: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[Shown]]
+) -> dict[str, Sequence[Shown]]:
+    """Return the exemplars of every response, None where there is none."""
     for name, of in given.items():
         if name not in texts or len(of) != len(texts[name]):
             raise DataError(
                 f"exemplars were given for {name!r}: {len(of)}, with "
-                f"{len(texts.get(name, ()))} responses; each response needs one exemplar or None; "
+                f"{len(texts.get(name, ()))} responses; each response needs its exemplars or None; "
                 "pass lists of equal length under the name of the method"
             )
     return {name: given.get(name, [None] * len(of)) for name, of in texts.items()}
@@ -310,7 +310,7 @@ def _distances(
     }, histogram
 
 
-def _wording(texts: Sequence[str], shots: Sequence[str | None], *, seed: int) -> dict[str, Any]:
+def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict[str, Any]:
     """Measure what can be read off the words alone."""
     have_words = sum(bool(metrics.words(text)) for text in texts)
     return {

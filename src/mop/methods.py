@@ -27,6 +27,9 @@ from mop.types import Agent, Decoding, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
+METHODS_VERSION = 1
+"""Raised when a method would answer the same contexts in another way."""
+
 Agents = Sequence[Agent | tuple[Agent, ...]]
 
 
@@ -86,6 +89,22 @@ def needs_mixture(method: str) -> bool:
         For an unknown method.
     """
     return method_and_tau(method)[0] in ("mop", "mop-uniform", "persona-only")
+
+
+def needs_preparation(method: str) -> bool:
+    """Whether a method asks for scores before its draws; see `prepare`.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method.
+    """
+    return method_and_tau(method)[0] in ("picle", "picle-prompted")
+
+
+def prepare(method: str, given: Ingredients) -> None:
+    """Ask for the scores that a method of `needs_preparation` chooses by; `respond` finds them in the store."""
+    _ratio(method_and_tau(method)[0], given)
 
 
 def respond(
@@ -216,13 +235,14 @@ def _ratio(method: str, given: Ingredients) -> NDArray[np.float64]:
             task=given.config.data.task,
             progress=given.progress,
         )
-    device = given.config.model.device
+    device, dtype = given.config.model.device, given.config.model.dtype
     return lora_ratio(
         given.exemplars,
         lm=given.config.model.lm,
         store=given.store,
         seed=given.config.seed,
         device=None if device == "auto" else device,
+        dtype=None if dtype == "auto" else dtype,
         progress=given.progress,
     )
 

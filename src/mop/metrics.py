@@ -22,6 +22,9 @@ from mop.errors import DataError
 from mop.randomness import derive_seed, generator, uniforms
 from mop.types import FloatArray
 
+Shown = str | Sequence[str] | None
+"""What a text was written from: one text, several, or none."""
+
 N_BINS = 100
 """Equal bins on [-1, 1] of a cosine histogram; 50 to 400 bins move KL-cosine by under 2 %."""
 ALL_PAIRS_UP_TO = 2_000
@@ -979,14 +982,15 @@ def is_near_copy(text: str, exemplar: str) -> bool:
     return len(runs & set(_runs(longer, COPY_RUN))) >= COPY_SHARE * len(runs)
 
 
-def near_copy_share(texts: Sequence[str], exemplars: Sequence[str | None]) -> float | None:
-    """Share of near-copies among the texts that were written with an exemplar in view.
+def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown]) -> float | None:
+    """Share of near-copies among the texts that were written with exemplars in view.
 
     Parameters
     ----------
     texts : sequence of str
-    exemplars : sequence of str or None
-        The exemplar of each text; None where there was none.
+    exemplars : sequence of str, of sequence of str, or of None
+        The exemplar of each text, or several, of which any may be repeated; None, or an empty one,
+        where there was none.
 
     Returns
     -------
@@ -1001,7 +1005,10 @@ def near_copy_share(texts: Sequence[str], exemplars: Sequence[str | None]) -> fl
     if len(texts) != len(exemplars):
         raise DataError(
             f"near-copies were asked of {len(texts)} texts and {len(exemplars)} exemplars; "
-            "one exemplar, or None, is needed per text; pass lists of equal length"
+            "one exemplar, several, or None are needed per text; pass lists of equal length"
         )
-    shown = [(text, shot) for text, shot in zip(texts, exemplars, strict=True) if shot is not None]
-    return sum(is_near_copy(*pair) for pair in shown) / len(shown) if shown else None
+    shots = [(of,) if isinstance(of, str) else tuple(of or ()) for of in exemplars]
+    shown = [(text, of) for text, of in zip(texts, shots, strict=True) if of]
+    if not shown:
+        return None
+    return sum(any(is_near_copy(text, shot) for shot in of) for text, of in shown) / len(shown)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,14 +73,14 @@ from mop.randomness import derive_seed
 from mop.refit import refit_black_box
 from mop.report import draw_figures, write_report
 from mop.score import distinct
-from mop.simulate import is_drawn, outcomes, read_responses, write_responses
+from mop.simulate import is_drawn, outcomes, read_responses, shown_to, write_responses
 from mop.spending import Planned, Spending
 from mop.store import Store
 from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 4, "simulate": 1, "evaluate": 2, "report": 2}
+STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 4, "simulate": 1, "evaluate": 3, "report": 2}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -191,13 +191,21 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
         ):
             result["skipped"].append(name)
         else:
-            began = time.monotonic()
+            began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
             work.progress.begin(name, planned_calls(config, name, until))
-            with work.store.tally() as tally:
-                files, headline = stage(work)
+            try:
+                with work.store.tally() as tally:
+                    files, headline = stage(work)
+            except BaseException:
+                seconds = round(earlier + time.monotonic() - began, 1)
+                with suppress(ArtifactError):  # a full disk: what stopped the stage is to be seen
+                    folder.describe(
+                        stopped={"stage": name, "inputs": inputs_hash, "seconds": seconds}
+                    )
+                raise
             headline = {
                 **headline,
-                "seconds": round(time.monotonic() - began, 1),
+                "seconds": round(earlier + time.monotonic() - began, 1),
                 "asked": {who: list(cost) for who, cost in tally.costs().items()},
             }
             work.progress.save()
@@ -214,6 +222,13 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
     folder.describe(seed=config.seed, models=work.identities(), versions=_versions())
     work.describe()
     return result
+
+
+def _stopped_after(folder: RunFolder, stage: str, inputs_hash: str) -> float:
+    """Seconds of the attempts at a stage that ended with an error or an interrupt, not by a kill."""
+    stopped = folder.about.get("stopped", {})
+    is_same = stopped.get("stage") == stage and stopped.get("inputs") == inputs_hash
+    return float(stopped["seconds"]) if is_same else 0.0
 
 
 def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
@@ -710,8 +725,7 @@ def make_metrics(work: Work) -> Made:
         n_bootstrap=config.evaluate.n_bootstrap,
         seed=config.seed,
         exemplar_texts={
-            name: [" ".join(shown[key] for key in (r.exemplar or "").split()) or None for r in rows]
-            for name, rows in responses.items()
+            name: [shown_to(r, shown) for r in rows] for name, rows in responses.items()
         },
         progress=work.progress,
     )

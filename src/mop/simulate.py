@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +159,11 @@ def simulate(
 def is_drawn(response: Response) -> bool:
     """Whether a row holds a text that was drawn, possibly an empty one."""
     return response.finish_reason in ("stop", "length")
+
+
+def shown_to(response: Response, exemplars: Mapping[str, str]) -> tuple[str, ...]:
+    """Texts of the exemplars in a response's prompt; ``exemplars`` are texts by key."""
+    return tuple(exemplars[key] for key in (response.exemplar or "").split() if key in exemplars)
 
 
 def outcomes(responses: Iterable[Response]) -> dict[str, dict[str, int]]:

@@ -84,13 +84,12 @@ class PromptEncoder:
         self._skeletons: dict[tuple[Role, ...], list[list[int]] | None] = {}
         self._known: dict[Segment, list[int]] = {}
         self._has_system = True
-        self._start: list[int] = []
+        self._start = _start_ids(tokenizer)
         if self.is_chat:
             self._has_system = self._skeleton(("system", "user")) is not None
             self._lead, self.end_id = self._frame()
             self.end_ids = self.control_ids | {self.end_id}
         else:
-            self._start = _start_ids(tokenizer)
             self._lead, (self.end_id, self.end_ids) = PLAIN_LEAD, self._line_ends()
         self.fingerprint = _digest(
             backend.to_str(), self._chat if self.is_chat else "plain", _FIXED_DATE
@@ -147,6 +146,11 @@ class PromptEncoder:
                 "needed, so drop such records"
             )
         return [*self._encode_data(self._lead + body), self.end_id]
+
+    @property
+    def begin_ids(self) -> list[int]:
+        """Ids that stand before a running text: a begin token, or none."""
+        return list(self._start)
 
     @property
     def control_strings(self) -> tuple[str, ...]:

@@ -67,25 +67,23 @@ def lora_ratio(
     Returns
     -------
     ndarray, shape (N,)
-        Nats, summed over all tokens of the text but the first.
+        Nats, summed over all tokens of the text but the first; over all of them for a model that puts a begin
+        token before every text.
 
     Raises
     ------
     ConfigError
-        If the language model is not one on this machine.
+        If the language model is not one on this machine, or of a type that peft cannot fine-tune.
     MissingDependencyError
         If peft, torch or transformers is not installed.
     """
-    if lm == "fake" or lm.startswith("openai:"):
-        raise ConfigError(
-            f"picle fine-tunes a copy of the language model and {lm!r} has no weights here; "
-            "accepted are embedded names, hf:ORG/NAME and folders; use picle-prompted instead"
-        )
+    check_lora(lm)
     from mop import pull
     from mop.backends.local import default_device, default_dtype
     from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
+    begin = encoder.begin_ids
     where, stage = device or default_device(), f"prepare/{method}"
     dtype = dtype or default_dtype(where)
     ratio = np.empty(len(exemplars))
@@ -100,6 +98,7 @@ def lora_ratio(
                 "rate": learning_rate,
                 "dtype": dtype,
                 "settings": [RANK, ALPHA, WEIGHT_DECAY, BATCH, MAX_TOKENS],
+                **({"begin": begin} if begin else {}),
                 "label": label,
                 "texts": texts,
             }
@@ -118,6 +117,25 @@ def lora_ratio(
             persona, base = known[key].log_lik.astype(np.float64)
             ratio[j] = persona - base
     return ratio
+
+
+def check_lora(lm: str) -> None:
+    """Refuse what `lora_ratio` cannot do before anything is paid for.
+
+    Raises
+    ------
+    ConfigError
+        If the language model is not one on this machine.
+    MissingDependencyError
+        If peft, torch or transformers is not installed.
+    """
+    if lm == "fake" or lm.startswith("openai:"):
+        raise ConfigError(
+            f"picle fine-tunes a copy of the language model and {lm!r} has no weights here; "
+            "accepted are embedded names, hf:ORG/NAME and folders; use picle-prompted instead"
+        )
+    for package, extra in (("torch", "local"), ("transformers", "local"), ("peft", "picle")):
+        require(package, extra=extra)
 
 
 def _label_scores(
@@ -139,8 +157,9 @@ def _label_scores(
     from mop import pull
 
     transformers.utils.logging.disable_progress_bar()
-    # Without the end of the turn: the persona model is trained on running text.
-    ids = [encoder.response_ids(text)[:-1][:MAX_TOKENS] for text in texts]
+    # Without the end of the turn: the persona model is trained on running text. The first token, which is
+    # not scored, is the model's begin token where it has one.
+    ids = [[*encoder.begin_ids, *encoder.response_ids(text)[:-1][:MAX_TOKENS]] for text in texts]
     # peft and the new weights draw from torch's own stream, which is put back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(seed % 2**63)
@@ -150,7 +169,13 @@ def _label_scores(
         config = peft.LoraConfig(
             r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
         )
-        tuned = peft.get_peft_model(model, config)
+        try:
+            tuned = peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigError(
+                f"picle cannot fine-tune {lm!r}: peft does not know where to put its weights in a model of type "
+                f"{model.config.model_type!r} ({error}); use picle-prompted, or another model"
+            ) from error
         _fine_tune(
             tuned, ids, device=device, seed=seed, n_epochs=n_epochs, learning_rate=learning_rate,
             progress=progress,

@@ -360,18 +360,6 @@ def train_softmax(
     return Softmax(np.asarray(done.x).reshape(-1, n_labels))
 
 
-def reverse_cross_entropy(p: Floats, labels: NDArray[np.int64]) -> Floats:
-    """-Σ_k p_k log q_k with q the softmax of the one-hot label: (n,), linear in p and bounded.
-
-    Examples
-    --------
-    >>> float(reverse_cross_entropy(np.array([[1.0, 0.0]]), np.array([0])).round(4)[0])
-    0.3133
-    """
-    cost = _reverse_cost(p.shape[1])[labels]
-    return np.asarray((p * cost).sum(axis=1))
-
-
 def influence(
     train_x: Floats,
     train_labels: NDArray[np.int64],
