@@ -518,20 +518,29 @@ def run_of(name: str, arguments: argparse.Namespace, how: Mapping[str, Any]) -> 
 def changed_of(name: str, place: Path, how: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the ablations."""
     found = read_json(place / "compare" / "comparison.json")
-    table = (place / "compare" / "ablations.md").read_text(encoding="utf-8")
+    table = table_of(place / "compare" / "ablations.md")
     return {
         "claims": claim_vs_paper(name, found["ablations"]["methods"]),
         **how,
         "methods": found["ablations"]["methods"],
-        "text": [table, *(f"- {note}" for note in found["notes"])],
+        "text": [
+            table,
+            "",
+            *(f"- {note}" for note in (*found["notes"], *found["ablations"]["notes"])),
+        ],
     }
+
+
+def table_of(file: Path) -> str:
+    """The table of a Markdown file, without the notes below it."""
+    return file.read_text(encoding="utf-8").partition("\n\n")[0]
 
 
 def section(
     name: str, found: Mapping[str, Any], ceiling: Mapping[str, Any], place: Path
 ) -> list[str]:
     """Lines of the page about one data set: its tables and pictures."""
-    lines = [(place / "comparison.md").read_text(encoding="utf-8")]
+    lines = [table_of(place / "comparison.md"), ""]
     real = [f"{label} ({values['n_train']} texts) {values['f1']:.3f}"
             for label, values in (*found["real"].items(), ("as many real texts", ceiling))]  # fmt: skip
     lines += [f"F1 of the same classifier trained on real texts: {'; '.join(real)}.", ""]
@@ -549,8 +558,9 @@ def section(
         lines += [f"![{CORPORA[name].title}: {figure}](results/{name}-{figure}.svg)", ""]
     if "ablations" in found:
         lines += [f"### Changed versions of MoP ({found['ablations']['n_responses']} responses)", "",
-                  (place / "ablations.md").read_text(encoding="utf-8")]  # fmt: skip
-    return [*lines, *(f"- {note}" for note in found["notes"])]
+                  table_of(place / "ablations.md"), ""]  # fmt: skip
+    notes = dict.fromkeys([*found["notes"], *found.get("ablations", {}).get("notes", [])])
+    return [*lines, *(f"- {note}" for note in notes)]
 
 
 def page(document: Mapping[str, Any]) -> str:
