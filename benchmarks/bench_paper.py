@@ -48,6 +48,7 @@ from mop.errors import ConfigError, MopError
 from mop.methods import METHODS_VERSION
 from mop.pipeline import STAGE_VERSIONS
 from mop.progress import ProgressDisplay
+from mop.pull import sha256
 from mop.randomness import generator
 from mop.store import Store
 from results_file import commit, machine, write_results_file
@@ -127,12 +128,13 @@ def prepared(name: str, arguments: argparse.Namespace) -> Path:
     folder, corpus = arguments.shared / "data" / name, CORPORA[name]
     if not corpus.cut_real:
         return folder
-    target: Path = arguments.work / "data" / f"{name}-{corpus.max_tokens}"
+    shorten, tokenizer = cutter(arguments.lm, corpus.max_tokens)
+    made_of = [tokenizer, *(sha256(folder / f"{split}.jsonl.gz") for split in SPLITS)]
+    target: Path = arguments.work / "data" / f"{name}-{corpus.max_tokens}-{hash_of(made_of)[:12]}"
     target.mkdir(parents=True, exist_ok=True)
-    if all((target / f"{split}.jsonl.gz").is_file() for split in SPLITS):
-        return target
-    shorten = cutter(arguments.lm, corpus.max_tokens)
     for split in SPLITS:
+        if (target / f"{split}.jsonl.gz").is_file():
+            continue
         lines = []
         with gzip.open(folder / f"{split}.jsonl.gz", "rt", encoding="utf-8") as stream:
             for line in stream:
@@ -143,14 +145,17 @@ def prepared(name: str, arguments: argparse.Namespace) -> Path:
     return target
 
 
-def cutter(lm: str, n_tokens: int) -> Callable[[str], str]:
-    """A function that keeps the first tokens of a text, as the length cap of a response does."""
+def cutter(lm: str, n_tokens: int) -> tuple[Callable[[str], str], str]:
+    """A function that keeps the first tokens of a text, as the length cap of a response does; whose tokens."""
     if lm == "fake":
-        return lambda text: text[:n_tokens].strip()
+        return lambda text: text[:n_tokens].strip(), "characters"
     from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
-    return lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip()
+    return (
+        lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip(),
+        encoder.fingerprint,
+    )
 
 
 def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
@@ -513,20 +518,29 @@ def run_of(name: str, arguments: argparse.Namespace, how: Mapping[str, Any]) -> 
 def changed_of(name: str, place: Path, how: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the ablations."""
     found = read_json(place / "compare" / "comparison.json")
-    table = (place / "compare" / "ablations.md").read_text(encoding="utf-8")
+    table = table_of(place / "compare" / "ablations.md")
     return {
         "claims": claim_vs_paper(name, found["ablations"]["methods"]),
         **how,
         "methods": found["ablations"]["methods"],
-        "text": [table, *(f"- {note}" for note in found["notes"])],
+        "text": [
+            table,
+            "",
+            *(f"- {note}" for note in (*found["notes"], *found["ablations"]["notes"])),
+        ],
     }
+
+
+def table_of(file: Path) -> str:
+    """The table of a Markdown file, without the notes below it."""
+    return file.read_text(encoding="utf-8").partition("\n\n")[0]
 
 
 def section(
     name: str, found: Mapping[str, Any], ceiling: Mapping[str, Any], place: Path
 ) -> list[str]:
     """Lines of the page about one data set: its tables and pictures."""
-    lines = [(place / "comparison.md").read_text(encoding="utf-8")]
+    lines = [table_of(place / "comparison.md"), ""]
     real = [f"{label} ({values['n_train']} texts) {values['f1']:.3f}"
             for label, values in (*found["real"].items(), ("as many real texts", ceiling))]  # fmt: skip
     lines += [f"F1 of the same classifier trained on real texts: {'; '.join(real)}.", ""]
@@ -544,8 +558,9 @@ def section(
         lines += [f"![{CORPORA[name].title}: {figure}](results/{name}-{figure}.svg)", ""]
     if "ablations" in found:
         lines += [f"### Changed versions of MoP ({found['ablations']['n_responses']} responses)", "",
-                  (place / "ablations.md").read_text(encoding="utf-8")]  # fmt: skip
-    return [*lines, *(f"- {note}" for note in found["notes"])]
+                  table_of(place / "ablations.md"), ""]  # fmt: skip
+    notes = dict.fromkeys([*found["notes"], *found.get("ablations", {}).get("notes", [])])
+    return [*lines, *(f"- {note}" for note in notes)]
 
 
 def page(document: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from mop.baselines.attributes import ATTRIBUTES, FILMS, NEWS, RESTAURANTS
+from mop.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,10 @@ def test_lists_have_the_released_sizes_plus_the_catch_all(attributes, label, siz
 
 def test_every_list_has_a_name():
     assert list(ATTRIBUTES) == ["news", "films", "restaurants"]
+
+
+def test_a_label_without_values_is_named():
+    with pytest.raises(DataError, match="no values for the label 'meh'; it has them for positive"):
+        FILMS.of("meh")
+    with pytest.raises(DataError, match="no values for the label None"):
+        FILMS.of(None)

@@ -1,6 +1,8 @@
 """The benchmark's arithmetic: claims, intervals, order of the pieces; its runs are not made here."""
 
+import gzip
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +188,31 @@ def test_a_further_ablation_makes_the_table_anew_and_nothing_else(bench, tmp_pat
         assert ledger.is_done(bench.Piece("agnews", "ablations", name, 60.0, more)) == (
             name == "mop"
         )
+
+
+def test_texts_that_are_cut_lie_apart_for_each_tokenizer_and_source(bench, tmp_path, monkeypatch):
+    shared, work = tmp_path / "shared", tmp_path / "work"
+    (shared / "data" / "imdb").mkdir(parents=True)
+
+    def texts(folder):
+        with gzip.open(folder / "train.jsonl.gz", "rt") as stream:
+            return json.loads(stream.read())["response"]
+
+    def prepared(text, tokens):
+        for split in bench.SPLITS:
+            with gzip.open(shared / "data" / "imdb" / f"{split}.jsonl.gz", "wt") as stream:
+                stream.write(json.dumps({"response": text}))
+        monkeypatch.setattr(
+            bench, "cutter", lambda lm, n: (lambda text: text[:tokens], str(tokens))
+        )
+        arguments = bench.arguments_of(
+            ["--sizes", "tiny", "--work", str(work), "--shared", str(shared)]
+        )
+        return bench.prepared("imdb", arguments)
+
+    first, other, changed = prepared("abcdef", 3), prepared("abcdef", 2), prepared("xyz", 3)
+    assert [texts(folder) for folder in (first, other, changed)] == ["abc", "ab", "xyz"]
+    assert prepared("abcdef", 3) == first
 
 
 def test_a_piece_made_again_has_the_time_of_the_longer_attempt(bench, tmp_path):

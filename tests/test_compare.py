@@ -9,13 +9,15 @@ import pytest
 
 from conftest import reviews
 from mop.artifacts import read_json, read_jsonl, write_json
-from mop.cli import OK, main
+from mop.cli import OK, _show_compare, main
 from mop.compare import (
     Arm,
     _Bench,
     _draw_further,
+    _open_bench,
     balanced,
     best_rivals,
+    changes_nothing,
     compare,
     draw_piece,
     over_seeds,
@@ -23,7 +25,7 @@ from mop.compare import (
     variant_settings,
 )
 from mop.config import resolve_config
-from mop.errors import ConfigError, ScoringUnsupportedError
+from mop.errors import ConfigError, DataError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults
 from mop.pipeline import Models, simulate_method
 from mop.store import Store
@@ -196,6 +198,101 @@ def test_a_model_that_cannot_be_fine_tuned_is_refused_before_it_is_asked(source,
     with pytest.raises(ConfigError, match="picle fine-tunes a copy of the language model"):
         compare(config, tmp_path / "run", models=models)
     assert server.calls == 0
+
+
+def rows_of(tmp_path, label):
+    path = tmp_path / "some.jsonl"
+    rows = [{"context": r.context, "response": r.response, "label": label(i, r.label)}
+            for i, r in enumerate(reviews(160))]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_progen_is_left_out_without_labels_unless_it_was_asked_for(source, tmp_path):
+    more = ("compare.ablations=[]", "compare.n_seeds_best=0", "simulate.same_label=true")
+    plain = [*SMALL, *more, f'data.source="{source}"', "data.task=a film review"]
+    methods = 'compare.methods=["zero-shot", "progen"]'
+    with pytest.raises(
+        DataError, match="ProGen trains a classifier on labels.*or leave progen out"
+    ):
+        compare(resolve_config(preset="quick", assignments=[*plain, methods]), tmp_path / "run")
+    assert not (tmp_path / "run" / "personas.jsonl").exists()  # nothing was fitted yet
+    by_default = [a for a in plain if "compare.methods" not in a]
+    config = resolve_config(preset="quick", assignments=by_default)
+    with _open_bench(config, tmp_path / "run", progress=None, models=None) as bench:
+        assert "progen" not in bench.methods
+        assert "zerogen" in bench.methods
+        assert bench.notes == [
+            "progen was left out: its classifier needs labels, and no context has one."
+        ]
+        assert bench._departures() == []  # there is no label whose exemplars could be shown
+
+
+def test_records_without_a_label_among_others_are_no_contexts(tmp_path):
+    path = rows_of(tmp_path, lambda i, label: "" if i % 4 == 0 else label)
+    config = settings(path, "compare.ablations=[]", "compare.n_seeds_best=0")
+    found = compare(config, tmp_path / "run")
+    rows = list(read_jsonl(tmp_path / "run" / "compare" / "responses" / "mop.jsonl"))
+    assert Counter(row["label"] for row in rows) == {"good": 8, "bad": 8}
+    assert any("test records have no label and are no contexts" in n for n in found["notes"])
+    train = [row["label"] for split in ("train", "valid")
+             for row in read_jsonl(tmp_path / "run" / "records" / f"{split}.jsonl")]  # fmt: skip
+    assert found["real"]["real train"]["n_train"] == sum(label is not None for label in train)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [('compare.ablations=["n-400"]', "the ablation n-400: with 24 exemplars .* must be 4 to 24"),
+     ('compare.ablations=["n-3"]', "the ablation n-3: .* must be 4 to 24"),
+     ('compare.ablations=["k-25"]', "the ablation k-25: .* must be 1 to 24"),
+     ('compare.classifier="nowhere"', "the classifier 'nowhere' is not known and is no folder"),
+     ('compare.encoders=["fake", "nope"]', "nope")],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused_before_work_begins(source, tmp_path, more, message):
+    with pytest.raises(ConfigError, match=message):
+        compare(
+            settings(source, "data.exemplars=24", "personas.n_personas=4", more), tmp_path / "r"
+        )
+    assert not (tmp_path / "r").exists()
+
+
+def test_labels_without_attributes_are_refused_before_the_fit(source, tmp_path):
+    config = settings(source, "compare.domain=films", 'compare.methods=["attrprompt"]')
+    with pytest.raises(DataError, match="no values for the label '(good|bad)'"):
+        compare(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "personas.jsonl").exists()
+
+
+def test_versions_that_change_nothing_are_named_and_tables_of_before_go(finished, source, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    same = ["fitted-tau", "any-label", "paper-drawing", "prompt-1"]
+    config = settings(source, f"compare.ablations={json.dumps(same)}")
+    found = compare(config, path)
+    notes = found["ablations"]["notes"]
+    said = " is mop itself under these settings: it differs in its random numbers alone."
+    assert notes[: len(same)] == [f"mop.{name}{said}" for name in same]
+    table = (path / "compare" / "ablations.md").read_text()
+    assert f"- mop.any-label{said}" in table
+    assert "Figures are of 8 texts of each method against" in table
+    assert f"% mop.any-label{said}" in (path / "compare" / "ablations.tex").read_text()
+    assert f"mop.any-label{said}" in (path / "compare" / "comparison.html").read_text()
+    shown = _show_compare(found)
+    assert "mop.any-label" in shown
+    assert "of 12 texts of each method against" in shown  # of 16, some of ZeroGen's are empty
+    compare(settings(source, "compare.ablations=[]"), path)
+    assert not list((path / "compare").glob("ablations.*"))
+
+
+@pytest.mark.parametrize(
+    ("ablation", "more", "changes"),
+    [("fitted-tau", ["simulate.tau_factor=0.8"], True), ("any-label", ["simulate.same_label=true"], True),
+     ("paper-drawing", ["simulate.same_label=true"], True), ("prompt-2", [], True), ("no-gates", [], True),
+     ("prompt-2", ['simulate.mix="prompt"', "simulate.n_agents=2"], False), ("tokens-1", [], False),
+     ("k-4", ["personas.n_personas=4"], False), ("n-24", ["data.exemplars=24"], False)],
+)  # fmt: skip
+def test_a_version_changes_nothing_where_the_settings_are_its_own(source, ablation, more, changes):
+    assert changes_nothing(settings(source, *more), ablation) is not changes
 
 
 def test_the_command_again_draws_nothing_and_writes_the_same(finished, capsys):

@@ -142,3 +142,16 @@ def test_settings_of_servers_are_read_from_a_file(tmp_path):
 def test_memory_is_left_to_the_machine_unless_it_is_given():
     assert all(resolve_config(preset=preset).model.memory_gib is None for preset in PRESETS)
     assert resolve_config(assignments=["model.memory_gib=2"]).model.memory_gib == 2.0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [("compare.n_ablation=3", r"compare.n_ablation must be 0 .*, or 4 to 400 .*, got 3"),
+     ("compare.n_ablation=500", "or 4 to 400 .*, got 500"),
+     ("compare.methods=zerogen", r'compare.methods must be a list, such as \["a", "b"\], got'),
+     ("compare.n_seeds_best=1", "compare.n_seeds_best must be at least 2, got 1")],
+)  # fmt: skip
+def test_sizes_of_a_comparison_that_cannot_be_are_refused(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(assignments=["compare.n_seeds=2", assignment])
+    assert resolve_config(assignments=["compare.n_seeds=2"]).compare.n_seeds_best == 0

@@ -104,6 +104,21 @@ def test_attempts_that_were_interrupted_count_in_the_time_of_a_stage(source, tmp
     assert done["personas"]["seconds"] == 50.0
 
 
+def test_time_of_scores_that_a_fit_uses_again_counts(source, tmp_path, monkeypatch):
+    now, make = [0.0], STAGES["fit"]
+    monkeypatch.setattr("mop.pipeline.time.monotonic", lambda: now[0])
+
+    def slow(work):
+        now[0] += 50
+        return make(work)
+
+    monkeypatch.setitem(STAGES, "fit", slow)
+    folder = tmp_path / "run"
+    assert run(quick(source), folder, until="fit")["fit"]["seconds"] == 50.0
+    again = run(quick(source, "fit.max_steps=4"), folder, until="fit")
+    assert again["fit"]["seconds"] == 100.0  # all its scores were paid for in the first
+
+
 def test_rows_that_cannot_be_used_are_counted_and_named(finished):
     problems = read_json(finished[0] / "records" / "problems.json")
     assert sum(problems["counts"].values()) == 1

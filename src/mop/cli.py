@@ -624,16 +624,20 @@ def _show_compare(result: dict[str, Any]) -> str:
     lines = [
         f"{'method':<20}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'F1 ↑':>8}{'LM tokens':>12}"
     ]
-    shown = {**result["methods"], "other real texts": result["floor"]}
-    for name, row in shown.items():
-        f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
-        tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""
-        lines.append(
-            f"{name:<20}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{f1}{tokens}"
-        )
-    return "\n".join(
-        [*lines, f"table: {place}/comparison.md, .tex, .json", f"page: {place}/comparison.html"]
-    )
+    tables = [("comparison", result)]
+    if "ablations" in result:
+        tables.append(("ablations", result["ablations"]))
+    for _, found in tables:
+        for name, row in {**found["methods"], "other real texts": found["floor"]}.items():
+            f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
+            tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""
+            lines.append(
+                f"{name:<20}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{f1}{tokens}"
+            )
+        lines.append(f"of {found['n_responses']} texts of each method against {result['n_golden']}")
+        lines += [f"- {note}" for note in found["notes"]]
+    lines += [f"table: {place}/{name}.md, .tex" for name, _ in tables]
+    return "\n".join([*lines, f"page: {place}/comparison.html, all figures: comparison.json"])
 
 
 def _reference_lines(held: dict[str, Any]) -> list[str]:

@@ -23,17 +23,21 @@ import numpy as np
 
 from mop.artifacts import RunFolder, hash_of, read_json, write_atomic, write_json
 from mop.backends.remote import RemoteGenerator
+from mop.baselines.attributes import ATTRIBUTES
 from mop.baselines.picle_lora import check_lora
-from mop.comparison import Row, comparison_page, latex_table, markdown_table
+from mop.baselines.progen import check_labelled
+from mop.baselines.zerogen import find_domain
+from mop.comparison import Row, compared_on, comparison_page, latex_table, markdown_table
 from mop.config import (
     PRESETS,
     RIVALS,
+    CompareConfig,
     RunConfig,
     config_from_dict,
     config_to_dict,
     method_and_tau,
 )
-from mop.downstream import downstream_f1
+from mop.downstream import check_classifier, downstream_f1
 from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
@@ -226,11 +230,17 @@ def _open_bench(
         )
     if "picle" in {method_and_tau(method)[0] for method in config.compare.methods}:
         check_lora(config.model.lm)
+    check_classifier(config.compare.classifier)
+    for name in config.compare.encoders:
+        open_encoder(name, dtype=config.compare.encoder_dtype)
     with open_work(config, path, models, until="fit", also=("lm",), progress=progress) as work:
-        bring_up(work, "fit")
+        bring_up(work, "records")
         place = work.folder.path / "compare"
+        bench = _Bench(work, place)
+        bench.check()
+        bring_up(work, "fit")
         (place / "responses").mkdir(parents=True, exist_ok=True)
-        yield _Bench(work, place)
+        yield bench
 
 
 def _prepared(method: str) -> str:
@@ -312,7 +322,8 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
     Raises
     ------
     ConfigError
-        For an unknown ablation.
+        For an unknown ablation, or one with more personas or exemplars than there are exemplars, or fewer
+        exemplars than personas.
     """
     numbered = _ABLATION.fullmatch(ablation)
     if numbered is None and ablation not in _PLAIN_ABLATIONS:
@@ -321,16 +332,44 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
             "n-NUMBER (personas, exemplars), tokens-NUMBER and prompt-NUMBER (agents that write together)"
         )
     changes = dict(_CHANGES.get(ablation, {}))
-    if numbered is not None and numbered[1] == "k":
-        changes = {"personas": {"n_personas": int(numbered[2])}}
-    if numbered is not None and numbered[1] == "n":
-        changes = {"data": {"exemplars": int(numbered[2])}}
+    if numbered is not None and numbered[1] in ("k", "n"):
+        number, n_exemplars, k = int(numbered[2]), config.data.exemplars, config.personas.n_personas
+        least = k if numbered[1] == "n" and isinstance(k, int) else 1
+        if not least <= number <= n_exemplars:
+            raise ConfigError(
+                f"the ablation {ablation}: with {n_exemplars} exemplars (data.exemplars) and {k} personas "
+                f"(personas.n_personas) the number must be {least} to {n_exemplars}; give another one, or "
+                "change these settings"
+            )
+        changes = (
+            {"personas": {"n_personas": number}}
+            if numbered[1] == "k"
+            else {"data": {"exemplars": number}}
+        )
     if not changes:
         return None, False
     settings = config_to_dict(config)
     for section, values in changes.items():
         settings[section] |= values
     return config_from_dict(settings), ablation == "single-tau"
+
+
+def changes_nothing(config: RunConfig, ablation: str) -> bool:
+    """Whether a changed version is MoP itself, because the settings are those that it changes to."""
+    simulation, numbered = config.simulate, _ABLATION.fullmatch(ablation)
+    is_plain = simulation.tau_factor == 1 and not simulation.same_label
+    if numbered is not None:
+        kind, number = numbered[1], int(numbered[2])
+        if kind in ("k", "n"):
+            return number == (config.personas.n_personas if kind == "k" else config.data.exemplars)
+        return (kind, number) == (simulation.mix, simulation.n_agents) or (
+            number == 1 and simulation.mix == "none"
+        )
+    return {
+        "fitted-tau": simulation.tau_factor == 1,
+        "any-label": not simulation.same_label,
+        "paper-drawing": is_plain and simulation.mix == "none",
+    }.get(ablation, False)
 
 
 def keeps_personas(ablation: str) -> bool:
@@ -347,18 +386,50 @@ class _Bench:
         self.config = work.config
         self._within = 0.0
         self.methods = list(dict.fromkeys([*work.config.compare.methods, "mop"]))
+        self.notes: list[str] = []
         settings = work.config.compare
-        tests = work.records("test")
+        everyone = work.records("test")
+        tests = [record for record in everyone if record.label is not None] or everyone
+        self.has_labels = tests[0].label is not None
+        if len(tests) < len(everyone):
+            self.notes.append(
+                f"{len(everyone) - len(tests)} of {len(everyone)} test records have no label and are no contexts."
+            )
+        if not self.has_labels and settings.methods == CompareConfig().methods:
+            self.methods.remove("progen")
+            self.notes.append(
+                "progen was left out: its classifier needs labels, and no context has one."
+            )
         self.contexts = balanced(tests, settings.n_responses)
         self.few = balanced(tests, settings.n_ablation or settings.n_responses)
         picked = {record.key for record in self.contexts}
         # Other real texts: those of the contexts first, then what no metric compares with.
         self.floor = [
             *[r for r in tests if r.key in picked],
-            *[r for r in tests if r.key not in picked],
+            *[r for r in everyone if r.key not in picked],
             *work.records("train"),
             *work.records("valid"),
         ]
+
+    def check(self) -> None:
+        """Refuse what a method would refuse in the end, before anything is fitted or drawn.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown domain or form.
+        DataError
+            If contexts have no labels, or labels without attributes, and a method needs them.
+        """
+        domain = self.config.compare.domain
+        named = {method_and_tau(method)[0] for method in self.methods}
+        if named & {"zerogen", "attrprompt", "progen"}:
+            find_domain(domain, self.contexts, self.config.compare.form)
+        if "attrprompt" in named and domain in ATTRIBUTES:
+            for label in dict.fromkeys(record.label for record in self.contexts):
+                ATTRIBUTES[domain].of(label)
+        if "progen" in named:
+            check_labelled(self.contexts)
 
     # -- arms
 
@@ -621,9 +692,12 @@ class _Bench:
             "real train": [*self.work.records("train"), *self.work.records("valid")],
             "real exemplars": self.work.fitted.exemplars,
         }
+        labelled = {
+            name: [row for row in rows if row.label is not None] for name, rows in sets.items()
+        }
         return {
             name: judged([row.response for row in rows], [str(row.label) for row in rows])
-            for name, rows in sets.items()
+            for name, rows in labelled.items()
         }
 
     # -- the result
@@ -653,7 +727,7 @@ class _Bench:
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
             "arms": found["rows"],
-            "notes": [*self._surrogate_note(), *self.config.simulate.departures(), *found["notes"]],
+            "notes": [*self._surrogate_note(), *self._departures(), *self.notes, *found["notes"]],
         }  # fmt: skip
         cut: list[Row] = []
         if ablations is not None:
@@ -662,18 +736,40 @@ class _Bench:
                 "n_responses": ablations["n"],
                 "floor": ablations["scores"][headline][FLOOR],
                 "methods": {row.name: row.values for row in cut},
+                "notes": [*self._no_changes(), *ablations["notes"]],
             }
         document["settings"] = config_to_dict(self.config)
         write_json(self.place / "comparison.json", document)
-        tables = {"comparison": (rows, document), "ablations": (cut, document.get("ablations"))}
+        tables: dict[str, tuple[list[Row], Mapping[str, Any]]] = {"comparison": (rows, document)}
+        if ablations is None:
+            for form in ("md", "tex", "json"):  # of an earlier comparison
+                (self.place / f"ablations.{form}").unlink(missing_ok=True)
+        else:
+            tables["ablations"] = (cut, document["ablations"])
         for name, (some, of) in tables.items():
-            if of is not None:
-                write_atomic(self.place / f"{name}.md", markdown_table(some, of["floor"]).encode())
-                write_atomic(self.place / f"{name}.tex", latex_table(some, of["floor"]).encode())
+            said = [compared_on(of["n_responses"], document["n_golden"]), *of["notes"]]
+            for form, table in (("md", markdown_table), ("tex", latex_table)):
+                text = table(some, of["floor"], said)
+                write_atomic(self.place / f"{name}.{form}", text.encode())
         page, figures = comparison_page(document, rows, cut, found["map"])
         write_atomic(self.place / "comparison.html", page.encode())
         save_figures(figures, self.place / "figures")
         return {**document, "run": str(self.work.folder.path)}
+
+    def _departures(self) -> list[str]:
+        """What makes the sampler another than the fitted model."""
+        settings = self.config.simulate
+        return replace(settings, same_label=settings.same_label and self.has_labels).departures()
+
+    def _no_changes(self) -> list[str]:
+        """Changed versions that change nothing under these settings."""
+        same = [
+            name for name in self.config.compare.ablations if changes_nothing(self.config, name)
+        ]
+        return [
+            f"mop.{name} is mop itself under these settings: it differs in its random numbers alone."
+            for name in same
+        ]
 
     def _surrogate_note(self) -> list[str]:
         if not self.work.models.is_surrogate:
@@ -734,6 +830,7 @@ class _Bench:
     def _before(self, method: str, asked: Mapping[str, Cost]) -> tuple[Cost, float | None]:
         """What a method needs once before its draws, and minutes of it (None if it needs nothing)."""
         stages: list[tuple[RunFolder, str]] = []
+        scored: list[tuple[RunFolder, str]] = []
         if method == "persona-only":
             stages = [(self.work.folder, "personas")]
         elif method in ("mop", "mop-uniform") or method.startswith("mop."):
@@ -743,13 +840,15 @@ class _Bench:
             fitted = RunFolder.open(variant) if is_own else self.work.folder
             described = self.work.folder if keeps_personas(ablation) else fitted
             stages = [(described, "personas"), (fitted, "fit")]
+            # Its scores are those of MoP's fit, and were made there.
+            scored = [(self.work.folder, "fit")] if is_own and ablation == "single-tau" else []
         if not stages:
             seconds = self.seconds().get(_prepared(method))
             return asked.get(_prepared(method), NOTHING), seconds and seconds / 60
         costs = [cost_of(folder, stage) for folder, stage in stages]
         return (
             Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs)),
-            sum(folder.stage_info(stage)["seconds"] for folder, stage in stages) / 60,
+            sum(folder.stage_info(stage)["seconds"] for folder, stage in (*stages, *scored)) / 60,
         )
 
 

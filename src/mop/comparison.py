@@ -94,8 +94,13 @@ def _header(columns: Sequence[tuple[str, str, int]]) -> list[str]:
     return [title + arrows[better] for _, title, better in columns]
 
 
-def markdown_table(rows: Sequence[Row], floor: Mapping[str, Any]) -> str:
-    """Return the table in Markdown: a row per method, the floor last; the best of a column is bold."""
+def compared_on(n: int, n_golden: int) -> str:
+    """Return on how many texts figures rest, as a sentence."""
+    return f"Figures are of {n:,} texts of each method against {n_golden:,} real ones that no method saw."
+
+
+def markdown_table(rows: Sequence[Row], floor: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """Return the table in Markdown: a row per method, the floor last; the best of a column is bold; then notes."""
     columns, costs, best = _columns(rows), _costs(rows), best_names(rows)
     titles = [
         "method",
@@ -117,11 +122,15 @@ def markdown_table(rows: Sequence[Row], floor: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join([row.name.replace("|", r"\|"), *cells]) + " |")
     last = [number(floor.get(name)) for name, _, _ in columns]
     lines.append("| " + " | ".join([FLOOR_NAME, *last, *[""] * (len(costs) + 2)]) + " |")
-    return "\n".join(lines) + "\n"
+    said = ["", *(f"- {note}" for note in notes)] if notes else []
+    return "\n".join([*lines, *said]) + "\n"
 
 
-def latex_table(rows: Sequence[Row], floor: Mapping[str, Any]) -> str:
-    """Return the table in LaTeX (``booktabs``), the best of a column in bold, intervals in small type."""
+def latex_table(rows: Sequence[Row], floor: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """Return the table in LaTeX (``booktabs``), the best of a column in bold, intervals in small type.
+
+    Notes become comments.
+    """
     columns, costs, best = _columns(rows), _costs(rows), best_names(rows)
     titles = ["method", *_header(columns), "seeds", *(title for _, title in costs)]
     lines = [
@@ -142,7 +151,8 @@ def latex_table(rows: Sequence[Row], floor: Mapping[str, Any]) -> str:
         lines.append(" & ".join(cells) + r" \\")
     last = [latex(number(floor.get(name))) for name, _, _ in columns]
     lines += [r"\midrule", " & ".join([FLOOR_NAME, *last, *[""] * (len(costs) + 1)]) + r" \\"]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    said = [f"% {' '.join(note.split())}" for note in notes]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *said]) + "\n"
 
 
 _LATEX = {
@@ -214,12 +224,12 @@ def comparison_page(
         document=document,
         figures=svgs,
         tables=[
-            _table("Methods", rows, document["floor"]),
-            *(
-                [_table("Ablations", ablations, document["ablations"]["floor"])]
-                if ablations
-                else []
-            ),
+            _table(title, of, found, compared_on(found["n_responses"], document["n_golden"]))
+            for title, of, found in (
+                ("Methods", rows, document),
+                ("Ablations", ablations, document.get("ablations")),
+            )
+            if found is not None
         ],
         real=[
             (name, *cell(values, "f1"), number(values["n_train"]))
@@ -269,7 +279,7 @@ def _or_nan(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _table(title: str, rows: Sequence[Row], floor: Mapping[str, Any]) -> dict[str, Any]:
+def _table(title: str, rows: Sequence[Row], found: Mapping[str, Any], said: str) -> dict[str, Any]:
     """What the template shows of a table."""
     columns, costs, best = _columns(rows), _costs(rows), best_names(rows)
     return {
@@ -287,7 +297,9 @@ def _table(title: str, rows: Sequence[Row], floor: Mapping[str, Any]) -> dict[st
             }
             for row in rows
         ],
-        "floor": [number(floor.get(name)) for name, _, _ in columns],
+        "floor": [number(found["floor"].get(name)) for name, _, _ in columns],
+        "said": said,
+        "notes": found["notes"],
     }  # fmt: skip
 
 

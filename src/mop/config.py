@@ -447,11 +447,11 @@ class CompareConfig:
     n_responses: int = 400
     """Responses of each method, in equal shares of the labels."""
     n_ablation: int = 0
-    """Responses of each ablation; 0: as many as of the methods."""
+    """Responses of each ablation, at most n_responses; 0: as many as of the methods."""
     n_seeds: int = 1
     """Times that each method draws, each with another seed."""
-    n_seeds_best: int = 1
-    """Times that mop and the best rivals draw; at least n_seeds."""
+    n_seeds_best: int = 0
+    """Times that mop and the best rivals draw, at least n_seeds; 0: as many as all others."""
     domain: str = "plain"
     """What rivals are asked for: films, restaurants, news (by label), or plain (by the record's context)."""
     form: str = "chat"
@@ -481,8 +481,13 @@ class CompareConfig:
         _at_least("compare", "n_responses", self.n_responses, 4)
         for name in ("n_seeds", "n_names", "min_words", "max_tries", "rounds"):
             _at_least("compare", name, getattr(self, name), 1)
-        _at_least("compare", "n_ablation", self.n_ablation, 0)
-        _at_least("compare", "n_seeds_best", self.n_seeds_best, self.n_seeds)
+        if self.n_ablation and not 4 <= self.n_ablation <= self.n_responses:
+            raise ConfigError(
+                f"compare.n_ablation must be 0 (as many as compare.n_responses), or 4 to {self.n_responses} "
+                f"(compare.n_responses), got {self.n_ablation}"
+            )
+        if self.n_seeds_best:
+            _at_least("compare", "n_seeds_best", self.n_seeds_best, self.n_seeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -675,6 +680,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
             item = typing.get_args(option)[0]
             return tuple(_coerce(item, v, f"{name}[{i}]") for i, v in enumerate(value))
+    if any(typing.get_origin(option) is tuple for option in options):
+        raise ConfigError(f'{name} must be a list, such as ["a", "b"], got {value!r}')
     wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace(
         "NoneType", "nothing"
     )

@@ -7,6 +7,7 @@ measured. Definitions: ``docs/metrics.md``; settings after Ye et al. 2022 (ZeroG
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,25 @@ def logistic_predictions(
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
     model.fit(np.asarray(vectors, np.float64), np.asarray(labels, dtype=object))
     return [str(label) for label in model.predict(np.asarray(test_vectors, np.float64))]
+
+
+def check_classifier(classifier: str) -> None:
+    """Refuse a name that can be no classifier before work begins.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither ``logistic`` nor ``hf:ORG/NAME`` nor a folder.
+    """
+    if (
+        classifier != LOGISTIC
+        and not classifier.startswith("hf:")
+        and not Path(classifier).is_dir()
+    ):
+        raise ConfigError(
+            f"the classifier {classifier!r} is not known and is no folder; give {LOGISTIC}, hf:ORG/NAME "
+            "or a folder with a transformer and its tokenizer"
+        )
 
 
 def fine_tuned_predictions(

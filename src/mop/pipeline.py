@@ -192,6 +192,7 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
             result["skipped"].append(name)
         else:
             began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
+            paid = _n_paid(work.store)
             work.progress.begin(name, planned_calls(config, name, until))
             try:
                 with work.store.tally() as tally:
@@ -203,10 +204,16 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
                         stopped={"stage": name, "inputs": inputs_hash, "seconds": seconds}
                     )
                 raise
+            asked = tally.costs()
+            if sum(cost.calls for cost in asked.values()) > _n_paid(work.store) - paid:
+                # Some answers were paid for when the stage was made before: so was their time.
+                earlier += (
+                    folder.stage_info(name).get("seconds", 0.0) if name in folder.stages else 0.0
+                )
             headline = {
                 **headline,
                 "seconds": round(earlier + time.monotonic() - began, 1),
-                "asked": {who: list(cost) for who, cost in tally.costs().items()},
+                "asked": {who: list(cost) for who, cost in asked.items()},
             }
             work.progress.save()
             work.describe()
@@ -222,6 +229,11 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
     folder.describe(seed=config.seed, models=work.identities(), versions=_versions())
     work.describe()
     return result
+
+
+def _n_paid(store: Store) -> int:
+    """How many answers a store ever paid for."""
+    return sum(cost.calls for cost in store.spent().values())
 
 
 def _stopped_after(folder: RunFolder, stage: str, inputs_hash: str) -> float:

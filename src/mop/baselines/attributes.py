@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mop.errors import DataError
+
 OTHERS = "others"
 """Added to every list that depends on the label, as the released loader does."""
 
@@ -28,13 +30,17 @@ class Attributes:
 
         Raises
         ------
-        KeyError
+        DataError
             If a dimension has no values for the label.
         """
-        own = {
-            dimension: (*values[(label or "").lower()], OTHERS)
-            for dimension, values in self.by_label.items()
-        }
+        own = {}
+        for dimension, values in self.by_label.items():
+            if (label or "").lower() not in values:
+                raise DataError(
+                    f"the dimension {dimension!r} has no values for the label {label!r}; it has them "
+                    f"for {', '.join(values)}; rename the labels, or use the domain plain"
+                )
+            own[dimension] = (*values[(label or "").lower()], OTHERS)
         return {**own, **{name: tuple(values) for name, values in self.common.items()}}
 
 

@@ -13,7 +13,7 @@ from mop.backends.base import Generator
 from mop.baselines.attributes import ATTRIBUTES, Attributes
 from mop.baselines.redraw import MAX_TRIES, write_texts
 from mop.baselines.zerogen import find_domain
-from mop.errors import BackendError, DataError
+from mop.errors import BackendError
 from mop.prompts import (
     context_prompt,
     dimensions_prompt,
@@ -99,7 +99,8 @@ def attrprompt(
             temperature=temperature, max_failed_share=max_failed_share, method=method,
             progress=progress,
         )  # fmt: skip
-    _check_labels(attributes, contexts)
+    for label in dict.fromkeys(record.label for record in contexts):
+        attributes.of(label)  # refuses a label without values before work begins
     chosen = attributes
 
     def ask(i: int, attempt: int) -> Prompt:
@@ -142,6 +143,11 @@ def draw_attributes(
     -------
     list of (dimension, value)
         A function of (seed, method, the record's key, attempt, dimension) and the lists alone.
+
+    Raises
+    ------
+    DataError
+        If a dimension has no values for the record's label.
     """
     return [
         (name, values[int(rng_of(seed, method, name, record.key, attempt).integers(len(values)))])
@@ -232,14 +238,3 @@ def listed(text: str) -> list[str]:
     """
     items = [_BULLET.sub("", line).strip().rstrip(":.;").strip() for line in text.splitlines()]
     return list(dict.fromkeys(item for item in items if item))
-
-
-def _check_labels(attributes: Attributes, contexts: Sequence[Record]) -> None:
-    """Stop before work begins if a label has no values."""
-    for dimension, values in attributes.by_label.items():
-        missing = {str(r.label) for r in contexts if str(r.label).lower() not in values}
-        if missing:
-            raise DataError(
-                f"the dimension {dimension!r} has no values for the label {min(missing)!r}; it has "
-                f"them for {', '.join(values)}; rename the labels, or use the domain plain"
-            )

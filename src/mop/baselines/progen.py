@@ -100,13 +100,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     """
     if n_rounds < 1:
         raise ConfigError(f"n_rounds must be at least 1, got {n_rounds}; leave it at {N_ROUNDS}")
-    unlabelled = [record.key for record in contexts if record.label is None]
-    if unlabelled:
-        raise DataError(
-            f"{len(unlabelled)} of {len(contexts)} contexts have no label (first: "
-            f"{unlabelled[0]!r}); ProGen trains a classifier on labels; name the label column with "
-            "data.label"
-        )
+    check_labelled(contexts)
     of = find_domain(domain, contexts, form)
     names: list[str] = []
     if of is not None and of.about:
@@ -204,6 +198,23 @@ class _State:
             return None
         self.about[self.rows[i]] = self.name(i, attempt)
         return kept
+
+
+def check_labelled(contexts: Sequence[Record]) -> None:
+    """Refuse contexts without labels.
+
+    Raises
+    ------
+    DataError
+        If a context has no label.
+    """
+    unlabelled = [record.key for record in contexts if record.label is None]
+    if unlabelled:
+        raise DataError(
+            f"{len(unlabelled)} of {len(contexts)} contexts have no label (first: "
+            f"{unlabelled[0]!r}); ProGen trains a classifier on labels; name the label column with "
+            "data.label, or leave progen out"
+        )
 
 
 def deal_rounds(labels: Sequence[str], n_rounds: int) -> list[list[int]]:
