@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import importlib.util
 import json
 import math
@@ -286,7 +285,7 @@ def do(piece: Piece, arguments: argparse.Namespace) -> None:
 def digest_of(piece: Piece, arguments: argparse.Namespace) -> str | None:
     """SHA-256 of the responses that a piece wrote, None if it wrote none."""
     file = arguments.work / piece.place / "compare" / "responses" / f"{piece.name}.jsonl"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return sha256(file) if file.is_file() else None
 
 
 def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
@@ -392,13 +391,12 @@ def change(
         return None, None
     of = "fid" if metric == "fid_excess" else metric
     rng = generator(0, "claims", metric)
-    draws = []
-    for value, row in ((a, mine), (b, theirs)):
+    value, draws = round(100 * (a / b - 1), 1), []
+    for figure, row in ((a, mine), (b, theirs)):
         low, high = row.get(f"{of}_interval") or (math.nan, math.nan)
         reach = max(high - row[of], row[of] - low) if of in row else math.nan
-        drawn = value + rng.standard_normal(20_000) * reach / 1.96
+        drawn = figure + rng.standard_normal(20_000) * reach / 1.96
         draws.append(drawn if metric == "fid_excess" else np.maximum(drawn, 0.0))
-    value = round(100 * (a / b - 1), 1)
     if np.isnan(draws).any():
         return value, None
     ratio = np.full(20_000, math.inf)
@@ -460,11 +458,9 @@ def results(
             else:
                 place = arguments.work / piece.place
                 changed[piece.corpus] = changed_of(piece.corpus, place, how)
-    for (
-        name,
-        run,
-    ) in runs.items():  # those of before too: how claims are worked out may have changed
-        run["claims"] = {**run["claims"], **claims_of(name, run)}
+    # Those of before too: how claims are worked out may have changed.
+    for name, run in runs.items():
+        run["claims"] = {**run.get("claims", {}), **claims_of(name, run)}
     claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
     claims |= {name: claim for part in changed.values() for name, claim in part["claims"].items()}
     document = write_results_file(
@@ -507,7 +503,6 @@ def run_of(name: str, arguments: argparse.Namespace, how: Mapping[str, Any]) -> 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place / "compare" / "figures" / f"{figure}.svg", target)
     return {
-        "claims": claims_of(name, found),
         **how,
         **{key: found[key] for key in ("methods", "floor", "best_rivals", "ablations", "n_responses",
                                        "n_golden") if key in found},

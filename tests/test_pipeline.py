@@ -95,6 +95,9 @@ def test_attempts_that_were_interrupted_count_in_the_time_of_a_stage(source, tmp
             run(quick(source), tmp_path / "run", until="personas")
     done = run(quick(source), tmp_path / "run", until="personas")
     assert done["personas"]["seconds"] == 150.0
+    (tmp_path / "run" / "personas.jsonl").unlink()  # made again, and no attempt counts twice
+    done = run(quick(source), tmp_path / "run", until="personas")
+    assert done["personas"]["seconds"] == 50.0
     # Other settings: what was stopped before is none of theirs.
     calls.clear()
     with pytest.raises(KeyboardInterrupt):

@@ -621,13 +621,14 @@ def _show_run(result: dict[str, Any]) -> str:
 
 def _show_compare(result: dict[str, Any]) -> str:
     place = f"{result['run']}/compare"
-    lines = [
-        f"{'method':<20}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'F1 ↑':>8}{'LM tokens':>12}"
-    ]
+    lines = []
     tables = [("comparison", result)]
     if "ablations" in result:
         tables.append(("ablations", result["ablations"]))
     for _, found in tables:
+        lines.append(
+            f"{'method':<20}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'F1 ↑':>8}{'LM tokens':>12}"
+        )
         for name, row in {**found["methods"], "other real texts": found["floor"]}.items():
             f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
             tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""

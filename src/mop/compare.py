@@ -25,7 +25,7 @@ from mop.artifacts import RunFolder, hash_of, read_json, write_atomic, write_jso
 from mop.backends.remote import RemoteGenerator
 from mop.baselines.attributes import ATTRIBUTES
 from mop.baselines.picle_lora import check_lora
-from mop.baselines.progen import check_labelled
+from mop.baselines.progen import check_labels
 from mop.baselines.zerogen import find_domain
 from mop.comparison import Row, compared_on, comparison_page, latex_table, markdown_table
 from mop.config import (
@@ -429,7 +429,7 @@ class _Bench:
             for label in dict.fromkeys(record.label for record in self.contexts):
                 ATTRIBUTES[domain].of(label)
         if "progen" in named:
-            check_labelled(self.contexts)
+            check_labels(self.contexts)
 
     # -- arms
 

@@ -204,6 +204,8 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
                         stopped={"stage": name, "inputs": inputs_hash, "seconds": seconds}
                     )
                 raise
+            if earlier:  # counted now
+                folder.describe(stopped={})
             asked = tally.costs()
             if sum(cost.calls for cost in asked.values()) > _n_paid(work.store) - paid:
                 # Some answers were paid for when the stage was made before: so was their time.

@@ -55,7 +55,7 @@ def lora_ratio(
         Of the new weights and the order of the texts.
     device : str, optional
         CUDA if there is one, else the processor.
-    dtype : {"float32", "bfloat16"}, optional
+    dtype : {"float32", "bfloat16", "float16"}, optional
         Of the frozen weights while the new ones, which are float32, are trained; by default what the
         device is fast at. Both scores of a text are made in float32 with these same weights.
     n_epochs, learning_rate

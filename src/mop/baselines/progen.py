@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 
 from mop.backends.base import Generator
 from mop.baselines.redraw import MAX_TRIES, SAID, write_texts
-from mop.baselines.zerogen import MIN_WORDS, N_NAMES, cut, draw_names, find_domain, pick_name
+from mop.baselines.zerogen import (
+    MIN_WORDS,
+    N_NAMES,
+    check_labelled,
+    cut,
+    draw_names,
+    find_domain,
+    pick_name,
+)
 from mop.embed import Encoder, embed
-from mop.errors import ConfigError, DataError
+from mop.errors import ConfigError
 from mop.prompts import Domain, context_prompt, label_prompt
 from mop.randomness import generator as rng_of
 from mop.simulate import FailedDraws
@@ -100,7 +108,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     """
     if n_rounds < 1:
         raise ConfigError(f"n_rounds must be at least 1, got {n_rounds}; leave it at {N_ROUNDS}")
-    check_labelled(contexts)
+    check_labels(contexts)
     of = find_domain(domain, contexts, form)
     names: list[str] = []
     if of is not None and of.about:
@@ -200,21 +208,9 @@ class _State:
         return kept
 
 
-def check_labelled(contexts: Sequence[Record]) -> None:
-    """Refuse contexts without labels.
-
-    Raises
-    ------
-    DataError
-        If a context has no label.
-    """
-    unlabelled = [record.key for record in contexts if record.label is None]
-    if unlabelled:
-        raise DataError(
-            f"{len(unlabelled)} of {len(contexts)} contexts have no label (first: "
-            f"{unlabelled[0]!r}); ProGen trains a classifier on labels; name the label column with "
-            "data.label, or leave progen out"
-        )
+def check_labels(contexts: Sequence[Record]) -> None:
+    """Refuse contexts without labels; see `mop.baselines.zerogen.check_labelled`."""
+    check_labelled(contexts, "ProGen trains a classifier on labels", "leave progen out")
 
 
 def deal_rounds(labels: Sequence[str], n_rounds: int) -> list[list[int]]:

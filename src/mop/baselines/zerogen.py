@@ -150,14 +150,24 @@ def find_domain(name: str, contexts: Sequence[Record], form: str) -> Domain | No
         raise ConfigError(f"unknown form {form!r}; accepted are chat and quote; choose one")
     if name == "plain":
         return None
+    check_labelled(contexts, f"the domain {name!r} asks for texts by label", "use the domain plain")
+    return DOMAINS[name]
+
+
+def check_labelled(contexts: Sequence[Record], why: str, instead: str) -> None:
+    """Refuse contexts without labels: ``why`` they are needed, and what to do ``instead``.
+
+    Raises
+    ------
+    DataError
+        If a context has no label.
+    """
     unlabelled = [record.key for record in contexts if record.label is None]
     if unlabelled:
         raise DataError(
-            f"{len(unlabelled)} of {len(contexts)} contexts have no label (first: "
-            f"{unlabelled[0]!r}), and the domain {name!r} asks for texts by label; name the label "
-            "column with data.label, or use the domain plain"
+            f"{len(unlabelled)} of {len(contexts)} contexts have no label (first: {unlabelled[0]!r}), and {why}; "
+            f"name the label column with data.label, or {instead}"
         )
-    return DOMAINS[name]
 
 
 def draw_names(
