@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from conftest import reviews
 from mop.artifacts import read_jsonl
 from mop.cli import OK, USAGE, main
@@ -31,6 +33,14 @@ def test_a_rival_can_be_drawn_alone_without_a_fit(tmp_path, capsys):
     assert not (tmp_path / "run" / "mixture" / "mixture.json").exists()
     assert main(arguments) == OK
     assert json.loads(capsys.readouterr().out) == first
+
+
+def test_two_methods_at_once_are_a_usage_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["simulate", "--method", "zerogen", "--method", "attrprompt", *options(tmp_path)])
+    assert stop.value.code == USAGE
+    assert "given twice (zerogen, attrprompt)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_method_is_a_usage_error(tmp_path, capsys):

@@ -27,7 +27,7 @@ from mop.compare import (
 from mop.config import resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults
-from mop.pipeline import Models, simulate_method
+from mop.pipeline import Models, simulate_method, verify
 from mop.store import Store
 from mop.types import Record
 from test_remote import N_PROBES
@@ -138,6 +138,9 @@ def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, s
           for name in ("single-tau", "n-12")}  # fmt: skip
     assert of["single-tau"]["description"].startswith("You are Dutch. ")
     assert not of["n-12"]["description"].startswith("You are Dutch. ")
+    variant = path / "compare/variants/single-tau"  # has its run's store
+    assert not (variant / "store.sqlite").exists()
+    assert verify(variant)["counts"] == verify(path)["counts"]
 
 
 def bare_bench(tmp_path, **more):

@@ -30,6 +30,24 @@ VERBS = {"personas": "personas", "fit": "fit", "simulate": "simulate", "evaluate
 """Verbs that bring a run up to a stage."""
 
 
+class _Once(argparse.Action):
+    """An option that a person may think to be a list, refused the second time."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(
+                f"argument {option_string}: given twice ({getattr(namespace, self.dest)}, {values}); one method "
+                "draws at a time, mop compare sets several side by side (compare.methods)"
+            )
+        setattr(namespace, self.dest, values)
+
+
 class _Terminated(BaseException):
     """SIGTERM, turned into an exception so that files and the store are closed properly."""
 
@@ -91,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         if verb == "simulate":
             chain.add_argument(
                 "--method",
+                action=_Once,
                 help="draw with this method alone (zerogen, attrprompt, few-shot, ...), fitting only if it needs it",
             )
         if verb in ("personas", "fit", "run"):

@@ -979,12 +979,17 @@ def refit(
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``."""
+    """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``.
+
+    A version of the mixture that `mop compare` fitted may have the store of its run.
+    """
     folder = RunFolder.open(path)
-    problems = folder.damaged()
-    if not folder.store.is_file():
-        return {"problems": [*problems, f"{folder.store}: missing"], "counts": {}}
-    with Store(folder.store) as store:
+    problems, file = folder.damaged(), folder.store
+    if not file.is_file() and folder.path.parent.name == "variants":
+        file = folder.path.parents[2] / file.name
+    if not file.is_file():
+        return {"problems": [*problems, f"{file}: missing"], "counts": {}}
+    with Store(file) as store:
         return {"problems": [*problems, *store.verify()], "counts": store.counts()}
 
 
