@@ -573,6 +573,8 @@ def page(document: Mapping[str, Any]) -> str:
         "With several seeds, intervals are over seeds that draw anew from the same fit. LM tokens are those "
         "drawn or scored, without prompts; minutes have everything. “Before” is what a method needs once: "
         "personas and fit, or PICLe's scores and fine-tuning.", "",
+        "Values are changes of MoP's figure relative to that rival's: less is better for FID and KL-cosine, more for "
+        "MAUVE and F1. `fid_cut` is of what FID has over its floor (other real texts at this size).", "",
         "| ID | value | 95 % interval | aim | met | against |", "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for name, claim in document["claims"].items():

@@ -17,8 +17,13 @@ def page() -> str:
     for name, verb in verbs.choices.items():  # type: ignore[union-attr]
         parts += [f"## mop {name}", _block(verb.format_help())]
     parts.append("## Settings")
-    parts.append("In a TOML file as `[section]` and `key = value`, or as `--set section.key=value`. Presets: "
-                 + ", ".join(f"`{name}`" for name in PRESETS) + ".")  # fmt: skip
+    parts.append(
+        "In a TOML file as `[section]` and `key = value`, or as `--set section.key=value`. `seed` (0), "
+        "above all sections or as `--set seed=1`, is that of every draw. Presets: `demo` (film critics, "
+        "embedded models), `paper` (the paper's recipe and sizes; name a model of yours) and `quick` "
+        "(the toy model, to try settings in seconds)."
+    )
+    assert set(PRESETS) == {"demo", "paper", "quick"}, "say what the new preset is"  # fmt: skip
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
         rows += [

@@ -9,6 +9,7 @@ from conftest import reviews
 from mop import MixtureOfPersonas, Persona
 from mop.config import FitConfig
 from mop.errors import ConfigError, DataError, NotFittedError, ScoringUnsupportedError
+from mop.estimator import _as_records
 from mop.types import Record
 
 SETTINGS = FitConfig(
@@ -35,6 +36,47 @@ def test_scores_are_log_likelihoods_and_score_is_their_mean(model):
     assert samples.shape == (16,)
     assert (samples < 0).all()
     assert model.score(held) == pytest.approx(samples.mean())
+
+
+def test_loaded_rows_and_tables_can_be_fitted_to_with_their_labels_and_weights():
+    import pandas as pd
+
+    from mop.data import load_records
+
+    rows = [
+        {
+            "context": r.context,
+            "response": r.response,
+            "label": r.label,
+            "weight": 1 + i % 3,
+            "group": f"g{i}",
+        }
+        for i, r in enumerate(reviews(24))
+    ]
+    loaded = load_records(rows, label="label", weight="weight", group="group")
+    assert [_as_records(given) for given in (loaded, rows, pd.DataFrame(rows))] == [
+        loaded.records
+    ] * 3
+    assert {record.label for record in loaded} == {"good", "bad"}
+    assert len(loaded) == 24
+
+
+def test_a_path_is_no_record():
+    with pytest.raises(DataError, match=r"the path 'reviews\.csv'.*load_records"):
+        MixtureOfPersonas(2, lm="fake", encoder="fake").fit("reviews.csv")
+
+
+def test_a_figure_for_every_row_that_is_given_or_an_error(model):
+    row = {"context": "Film: Up.", "response": "good fun"}
+    first, second = model.score_samples([row, row])
+    assert first == second
+    with pytest.raises(DataError, match=r"row 2 has no text in 'response'; .*none can be left out"):
+        model.predict_proba([row, {"context": "Film: Up.", "response": " "}])
+    fitted = MixtureOfPersonas(1, lm="fake", encoder="fake", n_exemplars=4, settings=SETTINGS).fit(
+        [row, row, {"context": "", "response": ""}]
+        + [{"context": "c", "response": f"dull {i}"} for i in range(12)]
+    )
+    assert len(fitted.mixture_.exemplars) == 4
 
 
 def test_rows_of_predict_proba_sum_to_one(model):

@@ -128,6 +128,27 @@ def test_rows_that_cannot_be_used_are_counted_and_named(finished):
     assert problems["problems"][0]["place"].endswith("reviews.jsonl.gz:161")
 
 
+def test_equal_answers_of_a_survey_can_be_kept(tmp_path):
+    rows = [{"context": "Do you like films?", "response": f"{word}{'!' * (i % 12)}", "weight": 1 + i % 2}
+            for i in range(80) for word in ("yes", "no")]  # fmt: skip
+    survey = tmp_path / "survey.jsonl"
+    survey.write_text("\n".join(map(json.dumps, rows)))
+    asked = [
+        f'data.source="{survey}"',
+        "personas.n_personas=2",
+        "data.weight=weight",
+        'data.task="an answer"',
+    ]
+    with pytest.raises(DataError, match="24 records cannot be split"):
+        run(resolve_config(preset="quick", assignments=asked), tmp_path / "dropped")
+    kept = resolve_config(preset="quick", assignments=[*asked, "data.duplicates=keep"])
+    done = run(kept, tmp_path / "kept", until="fit")
+    assert done["records"]["usable"] == 160
+    exemplars = read_json(tmp_path / "kept" / "mixture" / "mixture.json")["exemplars"]
+    texts = [(row["context"], row["response"]) for row in exemplars]
+    assert len(texts) == len(set(texts)) < 24
+
+
 def test_a_second_run_does_nothing(finished, source):
     path, _ = finished
     before = {name: (path / name).read_bytes() for name in COMPARED}

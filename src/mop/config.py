@@ -29,7 +29,7 @@ class DataConfig:
 
     source: str = ""
     """A file (CSV, TSV, JSONL, Parquet; .gz too), a folder with one file per split (exemplars, train, test, golden;
-    valid is taken from train), `rotten-tomatoes`, or hf:ORG/NAME."""
+    valid is taken from train unless it has one too), `rotten-tomatoes`, or hf:ORG/NAME."""
     context: str = "context"
     """Column of the context, or a template such as "Film: {film}. Verdict: {verdict}."."""
     response: str = "response"
@@ -44,6 +44,9 @@ class DataConfig:
     """Column of what must not be split apart (a film, a respondent), if any."""
     task: str = ""
     """One line for the language model: what a response is ("a one-sentence film review")."""
+    duplicates: str = "drop"
+    """drop, or keep: a row with the context, response and group of an earlier one. Keep the equal answers of a
+    survey."""
     strict: bool = False
     """Stop at the first bad row instead of leaving it out and counting it."""
     exemplars: int = 300
@@ -59,6 +62,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Reject sizes that leave a stage without records."""
+        _one_of("data", "duplicates", self.duplicates, ("drop", "keep"))
         for name in ("exemplars", "train", "valid", "test", "golden"):
             _at_least("data", name, getattr(self, name), 2)
 
@@ -68,7 +72,7 @@ class ModelConfig:
     """The frozen language model and the frozen sentence encoder."""
 
     lm: str = "smollm2-135m"
-    """smollm2-135m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
+    """smollm2-135m or gemma3-270m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
     scorer: str = ""
     """Model whose likelihoods gates and temperatures are fitted to, if not lm: a small one, where lm is too large or
     cannot score. Empty: lm itself."""
@@ -353,15 +357,16 @@ class SimulateConfig:
     n_agents: int = 1
     """L, agents drawn for one response; above 1 with mix = "tokens" or "prompt"."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
-    """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; see
-    `METHODS`."""
+    """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; all
+    in docs/baselines.md."""
     tau_factor: float = 1.0
     """Multiplies the mixture's temperatures; other than 1 the sampler is no longer the fitted model. Small models write
     more sense at 0.75 (docs/log.md)."""
     same_label: bool = False
     """A prompt shows exemplars of the record's label only, if at least two have it; the fitted model draws from all."""
     control_tau: float = 1.0
-    """Temperature of the methods that have none of their own; NAME@TAU in a list of methods: that one alone."""
+    """Temperature of the methods that have none of their own. One that is named NAME@TAU (zerogen@0.75) is drawn at
+    TAU."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
@@ -441,7 +446,7 @@ class CompareConfig:
     """What is compared with what, for `mop compare`; and how the rival methods are run."""
 
     methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
-    """Rivals and controls beside mop; picle too if the package peft is installed and the model a local one."""
+    """Rivals and controls beside mop. Name picle yourself: it needs the package peft and a model on this machine."""
     ablations: tuple[str, ...] = ()
     """Versions of mop that lack or change something: no-exemplars, raw-records, k-5, tokens-4, ..."""
     n_responses: int = 400

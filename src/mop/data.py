@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -66,6 +66,14 @@ class Loaded:
     """Problems by code, complete."""
     n_rows: int
     """Rows read: records plus rows left out."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """Go over the records."""
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        """How many records are usable."""
+        return len(self.records)
 
     def warn(self, source: object) -> None:
         """Log each kind of problem with its count."""

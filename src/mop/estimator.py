@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ class MixtureOfPersonas:
     valid_share : float
         Share of the records given to `fit` that decides when to stop and what to choose.
     settings : FitConfig, optional
-        Details of the fit: ``FitConfig(method="paper")`` is the paper's recipe.
+        Details of the fit: ``FitConfig(**mop.config.PRESETS["paper"]["fit"])`` is the paper's recipe.
     score_components : int
         Components scored for each record in `score`; with K × N at most that, the result is exact.
     store : str or Path, optional
@@ -154,8 +155,10 @@ class MixtureOfPersonas:
 
         Parameters
         ----------
-        records : iterable of Record or of mappings with ``context`` and ``response``
-            The observed population. For files and tables see `mop.data.load_records`.
+        records : iterable of Record, DataFrame, or iterable of mappings
+            The observed population: what `mop.data.load_records` returns, or rows with ``context`` and
+            ``response``, perhaps ``label``, ``key``, ``weight`` and ``group``. Rows that cannot be
+            used, and repeated ones, are left out with a warning.
 
         Returns
         -------
@@ -171,7 +174,7 @@ class MixtureOfPersonas:
         from mop.fit import fit_mixture
         from mop.score import distinct
 
-        observed = _as_records(records)
+        observed = _as_records(records, keeps_all=False)
         n_valid = max(2, round(self.valid_share * len(observed)))
         if not 0 < self.valid_share < 1 or n_valid > len(observed) - 2:
             raise DataError(
@@ -715,10 +718,32 @@ def _parameters() -> dict[str, inspect.Parameter]:
     return {name: p for name, p in signature.parameters.items() if name != "self"}
 
 
-def _as_records(records: Iterable[Record | Mapping[str, Any]]) -> list[Record]:
-    rows = list(records)
+def _as_records(
+    records: Iterable[Record | Mapping[str, Any]], *, keeps_all: bool = True
+) -> list[Record]:
+    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them.
+
+    Without ``keeps_all`` unusable and repeated rows are left out, as `mop.data.load_records` does.
+    """
+    if isinstance(records, str | os.PathLike):
+        raise DataError(
+            f"records are expected, got the path {os.fspath(records)!r}; accepted are Records and rows with "
+            "context and response; load a file with mop.data.load_records"
+        )
+    is_frame = hasattr(records, "to_dict") and hasattr(records, "columns")
+    rows = records.to_dict("records") if is_frame else list(records)  # type: ignore[attr-defined]
     if all(isinstance(row, Record) for row in rows) and rows:
         return [row for row in rows if isinstance(row, Record)]
     from mop.data import load_records
 
-    return load_records(rows).records
+    names = {name for row in rows if isinstance(row, Mapping) for name in row}
+    columns = {name: name for name in ("label", "key", "weight", "group") if name in names}
+    loaded = load_records(rows, **columns, duplicates="keep" if keeps_all else "drop")
+    if keeps_all and len(loaded) < len(rows):
+        lost = next(problem for problem in loaded.problems if not problem.is_kept)
+        raise DataError(
+            f"{lost.place} {lost.message}; every record given gets a figure, so none can be left out; "
+            "mend or remove it"
+        )
+    loaded.warn("the records given")
+    return loaded.records

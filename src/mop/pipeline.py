@@ -561,6 +561,7 @@ def make_records(work: Work) -> Made:
         "weight": data.weight,
         "group": data.group,
         "strict": data.strict,
+        "duplicates": data.duplicates,
     }
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
     source, seed = _source(data.source), work.config.seed
