@@ -737,7 +737,9 @@ def _as_records(
     from mop.data import load_records
 
     names = {name for row in rows if isinstance(row, Mapping) for name in row}
-    columns = {name: name for name in ("label", "key", "weight", "group") if name in names}
+    columns: dict[str, Any] = {
+        name: name for name in ("label", "key", "weight", "group") if name in names
+    }
     loaded = load_records(rows, **columns, duplicates="keep" if keeps_all else "drop")
     if keeps_all and len(loaded) < len(rows):
         lost = next(problem for problem in loaded.problems if not problem.is_kept)
