@@ -461,8 +461,9 @@ def results(
     # Those of before too: how claims are worked out may have changed.
     for name, run in runs.items():
         run["claims"] = {**run.get("claims", {}), **claims_of(name, run)}
-    claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
-    claims |= {name: claim for part in changed.values() for name, claim in part["claims"].items()}
+    # The table's claim stands before that of the ablations, which may be of another day.
+    claims = {name: claim for part in changed.values() for name, claim in part["claims"].items()}
+    claims |= {name: claim for run in runs.values() for name, claim in run["claims"].items()}
     document = write_results_file(
         arguments.out,
         claims,
