@@ -23,7 +23,7 @@ def page() -> str:
         "embedded models), `paper` (the paper's recipe and sizes; name a model of yours) and `quick` "
         "(the toy model, to try settings in seconds)."
     )
-    assert set(PRESETS) == {"demo", "paper", "quick"}, "say what the new preset is"  # fmt: skip
+    assert set(PRESETS) == {"demo", "paper", "quick"}, "say what the new preset is"
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
         rows += [

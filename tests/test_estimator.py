@@ -59,6 +59,10 @@ def test_loaded_rows_and_tables_can_be_fitted_to_with_their_labels_and_weights()
     ] * 3
     assert {record.label for record in loaded} == {"good", "bad"}
     assert len(loaded) == 24
+    table = pd.DataFrame(rows).assign(
+        label=pd.array([None, *[r["label"] for r in rows[1:]]], dtype="string")
+    )
+    assert [record.label for record in _as_records(table)][:2] == [None, rows[1]["label"]]
 
 
 def test_a_path_is_no_record():

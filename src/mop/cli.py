@@ -30,8 +30,8 @@ VERBS = {"personas": "personas", "fit": "fit", "simulate": "simulate", "evaluate
 """Verbs that bring a run up to a stage."""
 
 
-class _Once(argparse.Action):
-    """An option that a person may think to be a list, refused the second time."""
+class _OneMethod(argparse.Action):
+    """``--method``: a person may think it to be a list, so the second one is refused instead of winning."""
 
     def __call__(
         self,
@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         if verb == "simulate":
             chain.add_argument(
                 "--method",
-                action=_Once,
+                action=_OneMethod,
                 help="draw with this method alone (zerogen, attrprompt, few-shot, ...), fitting only if it needs it",
             )
         if verb in ("personas", "fit", "run"):

@@ -730,18 +730,22 @@ def _as_records(
             f"records are expected, got the path {os.fspath(records)!r}; accepted are Records and rows with "
             "context and response; load a file with mop.data.load_records"
         )
-    is_frame = hasattr(records, "to_dict") and hasattr(records, "columns")
-    rows = records.to_dict("records") if is_frame else list(records)  # type: ignore[attr-defined]
-    if all(isinstance(row, Record) for row in rows) and rows:
-        return [row for row in rows if isinstance(row, Record)]
     from mop.data import load_records
+    from mop.sources import open_source
 
-    names = {name for row in rows if isinstance(row, Mapping) for name in row}
+    source: object = records
+    names = open_source(records).columns
+    if names is None:  # no table
+        source = rows = list(records)
+        found = [row for row in rows if isinstance(row, Record)]
+        if found and len(found) == len(rows):
+            return found
+        names = tuple({str(name) for row in rows if isinstance(row, Mapping) for name in row})
     columns: dict[str, Any] = {
         name: name for name in ("label", "key", "weight", "group") if name in names
     }
-    loaded = load_records(rows, **columns, duplicates="keep" if keeps_all else "drop")
-    if keeps_all and len(loaded) < len(rows):
+    loaded = load_records(source, **columns, duplicates="keep" if keeps_all else "drop")
+    if keeps_all and len(loaded) < loaded.n_rows:
         lost = next(problem for problem in loaded.problems if not problem.is_kept)
         raise DataError(
             f"{lost.place} {lost.message}; every record given gets a figure, so none can be left out; "
