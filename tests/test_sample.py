@@ -12,6 +12,7 @@ from conftest import quick_run, reviews
 from mop.backends.fake import FakeModel
 from mop.cli import OK, USAGE, main
 from mop.errors import ArtifactError, ConfigError, DataError
+from mop.fitted import load_mixture, save_mixture
 from mop.pipeline import Models, refit, run
 from mop.sample import drawn_contexts, sample
 from mop.simulate import read_responses
@@ -119,6 +120,16 @@ def test_what_cannot_be_done_is_refused(finished, tmp_path, monkeypatch, more, k
     config, path = finished
     with pytest.raises(kind, match=message):
         sample(config, path, **{"out": tmp_path / "o.jsonl", **more})
+
+
+def test_a_mixture_of_another_encoder_is_refused(finished, tmp_path):
+    config, path = finished
+    fitted = load_mixture(path / "mixture")
+    other = replace(fitted, info={**fitted.info, "encoder_identity": "another"})
+    save_mixture(other, tmp_path / "mixture")
+    with pytest.raises(ConfigError, match="the gates were fitted on embeddings of 'another'"):
+        sample(config, path, tmp_path / "o.jsonl", mixture=tmp_path / "mixture")
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 def test_a_folder_without_a_mixture_is_refused(finished, tmp_path):

@@ -589,12 +589,8 @@ class MixtureOfPersonas:
         from mop.embed import embed
         from mop.fitted import context_text
 
-        encoder, known = self._open_encoder(), self._fitted().info["encoder_identity"]
-        if encoder.identity != known:
-            raise ConfigError(
-                f"the gates were fitted on embeddings of {known!r}, got the encoder {encoder.identity!r}; "
-                "use the encoder of the fit, or fit again"
-            )
+        encoder = self._open_encoder()
+        self._fitted().check_encoder(encoder.identity)
         return embed([context_text(r) for r in records], encoder, store=self._open_store())
 
     def _fitted(self) -> FittedMixture:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mop.artifacts import write_atomic
 from mop.embed import embed
-from mop.errors import ArtifactError, DataError
+from mop.errors import ArtifactError, ConfigError, DataError
 from mop.index import ExemplarIndex
 from mop.mixture import Floats, draw
 from mop.randomness import derive_seed, uniforms
@@ -80,6 +80,15 @@ class FittedMixture:
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
     unconditional: Gate | None = None
     """The best weights that ignore the context, fitted to the same scores: a reference."""
+
+    def check_encoder(self, identity: str) -> None:
+        """Raise ConfigError unless contexts are embedded by the encoder that the gates know."""
+        known = self.info["encoder_identity"]
+        if identity != known:
+            raise ConfigError(
+                f"the gates were fitted on embeddings of {known!r}, got the encoder {identity!r}; "
+                "use the encoder of the fit, or fit again"
+            )
 
     @cached_property
     def index(self) -> ExemplarIndex | None:

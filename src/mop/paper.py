@@ -86,7 +86,7 @@ def fit_paper(
         free = [p for p in free if p is not gate.log_tau]
     optimizer = torch.optim.Adam(free, lr=settings.learning_rate)
     history: list[dict[str, Any]] = []
-    best_value, best_state, stale = -math.inf, _state(gate), 0
+    best_value, best_state, best_epoch, stale = -math.inf, _state(gate), 0, 0
     for epoch in range(settings.max_steps):
         if progress is not None:
             progress("fit epochs", epoch, settings.max_steps)
@@ -103,7 +103,7 @@ def fit_paper(
             }
         )
         if value > best_value + 1e-4:
-            best_value, best_state, stale = value, _state(gate), 0
+            best_value, best_state, best_epoch, stale = value, _state(gate), epoch, 0
         else:
             stale += 1
         if stale >= settings.patience:
@@ -119,6 +119,7 @@ def fit_paper(
             optimizer.step()
             keep_in_range(gate, problem.betas)
     gate.load_state_dict(best_state)
+    history[-1]["kept_round"] = best_epoch
     return FitResult(gate, history, "paper", _single_tau(problem, cells, rest), len(cells), spent)
 
 

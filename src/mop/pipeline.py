@@ -673,12 +673,12 @@ def make_fit(work: Work) -> Made:
     }
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
-    best = max(fitted.info["history"], key=lambda row: row["valid"])
+    history = fitted.info["history"]
     headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
     certificate = fitted.info["certificate"]
     return [work.folder.mixture], {
         **headline,
-        "valid": best["valid"],
+        "valid": history[history[-1]["kept_round"]]["valid"],
         "n_personas": len(fitted.personas),
         "certificate": None if certificate is None else certificate["bound"],
     }

@@ -103,12 +103,7 @@ def refit_black_box(
         raise ConfigError(
             f"samples_per_persona must be at least 2, got {samples_per_persona}; try 20"
         )
-    known = fitted.info["encoder_identity"]
-    if encoder.identity != known:
-        raise ConfigError(
-            f"the gates were fitted on embeddings of {known!r}, got the encoder "
-            f"{encoder.identity!r}; use the encoder of the fit, or fit again"
-        )
+    fitted.check_encoder(encoder.identity)
     targets = [record for record in population if record.response.strip()]
     if len(targets) < 2:
         raise DataError(
