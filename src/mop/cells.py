@@ -60,6 +60,12 @@ class Problem:
             raise DataError(
                 f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
             )
+        wrong = ~(np.isfinite(self.weight) & (self.weight > 0))
+        if bool(wrong.any()):
+            raise DataError(
+                f"{int(wrong.sum())} of {n} records have a weight that is no finite number above 0, "
+                f"the first {self.weight[wrong][0]:g}; give others, or leave these records out"
+            )
 
     def of(self, rows: Ints) -> Problem:
         """The same about some of the records, ascending."""

@@ -707,7 +707,11 @@ def _show_score(result: dict[str, Any]) -> str:
         f"  untrained gates  {result['mop-uniform']:10.3f}\n"
         f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
     )
-    return "\n".join([text, *_reference_lines(result), *_surrogate_line(result)])
+    at_one = [
+        f"all at temperature {result['scored_at']:g}, the only one that {result['scored_by']} scores at: the "
+        "personas' own differ"
+    ] if result["scored_at"] else []  # fmt: skip
+    return "\n".join([text, *_reference_lines(result), *at_one, *_surrogate_line(result)])
 
 
 def _surrogate_line(result: dict[str, Any]) -> list[str]:

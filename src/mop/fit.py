@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,9 +36,9 @@ from mop.config import FitConfig
 from mop.coverage import coverage
 from mop.design import Design
 from mop.embed import Encoder, embed
-from mop.errors import ConfigError
+from mop.errors import ConfigError, DataError
 from mop.fitted import FittedMixture, context_text, exemplar_vectors
-from mop.growth import choose_personas
+from mop.growth import Selection, choose_personas
 from mop.mixture import Floats
 from mop.paper import fit_paper
 from mop.prompts import PROMPT_VERSION
@@ -87,6 +88,7 @@ def fit_mixture(
     FittedMixture
         Its ``info`` has the history, the counts and what was chosen.
     """
+    _check_personas(personas)
     records = [*train, *valid]
     texts = [context_text(r) for r in records]
     texts += [p.description for p in personas]
@@ -118,8 +120,11 @@ def fit_mixture(
         )  # fmt: skip
 
     growth: dict[str, Any] = {}
+    grown = Selection((), ())
     if chooses_personas:
-        selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
+        grown = selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
+        if settings.max_lm_tokens:
+            settings = replace(settings, max_lm_tokens=settings.max_lm_tokens - grown.n_tokens)
         path = [{**row, "persona": personas[row["persona"]].key} for row in selection.path]
         growth = {"growth": {"n_candidates": len(personas), "path": path}}
         personas = [personas[k] for k in selection.kept]
@@ -136,11 +141,11 @@ def fit_mixture(
         "prompt_version": PROMPT_VERSION,
         "betas": list(scorer.betas),
         "method": settings.method,
-        "seed": seed,
+        "seed": int(seed),
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
-        "n_cells": result.n_cells,
-        "n_tokens": result.n_tokens,
+        "n_cells": grown.n_cells + result.n_cells,
+        "n_tokens": grown.n_tokens + result.n_tokens,
         "stopped": result.stopped,
         "certificate": result.certificate,
         "temperatures": result.temperatures,
@@ -159,6 +164,22 @@ def fit_mixture(
             progress=progress,
         )  # fmt: skip
     return fitted
+
+
+def _check_personas(personas: Sequence[Persona]) -> None:
+    for persona in personas:
+        if not isinstance(persona, Persona):
+            raise DataError(
+                f"personas must be of the type mop.types.Persona, got {persona!r}; "
+                'write Persona(key="p000", description="...")'
+            )
+    keys = Counter(persona.key for persona in personas)
+    if not keys or max(keys.values()) > 1:
+        twice = [key for key, count in keys.items() if count > 1]
+        raise DataError(
+            "at least one persona is needed, each with a key of its own, got "
+            + (f"several with the key {twice[0]!r}" if twice else "none")
+        )
 
 
 # ---------------------------------------------------------------- ours: propose, score, fit in rounds

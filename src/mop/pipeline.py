@@ -997,7 +997,11 @@ def verify(path: Path) -> dict[str, Any]:
 def _source(name: str) -> Any:
     if name.startswith("hf:"):
         return name
-    place = Path(resolve(name, kind="data"))
+    return _file_in(Path(resolve(name, kind="data")))
+
+
+def _file_in(place: Path) -> Path:
+    """The one file of a folder of records; a folder of splits, or a file, is itself."""
     return place / "records.csv" if (place / "records.csv").is_file() else place
 
 
@@ -1005,10 +1009,13 @@ def _source_stamp(name: str) -> str:
     """What a source is: content hash of a file, revision of an embedded set, else its name."""
     if name in EMBEDDED:
         return f"{name} {EMBEDDED[name].revision}"
-    if name and not name.startswith("hf:") and Path(name).is_dir():
-        files = split_files(Path(name))
-        return hash_of({part: sha256(file) for part, file in files.items()})
-    return sha256(Path(name)) if name and Path(name).is_file() else name
+    place = Path(name).expanduser()
+    if not name or name.startswith("hf:") or not place.exists():
+        return name
+    place = _file_in(place)
+    if place.is_dir():
+        return hash_of({part: sha256(file) for part, file in split_files(place).items()})
+    return sha256(place)
 
 
 def _versions() -> dict[str, str]:
