@@ -111,10 +111,9 @@ def match_weights(
     the other half best, on average over `N_SPLITS` halvings. (A half has less to go by than the
     whole, so λ errs towards the prior.) With fewer than 4 rows anywhere nothing can be validated, and
     λ is the strongest. Source: kernel mean matching (Huang et al. 2006; Gretton et al. 2012 for the
-    unbiased estimate), here with one weight per persona instead of one per
-    sample. The programme is made convex by lifting
-    negative eigenvalues of A, which noise can produce, to zero, and solved as a non-negative
-    least-squares problem.
+    unbiased estimate), here with one weight per persona instead of one per sample. The programme is
+    made convex by lifting negative eigenvalues of A, which noise can produce, to zero, and solved as a
+    non-negative least-squares problem.
 
     Examples
     --------
