@@ -8,7 +8,13 @@ import pytest
 from conftest import reviews
 from mop import MixtureOfPersonas, Persona
 from mop.config import FitConfig
-from mop.errors import ConfigError, DataError, NotFittedError, ScoringUnsupportedError
+from mop.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    NotFittedError,
+    ScoringUnsupportedError,
+)
 from mop.estimator import _as_records
 from mop.types import Record
 
@@ -353,7 +359,7 @@ def test_another_name_is_another_model():
 
 @pytest.mark.parametrize(
     ("more", "error", "message"),
-    [({"n_exemplars": 1}, ConfigError, "n_exemplars must be at least 2, got 1"),
+    [({"n_exemplars": 1}, ConfigError, "n_exemplars must be a whole number from 2 on, got 1"),
      ({"personas": []}, DataError, "each with a key of its own, got none"),
      ({"personas": ["A critic"]}, DataError, "must be of the type mop.types.Persona, got 'A critic'"),
      ({"personas": [Persona(key="p", description="a"), Persona(key="p", description="b")]}, DataError,
@@ -370,5 +376,69 @@ def test_a_weight_that_is_none_is_named(weight):
     records = reviews(24)
     records[3] = Record(key="w", context="c", response="r", weight=weight)
     model = MixtureOfPersonas(2, lm="fake", encoder="fake", settings=SETTINGS)
-    with pytest.raises(DataError, match="1 of 24 records have a weight that is no finite number"):
+    with pytest.raises(DataError, match="the record 'w' has the weight"):
         model.fit(records)
+
+
+def test_a_fitted_model_can_be_copied_pickled_and_sent_to_workers(model, tmp_path):
+    import copy
+    import pickle
+
+    held = reviews(64)[48:]
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.score(held) == model.score(held)
+
+
+def test_pipelines_and_searches_score_too(model):
+    from sklearn.model_selection import GridSearchCV
+
+    plain = MixtureOfPersonas(2, lm="fake", encoder="fake", n_exemplars=6, settings=SETTINGS)
+    search = GridSearchCV(plain, {"n_personas": [2]}, cv=2).fit(reviews(24))
+    assert search.score(reviews(26)[24:]) < 0
+    assert model.score(reviews(50)[48:], None) == model.score(reviews(50)[48:])
+
+
+def test_a_mean_leaves_out_unusable_rows_with_a_warning(model, caplog):
+    rows = [{"context": r.context, "response": r.response} for r in reviews(52)[48:]]
+    assert model.score([*rows, {"context": "c", "response": " "}]) == model.score(rows)
+    assert "1 rows of the records given: empty_response" in caplog.text
+
+
+def test_equal_answers_of_different_people_count():
+    rows = [
+        {"context": "Tea?", "response": ["yes", "no"][i % 4 == 0], "key": f"p{i}"}
+        for i in range(24)
+    ]
+    assert len(_as_records(rows, drops_repeated=True)) == 24
+    plain = [{"context": row["context"], "response": row["response"]} for row in rows]
+    assert len(_as_records(plain, on_unusable="warn", drops_repeated=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"n_personas": "3"}, 'n_personas must be a whole number from 1 on or "auto", got \'3\''),
+     ({"n_personas": True}, "n_personas must be"), ({"n_personas": 2.5}, "n_personas must be"),
+     ({"settings": {"n_rounds": 1}}, "settings must be a mop.config.FitConfig"),
+     ({"valid_share": "0.2"}, "valid_share must be a number"), ({"task": None}, "task must be a text"),
+     ({"seed": 1.5}, "seed must be a whole number, got 1.5"), ({"store": 3}, "store must be the path"),
+     ({"encoder": None}, "encoder must be"), ({"score_components": 0}, "score_components must be")],
+)  # fmt: skip
+def test_parameters_are_checked_before_anything_is_done(more, message):
+    with pytest.raises(ConfigError, match=message):
+        MixtureOfPersonas(**{"lm": "fake", "encoder": "fake", **more}).fit(reviews(24))
+
+
+def test_a_saved_mixture_keeps_its_own(model, tmp_path):
+    model.save(tmp_path / "m")
+    with pytest.raises(ConfigError, match="task is that of the saved mixture; leave it out"):
+        MixtureOfPersonas.load(tmp_path / "m", task="x")
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(ArtifactError, match="holds no fitted mixture"):
+        MixtureOfPersonas.load(tmp_path / "f")
+
+
+def test_an_unusable_record_is_named(model):
+    with pytest.raises(DataError, match="the record 'k' has no text in its response"):
+        model.score([Record(key="k", context="c", response="")])
+    with pytest.raises(DataError, match="the record 'k' has the weight nan"):
+        model.score([Record(key="k", context="c", response="r", weight=math.nan)])

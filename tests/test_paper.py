@@ -72,7 +72,9 @@ def test_a_budget_stops_the_papers_recipe_too():
     assert len(kept.history) < len(free.history)
     assert f"of max_lm_tokens {budget} are spent" in kept.stopped
     assert kept.history[-1]["kept_round"] < len(kept.history)
-    with pytest.raises(ConfigError, match=r"fit.max_lm_tokens is 5, which does not pay for"):
+    with pytest.raises(
+        ConfigError, match=r"fit.max_lm_tokens is 5, and 12 components of 20 validation"
+    ):
         fit_paper(planted.problem, planted.score, replace(FAST, max_lm_tokens=5), seed=0)
 
 

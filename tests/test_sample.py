@@ -157,3 +157,29 @@ def test_the_verb_says_what_it_wrote(finished, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["n_responses"] == 6
     assert main(["sample", str(finished[1]), "--out", "texts.csv"]) == USAGE
     assert "texts.csv" in capsys.readouterr().err
+
+
+def test_what_holds_something_else_is_not_written_over(finished, tmp_path):
+    config, path = finished
+    out = tmp_path / "out.jsonl"
+    sample(config, path, out, n=3)
+    sample(config, path, out, n=2)  # its own
+    assert len(texts(out)) == 2
+    contexts = tmp_path / "c.jsonl"
+    contexts.write_text('{"context": "Film?"}\n')
+    precious = tmp_path / "precious.parquet"
+    precious.write_bytes(b"x")
+    for file, more, message in (
+        (contexts, {"contexts": contexts}, "holds the contexts that are to be answered"),
+        (contexts, {}, "holds something else than responses"),
+        (precious, {}, "holds something else than responses"),
+        (path / "responses.jsonl", {}, "is a file of the run itself"),
+    ):
+        before = file.read_bytes() if file.exists() else None
+        if before is None:
+            file.write_text("x")
+        with pytest.raises(ConfigError, match=message):
+            sample(config, path, file, n=1, **more)
+        assert file.read_bytes() == (before or b"x")
+        if before is None:
+            file.unlink()

@@ -71,6 +71,10 @@ class Loaded:
         """Go over the records."""
         return iter(self.records)
 
+    def __getitem__(self, row: int) -> Record:
+        """One record, as from a list: scikit-learn's splitters ask so."""
+        return self.records[row]
+
     def __len__(self) -> int:
         """How many records are usable."""
         return len(self.records)
@@ -78,7 +82,10 @@ class Loaded:
     def warn(self, source: object) -> None:
         """Log each kind of problem with its count."""
         for code, count in self.counts.items():
-            logger.warning("%d rows of %s: %s", count, source, code)
+            remedy = " (keep them with duplicates='keep', or tell people apart by group)"
+            logger.warning(
+                "%d rows of %s: %s%s", count, source, code, remedy if code == "duplicate" else ""
+            )
 
 
 def load_records(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -147,6 +149,10 @@ class MixtureOfPersonas:
             input_tags=InputTags(two_d_array=False, string=True, dict=True),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out open models and files, so that copies and worker processes open their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
     def __repr__(self) -> str:
         """Show what differs from the defaults."""
         shown = ", ".join(
@@ -166,7 +172,8 @@ class MixtureOfPersonas:
         records : iterable of Record, DataFrame, or iterable of mappings
             The observed population: what `mop.data.load_records` returns, or rows with ``context`` and
             ``response``, perhaps ``label``, ``key``, ``weight`` and ``group``. Rows that cannot be
-            used, and repeated ones, are left out with a warning.
+            used are left out with a warning, and so are repeated ones, unless a ``key`` or a ``weight``
+            tells that they are different people.
         y : None
             There for scikit-learn's pipelines, not looked at.
 
@@ -186,9 +193,8 @@ class MixtureOfPersonas:
         from mop.fit import fit_mixture
         from mop.score import distinct
 
-        if self.n_exemplars < 2:
-            raise ConfigError(f"n_exemplars must be at least 2, got {self.n_exemplars}")
-        observed = _as_records(records, keeps_all=False)
+        self._check_parameters()
+        observed = _as_records(records, on_unusable="warn", drops_repeated=True)
         n_valid = max(2, round(self.valid_share * len(observed)))
         if not 0 < self.valid_share < 1 or n_valid > len(observed) - 2:
             raise DataError(
@@ -262,6 +268,32 @@ class MixtureOfPersonas:
         )
         return self
 
+    def _check_parameters(self) -> None:
+        """Refuse values that could only fail later and less clearly."""
+        import numpy as np
+
+        from mop.config import FitConfig
+
+        def whole(value: Any, least: int) -> bool:
+            is_number = isinstance(value, int | np.integer)
+            return is_number and value is not True and value is not False and int(value) >= least
+
+        for name, is_good, accepted in (
+            ("n_personas", self.n_personas == "auto" or whole(self.n_personas, 1),
+             'a whole number from 1 on or "auto"'),
+            ("n_exemplars", whole(self.n_exemplars, 2), "a whole number from 2 on"),
+            ("score_components", whole(self.score_components, 1), "a whole number from 1 on"),
+            ("seed", isinstance(self.seed, int | np.integer), "a whole number"),
+            ("valid_share", isinstance(self.valid_share, Real), "a number between 0 and 1"),
+            ("task", isinstance(self.task, str), "a text"),
+            ("settings", self.settings is None or isinstance(self.settings, FitConfig), "a mop.config.FitConfig"),
+            ("store", self.store is None or isinstance(self.store, str | os.PathLike), "the path of a file"),
+            ("lm", self.lm is not None, "a name or a model"),
+            ("encoder", self.encoder is not None, "a name or an encoder"),
+        ):  # fmt: skip
+            if not is_good:
+                raise ConfigError(f"{name} must be {accepted}, got {getattr(self, name)!r}")
+
     # ------------------------------------------------------------------------------------- likelihood
 
     @overload
@@ -296,24 +328,38 @@ class MixtureOfPersonas:
 
     @overload
     def score(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[False] = ...
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        y: None = None,
+        *,
+        return_std: Literal[False] = ...,
     ) -> float: ...
 
     @overload
     def score(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[True]
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        y: None = None,
+        *,
+        return_std: Literal[True],
     ) -> tuple[float, float]: ...
 
     def score(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: bool = False
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        y: None = None,
+        *,
+        return_std: bool = False,
     ) -> float | tuple[float, float]:
         """Mean log-likelihood per record, in nats, weighted by the records' survey weights.
 
-        With ``return_std`` also the standard error of that mean as an estimate, 0 where exact.
+        Rows that cannot be used are left out with a warning, as `fit` does; equal ones all count.
+        ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean as an
+        estimate, 0 where exact.
         """
         from mop.likelihood import error_of_mean, estimate
 
-        table = self._table(_as_records(records))
+        table = self._table(_as_records(records, on_unusable="warn"))
         found = estimate(table, self._fitted())
         mean = float(found.log_mix @ table.weight / table.weight.sum())
         return (mean, error_of_mean(table, found.standard_error)) if return_std else mean
@@ -574,6 +620,9 @@ class MixtureOfPersonas:
         """
         from mop.fitted import load_mixture
 
+        for name in ("n_personas", "task", "personas"):
+            if name in params:
+                raise ConfigError(f"{name} is that of the saved mixture; leave it out")
         fitted = load_mixture(Path(folder))
         if scorer is None and lm is not None:
             scorer = ""
@@ -739,20 +788,34 @@ def _parameters() -> dict[str, inspect.Parameter]:
 
 
 def _as_records(
-    records: Iterable[Record | Mapping[str, Any]], *, keeps_all: bool = True
+    records: Iterable[Record | Mapping[str, Any]],
+    *,
+    on_unusable: Literal["raise", "warn"] = "raise",
+    drops_repeated: bool = False,
 ) -> list[Record]:
-    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them.
-
-    Without ``keeps_all`` unusable and repeated rows are left out, as `mop.data.load_records` does.
-    """
+    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them."""
     source, rows, names = _opened_rows(
         records, "records", "Records and rows with context and response"
     )
     if rows and all(isinstance(row, Record) for row in rows):
-        return [row for row in rows if isinstance(row, Record)]
+        for record in rows:
+            _check_record(record)
+        return rows
+    told_apart = {"key", "weight"} & set(names)
     return _loaded(
-        source, names, ("label", "key", "weight", "group"), keeps_all=keeps_all, what="records"
-    )
+        source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
+        duplicates="drop" if drops_repeated and not told_apart else "keep",
+    )  # fmt: skip
+
+
+def _check_record(record: Record) -> None:
+    """Refuse what loading would not have let through."""
+    if not record.response.strip():
+        raise DataError(f"the record {record.key!r} has no text in its response; leave it out")
+    if not 0 < record.weight < math.inf:
+        raise DataError(
+            f"the record {record.key!r} has the weight {record.weight}; accepted are finite numbers above 0"
+        )
 
 
 def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
@@ -769,7 +832,9 @@ def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[R
             row if isinstance(row, Record) else Record(key=f"context-{i}", context=row, response="")
             for i, row in enumerate(rows)
         ]
-    found = _loaded(source, names, ("label", "key"), keeps_all=True, what="contexts", response=None)
+    found = _loaded(
+        source, names, ("label", "key"), on_unusable="raise", what="contexts", duplicates="keep", response=None
+    )  # fmt: skip
     if "key" in names:
         return found
     return [replace(record, key=f"context-{i}") for i, record in enumerate(found)]
@@ -799,15 +864,15 @@ def _loaded(
     names: Sequence[str],
     asked: Sequence[str],
     *,
-    keeps_all: bool,
+    on_unusable: Literal["raise", "warn"],
     what: str,
     **options: Any,
 ) -> list[Record]:
     from mop.data import load_records
 
     columns: dict[str, Any] = {name: name for name in asked if name in names}
-    loaded = load_records(source, **columns, duplicates="keep" if keeps_all else "drop", **options)
-    if keeps_all and len(loaded) < loaded.n_rows:
+    loaded = load_records(source, **columns, **options)
+    if on_unusable == "raise" and len(loaded) < loaded.n_rows:
         lost = next(problem for problem in loaded.problems if not problem.is_kept)
         raise DataError(
             f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "

@@ -7,6 +7,7 @@ Letters as in `mop.cells`.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 import time
@@ -103,6 +104,7 @@ def fit_mixture(
         weight=np.array([r.weight for r in records]),
         n_train=len(train),
         betas=scorer.betas,
+        size=np.array([len(r.response) + 1.0 for r in records]),
     )
     if len(scorer.betas) == 1:
         logger.warning(
@@ -337,28 +339,42 @@ def _within_budget(
     Records are left out evenly, of training and of validation, if it does not pay for `FEW` components of each.
     """
     n, n_train, budget = len(problem.hx), problem.n_train, settings.max_lm_tokens
-    # What a cell costs is not known yet: look at a few.
-    rows = np.unique(np.linspace(0, n - 1, min(n, 16)).astype(np.int64))
+    # What a cell costs is not known yet: look at a few, of short and of long records.
+    by_size = np.argsort(problem.cost, kind="stable")
+    rows = np.sort(by_size[np.unique(np.linspace(0, n - 1, min(n, 16)).astype(np.int64))])
     exemplar = np.where(problem.own[rows] == 0, len(problem.he) - 1, 0)
-    per_cell = score(rows, np.zeros_like(rows), exemplar)[1] / len(rows)
+    looked = score(rows, np.zeros_like(rows), exemplar)[1]
+    per_cell = problem.cost * looked / problem.cost[rows].sum()
     usual = settings.components_per_record, settings.valid_components
     least = min(1.0, FEW / min(usual))
     few = [max(1, math.floor(least * each)) for each in usual]
-    per_record = per_cell * (few[0] * n_train + few[1] * (n - n_train)) / n
-    n_kept = math.floor(budget / per_record)
-    if n_kept >= n:
-        in_all = usual[0] * n_train + usual[1] * (n - n_train)
-        return None, min(1.0, max(least, budget / (per_cell * in_all)))
-    if n_kept < min(FEWEST_RECORDS, n):
-        raise ConfigError(
-            f"fit.max_lm_tokens is {budget}, and {few[0]} components of {FEWEST_RECORDS} records take about "
-            f"{per_record * FEWEST_RECORDS:.0f} tokens; raise it to some times that, or set it to 0 for no limit"
-        )
+    is_train = np.arange(n) < n_train
+    per_record = per_cell * np.where(is_train, *few)
+    if per_record.sum() <= budget:
+        in_all = float(per_cell @ np.where(is_train, *usual))
+        return None, min(1.0, max(least, budget / in_all))
     rng = generator(seed, "records-within-budget")
-    kept_train = min(max(1, round(n_kept * n_train / n)), n_kept - 1)
-    train = rng.permutation(n_train)[:kept_train]
-    valid = n_train + rng.permutation(n - n_train)[: n_kept - kept_train]
-    return np.sort(np.concatenate([train, valid])), least
+    train, valid = rng.permutation(n_train), n_train + rng.permutation(n - n_train)
+
+    def first(n_kept: int) -> Ints:
+        kept_train = min(max(1, round(n_kept * n_train / n)), n_kept - 1)
+        return np.sort(np.concatenate([train[:kept_train], valid[: n_kept - kept_train]]))
+
+    fewest = min(FEWEST_RECORDS, n)
+    # The records of a larger number contain those of a smaller one.
+    n_kept = (
+        bisect.bisect_right(
+            range(fewest, n), budget, key=lambda number: math.ceil(per_record[first(number)].sum())
+        )
+        + fewest
+        - 1
+    )
+    if n_kept < fewest:
+        raise ConfigError(
+            f"fit.max_lm_tokens is {budget}, and {few[0]} components of {fewest} records take about "
+            f"{per_record[first(fewest)].sum():.0f} tokens; raise it to some times that, or set it to 0 for no limit"
+        )
+    return first(n_kept), least
 
 
 def _of_rows(score: ScoreCells, rows: Ints) -> ScoreCells:

@@ -459,7 +459,7 @@ def load_mixture(folder: Path) -> FittedMixture:
         document = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
         weights = (folder / "gate.safetensors").read_bytes()
         state = load(weights)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
             f"{folder} holds no fitted mixture: {Path(error.filename).name} is missing; "
             "give the folder that `mop fit` or `save` wrote"

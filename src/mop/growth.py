@@ -93,7 +93,7 @@ def choose_personas(
             np.unique(np.linspace(0, len(order) - 1, min(len(order), 16)).astype(np.int64))
         ]
         n_looked = score(rows[some], persona[some], shown_rows[some])[1]
-        expected = n_looked / len(some) * len(order)
+        expected = n_looked * problem.cost[rows].sum() / problem.cost[rows[some]].sum()
         if 2 * expected > settings.max_lm_tokens:
             raise ConfigError(
                 f"fit.max_lm_tokens is {settings.max_lm_tokens}, and choosing among {n_personas} personas takes "

@@ -68,7 +68,7 @@ def fit_paper(
         init_scale=1.0,
         log_tau=math.log(settings.start_tau if len(problem.betas) > 1 else 1 / problem.betas[0]),
     )
-    asked, began = _Asked(score, n_exemplars, settings.max_lm_tokens), clock()
+    asked, began = _Asked(score, problem, settings.max_lm_tokens), clock()
     cells = asked.cells
     rest = _even_components(problem, settings, seed)
     pays = asked.add(
@@ -88,9 +88,9 @@ def fit_paper(
         pays = pays and asked.add((i, int(c)) for i in range(n) for c in top[i])
         if not pays and not history:
             raise ConfigError(
-                f"fit.max_lm_tokens is {settings.max_lm_tokens}, which does not pay for {len(rest)} components of "
-                f"{n - n_train} validation records and {settings.top_m} of all {n}; raise it, lower "
-                "fit.valid_components or fit.top_m, or set it to 0 for no limit"
+                f"fit.max_lm_tokens is {settings.max_lm_tokens}, and {len(rest)} components of {n - n_train} "
+                f"validation records, with {settings.top_m} of all {n}, take {asked.expected:.0f} or more tokens; "
+                "raise it to some times that, lower fit.valid_components or fit.top_m, or set it to 0 for no limit"
             )
         early = _reason_to_stop(settings, asked, pays=pays, epoch=epoch, seconds=clock() - began)
         if early:
@@ -132,18 +132,24 @@ def fit_paper(
 class _Asked:
     """Curves by (record, flat component) as they are asked for, each once, within ``max_lm_tokens``."""
 
-    def __init__(self, score: ScoreCells, n_exemplars: int, budget: int) -> None:
-        self._score, self._n_exemplars, self._budget = score, n_exemplars, budget
+    def __init__(self, score: ScoreCells, problem: Problem, budget: int) -> None:
+        self._score, self._n_exemplars, self._budget = score, len(problem.he), budget
+        self._cost, self._paid = problem.cost, 0.0
         self.cells: dict[tuple[int, int], NDArray[np.float32]] = {}
         self.n_tokens = 0
+        self.expected = 0.0
+        """Tokens in all that the last question would have brought it to."""
 
     def add(self, pairs: Iterable[tuple[int, int]]) -> bool:
         """Score what is not known yet, all of it; False, without scores, if the budget does not pay for that."""
         new = sorted({(c, i) for i, c in pairs if (i, c) not in self.cells})
         if new and self._budget:
-            if not self.cells:  # what one costs is not known yet
-                self._ask([new.pop(0)])
-            if self.n_tokens * (1 + len(new) / len(self.cells)) > self._budget:
+            if not self.cells:  # what one costs is not known yet: look at a few
+                self._ask(new[:: -(-len(new) // 16)])
+                new = [(c, i) for c, i in new if (i, c) not in self.cells]
+            more = float(sum(self._cost[i] for _, i in new))
+            self.expected = self.n_tokens * (1 + more / self._paid)
+            if self.expected > self._budget:
                 return False
         if new:
             self._ask(new)
@@ -154,6 +160,7 @@ class _Asked:
         persona, exemplar = np.divmod(component, self._n_exemplars)
         curves, n_tokens = self._score(record, persona, exemplar)
         self.n_tokens += n_tokens
+        self._paid += float(self._cost[record].sum())
         self.cells.update({(i, c): curve for (c, i), curve in zip(new, curves, strict=True)})
 
 

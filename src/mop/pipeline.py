@@ -566,21 +566,25 @@ def make_records(work: Work) -> Made:
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
     source, seed = _source(data.source), work.config.seed
     given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
+    splits: dict[str, list[Record]] = {}
     if given:
         splits, parts = load_splits(given, sizes, seed=seed, **columns)
     else:
         parts = [load_records(source, **columns)]
-        splits = split_records(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
-    files = []
+    # Before anything else can fail: what was left out is often why.
+    listed = work.folder.records / "problems.json"
+    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
+    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
+    write_json(listed, {"counts": counts, "problems": problems})
+    for code, count in counts.items():
+        logger.warning("%d rows: %s (see records/problems.json)", count, code)
+    splits = splits or split_records(
+        parts[0].records, sizes, seed=seed, by_group=data.group is not None
+    )
+    files = [listed]
     for name, records in splits.items():
         files.append(work.folder.records / f"{name}.jsonl")
         save_records(records, files[-1])
-    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
-    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
-    write_json(work.folder.records / "problems.json", {"counts": counts, "problems": problems})
-    for code, count in counts.items():
-        logger.warning("%d rows: %s (see records/problems.json)", count, code)
-    files.append(work.folder.records / "problems.json")
     usable = sum(len(loaded.records) for loaded in parts)
     return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **sizes}
 
@@ -935,7 +939,11 @@ def refit(
     ArtifactError
         If the run holds no fitted mixture.
     """
-    RunFolder.open(path)  # refuses what is no run, where the next line would begin one
+    own = RunFolder.open(path).mixture  # refuses what is no run, where open_work would begin one
+    if out is not None and out.resolve() == own.resolve():
+        raise ConfigError(
+            f"{str(out)!r} is the fitted mixture of the run, which others are made from; give another folder"
+        )
     name = config.model.lm if lm is None else lm
     models = Models(replace(config, model=replace(config.model, lm=name)))
     with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
