@@ -350,9 +350,9 @@ def _within_budget(
     few = [max(1, math.floor(least * each)) for each in usual]
     is_train = np.arange(n) < n_train
     per_record = per_cell * np.where(is_train, *few)
+    whole_round = per_cell * np.where(is_train, *usual)
     if per_record.sum() <= budget:
-        in_all = float(per_cell @ np.where(is_train, *usual))
-        return None, min(1.0, max(least, budget / in_all))
+        return None, min(1.0, max(least, budget / float(whole_round.sum())))
     rng = generator(seed, "records-within-budget")
     train, valid = rng.permutation(n_train), n_train + rng.permutation(n - n_train)
 
@@ -374,7 +374,8 @@ def _within_budget(
             f"fit.max_lm_tokens is {budget}, and {few[0]} components of {fewest} records take about "
             f"{per_record[first(fewest)].sum():.0f} tokens; raise it to some times that, or set it to 0 for no limit"
         )
-    return first(n_kept), least
+    kept = first(n_kept)
+    return kept, min(1.0, max(least, budget / float(whole_round[kept].sum())))
 
 
 def _of_rows(score: ScoreCells, rows: Ints) -> ScoreCells:
