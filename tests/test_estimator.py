@@ -297,7 +297,7 @@ def test_contexts_can_be_rows_and_tables(model):
     texts = ["Film A?", "Film B?"]
     plain = [r.response for r in model.sample(texts)]
     rows = [{"context": text, "label": "good"} for text in texts]
-    for given in (rows, pd.DataFrame(rows), iter(texts)):
+    for given in (rows, pd.DataFrame(rows), iter(texts), pd.Series(texts), pd.Index(texts)):
         assert [r.response for r in model.sample(given)] == plain
     assert [r.label for r in model.sample(rows)] == ["good", "good"]
     named = [{"context": text, "key": f"k{i}"} for i, text in enumerate(texts)]
@@ -330,8 +330,9 @@ def test_numpys_integers_are_the_same_seeds(tmp_path):
     found = []
     for seed in (1, np.int64(1)):
         model = MixtureOfPersonas(
-            2, lm="fake", encoder="fake", n_exemplars=6, settings=SETTINGS, seed=seed
-        )
+            2, lm="fake", encoder="fake", n_exemplars=6, settings=SETTINGS, seed=seed,
+            score_components=type(seed)(64),
+        )  # fmt: skip
         model.fit(reviews(24)).save(tmp_path / "m")
         found.append(model.score(reviews(26)[24:]))
     assert found[0] == found[1]
@@ -391,10 +392,14 @@ def test_a_fitted_model_can_be_copied_pickled_and_sent_to_workers(model, tmp_pat
 
 def test_pipelines_and_searches_score_too(model):
     from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
 
     plain = MixtureOfPersonas(2, lm="fake", encoder="fake", n_exemplars=6, settings=SETTINGS)
     search = GridSearchCV(plain, {"n_personas": [2]}, cv=2).fit(reviews(24))
     assert search.score(reviews(26)[24:]) < 0
+    chain = make_pipeline(FunctionTransformer(), plain).fit(reviews(24))
+    assert chain.score(reviews(26)[24:]) < 0
     assert model.score(reviews(50)[48:], None) == model.score(reviews(50)[48:])
 
 
@@ -419,7 +424,8 @@ def test_equal_answers_of_different_people_count():
     [({"n_personas": "3"}, 'n_personas must be a whole number from 1 on or "auto", got \'3\''),
      ({"n_personas": True}, "n_personas must be"), ({"n_personas": 2.5}, "n_personas must be"),
      ({"settings": {"n_rounds": 1}}, "settings must be a mop.config.FitConfig"),
-     ({"valid_share": "0.2"}, "valid_share must be a number"), ({"task": None}, "task must be a text"),
+     ({"valid_share": "0.2"}, "valid_share must be a number"),
+     ({"valid_share": math.nan}, "valid_share must be"), ({"task": None}, "task must be a text"),
      ({"seed": 1.5}, "seed must be a whole number, got 1.5"), ({"store": 3}, "store must be the path"),
      ({"encoder": None}, "encoder must be"), ({"score_components": 0}, "score_components must be")],
 )  # fmt: skip

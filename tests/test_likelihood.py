@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import sum_over_components
+from mop.backends.fake import FakeModel
 from mop.errors import ConfigError
 from mop.fitted import unconditional_mixture, uniform_mixture, with_temperatures
 from mop.likelihood import (
@@ -25,6 +26,7 @@ from mop.likelihood import (
     summarise,
     temperature_gain,
 )
+from mop.store import Store
 
 
 def table(small_run, n_components):
@@ -294,6 +296,12 @@ def test_errors_add_up_where_draws_are_shared_and_cancel_elsewhere(small_run):
 
 
 def test_one_temperature_for_a_mixture_with_others_is_said(small_run, caplog):
+    one = FakeModel(betas=(1.0,))
+    score_for_likelihood(
+        small_run.fitted, small_run.held_out, small_run.hx, scorer=one, store=Store(":memory:"),
+        n_components=2, seed=0,
+    )  # fmt: skip
+    assert "scores at temperature 1 only, and personas draw at others" in caplog.text
     exact = table(small_run, 10_000)
     at_one = list(exact.betas).index(1.0)
     flat = replace(exact, betas=(1.0,), curves=exact.curves[:, :, [at_one]])

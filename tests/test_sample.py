@@ -165,6 +165,11 @@ def test_what_holds_something_else_is_not_written_over(finished, tmp_path):
     sample(config, path, out, n=3)
     sample(config, path, out, n=2)  # its own
     assert len(texts(out)) == 2
+    (tmp_path / "empty.jsonl").touch()
+    sample(config, path, tmp_path / "empty.jsonl", n=1)
+    for _ in range(2):
+        sample(config, path, path / "mine.jsonl", n=1)  # in the run, yet not of it
+    (path / "mine.jsonl").unlink()
     contexts = tmp_path / "c.jsonl"
     contexts.write_text('{"context": "Film?"}\n')
     precious = tmp_path / "precious.parquet"

@@ -79,13 +79,16 @@ class Loaded:
         """How many records are usable."""
         return len(self.records)
 
-    def warn(self, source: object) -> None:
-        """Log each kind of problem with its count."""
+    def warn(
+        self,
+        source: object,
+        *,
+        remedy: str = "kept with duplicates='keep', or where groups tell people apart",
+    ) -> None:
+        """Log each kind of problem with its count, and how equal answers of different people are kept."""
         for code, count in self.counts.items():
-            remedy = " (keep them with duplicates='keep', or tell people apart by group)"
-            logger.warning(
-                "%d rows of %s: %s%s", count, source, code, remedy if code == "duplicate" else ""
-            )
+            how = f" ({remedy})" if code == "duplicate" else ""
+            logger.warning("%d rows of %s: %s%s", count, source, code, how)
 
 
 def load_records(

@@ -173,7 +173,7 @@ class MixtureOfPersonas:
             The observed population: what `mop.data.load_records` returns, or rows with ``context`` and
             ``response``, perhaps ``label``, ``key``, ``weight`` and ``group``. Rows that cannot be
             used are left out with a warning, and so are repeated ones, unless a ``key`` or a ``weight``
-            tells that they are different people.
+            tells that they are different people. An unusable Record is an error.
         y : None
             There for scikit-learn's pipelines, not looked at.
 
@@ -184,7 +184,7 @@ class MixtureOfPersonas:
         Raises
         ------
         ConfigError
-            If ``n_exemplars`` is below 2.
+            For a parameter that is none.
         DataError
             If there are too few records for the personas or the splits, no persona, or one twice.
         """
@@ -278,13 +278,14 @@ class MixtureOfPersonas:
             is_number = isinstance(value, int | np.integer)
             return is_number and value is not True and value is not False and int(value) >= least
 
+        share: Any = self.valid_share
         for name, is_good, accepted in (
             ("n_personas", self.n_personas == "auto" or whole(self.n_personas, 1),
              'a whole number from 1 on or "auto"'),
             ("n_exemplars", whole(self.n_exemplars, 2), "a whole number from 2 on"),
             ("score_components", whole(self.score_components, 1), "a whole number from 1 on"),
             ("seed", isinstance(self.seed, int | np.integer), "a whole number"),
-            ("valid_share", isinstance(self.valid_share, Real), "a number between 0 and 1"),
+            ("valid_share", isinstance(share, Real) and 0 < float(share) < 1, "a number between 0 and 1"),
             ("task", isinstance(self.task, str), "a text"),
             ("settings", self.settings is None or isinstance(self.settings, FitConfig), "a mop.config.FitConfig"),
             ("store", self.store is None or isinstance(self.store, str | os.PathLike), "the path of a file"),
@@ -353,7 +354,8 @@ class MixtureOfPersonas:
     ) -> float | tuple[float, float]:
         """Mean log-likelihood per record, in nats, weighted by the records' survey weights.
 
-        Rows that cannot be used are left out with a warning, as `fit` does; equal ones all count.
+        Rows that cannot be used are left out with a warning, as `fit` does; equal ones all count; an
+        unusable Record is an error.
         ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean as an
         estimate, 0 where exact.
         """
@@ -518,9 +520,9 @@ class MixtureOfPersonas:
         Parameters
         ----------
         contexts : iterable of str or Record, DataFrame, or iterable of mappings
-            A row has a ``context``, perhaps a ``label`` and a ``key``. A record's own response is
-            never looked at. Equal strings are different people: the draw depends on (seed, position)
-            for strings and rows without a key, on (seed, key) for the others.
+            Rows have a ``context``, perhaps a ``label``, and all or none a ``key``. A record's own
+            response is never looked at. Equal strings are different people: the draw depends on (seed,
+            position) for strings and rows without keys, on (seed, key) for the others.
         seed : int
         decoding : Decoding, optional
         n_agents, mix, tau_factor, same_label : int, str, float, bool
@@ -590,7 +592,7 @@ class MixtureOfPersonas:
             if isinstance(self.scorer, str)
             else None,
             "encoder": self.encoder if isinstance(self.encoder, str) else None,
-            "score_components": self.score_components,
+            "score_components": int(self.score_components),
         }
         fitted = self._fitted()
         save_mixture(replace(fitted, info={**fitted.info, **names}), Path(folder))
@@ -824,6 +826,8 @@ def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[R
         raise DataError(
             f"several contexts are expected, got the one string {contexts!r}; put it into a list"
         )
+    if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
+        contexts = list(contexts)  # a column of a table, too
     source, rows, names = _opened_rows(
         contexts, "contexts", "strings, Records and rows with a context"
     )
@@ -878,5 +882,5 @@ def _loaded(
             f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "
             "left out; mend or remove it"
         )
-    loaded.warn(f"the {what} given")
+    loaded.warn(f"the {what} given", remedy="kept where rows have a key, a weight or a group")
     return loaded.records

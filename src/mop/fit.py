@@ -126,7 +126,8 @@ def fit_mixture(
     if chooses_personas:
         grown = selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
         if settings.max_lm_tokens:
-            settings = replace(settings, max_lm_tokens=settings.max_lm_tokens - grown.n_tokens)
+            left = max(1, settings.max_lm_tokens - grown.n_tokens)
+            settings = replace(settings, max_lm_tokens=left)
         path = [{**row, "persona": personas[row["persona"]].key} for row in selection.path]
         growth = {"growth": {"n_candidates": len(personas), "path": path}}
         personas = [personas[k] for k in selection.kept]

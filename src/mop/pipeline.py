@@ -488,6 +488,9 @@ class Work:
             }
         if stage == "fit":
             return {
+                **(
+                    {"budget": 2} if config["fit"]["max_lm_tokens"] else {}
+                ),  # goes by lengths since
                 "fit": config["fit"],
                 "seed": seed,
                 "lm": self.scorer.score_identity,
@@ -571,7 +574,7 @@ def make_records(work: Work) -> Made:
         splits, parts = load_splits(given, sizes, seed=seed, **columns)
     else:
         parts = [load_records(source, **columns)]
-    # Before anything else can fail: what was left out is often why.
+    # Before a split can fail: what was left out is often why.
     listed = work.folder.records / "problems.json"
     problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
     counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))

@@ -149,7 +149,7 @@ class ReportData:
     """Persona key to what became of its draws: ``draws``, ``failed``, ``refused``, ``empty``,
     ``cut``."""
     all_outcomes: Mapping[str, int] = field(default_factory=dict)
-    """The same of all draws; one that several personas wrote counts once."""
+    """The same of all draws, where one that several personas wrote counts once; empty: not shown."""
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Heading to findings: rows left out, near copies, warnings of the fit. Doubts about personas
     are added."""
@@ -878,15 +878,16 @@ def _outcomes(data: ReportData) -> dict[str, Any] | None:
     columns = [name for name in OUTCOMES if any(row[name] for row in data.outcomes.values())]
     if not columns:
         return None
-    total = [data.all_outcomes[name] for name in ("draws", *columns)]
     rows = [
         (key or "no persona", [row["draws"], *(row[name] for name in columns)])
         for key, row in data.outcomes.items()
     ]
+    if data.all_outcomes:
+        rows.append(("all", [data.all_outcomes[name] for name in ("draws", *columns)]))
     worst = [name for name in ("failed", "refused") if name in columns]
     return {
         "columns": ["draws", *(OUTCOMES[name] for name in columns)],
-        "rows": [*rows, ("all", total)],
+        "rows": rows,
         "is_lossy": bool(worst),
     }
 

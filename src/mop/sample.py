@@ -132,15 +132,17 @@ def sample(
 
 def _check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
     """Refuse to write over anything but responses of an earlier sample."""
-    if not out.exists():
+    if not out.exists() or not out.stat().st_size:
         return
-    place = out.resolve()
+    place, own = out.resolve(), (run.path / name for name in ("methods", "compare"))
     if contexts is not None and Path(contexts).exists() and place == Path(contexts).resolve():
         what = "holds the contexts that are to be answered"
-    elif place.is_relative_to(run.path.resolve()):
+    elif place in (run.responses.resolve(), run.responses_parquet.resolve()) or any(
+        place.is_relative_to(folder.resolve()) for folder in own
+    ):
         what = "is a file of the run itself"
     elif not _holds_responses(out):
-        what = "exists and holds something else than responses"
+        what = "holds something else than responses"
     else:
         return
     raise ConfigError(f"{str(out)!r} {what}; give another name, or move it away")

@@ -146,7 +146,7 @@ class Decoding:
         """Raise ValueError for what no draw could have."""
         for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not hasattr(value, "__index__") or value < least:
                 raise ValueError(
                     f"{name} must be a whole number of at least {least}, got {value!r}"
                 )
