@@ -131,10 +131,13 @@ class Case:
             n_train=n_train, betas=truth.betas,
         )  # fmt: skip
         n_personas, n_exemplars = len(truth.hg), len(truth.he)
+        shape = truth.curves[n:].shape[:2]
+        persona, exemplar = np.divmod(np.arange(n_personas * n_exemplars), n_exemplars)
         test = Table(
-            components=tuple((k, j) for k in range(n_personas) for j in range(n_exemplars)),
+            persona=np.broadcast_to(persona, shape),
+            exemplar=np.broadcast_to(exemplar, shape),
             curves=truth.curves[n:],
-            allowed=np.ones(truth.curves[n:].shape[:2], dtype=bool),
+            allowed=np.ones(shape, dtype=bool),
             n_tokens=truth.n_tokens[n:],
             log_proposal=None,
             hx=truth.hx[n:],
@@ -159,12 +162,12 @@ class Case:
     @property
     def components(self) -> list[tuple[int, int]]:
         """All pairs (persona, exemplar), the columns of the table."""
-        return list(self.test.components)
+        return list(zip(self.test.persona[0].tolist(), self.test.exemplar[0].tolist(), strict=True))
 
     @property
     def n_components(self) -> int:
         """K · N."""
-        return len(self.test.components)
+        return int(self.test.persona.shape[1])
 
     def mixture(self, gate: Any, uniform_tau: float) -> FittedMixture:
         """A gate with the texts that it is about."""
@@ -446,7 +449,10 @@ def _part(
     taus = np.clip(mixture.temperatures * factor, 1 / betas[-1], 1 / betas[0])
     nodes = np.stack([curve_weights(1 / taus[k], betas) for k, _ in components])
     log_lik = np.einsum("ncg,cg->nc", scored.curves[:, : len(components)].astype(np.float64), nodes)
-    log_w = mixture.log_weight(hx, components, np.full(len(hx), -1, dtype=np.int64))
+    persona, exemplar = (
+        np.broadcast_to(rows, (len(hx), len(components))) for rows in zip(*components, strict=True)
+    )
+    log_w = mixture.log_weight(hx, persona, exemplar, np.full(len(hx), -1, dtype=np.int64))
     return log_sum_exp(log_w + log_lik) - log_sum_exp(log_w)
 
 

@@ -163,6 +163,7 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
     is_tiny = arguments.sizes == "tiny"
     size = {key: getattr(arguments, key) or value for key, value in sizes.items()}
     half = (f"k-{size['personas'] // 2}", f"n-{size['exemplars'] // 2}")
+    changed = [*ABLATIONS, *half] if arguments.ablations is None else arguments.ablations
     # One round: about the scores that the paper's recipe asks for, so that neither side pays more.
     fit: dict[str, Any] = {
         "n_rounds": 1,
@@ -192,7 +193,7 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
         "evaluate": {"n_seeds": 2 if is_tiny else 5, "n_bootstrap": 20 if is_tiny else 60},
         "compare": {
             "domain": corpus.domain, "n_responses": size["responses"], "n_ablation": size["ablation"],
-            "ablations": ["paper-fit", *((*ABLATIONS, *half) if part == "ablations" else ())],
+            "ablations": ["paper-fit", *(changed if part == "ablations" else ())],
             "n_seeds_best": size["best_seeds"] if part == "table" else 1, "encoders": arguments.encoders,
             "encoder_dtype": arguments.encoder_dtype,
             "n_names": 8 if is_tiny else 500, "min_words": 1 if is_tiny else 10,
@@ -462,8 +463,9 @@ def results(
     for name, run in runs.items():
         run["claims"] = {**run.get("claims", {}), **claims_of(name, run)}
     # The table's claim stands before that of the ablations, which may be of another day.
-    claims = {name: claim for part in changed.values() for name, claim in part["claims"].items()}
-    claims |= {name: claim for run in runs.values() for name, claim in run["claims"].items()}
+    claims = {name: claim for run in runs.values() for name, claim in run["claims"].items()}
+    for part in changed.values():
+        claims = {**claims, **{n: claim for n, claim in part["claims"].items() if n not in claims}}
     document = write_results_file(
         arguments.out,
         claims,
@@ -664,6 +666,8 @@ def command(arguments: argparse.Namespace, piece: Piece) -> str:
     parts.append(f"--encoder-dtype {arguments.encoder_dtype}")
     if arguments.methods != default_methods(is_tiny=arguments.sizes == "tiny"):
         parts.append(f"--methods {' '.join(arguments.methods)}")
+    if arguments.ablations is not None and piece.part == "ablations":
+        parts.append(f"--ablations {' '.join(arguments.ablations)}")
     parts.append(
         f"--lm {arguments.lm} --seed {arguments.seed} --data {piece.corpus} --part {piece.part}"
     )
@@ -699,6 +703,10 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="rivals and controls (default: all; picle only where peft is installed)",
     )
+    parser.add_argument(
+        "--ablations", nargs="+", metavar="NAME",
+        help="versions of MoP with one part changed, beside paper-fit (default: all, and K and N halved)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--shared", type=Path, default=SHARED, help="folder that holds data/ (default ../shared)"

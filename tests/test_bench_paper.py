@@ -115,6 +115,23 @@ def test_what_the_claims_rest_on_comes_before_further_ablations(bench, tmp_path)
         assert some == [key for key in keys if ("ablations" in key) == (part == "ablations")]
 
 
+def test_only_some_versions_can_be_made(bench, tmp_path):
+    if not (bench.SHARED / "data" / "agnews").is_dir():
+        pytest.skip("the data folder shared/ is not there")
+    some = ["--ablations", "no-gates", "k-2", "--part", "ablations"]
+    arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path), *some])
+    found = bench.plan(arguments, ["agnews"])
+    assert [piece.name for piece in found] == [
+        "fit",
+        "mop",
+        "mop.paper-fit",
+        "mop.no-gates",
+        "mop.k-2",
+        "table",
+    ]
+    assert "--ablations no-gates k-2 " in bench.command(arguments, found[-1])
+
+
 def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, tmp_path):
     arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path)])
     run = {

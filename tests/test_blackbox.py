@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mop.blackbox import match_weights
+from mop.blackbox import WeightMatch, match_weights
 from mop.errors import DataError
 from mop.randomness import generator
 
@@ -182,3 +182,28 @@ def test_unusable_survey_weights_are_named() -> None:
         r"above 0",
     ):
         match_weights([cloud(0, 5, 0)], cloud(1, 5, 0), target_weights=np.ones(3))
+
+
+def test_answers_to_one_question_are_not_compared() -> None:
+    """Six personas that all write alike, asked the same questions: none of them is favoured."""
+    off, aware, unaware = ~np.eye(6, dtype=bool), [], []
+
+    def excess(found: WeightMatch) -> float:
+        return float(found.within[off].mean() - found.within[~off].mean())
+
+    for seed in range(8):
+        rng = generator(seed, "shared")
+        questions = 2.0 * rng.normal(size=(20, 4))
+        samples = [questions + 0.3 * rng.normal(size=(20, 4)) for _ in range(6)]
+        target = 2.0 * rng.normal(size=(300, 4)) + 0.3 * rng.normal(size=(300, 4))
+        asked = [np.arange(20)] * 6
+        aware.append(excess(match_weights(samples, target, contexts=asked, shrinkage=0.0)))
+        unaware.append(excess(match_weights(samples, target, shrinkage=0.0)))
+    assert abs(np.mean(aware)) < 0.003
+    assert np.mean(unaware) > 0.01
+
+
+def test_contexts_must_be_told_for_every_sample() -> None:
+    samples = [cloud(k, 5, seed=1) for k in range(2)]
+    with pytest.raises(DataError, match=r"contexts have the shapes \[\(4,\), \(5,\)\]"):
+        match_weights(samples, cloud(0, 9, 2), contexts=[np.arange(4), np.arange(5)])

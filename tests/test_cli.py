@@ -315,3 +315,21 @@ def test_a_full_disk_stops_with_one_sentence_and_the_run_goes_on_when_there_is_r
     assert "Traceback" not in full.stderr
     subprocess.run(command_line(source, out), check=True, capture_output=True)
     assert (out / "report.html").is_file()
+
+
+def test_what_explain_cannot_look_at_is_said(run_folder, capsys):
+    for more, message in (
+        (["--text", "fun", "--key", "k"], "give it or --key, not both"),
+        (["--context", "Film?"], "--context goes with --text"),
+        (["--key", "nobody"], "none of the run's test records has the key 'nobody'"),
+    ):
+        assert main(["explain", str(run_folder), *more]) == USAGE
+        assert message in capsys.readouterr().err
+
+
+def test_refitted_on_as_many_records_as_there_are(run_folder, capsys):
+    command = ["score", str(run_folder), "--components", "20", "--refit-tau", "1000", "--json"]
+    assert main(command) == OK
+    told = capsys.readouterr()
+    assert json.loads(told.out)["refitted_on"] == 8
+    assert "the run has 8 validation records, fewer than --refit-tau 1000" in told.err

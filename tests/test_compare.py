@@ -24,7 +24,7 @@ from mop.compare import (
     pieces,
     variant_settings,
 )
-from mop.config import resolve_config
+from mop.config import PRESETS, resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults
 from mop.pipeline import Models, simulate_method, verify
@@ -39,6 +39,9 @@ SMALL = (
     'compare.methods=["zero-shot", "zerogen", "few-shot"]',
     'compare.ablations=["no-exemplars", "tokens-2", "n-12"]', "simulate.n_responses=16",
 )  # fmt: skip
+
+
+PAPERS_FIT = [f"fit.{name}={json.dumps(value)}" for name, value in PRESETS["paper"]["fit"].items()]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,9 @@ def test_every_method_has_its_figures_its_cost_and_its_seeds(finished):
     assert {"real train", "real exemplars"} == set(found["real"])
     document = read_json(path / "compare" / "comparison.json")
     assert {**document, "run": str(path)} == found
+    # Some of ZeroGen's 16 are empty: the classifier has as many texts of each method as the other figures.
+    assert found["n_responses"] < 16
+    assert {row["n_train"] for row in found["arms"].values()} == {found["n_responses"]}
 
 
 def test_labels_are_in_equal_shares_and_ablations_answer_a_part_of_the_same_contexts(finished):
@@ -124,6 +130,24 @@ def test_a_variant_is_fitted_on_the_very_same_records(finished):
     fewer = {r["key"] for r in read_jsonl(part / "exemplars.jsonl")}
     assert len(fewer) == 12
     assert fewer < keys["exemplars"]
+
+
+def test_equal_answers_of_different_people_stay_in_a_variant(tmp_path):
+    """A survey: what is told apart by group in the run is not taken for duplicates later."""
+    rows = [
+        {"context": "Tea or coffee?", "response": f"{i % 7} teas", "who": str(i)}
+        for i in range(160)
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = resolve_config(
+        preset="quick",
+        assignments=[
+            f'data.source="{tmp_path / "r.jsonl"}"', "data.group=who", "data.task=an answer", *SMALL,
+            'compare.methods=["zero-shot"]', "compare.n_seeds_best=1", 'compare.ablations=["single-tau"]',
+        ],
+    )  # fmt: skip
+    found = compare(config, tmp_path / "run")
+    assert list(found["ablations"]["methods"]) == ["mop", "mop.single-tau"]
 
 
 def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, source, tmp_path):
@@ -167,11 +191,13 @@ def test_what_comes_before_the_draws_is_timed_apart(tmp_path, monkeypatch):
     assert bench.seconds() == {"picle": 6.0, "prepare/picle": 200.0}
 
 
-def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path):
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path, is_quick):
     fid = {"a": 0.2, "a-s2": 0.5, "b": 0.3, "b-s2": 0.2, "mop": 0.1, "mop-s2": 0.1}
-    drawn = []
+    drawn, tables = [], []
 
     def judge(table, arms, is_quick):
+        tables.append(table)
         rows = {arm.name: {"fid": fid[arm.name], "n": 9} for arm in arms}
         return {"arms": {arm.name: arm.method for arm in arms}, "rows": rows}
 
@@ -187,10 +213,13 @@ def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mop.compare.best_rivals", lambda means, methods: {
             "fid": min(("a", "b"), key=lambda m: means[m]["fid"])})  # fmt: skip
-        _draw_further(bench, arms, "first", is_quick=True)
+        found = _draw_further(bench, arms, "first", is_quick=is_quick)
     # a looked best until its second seed; then b had to draw again too.
     assert drawn == [["mop-s2", "a-s2"], ["b-s2"]]
     assert [arm.name for arm in arms] == ["a", "b", "mop", "mop-s2", "a-s2", "b-s2"]
+    assert list(found["rows"]) == [arm.name for arm in arms]
+    # Each look has a file of its own, so that the command again finds them all.
+    assert len(set(tables)) == 3
 
 
 def test_a_model_that_cannot_be_fine_tuned_is_refused_before_it_is_asked(source, tmp_path):
@@ -292,7 +321,8 @@ def test_versions_that_change_nothing_are_named_and_tables_of_before_go(finished
     [("fitted-tau", ["simulate.tau_factor=0.8"], True), ("any-label", ["simulate.same_label=true"], True),
      ("paper-drawing", ["simulate.same_label=true"], True), ("prompt-2", [], True), ("no-gates", [], True),
      ("prompt-2", ['simulate.mix="prompt"', "simulate.n_agents=2"], False), ("tokens-1", [], False),
-     ("k-4", ["personas.n_personas=4"], False), ("n-24", ["data.exemplars=24"], False)],
+     ("k-4", ["personas.n_personas=4"], False), ("n-24", ["data.exemplars=24"], False),
+     ("paper-fit", [], True), ("paper-fit", PAPERS_FIT, False), ("paper-fit", [*PAPERS_FIT, "fit.top_m=5"], True)],
 )  # fmt: skip
 def test_a_version_changes_nothing_where_the_settings_are_its_own(source, ablation, more, changes):
     assert changes_nothing(settings(source, *more), ablation) is not changes
@@ -399,6 +429,9 @@ def test_over_seeds_gives_the_mean_and_a_student_interval():
     assert found["fid_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
     assert over_seeds([{**arms[0], "mauve": v} for v in (0.8, 1.0)])["mauve_interval"][1] == 1.0
     assert over_seeds(arms[:1])["fid_interval"] == [0, 1]
+    # A figure that a seed could not have is none of the method's.
+    partly = [{**arms[0], "self_bleu_4": 0.2}, {**arms[1], "self_bleu_4": None}]
+    assert "self_bleu_4" not in over_seeds(partly)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +444,18 @@ def test_an_ablation_changes_its_setting(source, ablation, section, key, value):
     changed, is_shared = variant_settings(settings(source), ablation)
     assert getattr(getattr(changed, section), key) == value
     assert is_shared == (ablation == "single-tau")
+
+
+@pytest.mark.parametrize(
+    ("ablation", "more", "message"),
+    [("k-7", ['personas.writer="file"', 'personas.path="mine.jsonl"'], "the personas are those of personas.path"),
+     ("single-tau", ['fit.method="paper"'], "has a temperature for each persona")],
+)  # fmt: skip
+def test_an_ablation_that_would_change_nothing_by_mistake_is_refused(
+    source, ablation, more, message
+):
+    with pytest.raises(ConfigError, match=f"the ablation {ablation}.*{message}"):
+        variant_settings(settings(source, *more), ablation)
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,15 @@ def test_the_same_answer_of_another_group_is_no_duplicate():
     assert loaded.counts == {"duplicate": 1}
 
 
+def test_a_row_that_is_left_out_for_its_key_makes_no_later_row_a_duplicate():
+    rows = [
+        {"x": x, "y": y, "k": k} for k, x, y in (("a", "c", "A"), ("a", "c", "B"), ("b", "c", "B"))
+    ]
+    loaded = load(rows, key="k")
+    assert [(r.key, r.response) for r in loaded.records] == [("a", "A"), ("b", "B")]
+    assert loaded.counts == {"duplicate_key": 1}
+
+
 def test_kept_duplicates_have_keys_of_their_own():
     loaded = load([{"x": "q", "y": "yes"}] * 3 + [{"x": "q", "y": "no"}], duplicates="keep")
     key = loaded.records[0].key

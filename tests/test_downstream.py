@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from conftest import reviews
-from mop.downstream import downstream_f1, fine_tuned_predictions, logistic_predictions, macro_f1
+from mop.downstream import (
+    _resampled_f1,
+    downstream_f1,
+    fine_tuned_predictions,
+    logistic_predictions,
+    macro_f1,
+)
 from mop.embed import FakeEncoder
 from mop.errors import ConfigError, DataError
 
@@ -26,6 +32,11 @@ def test_macro_f1_counts_each_label_alike():
 
 def test_a_label_that_is_never_predicted_counts_as_zero():
     assert macro_f1(["a", "b"], ["a", "a"]) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_the_interval_of_a_perfect_classifier_is_one_however_rare_the_labels():
+    truth = [f"label {i}" for i in range(20)] * 3
+    assert set(_resampled_f1(truth, truth, 20, 0)) == {1.0}
 
 
 def test_texts_that_fit_their_labels_teach_and_turned_labels_teach_the_opposite():

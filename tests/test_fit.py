@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import reviews
+from mop.candidates import folds
 from mop.config import FitConfig
 from mop.errors import ConfigError
 from mop.fit import fit_mixture, fit_rounds
@@ -246,3 +247,22 @@ def test_a_refit_from_the_store_asks_the_model_for_nothing(chooses):
     assert torch.equal(again.gate.w_e, first.gate.w_e)
     assert first.info["coverage"]["n_examined"] == 34
     assert ("growth" in first.info) == chooses
+
+
+def test_a_budget_is_kept_where_few_texts_are_very_long():
+    """One record in 25 costs a thousand times as much: a mean over some records would be wrong by far."""
+    planted = plant(n=100, n_train=75)
+    size = np.where(np.arange(100) % 25 == 7, 1000.0, 1.0)
+    problem = replace(planted.problem, size=size)
+
+    def score(record, persona, exemplar):
+        return planted.score(record, persona, exemplar)[0], int(size[record].sum())
+
+    settings = replace(FAST, components_per_record=9, n_rounds=3, min_gain=0.0, max_steps=5)
+    for budget in (12_000, 40_000):
+        result = fit_rounds(problem, score, replace(settings, max_lm_tokens=budget), seed=0)
+        assert 0.3 * budget < result.n_tokens <= budget
+
+
+def test_more_folds_than_records_are_as_many_as_there_are():
+    assert [fold.tolist() for fold in folds(2, 5, seed=0)] in ([[0], [1]], [[1], [0]])

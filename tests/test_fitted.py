@@ -279,3 +279,13 @@ def test_queries_and_keys_give_the_exemplar_weights(fitted):
     logits = fitted.queries(hx, persona) @ keys.T
     log_omega = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert log_omega == pytest.approx(fitted.log_omega(hx, persona, np.full(3, -1)), abs=1e-5)
+
+
+def test_weights_of_another_fit_are_noticed(fitted, tmp_path):
+    save_mixture(fitted, tmp_path / "one")
+    save_mixture(with_temperatures(fitted, 0.5), tmp_path / "two")
+    (tmp_path / "two" / "gate.safetensors").replace(tmp_path / "one" / "gate.safetensors")
+    with pytest.raises(ArtifactError, match="are of two different fits"):
+        load_mixture(tmp_path / "one")
+    _edit(tmp_path / "one", lambda d: d.pop("weights"))  # as before such a note was kept
+    assert load_mixture(tmp_path / "one").temperatures == pytest.approx(0.5)

@@ -58,6 +58,16 @@ def test_the_map_shows_real_and_every_method(data):
     assert {p.kind for p in data.map_points} == {"real", "mop", "zero-shot", "mop-uniform"}
 
 
+def test_the_course_of_a_fit_in_rounds_is_of_records_kept_aside(data):
+    assert {"train", "crossed", "crossed_uniform", "crossed_unconditional"} < set(data.history[0])
+    assert not any(name.startswith("valid") for row in data.history for name in row)
+    assert data.best_step in {row["round"] for row in data.history}
+
+
+def test_a_draw_that_several_personas_wrote_counts_once_for_all(data):
+    assert data.all_outcomes["draws"] == 24
+
+
 def test_costs_are_told_apart(data):
     assert data.cost["lm_calls"] == 2
     assert (data.cost["scored_tokens"], data.cost["generated_tokens"]) == (30, 0)

@@ -1,10 +1,13 @@
 """The number of personas is recovered from tables whose truth is planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mop.candidates import folds
 from mop.config import FitConfig
+from mop.errors import ConfigError
 from mop.growth import choose_personas, grow_and_prune
 from mop.mixture import log_sum_exp
 from planted import plant
@@ -62,3 +65,14 @@ def test_candidates_are_scored_under_the_same_exemplars_and_the_junk_is_left_out
     assert sum(planted.calls) == 300 * 2 * 3
     assert len(found.path) >= 1
     assert np.isfinite(log_sum_exp(np.array([row["valid"] for row in found.path])))
+
+
+def test_a_budget_that_does_not_pay_for_the_choice_is_refused_after_a_look():
+    planted = plant(n=60, n_train=40, n_personas=3, n_exemplars=4)
+    settings = FitConfig(records_per_component=20, max_lm_tokens=300)
+    with pytest.raises(ConfigError, match="choosing among 3 personas takes about 360 tokens"):
+        choose_personas(planted.problem, planted.score, settings, seed=0)
+    assert sum(planted.calls) == 16
+    enough = replace(settings, max_lm_tokens=800)
+    found = choose_personas(planted.problem, planted.score, enough, seed=0)
+    assert (found.n_cells, found.n_tokens) == (360, 360)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from conftest import sum_over_components
+from mop.backends.fake import FakeModel
 from mop.errors import ConfigError
 from mop.fitted import unconditional_mixture, uniform_mixture, with_temperatures
 from mop.likelihood import (
     REFERENCES,
     Terms,
     component_posterior,
+    error_of_mean,
     estimate,
     gain_interval,
     gain_over,
@@ -24,6 +26,7 @@ from mop.likelihood import (
     summarise,
     temperature_gain,
 )
+from mop.store import Store
 
 
 def table(small_run, n_components):
@@ -54,10 +57,15 @@ def test_records_beyond_a_few_get_draws_of_their_own(small_run):
     n = len(drawn.hx)
     n_groups = math.ceil(n / 6)
     assert n_groups > 1
-    assert drawn.allowed.shape == (n, 5 * n_groups)
+    assert (
+        drawn.curves.shape[:2] == drawn.allowed.shape == (n, 5)
+    )  # no room for the draws of others
     assert drawn.n_components == 5
-    for row, allowed in enumerate(drawn.allowed):
-        assert set(drawn.group[allowed]) <= {row % n_groups}
+    components = 10 * drawn.persona + drawn.exemplar
+    for row in range(n):
+        assert components[row].tolist() == components[row % n_groups].tolist()
+        assert drawn.group[row] == row % n_groups
+    assert components[0].tolist() != components[1].tolist()
 
 
 def test_estimates_from_draws_are_right_on_average(small_run):
@@ -80,7 +88,7 @@ def test_posteriors_sum_to_one_and_components_add_up_to_personas(small_run):
     posterior = persona_posterior(exact, small_run.fitted)
     assert posterior.sum(axis=1) == pytest.approx(np.ones(len(posterior)))
     share = component_posterior(exact, small_run.fitted)
-    first = [m for m, (k, _) in enumerate(exact.components) if k == 0]
+    first = exact.persona[0] == 0
     assert share[:, first].sum(axis=1) == pytest.approx(posterior[:, 0])
 
 
@@ -105,7 +113,7 @@ def test_gaps_beyond_the_range_of_floats_leave_the_interval_finite(small_run):
     exact = table(small_run, 10_000)
     curves = exact.curves.copy()
     curves[:, ::2] -= 2000.0
-    far = replace(exact, curves=curves, log_proposal=np.full(len(exact.components), -3.4))
+    far = replace(exact, curves=curves, log_proposal=np.full(exact.persona.shape, -3.4))
     gain = gain_interval(
         far, small_run.fitted, uniform_mixture(small_run.fitted), seed=0, n_resamples=100
     )
@@ -237,6 +245,71 @@ def test_refitted_temperatures_undo_a_common_error(small_run):
     assert again.gate.w_e is not wrong.gate.w_e
     assert again.gate.w_e.tolist() == wrong.gate.w_e.tolist()
     assert again.info["uniform_tau"] > 0
+
+
+def test_refitted_temperatures_move_the_references_too(small_run):
+    """All too warm by 30 %, references as well: gains over them are again those of the fit."""
+    exact = table(small_run, 10_000)
+    fitted = small_run.fitted
+    free = unconditional_mixture(fitted)
+    wrong = replace(
+        with_temperatures(fitted, fitted.temperatures * 1.3),
+        unconditional=with_temperatures(free, free.temperatures * 1.3).gate,
+    )
+    again = refit_temperatures(wrong, exact)
+    free_again = unconditional_mixture(again)
+    assert free_again.temperatures != pytest.approx(unconditional_mixture(wrong).temperatures)
+    assert estimate(exact, free_again).log_mix.mean() >= estimate(exact, free).log_mix.mean() - 1e-6
+    assert again.info["temperatures"] is None
+    found = references(
+        again, exact, small_run.held_out, scorer=small_run.lm, store=small_run.store,
+        n_components=1, seed=0,
+    )  # fmt: skip
+    single = found["single-component"]["temperature"]
+    assert single is not None
+    assert single != fitted.info["best_component"]["tau"]
+
+
+def test_the_error_of_a_mean_does_not_depend_on_how_many_records_it_is_of(small_run):
+    """Components that are all equal leave nothing to err about, whoever else is scored beside a record."""
+    drawn = table(small_run, 5)
+    flat = replace(
+        drawn,
+        curves=np.zeros_like(drawn.curves),
+        log_proposal=small_run.fitted.log_weight(
+            drawn.hx, drawn.persona, drawn.exemplar, drawn.own
+        ),
+    )
+    assert estimate(flat, small_run.fitted).standard_error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_errors_add_up_where_draws_are_shared_and_cancel_elsewhere(small_run):
+    drawn = table(small_run, 5)
+    errors = np.arange(1.0, len(drawn.hx) + 1)
+    by_group = np.array([errors[drawn.group == g].sum() for g in np.unique(drawn.group)])
+    assert len(by_group) > 1
+    mean = np.sqrt((by_group**2).sum()) / len(errors)
+    assert error_of_mean(drawn, errors) == pytest.approx(mean)
+    report = summarise(drawn, small_run.fitted, uniform_mixture(small_run.fitted), seed=0)
+    own = estimate(drawn, small_run.fitted).standard_error
+    assert report["standard_error"] == pytest.approx(error_of_mean(drawn, own))
+
+
+def test_one_temperature_for_a_mixture_with_others_is_said(small_run, caplog):
+    one = FakeModel(betas=(1.0,))
+    score_for_likelihood(
+        small_run.fitted, small_run.held_out, small_run.hx, scorer=one, store=Store(":memory:"),
+        n_components=2, seed=0,
+    )  # fmt: skip
+    assert "scores at temperature 1 only, and personas draw at others" in caplog.text
+    exact = table(small_run, 10_000)
+    at_one = list(exact.betas).index(1.0)
+    flat = replace(exact, betas=(1.0,), curves=exact.curves[:, :, [at_one]])
+    uniform = uniform_mixture(small_run.fitted)
+    assert summarise(flat, small_run.fitted, uniform, seed=0)["scored_at"] == 1.0
+    assert summarise(exact, small_run.fitted, uniform, seed=0)["scored_at"] is None
+    at_its_own = with_temperatures(small_run.fitted, 1.0)
+    assert summarise(flat, at_its_own, uniform, seed=0)["scored_at"] is None
 
 
 def test_temperatures_need_curves(small_run):

@@ -368,6 +368,11 @@ def test_self_bleu_of_many_texts_looks_at_five_hundred():
     assert metrics.self_bleu(numbered, seed=0) < 0.05
 
 
+def test_self_bleu_finds_the_few_texts_with_words():
+    mute = ["..."] * 1_000
+    assert metrics.self_bleu([*mute, "a film", "a film"], seed=0) == pytest.approx(1.0)
+
+
 def test_self_bleu_needs_two_texts_with_words():
     with pytest.raises(DataError, match="self-BLEU was asked of 1 texts with words in them"):
         metrics.self_bleu(["a film", "..."], seed=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mop.config import FitConfig
+from mop.errors import ConfigError
 from mop.paper import fit_paper
 from planted import plant
 
@@ -58,3 +59,30 @@ def test_the_papers_recipe_is_compared_with_the_best_single_temperature():
         planted.problem, planted.score, replace(FAST, max_steps=2, start_tau=0.3), seed=0
     )
     assert result.uniform_tau != pytest.approx(0.3)
+
+
+def test_a_budget_stops_the_papers_recipe_too():
+    planted = plant(n=60, n_train=40)
+    free = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=8), seed=0)
+    budget = free.n_tokens - 1
+    kept = fit_paper(
+        planted.problem, planted.score, replace(FAST, max_steps=8, max_lm_tokens=budget), seed=0
+    )
+    assert kept.n_tokens <= budget
+    assert len(kept.history) < len(free.history)
+    assert f"of max_lm_tokens {budget} are spent" in kept.stopped
+    assert kept.history[-1]["kept_round"] < len(kept.history)
+    with pytest.raises(
+        ConfigError, match=r"fit.max_lm_tokens is 5, and 12 components of 20 validation"
+    ):
+        fit_paper(planted.problem, planted.score, replace(FAST, max_lm_tokens=5), seed=0)
+
+
+def test_time_stops_the_papers_recipe_too():
+    planted = plant(n=60, n_train=40)
+    settings = replace(FAST, max_steps=8, max_minutes=1.0)
+    result = fit_paper(
+        planted.problem, planted.score, settings, seed=0, clock=iter(range(0, 600, 25)).__next__
+    )
+    assert result.stopped == "another epoch would exceed max_minutes 1"
+    assert 1 <= len(result.history) < 8

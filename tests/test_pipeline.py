@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from conftest import reviews
@@ -381,3 +382,25 @@ def test_naughty_strings_survive_the_whole_chain(tmp_path):
     ]
     assert set(held) <= set(texts)
     assert len(set(held)) == 200 + 100 + 16 + 8 + 24
+
+
+@pytest.mark.parametrize("name", ["~/r.jsonl", "~/folder"])
+def test_an_edited_source_is_noticed_however_it_is_named(tmp_path, monkeypatch, name):
+    """By a path with a tilde, and as the one file of a folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = [{"context": r.context, "response": r.response} for r in reviews(160)]
+    file = tmp_path / ("r.jsonl" if name.endswith("jsonl") else "folder/records.csv")
+    file.parent.mkdir(exist_ok=True)
+
+    def write(some):
+        if file.suffix == ".jsonl":
+            file.write_text("\n".join(map(json.dumps, some)))
+        else:
+            pd.DataFrame(some).to_csv(file, index=False)
+
+    write(rows)
+    config = resolve_config(preset="quick", assignments=[f'data.source="{name}"'])
+    run(config, tmp_path / "run", until="records")
+    assert run(config, tmp_path / "run", until="records")["done"] == []
+    write(rows[:-1])
+    assert run(config, tmp_path / "run", until="records")["done"] == ["records"]

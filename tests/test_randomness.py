@@ -39,3 +39,7 @@ def test_a_generator_is_reproducible():
         generator(3, "p").integers(1000, size=5).tolist()
         == generator(3, "p").integers(1000, size=5).tolist()
     )
+
+
+def test_numpys_integers_are_numbers():
+    assert derive_seed(np.int64(3), "a", np.int32(1)) == derive_seed(3, "a", 1)

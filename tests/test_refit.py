@@ -26,7 +26,7 @@ from mop.fitted import (
 from mop.gate import Gate
 from mop.gather import report_data
 from mop.pipeline import refit
-from mop.refit import SURROGATE, refit_black_box, samples_of_personas
+from mop.refit import SURROGATE, _order, refit_black_box, samples_of_personas
 from mop.simulate import simulate
 from mop.store import Store
 from mop.types import Decoding, Persona, Record
@@ -351,3 +351,13 @@ def test_the_estimator_allows_its_servers_share_of_failed_samples():
 def test_without_black_box_the_verb_names_the_one_that_fits(finished, capsys):
     assert main(["refit", str(finished[1])]) == USAGE
     assert f"mop fit --out {finished[1]} --set fit.NAME=VALUE" in capsys.readouterr().err
+
+
+def test_contexts_are_asked_as_often_as_their_weights_say():
+    records = [
+        Record(key=f"c{i}", context="x", response="so", weight=1.0 + 2 * (i == 3)) for i in range(4)
+    ]
+    order = _order(records, 60, seed=0)
+    assert np.bincount(order).tolist() == [10, 10, 10, 30]
+    even = _order([replace(r, weight=1.0) for r in records], 6, seed=0)
+    assert sorted(np.bincount(even).tolist()) == [1, 1, 2, 2]

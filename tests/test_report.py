@@ -334,6 +334,19 @@ def test_the_figures_of_a_paper_have_names():
     ]  # fmt: skip
 
 
+def test_the_course_of_the_fit_shows_log_likelihoods_alone():
+    rounds = [{"round": i, "train": -9.0 + i, "crossed": -10.0 + i, "gain": 0.5, "kept_round": 1.0, "n_cells": 9}
+              for i in range(2)]  # fmt: skip
+    data = replace(example(n_responses=2, n_real=2), history=rounds, best_step=1)
+    axes = draw_figures(data)["history"].axes[0]
+    assert [line.get_label() for line in axes.get_lines()] == [
+        "kept", "records it was fitted to", "records kept aside"
+    ]  # fmt: skip
+    assert axes.get_ylim()[1] < -7
+    assert "judged by a fit that was made without it" in render_report(data)
+    assert "judged by a fit that was made" not in render_report(example(n_responses=2, n_real=2))
+
+
 def test_gates_of_another_fit_are_refused():
     data = replace(example(n_responses=2, n_real=2), gate_groups=("only",))
     message = (

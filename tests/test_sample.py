@@ -12,6 +12,7 @@ from conftest import quick_run, reviews
 from mop.backends.fake import FakeModel
 from mop.cli import OK, USAGE, main
 from mop.errors import ArtifactError, ConfigError, DataError
+from mop.fitted import load_mixture, save_mixture
 from mop.pipeline import Models, refit, run
 from mop.sample import drawn_contexts, sample
 from mop.simulate import read_responses
@@ -121,6 +122,16 @@ def test_what_cannot_be_done_is_refused(finished, tmp_path, monkeypatch, more, k
         sample(config, path, **{"out": tmp_path / "o.jsonl", **more})
 
 
+def test_a_mixture_of_another_encoder_is_refused(finished, tmp_path):
+    config, path = finished
+    fitted = load_mixture(path / "mixture")
+    other = replace(fitted, info={**fitted.info, "encoder_identity": "another"})
+    save_mixture(other, tmp_path / "mixture")
+    with pytest.raises(ConfigError, match="the gates were fitted on embeddings of 'another'"):
+        sample(config, path, tmp_path / "o.jsonl", mixture=tmp_path / "mixture")
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 def test_a_folder_without_a_mixture_is_refused(finished, tmp_path):
     config, _ = finished
     with pytest.raises(ArtifactError, match="is not a run folder|no run"):
@@ -146,3 +157,34 @@ def test_the_verb_says_what_it_wrote(finished, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["n_responses"] == 6
     assert main(["sample", str(finished[1]), "--out", "texts.csv"]) == USAGE
     assert "texts.csv" in capsys.readouterr().err
+
+
+def test_what_holds_something_else_is_not_written_over(finished, tmp_path):
+    config, path = finished
+    out = tmp_path / "out.jsonl"
+    sample(config, path, out, n=3)
+    sample(config, path, out, n=2)  # its own
+    assert len(texts(out)) == 2
+    (tmp_path / "empty.jsonl").touch()
+    sample(config, path, tmp_path / "empty.jsonl", n=1)
+    for _ in range(2):
+        sample(config, path, path / "mine.jsonl", n=1)  # in the run, yet not of it
+    (path / "mine.jsonl").unlink()
+    contexts = tmp_path / "c.jsonl"
+    contexts.write_text('{"context": "Film?"}\n')
+    precious = tmp_path / "precious.parquet"
+    precious.write_bytes(b"x")
+    for file, more, message in (
+        (contexts, {"contexts": contexts}, "holds the contexts that are to be answered"),
+        (contexts, {}, "holds something else than responses"),
+        (precious, {}, "holds something else than responses"),
+        (path / "responses.jsonl", {}, "is a file of the run itself"),
+    ):
+        before = file.read_bytes() if file.exists() else None
+        if before is None:
+            file.write_text("x")
+        with pytest.raises(ConfigError, match=message):
+            sample(config, path, file, n=1, **more)
+        assert file.read_bytes() == (before or b"x")
+        if before is None:
+            file.unlink()

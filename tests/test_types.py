@@ -19,3 +19,13 @@ def test_the_default_decoding_is_pure_temperature_sampling():
 
 def test_a_persona_without_a_cluster_was_written_by_a_person():
     assert Persona(key="p", description="d").writer == "user"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_tokens": 0}, {"top_k": -1}, {"top_p": 2.0}, {"min_tokens": 0.5}]
+)
+def test_a_decoding_that_no_draw_could_have_is_refused(wrong):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(wrong))} must be .*, got {next(iter(wrong.values()))}"
+    ):
+        Decoding(**wrong)

@@ -19,6 +19,7 @@ from mop.errors import DataError
 from mop.randomness import generator
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 SHRINKAGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 """Strengths of the pull towards the prior that validation chooses from; the kernel is between 0 and 1."""
@@ -59,6 +60,7 @@ def match_weights(
     sample_embeddings_by_persona: Sequence[NDArray[np.float32] | Floats],
     target_embeddings: NDArray[np.float32] | Floats,
     *,
+    contexts: Sequence[Ints] | None = None,
     target_weights: Floats | None = None,
     bandwidth: float | None = None,
     prior: Floats | None = None,
@@ -73,6 +75,9 @@ def match_weights(
         Embeddings of responses drawn under each persona; n_k ≥ 2.
     target_embeddings : ndarray, shape (N, D)
         Embeddings of real responses; N ≥ 2.
+    contexts : sequence of K arrays of int, each of shape (n_k,), optional
+        Which context each sample answers, where personas were asked the same ones. Two samples of one
+        context are alike for that alone, so they are not compared. Each its own if None.
     target_weights : ndarray, shape (N,), optional
         Survey weights > 0; equal if None.
     bandwidth : float, optional
@@ -100,15 +105,15 @@ def match_weights(
         w' A w - 2 w' b + c,   A_kl = mean k(s, s'), b_k = mean k(s, t), c = mean k(t, t')
 
     with s from persona k, s' from persona l and t from the target; a text is never compared with
-    itself, so all three are unbiased and small sample sizes do not favour one persona. With few
-    samples, or personas that write alike, its minimum follows the noise: added is λ |w - w0|², with
-    the λ whose weights, found on one half of samples and targets, match the other half best, on
-    average over `N_SPLITS` halvings. (A half has less to go by than the whole, so λ errs towards the
-    prior.) With fewer than 4 rows anywhere nothing can be validated, and λ is the strongest. Source:
-    kernel mean matching (Huang et al. 2006; Gretton et al. 2012 for the unbiased estimate), here
-    with one weight per persona instead of one per sample. The programme is made convex by lifting
-    negative eigenvalues of A, which noise can produce, to zero, and solved as a non-negative
-    least-squares problem.
+    itself, nor with one of the same context, so all three are unbiased and small sample sizes do not
+    favour one persona. With few samples, or personas that write alike, its minimum follows the noise:
+    added is λ |w - w0|², with the λ whose weights, found on one half of samples and targets, match
+    the other half best, on average over `N_SPLITS` halvings. (A half has less to go by than the
+    whole, so λ errs towards the prior.) With fewer than 4 rows anywhere nothing can be validated, and
+    λ is the strongest. Source: kernel mean matching (Huang et al. 2006; Gretton et al. 2012 for the
+    unbiased estimate), here with one weight per persona instead of one per sample. The programme is
+    made convex by lifting negative eigenvalues of A, which noise can produce, to zero, and solved as a
+    non-negative least-squares problem.
 
     Examples
     --------
@@ -130,6 +135,16 @@ def match_weights(
             "embed all texts "
             "with one encoder"
         )
+    sizes = [len(array) for array in samples]
+    if contexts is None:
+        asked = _each_its_own(sizes)
+    else:
+        asked = [np.asarray(own, dtype=np.int64) for own in contexts]
+        if [own.shape for own in asked] != [(size,) for size in sizes]:
+            raise DataError(
+                f"contexts have the shapes {[own.shape for own in asked]}, samples the numbers {sizes}; a "
+                "number of its context is needed for each sample"
+            )
     share = _shares(target_weights, len(target))
     width = _median_distance(target) if bandwidth is None else bandwidth
     if not (np.isfinite(width) and width > 0):
@@ -141,8 +156,8 @@ def match_weights(
     uniform = np.full(n_personas, 1.0 / n_personas)
     centre = uniform if prior is None else _prior(prior, n_personas)
     if shrinkage is None:
-        shrinkage = _validated(samples, target, share, width, centre, seed)
-    a, b = _moments(samples, target, share, width)
+        shrinkage = _validated(samples, asked, target, share, width, centre, seed)
+    a, b = _moments(samples, asked, target, share, width)
     c = _mean_kernel(target, target, share, share, width, is_same=True)
     weights = _shrunk(a, b, centre, shrinkage)
     return WeightMatch(
@@ -151,21 +166,27 @@ def match_weights(
 
 
 def _validated(
-    samples: Sequence[Floats], target: Floats, share: Floats, width: float, prior: Floats, seed: int
+    samples: Sequence[Floats],
+    asked: Sequence[Ints],
+    target: Floats,
+    share: Floats,
+    width: float,
+    prior: Floats,
+    seed: int,
 ) -> float:
     """The λ whose weights match unseen halves best; the strongest of equals."""
     if min(len(target), *map(len, samples)) < 4:
         return SHRINKAGES[-1]
     loss = np.zeros(len(SHRINKAGES))
     for split in range(N_SPLITS):
-        # One order for all personas: sample i answers the same context under each.
         orders = [generator(seed, "halves", split).permutation(len(array)) for array in samples]
-        orders.append(generator(seed, "target halves", split).permutation(len(target)))
+        order = generator(seed, "target halves", split).permutation(len(target))
         fitted, unseen = (
             _moments(
-                [array[order[half::2]] for array, order in zip(samples, orders, strict=False)],
-                target[orders[-1][half::2]],
-                share[orders[-1][half::2]] / share[orders[-1][half::2]].sum(),
+                [array[own[half::2]] for array, own in zip(samples, orders, strict=True)],
+                [array[own[half::2]] for array, own in zip(asked, orders, strict=True)],
+                target[order[half::2]],
+                share[order[half::2]] / share[order[half::2]].sum(),
                 width,
             )
             for half in (0, 1)
@@ -180,22 +201,33 @@ def _shrunk(a: Floats, b: Floats, prior: Floats, strength: float) -> Floats:
 
 
 def _moments(
-    samples: Sequence[Floats], target: Floats, share: Floats, width: float
+    samples: Sequence[Floats],
+    asked: Sequence[Ints],
+    target: Floats,
+    share: Floats,
+    width: float,
 ) -> tuple[Floats, Floats]:
-    """Return A (K, K) and b (K,)."""
+    """Return A (K, K), over pairs that answer different contexts, and b (K,)."""
     sizes = np.array([len(array) for array in samples])
     x, owner = np.concatenate(samples), np.repeat(np.arange(len(sizes)), sizes)
+    context = np.concatenate(asked)
     starts = np.cumsum(sizes) - sizes
     a, b = np.zeros((len(sizes), len(sizes))), np.zeros(len(sizes))
+    pairs = np.zeros_like(a)
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        kernel = _kernel(x[rows], x, width)
-        kernel[np.arange(len(kernel)), np.arange(start, start + len(kernel))] = 0.0
+        differ = (context[rows, None] != context).astype(np.float64)
+        kernel = _kernel(x[rows], x, width) * differ
         np.add.at(a, owner[rows], np.add.reduceat(kernel, starts, axis=1))
+        np.add.at(pairs, owner[rows], np.add.reduceat(differ, starts, axis=1))
         np.add.at(b, owner[rows], _kernel(x[rows], target, width) @ share)
-    pairs = np.outer(sizes, sizes)
-    np.fill_diagonal(pairs, sizes * (sizes - 1))
+    if not pairs.all():  # too few contexts to leave any out
+        return _moments(samples, _each_its_own(sizes), target, share, width)
     return a / pairs, b / sizes
+
+
+def _each_its_own(sizes: Sequence[int] | Ints) -> list[Ints]:
+    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
 
 
 def _mmd2(w: Floats, a: Floats, b: Floats, c: float) -> float:

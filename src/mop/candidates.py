@@ -620,7 +620,8 @@ def values_of(gate: Gate, problem: Problem, cells: Cells, rows: Ints) -> Floats:
 
 
 def folds(n: int, n_folds: int, seed: int) -> list[Ints]:
-    """Split n records into folds, each in ascending order; the same in every round."""
+    """Split n records into folds, each in ascending order; the same in every round. At most n of them."""
+    n_folds = min(n_folds, n)
     order = generator(seed, "folds").permutation(n)
     return [np.sort(order[f::n_folds]).astype(np.int64) for f in range(n_folds)]
 

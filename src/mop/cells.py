@@ -42,6 +42,13 @@ class Problem:
     """How many of the n records are for training; the others validate."""
     betas: tuple[float, ...]
     """Nodes of the score curves; one node means that temperatures cannot be learned."""
+    size: Floats | None = None
+    """(n,) what scoring a record costs relative to the others: characters of its response. None: all alike."""
+
+    @property
+    def cost(self) -> Floats:
+        """(n,) as ``size``."""
+        return np.ones(len(self.hx)) if self.size is None else self.size
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later and less clearly."""
@@ -60,6 +67,12 @@ class Problem:
             raise DataError(
                 f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
             )
+        wrong = ~(np.isfinite(self.weight) & (self.weight > 0))
+        if bool(wrong.any()):
+            raise DataError(
+                f"{int(wrong.sum())} of {n} records have a weight that is no finite number above 0, "
+                f"the first {self.weight[wrong][0]:g}; give others, or leave these records out"
+            )
 
     def of(self, rows: Ints) -> Problem:
         """The same about some of the records, ascending."""
@@ -68,6 +81,7 @@ class Problem:
             hx=self.hx[rows],
             own=self.own[rows],
             weight=self.weight[rows],
+            size=None if self.size is None else self.size[rows],
             n_train=int((rows < self.n_train).sum()),
         )
 

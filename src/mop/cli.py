@@ -431,11 +431,9 @@ def _open_fitted(
     if args.records is None:
         records = read_records(args.run / "records" / "test.jsonl")
     else:
-        data = config.data
-        loaded = load_records(
-            args.records, context=data.context, response=data.response, label=data.label, key=data.key,
-            weight=data.weight, group=data.group,
-        )  # fmt: skip
+        names = ("context", "response", "label", "key", "weight", "group", "duplicates", "strict")
+        options: dict[str, Any] = {name: getattr(config.data, name) for name in names}
+        loaded = load_records(args.records, **options)
         loaded.warn(args.records)
         records = loaded.records
     with open_work(
@@ -460,13 +458,21 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
         ProgressDisplay(quiet=args.quiet) as progress,
         _open_fitted(args, progress) as (model, records),
     ):
+        sample: list[Record] = []
         if args.refit_tau:
             from mop.data import read_records
 
-            sample = read_records(args.run / "records" / "valid.jsonl")[: args.refit_tau]
+            known = read_records(args.run / "records" / "valid.jsonl")
+            sample = known[: args.refit_tau]
+            if len(sample) < args.refit_tau:
+                logging.getLogger(__name__).warning(
+                    "the run has %d validation records, fewer than --refit-tau %d",
+                    len(known),
+                    args.refit_tau,
+                )
             model.refit_tau(sample)
         found = model.score_report(records, reference_components=args.references)
-        return {"lm": args.lm, "refitted_on": args.refit_tau, **_models_of(args), **found}
+        return {"lm": args.lm, "refitted_on": len(sample), **_models_of(args), **found}
 
 
 def _models_of(args: argparse.Namespace) -> dict[str, str]:
@@ -488,12 +494,18 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
         if args.text is not None:
             from mop.types import Record
 
+            if args.key is not None:
+                raise ConfigError("--text is a record of its own; give it or --key, not both")
             record = Record(key="--text", context=args.context, response=args.text)
             return {**model.explain(record), **_models_of(args)}
+        if args.context:
+            raise ConfigError("--context goes with --text; a record has a context of its own")
         found = [r for r in records if args.key is None or r.key == args.key]
         if not found:
+            where = f"of {args.records}" if args.records else "of the run's test records"
             raise ConfigError(
-                f"no record has the key {args.key!r}; keys look like {records[0].key!r}"
+                f"none {where} has the key {args.key!r}; keys look like {records[0].key!r}; other records "
+                "are looked at with --records FILE"
             )
         return {**model.explain(found[0]), **_models_of(args)}
 
@@ -707,7 +719,11 @@ def _show_score(result: dict[str, Any]) -> str:
         f"  untrained gates  {result['mop-uniform']:10.3f}\n"
         f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
     )
-    return "\n".join([text, *_reference_lines(result), *_surrogate_line(result)])
+    at_one = [
+        f"all at temperature {result['scored_at']:g}, the only one that {result['scored_by']} scores at: the "
+        "personas' own differ"
+    ] if result["scored_at"] else []  # fmt: skip
+    return "\n".join([text, *_reference_lines(result), *at_one, *_surrogate_line(result)])
 
 
 def _surrogate_line(result: dict[str, Any]) -> list[str]:

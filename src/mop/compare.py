@@ -86,7 +86,7 @@ SEES_REAL = (
 """Methods that see real texts (the exemplars); the others see none."""
 QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
 """k-means seeds and subsamples of the first look, which only chooses the best rivals."""
-JUDGE_VERSION = 3
+JUDGE_VERSION = 4
 """Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
@@ -171,8 +171,9 @@ def compare(
         bench.draw(arms)
         if config.compare.n_seeds_best > config.compare.n_seeds:
             _draw_further(bench, arms, "first", is_quick=True)
-            _draw_further(bench, arms, "methods")
-        found = bench.judge("methods", arms)
+            found = _draw_further(bench, arms, "methods")
+        else:
+            found = bench.judge("methods", arms)
         cut = [bench.ablation_arm(name) for name in config.compare.ablations]
         bench.draw(cut)
         ablations = bench.judge("ablations", cut) if cut else None
@@ -252,21 +253,31 @@ def _arm_name(method: str, s: int) -> str:
     return method if s == 0 else f"{method}-s{s + 1}"
 
 
-def _draw_further(bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool = False) -> None:
-    """Draw further seeds of MoP and of the rival that is best on each figure, until no other one is."""
+def _draw_further(
+    bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool = False
+) -> dict[str, Any]:
+    """Draw further seeds of MoP and of the rival that is best on each figure, until no other one is.
+
+    Returns
+    -------
+    dict
+        What `_Bench.judge` found of all arms in the end.
+    """
     settings = bench.config.compare
     for attempt in count(1):
-        # Quick looks are kept apart, so that the command again has all of them.
-        name = f"{table}-{attempt}" if is_quick else table
-        means = bench.means(bench.judge(name, arms, is_quick=is_quick))
+        # Looks are kept apart, so that the command again has all of them.
+        name = f"{table}-{attempt}" if is_quick or attempt > 1 else table
+        found = bench.judge(name, arms, is_quick=is_quick)
+        means = bench.means(found)
         names = ["mop", *dict.fromkeys(best_rivals(means, bench.methods).values())]
         seeds = range(settings.n_seeds, settings.n_seeds_best)
         further = [bench.arm(method, s) for method in names for s in seeds]
         new = [arm for arm in further if arm not in arms]
         if not new:
-            return
+            return found
         bench.draw(new)
         arms += new
+    raise AssertionError  # the rivals are finite
 
 
 def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
@@ -322,14 +333,26 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
     Raises
     ------
     ConfigError
-        For an unknown ablation, or one with more personas or exemplars than there are exemplars, or fewer
-        exemplars than personas.
+        For an unknown ablation, one with more personas or exemplars than there are exemplars, or fewer
+        exemplars than personas; another number of personas where they are given; one temperature
+        with the paper's fit.
     """
     numbered = _ABLATION.fullmatch(ablation)
     if numbered is None and ablation not in _PLAIN_ABLATIONS:
         raise ConfigError(
             f"unknown ablation {ablation!r}; known: {', '.join(_PLAIN_ABLATIONS)}, k-NUMBER and "
             "n-NUMBER (personas, exemplars), tokens-NUMBER and prompt-NUMBER (agents that write together)"
+        )
+    is_k = numbered is not None and numbered[1] == "k"
+    if is_k and config.personas.writer == "file":
+        raise ConfigError(
+            f"the ablation {ablation}: the personas are those of personas.path, and another number of them "
+            "would be other personas; leave it out, or have personas written (personas.writer)"
+        )
+    if ablation == "single-tau" and config.fit.method == "paper":
+        raise ConfigError(
+            "the ablation single-tau: the paper's fit (fit.method) has a temperature for each persona and "
+            "no setting for one; leave it out, or take fit.method = 'rounds'"
         )
     changes = dict(_CHANGES.get(ablation, {}))
     if numbered is not None and numbered[1] in ("k", "n"):
@@ -341,11 +364,7 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
                 f"(personas.n_personas) the number must be {least} to {n_exemplars}; give another one, or "
                 "change these settings"
             )
-        changes = (
-            {"personas": {"n_personas": number}}
-            if numbered[1] == "k"
-            else {"data": {"exemplars": number}}
-        )
+        changes = {"personas": {"n_personas": number}} if is_k else {"data": {"exemplars": number}}
     if not changes:
         return None, False
     settings = config_to_dict(config)
@@ -365,10 +384,13 @@ def changes_nothing(config: RunConfig, ablation: str) -> bool:
         return (kind, number) == (simulation.mix, simulation.n_agents) or (
             number == 1 and simulation.mix == "none"
         )
+    is_papers = is_plain and simulation.mix == "none"
+    fit = config_to_dict(config)["fit"]
     return {
         "fitted-tau": simulation.tau_factor == 1,
         "any-label": not simulation.same_label,
-        "paper-drawing": is_plain and simulation.mix == "none",
+        "paper-drawing": is_papers,
+        "paper-fit": is_papers and fit == fit | _CHANGES["paper-fit"]["fit"],
     }.get(ablation, False)
 
 
@@ -517,6 +539,7 @@ class _Bench:
             key="key",
             weight="weight",
             group=None,
+            duplicates="keep",  # equal answers of different groups: the records were looked at before
         )
         settings = replace(settings, data=data)
         if keeps_personas(ablation):
@@ -659,7 +682,14 @@ class _Bench:
                 result["notes"] = list(evaluation.notes)
                 result["n"], result["n_golden"] = evaluation.n, evaluation.n_golden
                 result["map"] = {} if is_quick else self._map(evaluation)
-        result["downstream"] = self._downstream(responses, encoders[0])
+                result["downstream"] = self._downstream(
+                    # As many texts of each method as the other figures are of.
+                    {
+                        arm: [rows[i] for i in evaluation.rows[arm]]
+                        for arm, rows in responses.items()
+                    },
+                    name,
+                )
         return result
 
     def _map(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -831,7 +861,7 @@ class _Bench:
         """What a method needs once before its draws, and minutes of it (None if it needs nothing)."""
         stages: list[tuple[RunFolder, str]] = []
         scored: list[tuple[RunFolder, str]] = []
-        if method == "persona-only":
+        if method.partition("@")[0] == "persona-only":
             stages = [(self.work.folder, "personas")]
         elif method in ("mop", "mop-uniform") or method.startswith("mop."):
             ablation = method.removeprefix("mop.")
@@ -937,7 +967,7 @@ def over_seeds(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     arms : sequence of mapping
         The figures at each seed.
     """
-    names = [name for name in (*MAIN, *SIDE) if arms[0].get(name) is not None]
+    names = [name for name in (*MAIN, *SIDE) if all(arm.get(name) is not None for arm in arms)]
     found: dict[str, Any] = {"n_seeds": len(arms), "n": arms[0]["n"]}
     for name in names:
         values = np.array([arm[name] for arm in arms], dtype=np.float64)

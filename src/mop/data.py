@@ -71,14 +71,24 @@ class Loaded:
         """Go over the records."""
         return iter(self.records)
 
+    def __getitem__(self, row: int) -> Record:
+        """One record, as from a list: scikit-learn's splitters ask so."""
+        return self.records[row]
+
     def __len__(self) -> int:
         """How many records are usable."""
         return len(self.records)
 
-    def warn(self, source: object) -> None:
-        """Log each kind of problem with its count."""
+    def warn(
+        self,
+        source: object,
+        *,
+        remedy: str = "kept with duplicates='keep', or where groups tell people apart",
+    ) -> None:
+        """Log each kind of problem with its count, and how equal answers of different people are kept."""
         for code, count in self.counts.items():
-            logger.warning("%d rows of %s: %s", count, source, code)
+            how = f" ({remedy})" if code == "duplicate" else ""
+            logger.warning("%d rows of %s: %s%s", count, source, code, how)
 
 
 def load_records(
@@ -365,24 +375,25 @@ class _Names:
         """Return the row's own key, or one made of its identity: context, response, group."""
         # Loaded text has no NUL, so that the joint is not to be mistaken.
         digest = blake2b("\0".join(identity).encode("utf-8"), digest_size=16).digest()
-        first = self._first.setdefault(digest, number)
-        if first != number and not self._keeps_duplicates:
+        first = self._first.get(digest)
+        if first is not None and not self._keeps_duplicates:
             place = self._source.place(first)
             message = f"has the context, response and group of {place}"
             raise _Unusable(BadRow("duplicate", message))
-        if own is None:
-            if first == number:
-                return digest[:8].hex()
-            self._copies[digest] += 1
-            return f"{digest[:8].hex()}-{self._copies[digest] + 1}"
-        holder = self._keys.setdefault(own, number)
-        if holder != number:
+        if own is not None and own in self._keys:
             message = (
-                f"has the key of {self._source.place(holder)}; a key names one record, "
+                f"has the key of {self._source.place(self._keys[own])}; a key names one record, "
                 "a person or film is a group"
             )
             raise _Unusable(BadRow("duplicate_key", message))
-        return own
+        self._first.setdefault(digest, number)
+        if own is not None:
+            self._keys[own] = number
+            return own
+        if first is None:
+            return digest[:8].hex()
+        self._copies[digest] += 1
+        return f"{digest[:8].hex()}-{self._copies[digest] + 1}"
 
 
 class _Tally:

@@ -124,9 +124,11 @@ def macro_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
 def _macro_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64], n_labels: int) -> float:
     f1s = []
     for label in range(n_labels):
+        if not np.any(truth == label):
+            continue  # of a resample: the labels that occur in its truth
         hits = int(np.sum((truth == label) & (predicted == label)))
         size = int(np.sum(truth == label) + np.sum(predicted == label))
-        f1s.append(2 * hits / size if size else 0.0)
+        f1s.append(2 * hits / size)
     return float(np.mean(f1s))
 
 

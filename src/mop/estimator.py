@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -135,9 +137,21 @@ class MixtureOfPersonas:
                     f"MixtureOfPersonas has no parameter {name!r}; known: {', '.join(_parameters())}"
                 )
             setattr(self, name, value)
-            for attribute in _OPENED.get(name, ()):
-                self.__dict__.pop(attribute, None)
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Let scikit-learn's cross-validation and searches take it: rows of text, no target."""
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="density_estimator",
+            target_tags=TargetTags(required=False),
+            input_tags=InputTags(two_d_array=False, string=True, dict=True),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out open models and files, so that copies and worker processes open their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def __repr__(self) -> str:
         """Show what differs from the defaults."""
@@ -150,7 +164,7 @@ class MixtureOfPersonas:
 
     # ---------------------------------------------------------------------------------------- fitting
 
-    def fit(self, records: Iterable[Record | Mapping[str, Any]]) -> Self:
+    def fit(self, records: Iterable[Record | Mapping[str, Any]], y: None = None) -> Self:
         """Find personas in the records and fit gates and temperatures to them.
 
         Parameters
@@ -158,7 +172,10 @@ class MixtureOfPersonas:
         records : iterable of Record, DataFrame, or iterable of mappings
             The observed population: what `mop.data.load_records` returns, or rows with ``context`` and
             ``response``, perhaps ``label``, ``key``, ``weight`` and ``group``. Rows that cannot be
-            used, and repeated ones, are left out with a warning.
+            used are left out with a warning, and so are repeated ones, unless a ``key`` or a ``weight``
+            tells that they are different people. An unusable Record is an error.
+        y : None
+            There for scikit-learn's pipelines, not looked at.
 
         Returns
         -------
@@ -166,15 +183,18 @@ class MixtureOfPersonas:
 
         Raises
         ------
+        ConfigError
+            For a parameter that is none.
         DataError
-            If there are too few records for the personas or the splits.
+            If there are too few records for the personas or the splits, no persona, or one twice.
         """
         from mop.config import FitConfig
         from mop.data import split_records
         from mop.fit import fit_mixture
         from mop.score import distinct
 
-        observed = _as_records(records, keeps_all=False)
+        self._check_parameters()
+        observed = _as_records(records, on_unusable="warn", drops_repeated=True)
         n_valid = max(2, round(self.valid_share * len(observed)))
         if not 0 < self.valid_share < 1 or n_valid > len(observed) - 2:
             raise DataError(
@@ -248,6 +268,33 @@ class MixtureOfPersonas:
         )
         return self
 
+    def _check_parameters(self) -> None:
+        """Refuse values that could only fail later and less clearly."""
+        import numpy as np
+
+        from mop.config import FitConfig
+
+        def whole(value: Any, least: int) -> bool:
+            is_number = isinstance(value, int | np.integer)
+            return is_number and value is not True and value is not False and int(value) >= least
+
+        share: Any = self.valid_share
+        for name, is_good, accepted in (
+            ("n_personas", self.n_personas == "auto" or whole(self.n_personas, 1),
+             'a whole number from 1 on or "auto"'),
+            ("n_exemplars", whole(self.n_exemplars, 2), "a whole number from 2 on"),
+            ("score_components", whole(self.score_components, 1), "a whole number from 1 on"),
+            ("seed", isinstance(self.seed, int | np.integer), "a whole number"),
+            ("valid_share", isinstance(share, Real) and 0 < float(share) < 1, "a number between 0 and 1"),
+            ("task", isinstance(self.task, str), "a text"),
+            ("settings", self.settings is None or isinstance(self.settings, FitConfig), "a mop.config.FitConfig"),
+            ("store", self.store is None or isinstance(self.store, str | os.PathLike), "the path of a file"),
+            ("lm", self.lm is not None, "a name or a model"),
+            ("encoder", self.encoder is not None, "a name or an encoder"),
+        ):  # fmt: skip
+            if not is_good:
+                raise ConfigError(f"{name} must be {accepted}, got {getattr(self, name)!r}")
+
     # ------------------------------------------------------------------------------------- likelihood
 
     @overload
@@ -282,30 +329,42 @@ class MixtureOfPersonas:
 
     @overload
     def score(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[False] = ...
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        y: None = None,
+        *,
+        return_std: Literal[False] = ...,
     ) -> float: ...
 
     @overload
     def score(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[True]
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        y: None = None,
+        *,
+        return_std: Literal[True],
     ) -> tuple[float, float]: ...
 
     def score(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: bool = False
+        self,
+        records: Iterable[Record | Mapping[str, Any]],
+        y: None = None,
+        *,
+        return_std: bool = False,
     ) -> float | tuple[float, float]:
         """Mean log-likelihood per record, in nats, weighted by the records' survey weights.
 
-        With ``return_std`` also the standard error of that mean as an estimate, 0 where exact.
+        Rows that cannot be used are left out with a warning, as `fit` does; equal ones all count; an
+        unusable Record is an error.
+        ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean as an
+        estimate, 0 where exact.
         """
-        import numpy as np
+        from mop.likelihood import error_of_mean, estimate
 
-        observed = _as_records(records)
-        values, errors = self.score_samples(observed, return_std=True)
-        share = np.array([r.weight for r in observed])
-        share = share / share.sum()
-        mean = float(values @ share)
-        # Records share drawn components in groups, so their errors may go the same way: the safe sum.
-        return (mean, float(errors @ share)) if return_std else mean
+        table = self._table(_as_records(records, on_unusable="warn"))
+        found = estimate(table, self._fitted())
+        mean = float(found.log_mix @ table.weight / table.weight.sum())
+        return (mean, error_of_mean(table, found.standard_error)) if return_std else mean
 
     def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
@@ -393,8 +452,9 @@ class MixtureOfPersonas:
         by_persona = [0.0] * len(fitted.personas)
         by_exemplar: dict[int, float] = {}
         by_component: dict[tuple[int, int], float] = {}
-        place = {component: m for m, component in enumerate(table.components)}
-        for (k, j), share in zip(table.components, posterior.tolist(), strict=True):
+        components = list(zip(table.persona[0].tolist(), table.exemplar[0].tolist(), strict=True))
+        place = {component: m for m, component in enumerate(components)}
+        for (k, j), share in zip(components, posterior.tolist(), strict=True):
             by_persona[k] += share
             by_exemplar[j] = by_exemplar.get(j, 0.0) + share
             by_component[k, j] = by_component.get((k, j), 0.0) + share
@@ -446,7 +506,7 @@ class MixtureOfPersonas:
 
     def sample(
         self,
-        contexts: Iterable[str | Record],
+        contexts: Iterable[str | Record | Mapping[str, Any]],
         *,
         seed: int = 0,
         decoding: Decoding | None = None,
@@ -459,9 +519,10 @@ class MixtureOfPersonas:
 
         Parameters
         ----------
-        contexts : iterable of str or Record
-            A record's own response is never looked at. Equal strings are different people: the
-            draw depends on (seed, position) for strings, on (seed, key) for records.
+        contexts : iterable of str or Record, DataFrame, or iterable of mappings
+            Rows have a ``context``, perhaps a ``label``, and all or none a ``key``. A record's own
+            response is never looked at. Equal strings are different people: the draw depends on (seed,
+            position) for strings and rows without keys, on (seed, key) for the others.
         seed : int
         decoding : Decoding, optional
         n_agents, mix, tau_factor, same_label : int, str, float, bool
@@ -478,6 +539,8 @@ class MixtureOfPersonas:
         ------
         ConfigError
             For values that the settings of ``simulate`` would not accept.
+        DataError
+            For one string in place of several, or a row that cannot be used.
         """
         from mop.config import SimulateConfig
         from mop.fitted import draw_agents, together
@@ -485,10 +548,7 @@ class MixtureOfPersonas:
 
         SimulateConfig(n_agents=n_agents, mix=mix, tau_factor=tau_factor)
 
-        asked = [
-            c if isinstance(c, Record) else Record(key=f"context-{i}", context=c, response="")
-            for i, c in enumerate(contexts)
-        ]
+        asked = _as_contexts(contexts)
         if not asked:
             return []
         fitted, store = self._fitted(), self._open_store()
@@ -532,6 +592,7 @@ class MixtureOfPersonas:
             if isinstance(self.scorer, str)
             else None,
             "encoder": self.encoder if isinstance(self.encoder, str) else None,
+            "score_components": int(self.score_components),
         }
         fitted = self._fitted()
         save_mixture(replace(fitted, info={**fitted.info, **names}), Path(folder))
@@ -556,10 +617,14 @@ class MixtureOfPersonas:
             Instead of those it was fitted with. Another encoder must give the same embeddings.
             With another ``lm`` and no ``scorer``, that ``lm`` scores as well.
         **params
-            Further constructor arguments, such as ``store``.
+            Further constructor arguments, such as ``store``; ``seed`` and ``score_components`` are
+            those of the fit unless given.
         """
         from mop.fitted import load_mixture
 
+        for name in ("n_personas", "task", "personas"):
+            if name in params:
+                raise ConfigError(f"{name} is that of the saved mixture; leave it out")
         fitted = load_mixture(Path(folder))
         if scorer is None and lm is not None:
             scorer = ""
@@ -573,6 +638,9 @@ class MixtureOfPersonas:
                 )
             chosen[name] = known if value is None else value
         chosen["scorer"] = chosen["scorer"] or None
+        for name in ("seed", "score_components"):  # so that it scores as it did
+            if name in fitted.info:
+                params.setdefault(name, fitted.info[name])
         model = cls(
             n_personas=len(fitted.personas),
             **chosen,
@@ -589,12 +657,8 @@ class MixtureOfPersonas:
         from mop.embed import embed
         from mop.fitted import context_text
 
-        encoder, known = self._open_encoder(), self._fitted().info["encoder_identity"]
-        if encoder.identity != known:
-            raise ConfigError(
-                f"the gates were fitted on embeddings of {known!r}, got the encoder {encoder.identity!r}; "
-                "use the encoder of the fit, or fit again"
-            )
+        encoder = self._open_encoder()
+        self._fitted().check_encoder(encoder.identity)
         return embed([context_text(r) for r in records], encoder, store=self._open_store())
 
     def _fitted(self) -> FittedMixture:
@@ -655,31 +719,44 @@ class MixtureOfPersonas:
         given = self.remote
         return given if isinstance(given, RemoteSettings) else RemoteSettings(**(given or {}))
 
+    def _opened(self, name: str, made_of: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """What parameters stand for; made once, and anew when they are others."""
+        kept: dict[str, tuple[tuple[object, ...], Any]] = self.__dict__.setdefault("_kept", {})
+        known = kept.get(name)
+        if known is None or not all(map(_is_same, known[0], made_of)):
+            kept[name] = known = (made_of, make())
+        return known[1]
+
     def _open_lm(self) -> Scorer | Generator:
         from mop.backends import open_model
 
-        if not hasattr(self, "_lm"):
+        def make() -> Scorer | Generator:
+            if not isinstance(self.lm, str):
+                return self.lm
             options: dict[str, Any] = {}
-            if isinstance(self.lm, str) and self.lm.startswith("openai:"):
+            if self.lm.startswith("openai:"):
                 # Which share of the draws may fail is judged over all of them, by `simulate`.
                 options["settings"] = replace(self._remote_settings(), max_failed_share=1.0)
-            self._lm: Any = open_model(self.lm, **options) if isinstance(self.lm, str) else self.lm
-        opened: Scorer | Generator = self._lm
+            return open_model(self.lm, **options)
+
+        opened: Scorer | Generator = self._opened("lm", (self.lm, self.remote), make)
         return opened
 
     def _open_scorer(self) -> Scorer:
         from mop.backends import open_model
         from mop.backends.base import as_scorer
 
-        if not hasattr(self, "_scorer"):
+        def make() -> Scorer:
             if isinstance(self.scorer, str) and self.scorer.startswith("openai:"):
                 raise ConfigError(
                     f"a served scorer has settings of its own, got the name {self.scorer!r}; pass "
                     "it opened: scorer=mop.backends.open_model(NAME, tokenizer=...)"
                 )
             opened = open_model(self.scorer) if isinstance(self.scorer, str) else self.scorer
-            self._scorer: Scorer = as_scorer(self._open_lm() if opened is None else opened)
-        return self._scorer
+            return as_scorer(self._open_lm() if opened is None else opened)
+
+        scorer: Scorer = self._opened("scorer", (self.scorer, self.lm, self.remote), make)
+        return scorer
 
     def _open_generator(self) -> Generator:
         from mop.backends.base import as_generator
@@ -689,28 +766,22 @@ class MixtureOfPersonas:
     def _open_encoder(self) -> Encoder:
         from mop.embed import open_encoder
 
-        if not hasattr(self, "_encoder"):
-            self._encoder = (
-                open_encoder(self.encoder) if isinstance(self.encoder, str) else self.encoder
-            )
-        return self._encoder
+        given = self.encoder
+        encoder: Encoder = self._opened(
+            "encoder", (given,), lambda: open_encoder(given) if isinstance(given, str) else given
+        )
+        return encoder
 
     def _open_store(self) -> Store:
         from mop.store import Store
 
-        if not hasattr(self, "_store"):
-            self._store = Store(self.store if self.store is not None else ":memory:")
-        return self._store
+        given = self.store if self.store is not None else ":memory:"
+        store: Store = self._opened("store", (given,), lambda: Store(given))
+        return store
 
 
-_OPENED = {
-    "lm": ("_lm", "_scorer"),
-    "remote": ("_lm", "_scorer"),
-    "scorer": ("_scorer",),
-    "encoder": ("_encoder",),
-    "store": ("_store",),
-}
-"""Parameter to the attributes that are made from it."""
+def _is_same(known: object, now: object) -> bool:
+    return known is now or (isinstance(known, str | os.PathLike) and known == now)
 
 
 def _parameters() -> dict[str, inspect.Parameter]:
@@ -719,37 +790,97 @@ def _parameters() -> dict[str, inspect.Parameter]:
 
 
 def _as_records(
-    records: Iterable[Record | Mapping[str, Any]], *, keeps_all: bool = True
+    records: Iterable[Record | Mapping[str, Any]],
+    *,
+    on_unusable: Literal["raise", "warn"] = "raise",
+    drops_repeated: bool = False,
 ) -> list[Record]:
-    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them.
+    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them."""
+    source, rows, names = _opened_rows(
+        records, "records", "Records and rows with context and response"
+    )
+    if rows and all(isinstance(row, Record) for row in rows):
+        for record in rows:
+            _check_record(record)
+        return rows
+    told_apart = {"key", "weight"} & set(names)
+    return _loaded(
+        source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
+        duplicates="drop" if drops_repeated and not told_apart else "keep",
+    )  # fmt: skip
 
-    Without ``keeps_all`` unusable and repeated rows are left out, as `mop.data.load_records` does.
-    """
-    if isinstance(records, str | os.PathLike):
+
+def _check_record(record: Record) -> None:
+    """Refuse what loading would not have let through."""
+    if not record.response.strip():
+        raise DataError(f"the record {record.key!r} has no text in its response; leave it out")
+    if not 0 < record.weight < math.inf:
         raise DataError(
-            f"records are expected, got the path {os.fspath(records)!r}; accepted are Records and rows with "
-            "context and response; load a file with mop.data.load_records"
+            f"the record {record.key!r} has the weight {record.weight}; accepted are finite numbers above 0"
         )
-    from mop.data import load_records
+
+
+def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
+    """Records as they are, strings and rows (of a DataFrame too) under their place."""
+    if isinstance(contexts, str):
+        raise DataError(
+            f"several contexts are expected, got the one string {contexts!r}; put it into a list"
+        )
+    if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
+        contexts = list(contexts)  # a column of a table, too
+    source, rows, names = _opened_rows(
+        contexts, "contexts", "strings, Records and rows with a context"
+    )
+    if rows is not None and all(isinstance(row, str | Record) for row in rows):
+        return [
+            row if isinstance(row, Record) else Record(key=f"context-{i}", context=row, response="")
+            for i, row in enumerate(rows)
+        ]
+    found = _loaded(
+        source, names, ("label", "key"), on_unusable="raise", what="contexts", duplicates="keep", response=None
+    )  # fmt: skip
+    if "key" in names:
+        return found
+    return [replace(record, key=f"context-{i}") for i, record in enumerate(found)]
+
+
+def _opened_rows(
+    given: Iterable[Any], what: str, accepted: str
+) -> tuple[object, list[Any] | None, tuple[str, ...]]:
+    """What `mop.data.load_records` takes, its rows unless it is a table, and the names of columns."""
+    if isinstance(given, str | os.PathLike):
+        raise DataError(
+            f"{what} are expected, got the path {os.fspath(given)!r}; accepted are {accepted}; "
+            "load a file with mop.data.load_records"
+        )
     from mop.sources import open_source
 
-    source: object = records
-    names = open_source(records).columns
-    if names is None:  # no table
-        source = rows = list(records)
-        found = [row for row in rows if isinstance(row, Record)]
-        if found and len(found) == len(rows):
-            return found
-        names = tuple({str(name) for row in rows if isinstance(row, Mapping) for name in row})
-    columns: dict[str, Any] = {
-        name: name for name in ("label", "key", "weight", "group") if name in names
-    }
-    loaded = load_records(source, **columns, duplicates="keep" if keeps_all else "drop")
-    if keeps_all and len(loaded) < loaded.n_rows:
+    columns = open_source(given).columns
+    if columns is not None:  # a table
+        return given, None, tuple(columns)
+    rows = list(given)
+    names = {str(name) for row in rows if isinstance(row, Mapping) for name in row}
+    return rows, rows, tuple(names)
+
+
+def _loaded(
+    source: object,
+    names: Sequence[str],
+    asked: Sequence[str],
+    *,
+    on_unusable: Literal["raise", "warn"],
+    what: str,
+    **options: Any,
+) -> list[Record]:
+    from mop.data import load_records
+
+    columns: dict[str, Any] = {name: name for name in asked if name in names}
+    loaded = load_records(source, **columns, **options)
+    if on_unusable == "raise" and len(loaded) < loaded.n_rows:
         lost = next(problem for problem in loaded.problems if not problem.is_kept)
         raise DataError(
-            f"{lost.place} {lost.message}; every record given gets a figure, so none can be left out; "
-            "mend or remove it"
+            f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "
+            "left out; mend or remove it"
         )
-    loaded.warn("the records given")
+    loaded.warn(f"the {what} given", remedy="kept where rows have a key, a weight or a group")
     return loaded.records

@@ -7,9 +7,11 @@ Letters as in `mop.cells`.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,9 +37,9 @@ from mop.config import FitConfig
 from mop.coverage import coverage
 from mop.design import Design
 from mop.embed import Encoder, embed
-from mop.errors import ConfigError
+from mop.errors import ConfigError, DataError
 from mop.fitted import FittedMixture, context_text, exemplar_vectors
-from mop.growth import choose_personas
+from mop.growth import Selection, choose_personas
 from mop.mixture import Floats
 from mop.paper import fit_paper
 from mop.prompts import PROMPT_VERSION
@@ -87,6 +89,7 @@ def fit_mixture(
     FittedMixture
         Its ``info`` has the history, the counts and what was chosen.
     """
+    _check_personas(personas)
     records = [*train, *valid]
     texts = [context_text(r) for r in records]
     texts += [p.description for p in personas]
@@ -101,6 +104,7 @@ def fit_mixture(
         weight=np.array([r.weight for r in records]),
         n_train=len(train),
         betas=scorer.betas,
+        size=np.array([len(r.response) + 1.0 for r in records]),
     )
     if len(scorer.betas) == 1:
         logger.warning(
@@ -118,8 +122,12 @@ def fit_mixture(
         )  # fmt: skip
 
     growth: dict[str, Any] = {}
+    grown = Selection((), ())
     if chooses_personas:
-        selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
+        grown = selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
+        if settings.max_lm_tokens:
+            left = max(1, settings.max_lm_tokens - grown.n_tokens)
+            settings = replace(settings, max_lm_tokens=left)
         path = [{**row, "persona": personas[row["persona"]].key} for row in selection.path]
         growth = {"growth": {"n_candidates": len(personas), "path": path}}
         personas = [personas[k] for k in selection.kept]
@@ -136,11 +144,11 @@ def fit_mixture(
         "prompt_version": PROMPT_VERSION,
         "betas": list(scorer.betas),
         "method": settings.method,
-        "seed": seed,
+        "seed": int(seed),
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
-        "n_cells": result.n_cells,
-        "n_tokens": result.n_tokens,
+        "n_cells": grown.n_cells + result.n_cells,
+        "n_tokens": grown.n_tokens + result.n_tokens,
         "stopped": result.stopped,
         "certificate": result.certificate,
         "temperatures": result.temperatures,
@@ -159,6 +167,22 @@ def fit_mixture(
             progress=progress,
         )  # fmt: skip
     return fitted
+
+
+def _check_personas(personas: Sequence[Persona]) -> None:
+    for persona in personas:
+        if not isinstance(persona, Persona):
+            raise DataError(
+                f"personas must be of the type mop.types.Persona, got {persona!r}; "
+                'write Persona(key="p000", description="...")'
+            )
+    keys = Counter(persona.key for persona in personas)
+    if not keys or max(keys.values()) > 1:
+        twice = [key for key, count in keys.items() if count > 1]
+        raise DataError(
+            "at least one persona is needed, each with a key of its own, got "
+            + (f"several with the key {twice[0]!r}" if twice else "none")
+        )
 
 
 # ---------------------------------------------------------------- ours: propose, score, fit in rounds
@@ -316,28 +340,43 @@ def _within_budget(
     Records are left out evenly, of training and of validation, if it does not pay for `FEW` components of each.
     """
     n, n_train, budget = len(problem.hx), problem.n_train, settings.max_lm_tokens
-    # What a cell costs is not known yet: look at a few.
-    rows = np.unique(np.linspace(0, n - 1, min(n, 16)).astype(np.int64))
+    # What a cell costs is not known yet: look at a few, of short and of long records.
+    by_size = np.argsort(problem.cost, kind="stable")
+    rows = np.sort(by_size[np.unique(np.linspace(0, n - 1, min(n, 16)).astype(np.int64))])
     exemplar = np.where(problem.own[rows] == 0, len(problem.he) - 1, 0)
-    per_cell = score(rows, np.zeros_like(rows), exemplar)[1] / len(rows)
+    looked = score(rows, np.zeros_like(rows), exemplar)[1]
+    per_cell = problem.cost * looked / problem.cost[rows].sum()
     usual = settings.components_per_record, settings.valid_components
     least = min(1.0, FEW / min(usual))
     few = [max(1, math.floor(least * each)) for each in usual]
-    per_record = per_cell * (few[0] * n_train + few[1] * (n - n_train)) / n
-    n_kept = math.floor(budget / per_record)
-    if n_kept >= n:
-        in_all = usual[0] * n_train + usual[1] * (n - n_train)
-        return None, min(1.0, max(least, budget / (per_cell * in_all)))
-    if n_kept < min(FEWEST_RECORDS, n):
-        raise ConfigError(
-            f"fit.max_lm_tokens is {budget}, and {few[0]} components of {FEWEST_RECORDS} records take about "
-            f"{per_record * FEWEST_RECORDS:.0f} tokens; raise it to some times that, or set it to 0 for no limit"
-        )
+    is_train = np.arange(n) < n_train
+    per_record = per_cell * np.where(is_train, *few)
+    whole_round = per_cell * np.where(is_train, *usual)
+    if per_record.sum() <= budget:
+        return None, min(1.0, max(least, budget / float(whole_round.sum())))
     rng = generator(seed, "records-within-budget")
-    kept_train = min(max(1, round(n_kept * n_train / n)), n_kept - 1)
-    train = rng.permutation(n_train)[:kept_train]
-    valid = n_train + rng.permutation(n - n_train)[: n_kept - kept_train]
-    return np.sort(np.concatenate([train, valid])), least
+    train, valid = rng.permutation(n_train), n_train + rng.permutation(n - n_train)
+
+    def first(n_kept: int) -> Ints:
+        kept_train = min(max(1, round(n_kept * n_train / n)), n_kept - 1)
+        return np.sort(np.concatenate([train[:kept_train], valid[: n_kept - kept_train]]))
+
+    fewest = min(FEWEST_RECORDS, n)
+    # The records of a larger number contain those of a smaller one.
+    n_kept = (
+        bisect.bisect_right(
+            range(fewest, n), budget, key=lambda number: math.ceil(per_record[first(number)].sum())
+        )
+        + fewest
+        - 1
+    )
+    if n_kept < fewest:
+        raise ConfigError(
+            f"fit.max_lm_tokens is {budget}, and {few[0]} components of {fewest} records take about "
+            f"{per_record[first(fewest)].sum():.0f} tokens; raise it to some times that, or set it to 0 for no limit"
+        )
+    kept = first(n_kept)
+    return kept, min(1.0, max(least, budget / float(whole_round[kept].sum())))
 
 
 def _of_rows(score: ScoreCells, rows: Ints) -> ScoreCells:

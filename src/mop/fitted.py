@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from mop.artifacts import write_atomic
 from mop.embed import embed
-from mop.errors import ArtifactError, DataError
+from mop.errors import ArtifactError, ConfigError, DataError
 from mop.index import ExemplarIndex
 from mop.mixture import Floats, draw
 from mop.randomness import derive_seed, uniforms
@@ -64,6 +65,9 @@ def exemplar_vectors(
     return np.concatenate(np.split(vectors, 2), axis=1)
 
 
+_CONTEXTS = 512  # looked at together
+
+
 @dataclass(frozen=True)
 class FittedMixture:
     """What a simulation needs besides a language model."""
@@ -80,6 +84,15 @@ class FittedMixture:
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
     unconditional: Gate | None = None
     """The best weights that ignore the context, fitted to the same scores: a reference."""
+
+    def check_encoder(self, identity: str) -> None:
+        """Raise ConfigError unless contexts are embedded by the encoder that the gates know."""
+        known = self.info["encoder_identity"]
+        if identity != known:
+            raise ConfigError(
+                f"the gates were fitted on embeddings of {known!r}, got the encoder {identity!r}; "
+                "use the encoder of the fit, or fit again"
+            )
 
     @cached_property
     def index(self) -> ExemplarIndex | None:
@@ -159,23 +172,20 @@ class FittedMixture:
     def log_weight(
         self,
         hx: NDArray[np.float32],
-        components: Sequence[tuple[int, int]],
+        persona: NDArray[np.int64],
+        exemplar: NDArray[np.int64],
         own: NDArray[np.int64],
     ) -> Floats:
-        """Log weights (n, C) of given components, normalised over all of them."""
+        """Log weights (n, m) of given components of each context, (n, m) each, normalised over all K × N."""
         import torch
 
-        persona, exemplar = (
-            torch.as_tensor(np.array(c, np.int64)) for c in zip(*components, strict=True)
-        )
+        every = hx, np.ascontiguousarray(persona), np.ascontiguousarray(exemplar), own
+        value = np.empty(persona.shape)
         with torch.inference_mode():
-            value = self.gate.log_weight(
-                torch.as_tensor(hx),
-                persona.expand(len(hx), -1),
-                exemplar.expand(len(hx), -1),
-                torch.as_tensor(own),
-            )
-        return np.asarray(value.numpy())
+            for start in range(0, len(hx), _CONTEXTS):  # the gates look at all exemplars of each
+                rows = slice(start, start + _CONTEXTS)
+                value[rows] = self.gate.log_weight(*(torch.as_tensor(of[rows]) for of in every))
+        return value
 
 
 def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
@@ -417,14 +427,16 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
             _REFERENCE + name: getattr(fitted.unconditional, name).detach().clone()
             for name in _CONTEXT_FREE
         }
+    weights = save(state)
     document = {
         "format_version": FORMAT_VERSION,
+        "weights": hashlib.sha256(weights).hexdigest(),
         "task": fitted.task,
         "info": fitted.info,
         "personas": [asdict(persona) for persona in fitted.personas],
         "exemplars": [asdict(record) for record in fitted.exemplars],
     }
-    write_atomic(folder / "gate.safetensors", save(state))
+    write_atomic(folder / "gate.safetensors", weights)
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
     write_atomic(folder / "mixture.json", text.encode("utf-8"))
 
@@ -445,8 +457,9 @@ def load_mixture(folder: Path) -> FittedMixture:
 
     try:
         document = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
-        state = load((folder / "gate.safetensors").read_bytes())
-    except FileNotFoundError as error:
+        weights = (folder / "gate.safetensors").read_bytes()
+        state = load(weights)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
             f"{folder} holds no fitted mixture: {Path(error.filename).name} is missing; "
             "give the folder that `mop fit` or `save` wrote"
@@ -460,6 +473,12 @@ def load_mixture(folder: Path) -> FittedMixture:
         raise ArtifactError(
             f"the fitted mixture in {folder} has format version {version}, this program reads "
             f"version {FORMAT_VERSION}; use the version of mop that wrote it, or fit again"
+        )
+    known = document.get("weights", "")  # earlier files have none
+    if known and known != hashlib.sha256(weights).hexdigest():
+        raise ArtifactError(
+            f"gate.safetensors and mixture.json in {folder} are of two different fits: saving was cut off, or "
+            "one was replaced; save or fit again"
         )
     personas = tuple(
         Persona(**{**p, "sources": tuple(p["sources"]), "doubts": tuple(p["doubts"])})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mop.embedded import EMBEDDED
 from mop.fitted import load_mixture
 from mop.likelihood import REFERENCES
 from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
-from mop.simulate import is_drawn, read_responses
+from mop.simulate import is_drawn, outcomes, read_responses
 from mop.types import Record, Response
 
 
@@ -108,14 +109,13 @@ def report_data(
         ],
         gate_groups=found["gate_groups"],
         gates=np.array(found["gates"]),
-        history=[
-            {key: value for key, value in row.items() if isinstance(value, int | float)}
-            for row in fitted.info["history"]
-        ],
+        history=_history(fitted.info),
+        best_step=fitted.info["history"][-1].get("kept_round"),
         histogram_edges=found["histogram_edges"],
         histograms=found["histograms"],
         responses=[r for rows in every.values() for r in rows],
         outcomes=metrics["outcomes"].get("mop", {}),
+        all_outcomes=outcomes(replace(r, persona=None) for r in every["mop"]).get("", {}),
         problems={
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
             "Sampling": config.simulate.departures(),
@@ -273,6 +273,19 @@ def uncovered(info: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
 def _title(config: RunConfig) -> str:
     name = Path(config.data.source).name
     return f"A simulated population: {name.removeprefix('hf:')}"
+
+
+def _history(info: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Figures of each round or epoch under the report's names: what a fit in rounds calls valid is cross-validated."""
+    crossed = info["method"] == "rounds"
+    return [
+        {
+            name.replace("valid", "crossed") if crossed else name: value
+            for name, value in row.items()
+            if isinstance(value, int | float)
+        }
+        for row in info["history"]
+    ]
 
 
 def _points(

@@ -6,7 +6,7 @@ Letters: n records, K candidate personas, J exemplars of a record, G nodes of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.curve import weights as curve_weights
 from mop.design import similar_groups
+from mop.errors import ConfigError
 from mop.mixture import Floats, log_sum_exp, unconditional_weights
 from mop.randomness import generator
 
@@ -38,6 +39,10 @@ class Selection:
     path: tuple[dict[str, Any], ...]
     """One row per step: ``persona`` (row), ``step`` (grow or prune), ``valid`` (nats per record, held
     out), ``gain`` with its ``standard_error``."""
+    n_cells: int = 0
+    """Scores asked for."""
+    n_tokens: int = 0
+    """LM tokens of these scores."""
 
 
 def choose_personas(
@@ -61,6 +66,11 @@ def choose_personas(
     Returns
     -------
     Selection
+
+    Raises
+    ------
+    ConfigError
+        If the scores would take more than half of ``max_lm_tokens``: the fit needs some as well.
     """
     n, n_personas, n_exemplars = len(problem.hx), len(problem.hg), len(problem.he)
     groups = similar_groups(problem.hx, max(1, n // max(1, settings.records_per_component)))
@@ -78,7 +88,19 @@ def choose_personas(
     rows, columns = np.array(row, dtype=np.int64), np.array(column, dtype=np.int64)
     persona, shown_rows = columns % n_personas, np.array(exemplar, dtype=np.int64)
     order = np.lexsort((rows, shown_rows, persona))
-    found, _ = score(rows[order], persona[order], shown_rows[order])
+    if settings.max_lm_tokens:
+        some = order[
+            np.unique(np.linspace(0, len(order) - 1, min(len(order), 16)).astype(np.int64))
+        ]
+        n_looked = score(rows[some], persona[some], shown_rows[some])[1]
+        expected = n_looked * problem.cost[rows].sum() / problem.cost[rows[some]].sum()
+        if 2 * expected > settings.max_lm_tokens:
+            raise ConfigError(
+                f"fit.max_lm_tokens is {settings.max_lm_tokens}, and choosing among {n_personas} personas takes "
+                f"about {expected:.0f} tokens, and the fit as many or more; raise it, lower "
+                "personas.max_personas, or give personas.n_personas a number"
+            )
+    found, n_tokens = score(rows[order], persona[order], shown_rows[order])
     shape = (n, n_personas * min(EXEMPLARS, n_exemplars))
     curves = np.zeros((*shape, len(problem.betas)), dtype=np.float32)
     present = np.zeros(shape, dtype=bool)
@@ -97,9 +119,10 @@ def choose_personas(
     of_persona = (
         log_sum_exp(log_lik, axis=1) - np.log(present[:, ::n_personas].sum(axis=1))[:, None]
     )
-    return grow_and_prune(
+    selection = grow_and_prune(
         of_persona, folds(n, settings.n_folds, seed), record_weight=problem.weight
     )
+    return replace(selection, n_cells=len(order), n_tokens=n_tokens)
 
 
 def grow_and_prune(

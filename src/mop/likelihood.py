@@ -5,6 +5,7 @@ Letters: n records, m scored components, K personas, N exemplars, G nodes of the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,9 +33,11 @@ from mop.mixture import (
     spread_draw,
 )
 from mop.randomness import generator
-from mop.score import Component, score_table
+from mop.score import Component, score_columns, score_table
 from mop.store import Store
 from mop.types import Progress, Record
+
+logger = logging.getLogger(__name__)
 
 SHARED = 6
 """Records that share their drawn components. Fewer share less of the prompts, and with them of the work; more
@@ -43,18 +46,20 @@ share the luck of the draw, which then does not average out over records."""
 
 @dataclass(frozen=True)
 class Table:
-    """Records scored under m components, and how these were drawn."""
+    """Records scored under m components each, and how these were drawn."""
 
-    components: tuple[tuple[int, int], ...]
-    """m pairs (persona, exemplar); one may occur several times when drawn."""
+    persona: NDArray[np.int64]
+    """(n, m) with ``exemplar`` the components of each record; one may occur several times when drawn."""
+    exemplar: NDArray[np.int64]
+    """(n, m)"""
     curves: NDArray[np.float32]
     """(n, m, G) nats; meaningless where not allowed."""
     allowed: NDArray[np.bool_]
-    """(n, m) False where the exemplar is the record itself, or the component was drawn for other records."""
+    """(n, m) False where the exemplar is the record itself."""
     n_tokens: NDArray[np.int64]
     """(n,) response tokens, end-of-turn included."""
     log_proposal: Floats | None
-    """(m,) log of how often each draw is expected per column of the table; None if these are all K × N components."""
+    """(n, m) log of the chance of each draw; None if these are all K × N components."""
     hx: NDArray[np.float32]
     """(n, D) context embeddings."""
     own: NDArray[np.int64]
@@ -63,7 +68,7 @@ class Table:
     """(n,) survey weights of the records."""
     betas: tuple[float, ...]
     group: NDArray[np.int64] | None = None
-    """(m,) components with one number were drawn for the same records; None: all for all."""
+    """(n,) records with one number share their draws; None where nothing was drawn."""
 
     @property
     def n_components(self) -> int:
@@ -121,38 +126,47 @@ def score_for_likelihood(
         raise ConfigError(
             f"the number of components to score must be at least 1, got {n_components}"
         )
+    if is_at_other_temperatures(fitted, scorer.betas):
+        logger.warning(
+            "%s scores at temperature %g only, and personas draw at others (%.2f to %.2f): all likelihoods "
+            "are those at %g; use a scorer that knows every temperature for the mixture's own",
+            scorer.name, 1 / scorer.betas[0], fitted.temperatures.min(), fitted.temperatures.max(),
+            1 / scorer.betas[0],
+        )  # fmt: skip
     n_exemplars = len(fitted.exemplars)
     n_all = len(fitted.personas) * n_exemplars
     own = fitted.own(records)
+    log_proposal = group = None
     if n_all <= n_components:
-        flat = np.arange(n_all)
-        log_proposal = group = wanted = None
+        flat = np.broadcast_to(np.arange(n_all), (len(records), n_all))
     else:
         proposal = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx, own)
         n_groups = -(-len(records) // SHARED)
         rng = generator(seed, "held-out")
-        flat = spread_draw(proposal, n_groups * n_components, rng)
+        drawn = spread_draw(proposal, n_groups * n_components, rng)
         # In order and dealt in turn, so that the draws of a group are varied as well.
         place = dealing_order(len(fitted.personas), n_exemplars, rng)
-        flat = flat[np.argsort(place[flat], kind="stable")]
-        group = np.arange(len(flat)) % n_groups
-        wanted = (np.arange(len(records)) % n_groups)[:, None] == group
-        # A record is looked at by one column in n_groups, and what adds up divides by all columns.
-        log_proposal = np.log(proposal[flat]) - np.log(n_groups)
-    components = tuple((int(c) // n_exemplars, int(c) % n_exemplars) for c in flat)
-    scored = score_table(
+        drawn = drawn[np.argsort(place[drawn], kind="stable")]
+        group = np.arange(len(records)) % n_groups
+        flat = drawn.reshape(n_components, n_groups).T[group]
+        log_proposal = np.log(proposal[flat])
+    persona, exemplar = np.divmod(flat, n_exemplars)
+    scored = score_columns(
         records,
-        components,
+        [
+            list(zip(*row, strict=True))
+            for row in zip(persona.tolist(), exemplar.tolist(), strict=True)
+        ],
         fitted.personas,
         fitted.exemplars,
         scorer=scorer,
         store=store,
-        wanted=wanted,
         task=fitted.task,
         progress=progress,
     )
     return Table(
-        components=components,
+        persona=persona,
+        exemplar=exemplar,
         curves=scored.curves,
         allowed=~scored.masked,
         n_tokens=scored.n_tokens,
@@ -165,12 +179,16 @@ def score_for_likelihood(
     )
 
 
+def is_at_other_temperatures(fitted: FittedMixture, betas: Sequence[float]) -> bool:
+    """Whether a scorer that knows one temperature alone cannot tell the likelihoods of this mixture."""
+    return len(betas) == 1 and not np.allclose(fitted.temperatures * betas[0], 1.0, atol=1e-3)
+
+
 def log_terms(table: Table, fitted: FittedMixture) -> tuple[Floats, Floats]:
     """Log-likelihoods at the personas' temperatures and log weights, both (n, m); -inf where not allowed."""
     nodes = np.stack([curve_weights(1.0 / tau, table.betas) for tau in fitted.temperatures])
-    persona = np.array([k for k, _ in table.components])
-    log_lik = np.einsum("nmg,mg->nm", table.curves.astype(np.float64), nodes[persona])
-    log_weight = fitted.log_weight(table.hx, table.components, table.own)
+    log_lik = np.einsum("nmg,nmg->nm", table.curves, nodes[table.persona])
+    log_weight = fitted.log_weight(table.hx, table.persona, table.exemplar, table.own)
     return np.where(table.allowed, log_lik, -np.inf), log_weight
 
 
@@ -192,6 +210,17 @@ def estimate(table: Table, fitted: FittedMixture) -> Estimate:
     )
 
 
+def error_of_mean(table: Table, standard_error: Floats) -> float:
+    """Standard error of the weighted mean of estimates (n,).
+
+    Records that share draws may err the same way, so their errors add up; those of others are independent.
+    """
+    share = standard_error * table.weight / table.weight.sum()
+    if table.group is None:
+        return float(share.sum())
+    return float(np.sqrt(np.square(np.bincount(table.group, share)).sum()))
+
+
 def component_posterior(table: Table, fitted: FittedMixture) -> Floats:
     """Posterior of each scored component given the text, (n, m); rows sum to 1.
 
@@ -206,8 +235,7 @@ def persona_posterior(table: Table, fitted: FittedMixture) -> Floats:
     """Posterior of each persona given the text, (n, K); rows sum to 1. Estimated where the table is."""
     share = component_posterior(table, fitted)
     posterior = np.zeros((len(share), len(fitted.personas)))
-    for column, (persona, _) in enumerate(table.components):
-        posterior[:, persona] += share[:, column]
+    np.add.at(posterior, (np.arange(len(share))[:, None], table.persona), share)
     return posterior
 
 
@@ -227,7 +255,7 @@ class Terms:
     is_exact: bool
     """Whether these are all components; otherwise the columns are draws."""
     group: NDArray[np.int64] | None = None
-    """(m,) see `Table`."""
+    """(n,) see `Table`."""
 
     @property
     def log_mix(self) -> Floats:
@@ -239,7 +267,7 @@ def mixture_terms(table: Table, fitted: FittedMixture) -> Terms:
     """What `estimate` adds up."""
     log_term = _log_joint(table, fitted)
     if not table.is_exact:
-        log_term = log_term - np.log(len(table.components))
+        log_term = log_term - np.log(table.persona.shape[1])
     return Terms(log_term, table.is_exact, table.group)
 
 
@@ -333,20 +361,21 @@ _RESAMPLES_AT_ONCE = 250
 def _resampled(
     terms: Terms, size: int, rng: np.random.Generator, count: Floats | None
 ) -> tuple[Floats, Floats | None]:
-    """Log-likelihoods (n, B) under B resamples of the drawn components, and their counts (m, B)."""
+    """Log-likelihoods (n, B) under B resamples of the drawn components, and their counts (groups, m, B)."""
     if terms.is_exact:
         return np.broadcast_to(terms.log_mix[:, None], (len(terms.log_term), size)), None
+    n, m = terms.log_term.shape
+    group = np.zeros(n, dtype=np.int64) if terms.group is None else terms.group
     if count is None:
-        m = terms.log_term.shape[1]
-        count = np.empty((m, size))
-        group = np.zeros(m, dtype=np.int64) if terms.group is None else terms.group
-        for number in np.unique(group):
-            columns = np.flatnonzero(group == number)
-            share = np.full(len(columns), 1.0 / len(columns))
-            count[columns] = rng.multinomial(len(columns), share, size=size).T
+        shape, share = (int(group.max()) + 1, size), np.full(m, 1.0 / m)
+        count = rng.multinomial(m, share, size=shape).transpose(0, 2, 1).astype(np.float64)
     top = terms.log_term.max(axis=1, keepdims=True)
+    total = np.empty((n, size))
+    for number, of in enumerate(count):
+        rows = group == number
+        total[rows] = np.exp(terms.log_term[rows] - top[rows]) @ of
     with np.errstate(divide="ignore"):
-        return np.log(np.exp(terms.log_term - top) @ count) + top, count
+        return np.log(total) + top, count
 
 
 def summarise(
@@ -358,18 +387,23 @@ def summarise(
     -------
     dict
         ``kind``: ``exact``, or ``bound``: an estimate whose expectation is at most the true value;
-        ``mop`` and ``mop-uniform`` (means), what `gain_interval` gives, ``standard_error`` of the
-        mixture's mean as an estimate (0 if exact), ``n_records``, ``n_components``, ``is_exact``,
-        and ``effective_components``, the median number that the estimates rest on.
+        ``scored_at``: None, or the one temperature at which the scorer knows likelihoods where the
+        mixture has others (all figures are then at that one); ``mop`` and ``mop-uniform`` (means), what
+        `gain_interval` gives, ``standard_error`` of the mixture's mean as an estimate (0 if exact),
+        ``n_records``, ``n_components``, ``is_exact``, and ``effective_components``, the median number
+        that the estimates rest on.
     """
     ours, other = estimate(table, fitted), estimate(table, reference)
     share = table.weight / table.weight.sum()
     return {
         "kind": "exact" if table.is_exact else "bound",
+        "scored_at": (
+            1 / table.betas[0] if is_at_other_temperatures(fitted, table.betas) else None
+        ),
         "mop": float(ours.log_mix @ share),
         "mop-uniform": float(other.log_mix @ share),
         **gain_interval(table, fitted, reference, seed=seed),
-        "standard_error": float(np.sqrt(np.square(ours.standard_error * share).sum())),
+        "standard_error": error_of_mean(table, ours.standard_error),
         "n_records": len(ours.log_mix),
         "n_components": table.n_components,
         "is_exact": table.is_exact,
@@ -404,8 +438,8 @@ def references(
     Uniform gates and unconditional weights come from the table. The others need scores of their own, for
     which at most ``n_components`` prompts per record are asked: the single component that did best in
     the fit, exemplars without a persona, personas without an exemplar, and neither. The last
-    three have the one temperature that suits these very records best, which is in their
-    favour.
+    three, and after `refit_temperatures` all four, have the one temperature that suits these very
+    records best, which is in their favour.
 
     Parameters
     ----------
@@ -538,26 +572,49 @@ def refit_temperatures(
     Returns
     -------
     FittedMixture
-        Every log τ is moved by a common amount and an own one; ``info`` has the refitted ``uniform_tau``.
+        Every log τ is moved by a common amount and an own one, also of the weights that ignore the context;
+        ``info`` has the refitted ``uniform_tau``, no ``temperatures`` (those of the fit), and no ``tau`` of
+        the best component: it is found on the records that this is held against.
 
     Raises
     ------
     ConfigError
         If the scorer knows log-likelihoods at τ = 1 alone.
     """
-    from scipy.optimize import minimize
-
-    betas = table.betas
-    if len(betas) == 1:
+    if len(table.betas) == 1:
         raise ConfigError(
             "temperatures cannot be refitted with a model that scores at temperature 1 alone; use "
             "a local model, or the temperatures as they are"
         )
+    free = unconditional_mixture(fitted)
+    offset = 0.0 if table.log_proposal is None else table.log_proposal
+    even = np.where(table.allowed, np.broadcast_to(-offset, table.allowed.shape), -np.inf)
+    grid = np.linspace(table.betas[0], table.betas[-1], 200)
+    values = [
+        log_sum_exp(even + table.curves @ curve_weights(float(beta), table.betas)) @ table.weight
+        for beta in grid
+    ]
+    best = fitted.info.get("best_component")
+    return replace(
+        _moved_temperatures(fitted, table, spread),
+        unconditional=None if free is None else _moved_temperatures(free, table, spread).gate,
+        info={
+            **fitted.info,
+            "uniform_tau": float(1.0 / grid[int(np.argmax(values))]),
+            "temperatures": None,
+            "best_component": None if best is None else {**best, "tau": None},
+        },
+    )
+
+
+def _moved_temperatures(fitted: FittedMixture, table: Table, spread: float) -> FittedMixture:
+    from scipy.optimize import minimize
+
+    betas = table.betas
     _, log_weight = log_terms(table, fitted)
     offset = 0.0 if table.log_proposal is None else table.log_proposal
     log_w = np.where(table.allowed, log_weight - offset, -np.inf)
-    curves = table.curves.astype(np.float64)
-    persona = np.array([k for k, _ in table.components])
+    curves, persona = table.curves.astype(np.float64), table.persona
     share = table.weight / table.weight.sum()
     before = np.log(fitted.temperatures)
     low, high = -np.log(betas[-1]), -np.log(betas[0])
@@ -568,22 +625,14 @@ def refit_temperatures(
     def loss(x: Floats) -> tuple[float, Floats]:
         beta = np.exp(-taus(x))
         nodes, slopes = curve_weights(beta, betas), weights_derivative(beta, betas)  # (K, G)
-        term = log_w + np.einsum("nmg,mg->nm", curves, nodes[persona])
+        term = log_w + np.einsum("nmg,nmg->nm", curves, nodes[persona])
         log_mix = log_sum_exp(term)
         resp = np.exp(term - log_mix[:, None]) * share[:, None]
-        slope = np.einsum("nmg,mg->nm", curves, slopes[persona]) * -beta[persona]
-        by_persona = np.bincount(persona, (resp * slope).sum(axis=0), minlength=len(before))
+        slope = np.einsum("nmg,nmg->nm", curves, slopes[persona]) * -beta[persona]
+        by_persona = np.bincount(persona.ravel(), (resp * slope).ravel(), minlength=len(before))
         n = len(share)
         gradient = np.concatenate([[-by_persona.sum()], -spread * by_persona + x[1:] / n])
         return float(0.5 * np.square(x[1:]).sum() / n - log_mix @ share), gradient
 
     found = minimize(loss, np.zeros(1 + len(before)), jac=True, method="L-BFGS-B")
-    refitted = with_temperatures(fitted, np.exp(taus(np.asarray(found.x))))
-    even = np.where(table.allowed, np.broadcast_to(-offset, log_w.shape), -np.inf)
-    grid = np.linspace(betas[0], betas[-1], 200)
-    values = [
-        (log_sum_exp(even + curves @ curve_weights(float(beta), betas))) @ share for beta in grid
-    ]
-    return replace(
-        refitted, info={**fitted.info, "uniform_tau": float(1.0 / grid[int(np.argmax(values))])}
-    )
+    return with_temperatures(fitted, np.exp(taus(np.asarray(found.x))))

@@ -255,7 +255,14 @@ def mixture_agents(
     n_agents: int = 1,
     mix: str = "none",
 ) -> Agents:
-    """Draw L agents for each context from a mixture, to write together or to share one prompt."""
+    """Draw L agents for each context from a mixture, to write together or to share one prompt.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder is not that of the mixture's fit.
+    """
+    mixture.check_encoder(given.encoder.identity)
     texts = [context_text(record) for record in contexts]
     hx = embed(texts, given.encoder, store=given.store, progress=given.progress)
     settings = given.config.simulate

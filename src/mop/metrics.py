@@ -821,7 +821,7 @@ def self_bleu(texts: Sequence[str], *, seed: int, n: int = 4) -> float:
     Parameters
     ----------
     texts : sequence of str
-        Above 500, a choice of 500 that depends on the seed alone.
+        Those without a word are left out; above 500, a choice of 500 that depends on the seed alone.
     seed : int
         64-bit.
     n : int
@@ -848,10 +848,10 @@ def self_bleu(texts: Sequence[str], *, seed: int, n: int = 4) -> float:
     >>> self_bleu(["one fine day in may", "one fine day in may"], seed=0)
     1.0
     """
-    if len(texts) > SELF_BLEU_TEXTS:
-        order = np.argsort(uniforms(derive_seed(seed, "self_bleu"), 0, len(texts)), kind="stable")
-        texts = [texts[i] for i in sorted(order[:SELF_BLEU_TEXTS])]
     tokens = [found for found in map(words, texts) if found]
+    if len(tokens) > SELF_BLEU_TEXTS:
+        order = np.argsort(uniforms(derive_seed(seed, "self_bleu"), 0, len(tokens)), kind="stable")
+        tokens = [tokens[i] for i in sorted(order[:SELF_BLEU_TEXTS])]
     if len(tokens) < 2:
         raise DataError(
             f"self-BLEU was asked of {len(tokens)} texts with words in them; it compares each with "

@@ -115,8 +115,8 @@ def estimate_log_mixture(
 ) -> Estimate:
     """Importance-sampling estimate of the mixture log-likelihood from drawn components.
 
-    The m columns are components drawn (with replacement, the same for all records)
-    from the proposal q; then p(y|x) = E_q[w_c p_c / q_c] is estimated by its mean.
+    The m columns are components drawn with replacement from the proposal q, the same for all
+    records or others for each; then p(y|x) = E_q[w_c p_c / q_c] is estimated by its mean.
 
     Parameters
     ----------

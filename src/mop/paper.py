@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from mop.candidates import FitResult, best_single_tau, keep_in_range
 from mop.cells import Ints, Problem, ScoreCells, pack_cells
 from mop.config import FitConfig
 from mop.curve import weights as curve_weights
+from mop.errors import ConfigError
 from mop.mixture import log_sum_exp, spread_draw
 from mop.randomness import derive_seed, generator
 from mop.types import Progress
@@ -29,6 +32,7 @@ def fit_paper(
     *,
     seed: int,
     progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FitResult:
     """The paper's training: Adam on the sum over the M pairs that the gate likes best now.
 
@@ -64,34 +68,34 @@ def fit_paper(
         init_scale=1.0,
         log_tau=math.log(settings.start_tau if len(problem.betas) > 1 else 1 / problem.betas[0]),
     )
-    cells: dict[tuple[int, int], NDArray[np.float32]] = {}
-    spent = 0
-
-    def score_new(pairs: list[tuple[int, int]]) -> None:
-        nonlocal spent
-        new = sorted({(c, i) for i, c in pairs if (i, c) not in cells})
-        if not new:
-            return
-        component, record = np.array(new, dtype=np.int64).T
-        curves, tokens = score(record, component // n_exemplars, component % n_exemplars)
-        spent += tokens
-        cells.update({(i, c): curve for (c, i), curve in zip(new, curves, strict=True)})
-
+    asked, began = _Asked(score, problem, settings.max_lm_tokens), clock()
+    cells = asked.cells
     rest = _even_components(problem, settings, seed)
-    score_new(
-        [(i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i]]
+    pays = asked.add(
+        (i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i]
     )
     free = [p for p in gate.parameters() if p.requires_grad]
     if len(problem.betas) == 1:
         free = [p for p in free if p is not gate.log_tau]
     optimizer = torch.optim.Adam(free, lr=settings.learning_rate)
     history: list[dict[str, Any]] = []
-    best_value, best_state, stale = -math.inf, _state(gate), 0
+    best_value, best_state, best_epoch, stale = -math.inf, _state(gate), 0, 0
+    stopped = f"max_steps {settings.max_steps} are done"
     for epoch in range(settings.max_steps):
         if progress is not None:
             progress("fit epochs", epoch, settings.max_steps)
         top = _top_components(gate, problem, settings.top_m)
-        score_new([(i, int(c)) for i in range(n) for c in top[i]])
+        pays = pays and asked.add((i, int(c)) for i in range(n) for c in top[i])
+        if not pays and not history:
+            raise ConfigError(
+                f"fit.max_lm_tokens is {settings.max_lm_tokens}, and {len(rest)} components of {n - n_train} "
+                f"validation records, with {settings.top_m} of all {n}, take {asked.expected:.0f} or more tokens; "
+                "raise it to some times that, lower fit.valid_components or fit.top_m, or set it to 0 for no limit"
+            )
+        early = _reason_to_stop(settings, asked, pays=pays, epoch=epoch, seconds=clock() - began)
+        if early:
+            stopped = early
+            break
         value = _full_sum(gate, problem, cells, top, rest)
         history.append(
             {
@@ -103,10 +107,11 @@ def fit_paper(
             }
         )
         if value > best_value + 1e-4:
-            best_value, best_state, stale = value, _state(gate), 0
+            best_value, best_state, best_epoch, stale = value, _state(gate), epoch, 0
         else:
             stale += 1
         if stale >= settings.patience:
+            stopped = f"no better value in {settings.patience} epochs (patience)"
             break
         order = generator(seed, "epoch", epoch).permutation(n_train)
         for start in range(0, n_train, settings.batch_size):
@@ -119,7 +124,56 @@ def fit_paper(
             optimizer.step()
             keep_in_range(gate, problem.betas)
     gate.load_state_dict(best_state)
-    return FitResult(gate, history, "paper", _single_tau(problem, cells, rest), len(cells), spent)
+    history[-1]["kept_round"] = best_epoch
+    uniform_tau = _single_tau(problem, cells, rest)
+    return FitResult(gate, history, "paper", uniform_tau, len(cells), asked.n_tokens, stopped)
+
+
+class _Asked:
+    """Curves by (record, flat component) as they are asked for, each once, within ``max_lm_tokens``."""
+
+    def __init__(self, score: ScoreCells, problem: Problem, budget: int) -> None:
+        self._score, self._n_exemplars, self._budget = score, len(problem.he), budget
+        self._cost, self._paid = problem.cost, 0.0
+        self.cells: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self.n_tokens = 0
+        self.expected = 0.0
+        """Tokens in all that the last question would have brought it to."""
+
+    def add(self, pairs: Iterable[tuple[int, int]]) -> bool:
+        """Score what is not known yet, all of it; False, without scores, if the budget does not pay for that."""
+        new = sorted({(c, i) for i, c in pairs if (i, c) not in self.cells})
+        if new and self._budget:
+            if not self.cells:  # what one costs is not known yet: look at a few
+                self._ask(new[:: -(-len(new) // 16)])
+                new = [(c, i) for c, i in new if (i, c) not in self.cells]
+            more = float(sum(self._cost[i] for _, i in new))
+            self.expected = self.n_tokens * (1 + more / self._paid)
+            if self.expected > self._budget:
+                return False
+        if new:
+            self._ask(new)
+        return True
+
+    def _ask(self, new: list[tuple[int, int]]) -> None:
+        component, record = np.array(new, dtype=np.int64).T
+        persona, exemplar = np.divmod(component, self._n_exemplars)
+        curves, n_tokens = self._score(record, persona, exemplar)
+        self.n_tokens += n_tokens
+        self._paid += float(self._cost[record].sum())
+        self.cells.update({(i, c): curve for (c, i), curve in zip(new, curves, strict=True)})
+
+
+def _reason_to_stop(
+    settings: FitConfig, asked: _Asked, *, pays: bool, epoch: int, seconds: float
+) -> str:
+    """Why this epoch is not worth making; empty if it is."""
+    if not pays:
+        return f"{asked.n_tokens} of max_lm_tokens {settings.max_lm_tokens} are spent"
+    most = 60 * settings.max_minutes
+    if most and epoch and seconds * (1 + 1 / epoch) > most:
+        return f"another epoch would exceed max_minutes {settings.max_minutes:g}"
+    return ""
 
 
 def _state(gate: Gate) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 4, "simulate": 1, "evaluate": 3, "report": 2}
+STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 4, "simulate": 1, "evaluate": 4, "report": 3}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -488,6 +488,9 @@ class Work:
             }
         if stage == "fit":
             return {
+                **(
+                    {"budget": 2} if config["fit"]["max_lm_tokens"] else {}
+                ),  # goes by lengths since
                 "fit": config["fit"],
                 "seed": seed,
                 "lm": self.scorer.score_identity,
@@ -566,21 +569,25 @@ def make_records(work: Work) -> Made:
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
     source, seed = _source(data.source), work.config.seed
     given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
+    splits: dict[str, list[Record]] = {}
     if given:
         splits, parts = load_splits(given, sizes, seed=seed, **columns)
     else:
         parts = [load_records(source, **columns)]
-        splits = split_records(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
-    files = []
+    # Before a split can fail: what was left out is often why.
+    listed = work.folder.records / "problems.json"
+    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
+    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
+    write_json(listed, {"counts": counts, "problems": problems})
+    for code, count in counts.items():
+        logger.warning("%d rows: %s (see records/problems.json)", count, code)
+    splits = splits or split_records(
+        parts[0].records, sizes, seed=seed, by_group=data.group is not None
+    )
+    files = [listed]
     for name, records in splits.items():
         files.append(work.folder.records / f"{name}.jsonl")
         save_records(records, files[-1])
-    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
-    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
-    write_json(work.folder.records / "problems.json", {"counts": counts, "problems": problems})
-    for code, count in counts.items():
-        logger.warning("%d rows: %s (see records/problems.json)", count, code)
-    files.append(work.folder.records / "problems.json")
     usable = sum(len(loaded.records) for loaded in parts)
     return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **sizes}
 
@@ -673,12 +680,12 @@ def make_fit(work: Work) -> Made:
     }
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
-    best = max(fitted.info["history"], key=lambda row: row["valid"])
+    history = fitted.info["history"]
     headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
     certificate = fitted.info["certificate"]
     return [work.folder.mixture], {
         **headline,
-        "valid": best["valid"],
+        "valid": history[history[-1]["kept_round"]]["valid"],
         "n_personas": len(fitted.personas),
         "certificate": None if certificate is None else certificate["bound"],
     }
@@ -935,7 +942,11 @@ def refit(
     ArtifactError
         If the run holds no fitted mixture.
     """
-    RunFolder.open(path)  # refuses what is no run, where the next line would begin one
+    own = RunFolder.open(path).mixture  # refuses what is no run, where open_work would begin one
+    if out is not None and out.resolve() == own.resolve():
+        raise ConfigError(
+            f"{str(out)!r} is the fitted mixture of the run, which others are made from; give another folder"
+        )
     name = config.model.lm if lm is None else lm
     models = Models(replace(config, model=replace(config.model, lm=name)))
     with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
@@ -997,7 +1008,11 @@ def verify(path: Path) -> dict[str, Any]:
 def _source(name: str) -> Any:
     if name.startswith("hf:"):
         return name
-    place = Path(resolve(name, kind="data"))
+    return _file_in(Path(resolve(name, kind="data")))
+
+
+def _file_in(place: Path) -> Path:
+    """The one file of a folder of records; a folder of splits, or a file, is itself."""
     return place / "records.csv" if (place / "records.csv").is_file() else place
 
 
@@ -1005,10 +1020,13 @@ def _source_stamp(name: str) -> str:
     """What a source is: content hash of a file, revision of an embedded set, else its name."""
     if name in EMBEDDED:
         return f"{name} {EMBEDDED[name].revision}"
-    if name and not name.startswith("hf:") and Path(name).is_dir():
-        files = split_files(Path(name))
-        return hash_of({part: sha256(file) for part, file in files.items()})
-    return sha256(Path(name)) if name and Path(name).is_file() else name
+    place = Path(name).expanduser()
+    if not name or name.startswith("hf:") or not place.exists():
+        return name
+    place = _file_in(place)
+    if place.is_dir():
+        return hash_of({part: sha256(file) for part, file in split_files(place).items()})
+    return sha256(place)
 
 
 def _versions() -> dict[str, str]:

@@ -654,6 +654,9 @@ def history_figure(
     axes.xaxis.set_major_locator(
         require("matplotlib.ticker", extra="report").MaxNLocator(integer=True)
     )
+    if len(steps) == 1:  # nothing to scale the axis by
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
+        axes.set_xticks([steps[0]])
     figure.legend(loc="outside upper left", ncols=3 if width >= 5 else 1)
     return figure
 

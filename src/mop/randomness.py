@@ -31,7 +31,7 @@ def derive_seed(seed: int, *parts: str | int) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *parts):
-        kind = b"i" if isinstance(part, int) else b"s"
+        kind = b"i" if isinstance(part, int | np.integer) else b"s"
         raw = str(part).encode("utf-8", "surrogatepass")
         digest.update(kind + len(raw).to_bytes(8, "little") + raw)
     return int.from_bytes(digest.digest(), "little")

@@ -19,7 +19,7 @@ from mop.blackbox import match_weights
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError, DataError
 from mop.fitted import FittedMixture, context_text, persona_shares, pools, with_persona_weights
-from mop.mixture import draw
+from mop.mixture import draw, spread_draw
 from mop.randomness import derive_seed, generator, uniforms
 from mop.simulate import is_drawn, simulate
 from mop.store import Store
@@ -103,12 +103,7 @@ def refit_black_box(
         raise ConfigError(
             f"samples_per_persona must be at least 2, got {samples_per_persona}; try 20"
         )
-    known = fitted.info["encoder_identity"]
-    if encoder.identity != known:
-        raise ConfigError(
-            f"the gates were fitted on embeddings of {known!r}, got the encoder "
-            f"{encoder.identity!r}; use the encoder of the fit, or fit again"
-        )
+    fitted.check_encoder(encoder.identity)
     targets = [record for record in population if record.response.strip()]
     if len(targets) < 2:
         raise DataError(
@@ -148,7 +143,18 @@ def refit_black_box(
     hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
     target_weights = np.array([record.weight for record in targets])
     before = persona_shares(fitted, hx, target_weights)
-    match = match_weights(by_persona, real, target_weights=target_weights, prior=before, seed=seed)
+    order = _order(targets, samples_per_persona, seed)
+    match = match_weights(
+        by_persona,
+        real,
+        contexts=[
+            np.array([row for row, one in zip(order, own, strict=True) if one.response.strip()])
+            for own in samples
+        ],
+        target_weights=target_weights,
+        prior=before,
+        seed=seed,
+    )
     about = {
         "kind": SURROGATE,
         "model": model.name,
@@ -191,7 +197,7 @@ def samples_of_personas(
     list of K lists of n Response
         Sample i of every persona answers the same context; one that could not be had has no text.
     """
-    asked = _contexts(contexts, n, seed)
+    asked = [contexts[row] for row in _order(contexts, n, seed)]
     hx = embed([context_text(record) for record in asked], encoder, store=store, progress=progress)
     records, agents = [], []
     for k, persona in enumerate(fitted.personas):
@@ -219,13 +225,17 @@ def samples_of_personas(
     return [responses[start : start + n] for start in range(0, len(responses), n)]
 
 
-def _contexts(records: Sequence[Record], n: int, seed: int) -> list[Record]:
-    """Draw n records in random order; all of them before one comes again."""
-    order: list[int] = []
+def _order(records: Sequence[Record], n: int, seed: int) -> list[int]:
+    """Draw n rows of records in random order, each as often as its weight says, to within one."""
     rng = generator(seed, "black-box", "contexts")
+    weight = np.array([record.weight for record in records])
+    if np.ptp(weight) > 0:
+        drawn = spread_draw(weight / weight.sum(), n, rng)
+        return [int(row) for row in rng.permutation(drawn)]
+    order: list[int] = []
     while len(order) < n:
         order += rng.permutation(len(records)).tolist()
-    return [records[i] for i in order[:n]]
+    return order[:n]
 
 
 def _agents(

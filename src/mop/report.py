@@ -136,8 +136,7 @@ class ReportData:
     """Shape (G, K): mean π_k(x) over the contexts of each group; rows add up to 1."""
     history: Sequence[Mapping[str, float]] = ()
     """One entry per epoch or round of the fit: ``epoch`` or ``round``, and log-likelihoods in nats
-    per record (`SERIES` names the known ones). Missing and nan values are gaps; names that begin
-    with ``n_`` are counts and not drawn."""
+    per record under the names of `SERIES`. Missing and nan values are gaps, other names are not drawn."""
     best_step: float | None = None
     """The epoch or round whose weights were kept."""
     histogram_edges: Sequence[float] = ()
@@ -149,6 +148,8 @@ class ReportData:
     outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Persona key to what became of its draws: ``draws``, ``failed``, ``refused``, ``empty``,
     ``cut``."""
+    all_outcomes: Mapping[str, int] = field(default_factory=dict)
+    """The same of all draws, where one that several personas wrote counts once; empty: not shown."""
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Heading to findings: rows left out, near copies, warnings of the fit. Doubts about personas
     are added."""
@@ -230,7 +231,7 @@ METRICS: Mapping[str, MetricGuide] = {
         is_share=True,
     ),
     "duplicates": MetricGuide(
-        "Duplicates", -1, "Share of answers that occur more than once.", is_share=True
+        "Duplicates", -1, "Share of answers that repeat an earlier one.", is_share=True
     ),
     "n_received": MetricGuide(
         "Texts written", 0, "How many texts the method gave, empty ones included."
@@ -243,14 +244,16 @@ METRICS: Mapping[str, MetricGuide] = {
 unranked."""
 
 SERIES: Mapping[str, str] = {
-    "train": "training",
+    "train": "records it was fitted to",
+    "crossed": "records kept aside",
+    "crossed_uniform": "kept aside, uniform weights",
+    "crossed_unconditional": "kept aside, same weights for every context",
     "train_bound": "training, lower bound",
     "valid": "validation, full sum",
     "valid_bound": "validation, lower bound",
-    "valid_uniform": "validation, uniform weights",
-    "valid_unconditional": "validation, same weights for every context",
 }
-"""Known names in ``history`` and what the figure calls them."""
+"""What a fit can have in its ``history``, and what the figure calls it: in rounds (``crossed`` by
+cross-validation), and by the paper's recipe."""
 
 COSTS: Mapping[str, str] = {
     "lm_calls": "Language-model calls",
@@ -677,17 +680,9 @@ def _draw_history(data: ReportData, width: float) -> Figure | None:
     if not data.history:
         return None
     step = _step_name(data.history)
-    names = dict.fromkeys(
-        name
-        for row in data.history
-        for name in row
-        if name not in {"epoch", "round"} and not name.startswith("n_")
-    )
     series = {
-        SERIES.get(name, name.replace("_", " ")): np.array(
-            [_value(row, name) for row in data.history]
-        )
-        for name in names
+        title: np.array([_value(row, name) for row in data.history])
+        for name, title in SERIES.items()
     }
     series = {name: values for name, values in series.items() if np.isfinite(values).any()}
     if not series:
@@ -883,15 +878,16 @@ def _outcomes(data: ReportData) -> dict[str, Any] | None:
     columns = [name for name in OUTCOMES if any(row[name] for row in data.outcomes.values())]
     if not columns:
         return None
-    total = {name: sum(row[name] for row in data.outcomes.values()) for name in ("draws", *columns)}
     rows = [
         (key or "no persona", [row["draws"], *(row[name] for name in columns)])
         for key, row in data.outcomes.items()
     ]
+    if data.all_outcomes:
+        rows.append(("all", [data.all_outcomes[name] for name in ("draws", *columns)]))
     worst = [name for name in ("failed", "refused") if name in columns]
     return {
         "columns": ["draws", *(OUTCOMES[name] for name in columns)],
-        "rows": [*rows, ("all", list(total.values()))],
+        "rows": rows,
         "is_lossy": bool(worst),
     }
 

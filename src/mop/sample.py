@@ -6,6 +6,8 @@ mixture, `methods` draws.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from mop.methods import respond
 from mop.pipeline import Models, ingredients_of, open_work
 from mop.randomness import derive_seed, uniforms
 from mop.simulate import is_drawn, write_responses
-from mop.types import Progress, Record
+from mop.types import Progress, Record, Response
 
 SUFFIXES = (".jsonl", ".parquet")
 """What a file of responses may be."""
@@ -88,8 +90,9 @@ def sample(
         raise ConfigError(f"responses go to a {' or '.join(SUFFIXES)} file, got {str(out)!r}")
     if n is not None and n < 1:
         raise ConfigError(f"n is the number of responses, at least 1, got {n}")
-    own = RunFolder.open(path).mixture  # refuses what is no run, where open_work would begin one
-    folder = mixture or own
+    run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
+    _check_free(out, run, contexts)
+    folder = mixture or run.mixture
     fitted = load_mixture(folder)
     made_for: str = fitted.info.get("lm") or config.model.lm
     name = lm or made_for
@@ -125,6 +128,37 @@ def sample(
         "personas": len({response.persona for response in drawn}),
         "fitted_to": _fitted_to(fitted, made_for),
     }
+
+
+def _check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
+    """Refuse to write over anything but responses of an earlier sample."""
+    if not out.exists() or not out.stat().st_size:
+        return
+    place, own = out.resolve(), (run.path / name for name in ("methods", "compare"))
+    if contexts is not None and Path(contexts).exists() and place == Path(contexts).resolve():
+        what = "holds the contexts that are to be answered"
+    elif place in (run.responses.resolve(), run.responses_parquet.resolve()) or any(
+        place.is_relative_to(folder.resolve()) for folder in own
+    ):
+        what = "is a file of the run itself"
+    elif not _holds_responses(out):
+        what = "holds something else than responses"
+    else:
+        return
+    raise ConfigError(f"{str(out)!r} {what}; give another name, or move it away")
+
+
+def _holds_responses(file: Path) -> bool:
+    fields = {field.name for field in dataclasses.fields(Response)}
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return fields <= set(pq.read_schema(file).names)
+        with file.open(encoding="utf-8") as lines:
+            return fields <= set(json.loads(next(lines, "{}")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def drawn_contexts(population: Sequence[Record], n: int | None, *, seed: int) -> list[Record]:

@@ -240,7 +240,6 @@ def score_table(
     *,
     scorer: Scorer,
     store: Store,
-    wanted: NDArray[np.bool_] | None = None,
     task: str = "",
     stage: str = "score",
     progress: Progress | None = None,
@@ -251,8 +250,40 @@ def score_table(
     ----------
     components : sequence of (persona row or None, exemplar row or None), length C
         The columns of the table. The other parameters are those of `score_cells`.
-    wanted : ndarray of bool, shape (N, C), optional
-        The others are masked, too.
+
+    Raises
+    ------
+    BackendError, ArtifactError
+        As in `score_columns`.
+    """
+    if not records:
+        shape = (0, len(components))
+        curves = np.zeros((*shape, len(scorer.betas)), dtype=np.float32)
+        return ScoreTable(curves, np.zeros(0, dtype=np.int64), np.zeros(shape, dtype=np.bool_))
+    return score_columns(
+        records, [components] * len(records), personas, exemplars,
+        scorer=scorer, store=store, task=task, stage=stage, progress=progress,
+    )  # fmt: skip
+
+
+def score_columns(
+    records: Sequence[Record],
+    components: Sequence[Sequence[Component]],
+    personas: Sequence[Persona],
+    exemplars: Sequence[Record],
+    *,
+    scorer: Scorer,
+    store: Store,
+    task: str = "",
+    stage: str = "score",
+    progress: Progress | None = None,
+) -> ScoreTable:
+    """Score every one of N > 0 records under components of its own, as many for each; never with itself as exemplar.
+
+    Parameters
+    ----------
+    components : sequence of N sequences of C (persona row or None, exemplar row or None)
+        The rows of the table. The other parameters are those of `score_cells`.
 
     Raises
     ------
@@ -263,15 +294,13 @@ def score_table(
     """
     masked = np.array(
         [
-            [j is not None and is_own(record, exemplars[j]) for _, j in components]
-            for record in records
+            [j is not None and is_own(record, exemplars[j]) for _, j in of]
+            for record, of in zip(records, components, strict=True)
         ],
         dtype=np.bool_,
-    ).reshape(len(records), len(components))
-    if wanted is not None:
-        masked |= ~wanted
+    ).reshape(len(records), len(components[0]))
     allowed = [(int(i), int(c)) for i, c in np.argwhere(~masked)]
-    cells = [(i, *components[c]) for i, c in allowed]
+    cells = [(i, *components[i][c]) for i, c in allowed]
     scores, _ = score_cells(
         records,
         cells,

@@ -121,9 +121,10 @@ def _split_counts(sizes: Mapping[str, int | float], n_records: int) -> dict[str,
     total = math.floor(math.fsum(shares.values()) * n_records + 1e-6)
     counts |= dict(zip(shares, _apportion(total, list(shares.values())), strict=True))
     if sum(counts.values()) > n_records or 0 in counts.values():
+        listed = ", ".join(f"{name} {size:g}" for name, size in sizes.items())
+        made = ", which makes " + ", ".join(f"{n} {counts[n]}" for n in sizes) if shares else ""
         raise DataError(
-            f"{n_records} records cannot be split into {dict(sizes)}, which makes "
-            f"{ {name: counts[name] for name in sizes} }; accepted are splits of at least one "
+            f"{n_records} records cannot be split into {listed}{made}; accepted are splits of at least one "
             "record and no more in all than there are; ask for less or bring more records"
         )
     return {name: counts[name] for name in sizes}

@@ -142,6 +142,17 @@ class Decoding:
     top_k: int = 0
     """Truncation to the k likeliest tokens; 0 is off."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no draw could have."""
+        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0)):
+            value = getattr(self, name)
+            if not hasattr(value, "__index__") or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+
 
 FinishReason = Literal["stop", "length"]
 
