@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from mop.errors import ConfigError
 from mop.types import Decoding, Persona, Record
 
 
@@ -22,10 +23,15 @@ def test_a_persona_without_a_cluster_was_written_by_a_person():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_tokens": 0}, {"top_k": -1}, {"top_p": 2.0}, {"min_tokens": 0.5}]
+    ("wrong", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0; a response has at least 1 token"),
+        ({"min_tokens": 129}, r"min_tokens is 129; it must be from 0 to max_tokens \(128\)"),
+        ({"min_tokens": 0.5}, "min_tokens is 0.5; it must be a whole number"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_k": -1}, "top_k is -1; it must be 0"),
+    ],
 )
-def test_a_decoding_that_no_draw_could_have_is_refused(wrong):
-    with pytest.raises(
-        ValueError, match=f"{next(iter(wrong))} must be .*, got {next(iter(wrong.values()))}"
-    ):
+def test_a_decoding_that_no_draw_could_have_is_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
         Decoding(**wrong)

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.errors import ConfigError
+
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
 Progress = Callable[[str, int, int], None]
@@ -143,15 +145,22 @@ class Decoding:
     """Truncation to the k likeliest tokens; 0 is off."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no draw could have."""
-        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("top_k", 0)):
-            value = getattr(self, name)
-            if not hasattr(value, "__index__") or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}, got {value!r}"
-                )
+        """Refuse what no draw could have."""
+        for name in ("max_tokens", "min_tokens", "top_k"):
+            if not hasattr(getattr(self, name), "__index__"):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
+        if self.max_tokens < 1:
+            raise ConfigError(
+                f"max_tokens is {self.max_tokens}; a response has at least 1 token, so give more"
+            )
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise ConfigError(
+                f"min_tokens is {self.min_tokens}; it must be from 0 to max_tokens ({self.max_tokens})"
+            )
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; it must be 0 (off) or more")
 
 
 FinishReason = Literal["stop", "length"]

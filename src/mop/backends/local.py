@@ -201,13 +201,12 @@ class LocalModel:
         Raises
         ------
         ConfigError
-            If a temperature or a setting of `decoding` is out of range.
+            If a temperature is out of range.
         PromptTooLongError
             If prompt plus `decoding.max_tokens` exceed the model's window.
         BackendError
             If the model's logits are not finite, or memory ends.
         """
-        _check_decoding(decoding)
         body = self._load()
         drafts = [self._draft(index, request) for index, request in enumerate(requests)]
         for draft in drafts:
@@ -699,19 +698,3 @@ def _groups(entries: Any) -> list[Group]:
         else:
             groups.append(Group(prefix, (ids,)))
     return groups
-
-
-def _check_decoding(decoding: Decoding) -> None:
-    if decoding.max_tokens < 1:
-        raise ConfigError(
-            f"max_tokens is {decoding.max_tokens}; a response has at least 1 token, so give more"
-        )
-    if not 0 <= decoding.min_tokens <= decoding.max_tokens:
-        raise ConfigError(
-            f"min_tokens is {decoding.min_tokens}; it must be from 0 to max_tokens "
-            f"({decoding.max_tokens})"
-        )
-    if not 0 < decoding.top_p <= 1:
-        raise ConfigError(f"top_p is {decoding.top_p}; it must be above 0 and at most 1 (off)")
-    if decoding.top_k < 0:
-        raise ConfigError(f"top_k is {decoding.top_k}; it must be 0 (off) or more")
