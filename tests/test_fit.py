@@ -253,7 +253,7 @@ def test_a_budget_is_kept_where_few_texts_are_very_long():
     """One record in 25 costs a thousand times as much: a mean over some records would be wrong by far."""
     planted = plant(n=100, n_train=75)
     size = np.where(np.arange(100) % 25 == 7, 1000.0, 1.0)
-    problem = replace(planted.problem, size=size)
+    problem = replace(planted.problem, characters=size - 1.0)
 
     def score(record, persona, exemplar):
         return planted.score(record, persona, exemplar)[0], int(size[record].sum())

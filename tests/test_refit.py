@@ -106,8 +106,8 @@ def test_planted_weights_are_found_without_a_single_score():
 
 def test_samples_are_drawn_at_the_temperatures_of_the_simulation():
     drawn = samples_of_personas(
-        unfitted(), [Record(key="c", context="abc", response="so")], model=FakeModel(),
-        encoder=LetterEncoder(), store=Store(":memory:"), n=2, decoding=Decoding(max_tokens=4), tau_factor=0.5, seed=0,
+        unfitted(), [Record(key="c", context="abc", response="so")] * 2, model=FakeModel(),
+        encoder=LetterEncoder(), store=Store(":memory:"), decoding=Decoding(max_tokens=4), tau_factor=0.5, seed=0,
     )  # fmt: skip
     fitted = unfitted().temperatures
     assert [row.temperature for own in drawn for row in own] == pytest.approx(
@@ -124,7 +124,7 @@ def test_samples_show_what_the_simulation_shows():
     records = [Record(key=f"c{i}", context="x", response="so", label="a") for i in range(20)]
     for same_label in (True, False):
         drawn = samples_of_personas(
-            mixture, records, model=FakeModel(), encoder=LetterEncoder(), store=Store(":memory:"), n=20,
+            mixture, records, model=FakeModel(), encoder=LetterEncoder(), store=Store(":memory:"),
             decoding=Decoding(max_tokens=4), same_label=same_label, seed=0,
         )  # fmt: skip
         assert all(labels[row.exemplar] == "a" for own in drawn for row in own) == same_label
@@ -200,8 +200,8 @@ def test_every_persona_answers_the_same_contexts_and_no_record_sees_itself():
             return super().generate(requests, decoding)
 
     texts = samples_of_personas(
-        mixture, list(mixture.exemplars), model=Watched(), encoder=LetterEncoder(), store=store, n=5,
-        decoding=Decoding(max_tokens=8), seed=3,
+        mixture, [mixture.exemplars[row] for row in _order(mixture.exemplars, 5, seed=3)], model=Watched(),
+        encoder=LetterEncoder(), store=store, decoding=Decoding(max_tokens=8), seed=3,
     )  # fmt: skip
     assert [len(own) for own in texts] == [5] * 4
     assert {one.method for own in texts for one in own} == {"black-box"}

@@ -42,13 +42,13 @@ class Problem:
     """How many of the n records are for training; the others validate."""
     betas: tuple[float, ...]
     """Nodes of the score curves; one node means that temperatures cannot be learned."""
-    size: Floats | None = None
-    """(n,) what scoring a record costs relative to the others: characters of its response. None: all alike."""
+    characters: Floats | None = None
+    """(n,) in each record's response, by which budgets guess what scoring it costs; None: all alike."""
 
     @property
     def cost(self) -> Floats:
-        """(n,) as ``size``."""
-        return np.ones(len(self.hx)) if self.size is None else self.size
+        """(n,) what scoring a record costs, relative to the others."""
+        return np.ones(len(self.hx)) if self.characters is None else self.characters + 1.0
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later and less clearly."""
@@ -81,7 +81,7 @@ class Problem:
             hx=self.hx[rows],
             own=self.own[rows],
             weight=self.weight[rows],
-            size=None if self.size is None else self.size[rows],
+            characters=None if self.characters is None else self.characters[rows],
             n_train=int((rows < self.n_train).sum()),
         )
 

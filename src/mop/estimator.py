@@ -196,7 +196,7 @@ class MixtureOfPersonas:
         self._check_parameters()
         observed = _as_records(records, on_unusable="warn", drops_repeated=True)
         n_valid = max(2, round(self.valid_share * len(observed)))
-        if not 0 < self.valid_share < 1 or n_valid > len(observed) - 2:
+        if n_valid > len(observed) - 2:
             raise DataError(
                 f"{len(observed)} records with valid_share {self.valid_share} leave too few to fit on; "
                 "give at least 4 records and a share between 0 and 1"

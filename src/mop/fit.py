@@ -104,7 +104,7 @@ def fit_mixture(
         weight=np.array([r.weight for r in records]),
         n_train=len(train),
         betas=scorer.betas,
-        size=np.array([len(r.response) + 1.0 for r in records]),
+        characters=np.array([float(len(r.response)) for r in records]),
     )
     if len(scorer.betas) == 1:
         logger.warning(

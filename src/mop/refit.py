@@ -110,13 +110,13 @@ def refit_black_box(
             f"{len(targets)} of {len(population)} records hold a response; at least 2 are needed "
             "to match; give the records that the mixture was fitted on"
         )
+    order = _order(targets, samples_per_persona, seed)
     samples = samples_of_personas(
         fitted,
-        targets,
+        [targets[row] for row in order],
         model=model,
         encoder=encoder,
         store=store,
-        n=samples_per_persona,
         decoding=decoding or Decoding(),
         tau_factor=tau_factor,
         same_label=same_label,
@@ -143,7 +143,6 @@ def refit_black_box(
     hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
     target_weights = np.array([record.weight for record in targets])
     before = persona_shares(fitted, hx, target_weights)
-    order = _order(targets, samples_per_persona, seed)
     match = match_weights(
         by_persona,
         real,
@@ -182,7 +181,6 @@ def samples_of_personas(
     model: Generator,
     encoder: Encoder,
     store: Store,
-    n: int,
     decoding: Decoding,
     tau_factor: float = 1.0,
     same_label: bool = False,
@@ -190,22 +188,25 @@ def samples_of_personas(
     max_failed_share: float = 0.0,
     progress: Progress | None = None,
 ) -> list[list[Response]]:
-    """Draw n responses under every persona, each with an exemplar of the fitted exemplar gate.
+    """Draw a response of every persona to each of n contexts, with an exemplar of the fitted exemplar gate.
 
     Returns
     -------
     list of K lists of n Response
-        Sample i of every persona answers the same context; one that could not be had has no text.
+        Sample i of every persona answers context i; one that could not be had has no text.
     """
-    asked = [contexts[row] for row in _order(contexts, n, seed)]
-    hx = embed([context_text(record) for record in asked], encoder, store=store, progress=progress)
+    n = len(contexts)
+    hx = embed(
+        [context_text(record) for record in contexts], encoder, store=store, progress=progress
+    )
     records, agents = [], []
     for k, persona in enumerate(fitted.personas):
         # A key of its own per persona and place: the seed of a draw is made from it.
         records += [
-            replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(asked)
+            replace(record, key=f"{persona.key} {i} {record.key}")
+            for i, record in enumerate(contexts)
         ]
-        agents += _agents(fitted, hx, asked, k, seed, tau_factor, same_label)
+        agents += _agents(fitted, hx, contexts, k, seed, tau_factor, same_label)
     responses = list(
         simulate(
             records,

@@ -82,7 +82,8 @@ def sample(
     ArtifactError
         If there is no fitted mixture, or the file cannot be written.
     ConfigError
-        If ``n`` or the name of the file is not acceptable.
+        If ``n`` or the name of the file is not acceptable, the file is there and holds something else than
+        responses, or the mixture is of another encoder.
     MopError
         Whatever stops the draws; what is drawn stays drawn.
     """
