@@ -136,6 +136,27 @@ def test_the_same_seed_fills_in_the_same():
     assert (first != other).any()
 
 
+def test_draws_belong_to_the_record_whatever_is_filled_in_with_it():
+    """Else a fold would be judged on the accidents of the records that its fit has seen."""
+    even, odd = EVERY[::2], EVERY[1::2]
+    twins = scored(whole_table(), 9).of(
+        np.repeat(even, 2)
+    )  # every second record is like the one before
+
+    def draws(rows):
+        """(len(rows), cells): what two seeds differ in, for expectations are the same."""
+        one, other = (
+            complete(problem_of(), twins, rows, seed=s).curves[rows, :, 0] for s in (0, 1)
+        )
+        return one - other
+
+    def alike(one, other):
+        return np.corrcoef(one.ravel(), other.ravel())[0, 1]
+
+    assert alike(draws(even), draws(EVERY)[::2]) > 0.95
+    assert abs(alike(draws(even), draws(odd))) < 0.5
+
+
 def test_nothing_is_filled_in_where_too_little_is_known():
     assert complete(problem_of(), scored(whole_table(), 2), EVERY, seed=0) is None
     rng = np.random.default_rng(0)

@@ -13,8 +13,9 @@ with a flat prior on r_i, and u_i ~ Gamma so that a record's departures together
 responses differ more. Fitted by EM: Rubin and Thayer 1982 for the factors, Liu and Rubin 1995 for the scales. Cells
 that were not scored are left out, which is right because what was scored was chosen by scores alone (Rubin 1976).
 
-Variances are learned from all records. Means are learned from those alone that are filled in together, so that
-nobody is judged on tables that repeat the accidents of the tables that the fit has seen.
+Variances are learned from all records. Means are learned from those alone that are filled in together, and every
+record has draws of its own, so that nobody is judged on tables that repeat the accidents of the tables that the fit
+has seen.
 
 Simplifications: S_g, S_x and v are learned at one temperature and are the same at others up to a factor, only means
 are learned anew; and effects do not depend on the context, but for what a record's scored cells say of it.
@@ -22,6 +23,7 @@ are learned anew; and effects do not depend on the context, but for what a recor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +62,7 @@ class Completion:
     tau : float
         Temperature at which variances are learned.
     seed : int
-        Of the draws.
+        Of the draws; a record's depend on it and its row, not on what else is filled in.
     """
 
     def __init__(self, problem: Problem, cells: Cells, *, tau: float, seed: int) -> None:
@@ -96,7 +98,7 @@ class Completion:
         n_personas, n_exemplars = len(problem.hg), len(problem.he)
         model = _Model.of(part, problem.weight[rows], n_personas, n_exemplars)
         model.learn_means(part.curves.astype(np.float64) @ self._at_tau, self._whole)
-        noise = model.draw(generator(self.seed, "completion"))
+        noise = model.draw([generator(self.seed, "completion", row) for row in rows.tolist()])
         shape = self._allowed.shape
         found = np.zeros((*shape, len(problem.betas)), dtype=np.float32)
         for g in range(len(problem.betas)):
@@ -222,12 +224,12 @@ class _Model:
         total: float = np.einsum("cf,fg,cg->", centred, covariance, centred)
         return total / len(loads) + self.v
 
-    def draw(self, rng: np.random.Generator) -> Floats:
-        """Departures (n, K·N) of what a cell may be from what it is expected to be."""
-        root = np.linalg.cholesky(self.spread)
-        factors = np.einsum("nfg,ng->nf", root, rng.standard_normal(root.shape[:2]))
-        rest = rng.standard_normal((len(factors), len(self.cell)))
-        away: Floats = self._of_all(factors) + np.sqrt(self.v) * rest
+    def draw(self, rngs: Sequence[np.random.Generator]) -> Floats:
+        """Departures (n, K·N) of what a cell may be from what it is expected to be; one generator for each record."""
+        root, n_factors = np.linalg.cholesky(self.spread), len(self.mean)
+        normal = np.stack([rng.standard_normal(n_factors + len(self.cell)) for rng in rngs])
+        factors = np.einsum("nfg,ng->nf", root, normal[:, :n_factors])
+        away: Floats = self._of_all(factors) + np.sqrt(self.v) * normal[:, n_factors:]
         return away / np.sqrt(self.scale)[:, None]
 
     def filled(self, values: Floats, noise: Floats) -> Floats:

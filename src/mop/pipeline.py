@@ -80,7 +80,7 @@ from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 4, "simulate": 1, "evaluate": 4, "report": 3}
+STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 5, "simulate": 1, "evaluate": 4, "report": 3}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
