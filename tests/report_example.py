@@ -246,7 +246,7 @@ def example(
             "simulate": {"n": 300, "mauve_spread": 0.01, "max_tokens": 128, "top_p": 1.0},
         },
         versions={
-            "mixture-of-personas": "0.1.0",
+            "mop": "0.1.0",
             "python": "3.11.9",
             "torch": "2.6.0",
             "transformers": "4.56.0",

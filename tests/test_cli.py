@@ -327,6 +327,19 @@ def test_what_explain_cannot_look_at_is_said(run_folder, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--refit-tau", "--references"])
+def test_a_number_below_0_is_refused(run_folder, capsys, option):
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", str(run_folder), option, "-3"])
+    assert stopped.value.code == USAGE
+    assert "must be 0 or more, got -3" in capsys.readouterr().err
+
+
+def test_a_section_that_is_none_is_refused(run_folder, capsys):
+    assert main(["run", "--out", str(run_folder), "--set", "seed.x=3"]) == USAGE
+    assert "seed must be of type int" in capsys.readouterr().err
+
+
 def test_refitted_on_as_many_records_as_there_are(run_folder, capsys):
     command = ["score", str(run_folder), "--components", "20", "--refit-tau", "1000", "--json"]
     assert main(command) == OK

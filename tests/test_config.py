@@ -65,6 +65,10 @@ def test_json_and_back_is_the_same():
             'simulate.controls=["zeroshot"]',
             r"simulate\.controls must be one of .*did you mean 'zero-shot'\?",
         ),
+        ("simulate.n_responses=3", r"simulate\.n_responses must be at least 4, got 3"),
+        ("data.golden=2", r"data\.golden must be at least 4, got 2"),
+        ("personas.n_personas=ten", r"n_personas must be a whole number or auto, got 'ten'$"),
+        ("seed.x=3", r"seed must be of type int, got"),
         ("simulate.n_responses=500", r"simulate\.n_responses \(500\) is above data\.test \(400\)"),
         (
             "personas.writer=file",
@@ -85,6 +89,25 @@ def test_an_unknown_preset_is_named():
         ConfigError, match="unknown preset 'demi'; known presets: demo, paper, quick"
     ):
         resolve_config(preset="demi")
+
+
+def test_what_may_be_left_out_can_be_taken_back(tmp_path):
+    assert resolve_config(preset="demo").data.label is not None
+    assert resolve_config(preset="demo", assignments=["data.label="]).data.label is None
+    (tmp_path / "c.toml").write_text('data.label = ""\nmodel.memory_gib = ""')
+    config = resolve_config(preset="demo", file=tmp_path / "c.toml")
+    assert (config.data.label, config.model.memory_gib) == (None, None)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "c.toml").write_text("seed = 7", encoding="utf-8-sig")
+    assert resolve_config(file=tmp_path / "c.toml").seed == 7
+
+
+def test_a_json_that_is_no_configuration_is_refused(tmp_path):
+    (tmp_path / "l.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"l\.json holds a list; accepted is an object"):
+        resolve_config(file=tmp_path / "l.json")
 
 
 def test_a_missing_file_and_a_broken_file_are_named(tmp_path):

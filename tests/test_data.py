@@ -542,3 +542,28 @@ def test_a_saved_key_that_repeats_is_refused(tmp_path):
     save_records([Record(key="a", context="", response="r")] * 2, tmp_path / "r.jsonl")
     with pytest.raises(ArtifactError, match=r"row 2 is not a record, or repeats a key"):
         read_records(tmp_path / "r.jsonl")
+
+
+def test_white_space_around_texts_makes_no_other_record():
+    rows = [{"context": "Up", "response": text} for text in ("Good.", "Good. ", " Good.\n", "Bad.")]
+    loaded = load_records(rows)
+    assert [r.response for r in loaded.records] == ["Good.", "Bad."]
+    assert loaded.counts == {"duplicate": 2}
+    kept = load_records(rows, duplicates="keep").records
+    assert len({r.key for r in kept}) == 4
+
+
+def test_whole_numbers_are_the_same_labels_however_pandas_holds_them():
+    frame = pd.DataFrame({"context": list("abc"), "response": list("xyz"), "label": [0, 1, 1]})
+    missing = frame.assign(label=[0, 1, None])
+    labels = [[r.label for r in load_records(f, label="label").records] for f in (frame, missing)]
+    assert labels == [["0", "1", "1"], ["0", "1", None]]
+
+
+def test_a_label_that_is_an_array_costs_its_row():
+    rows = [
+        {"context": "a", "response": "b", "label": np.zeros(2)},
+        {"context": "a", "response": "c", "label": "x"},
+    ]
+    loaded = load_records(rows, label="label")
+    assert loaded.counts == {"wrong_type": 1}

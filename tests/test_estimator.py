@@ -114,6 +114,8 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="prompt")]
     assert all(1 <= len(keys) <= 5 and len(set(keys)) == len(keys) for keys in shown)
     assert max(map(len, shown)) > 1
+    shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="neighbours")]
+    assert all(len(set(keys)) == 5 for keys in shown)
     labels = {record.key: record.label for record in model.mixture_.exemplars}
     asked = [
         Record(key=f"r{i}", context="Verdict: good.", response="", label="bad") for i in range(20)

@@ -13,10 +13,12 @@ from mop.errors import ArtifactError, DataError
 from mop.fitted import (
     FittedMixture,
     draw_agents,
+    draw_writers,
     exemplar_text,
     exemplar_vectors,
     load_mixture,
     save_mixture,
+    together,
     unconditional_mixture,
     uniform_mixture,
     with_temperatures,
@@ -155,6 +157,54 @@ def test_a_draw_within_labels_depends_on_seed_and_key_alone(fitted):
         mixture, hx[7:11], people[7:11], seed=3, n_agents=2, same_label=True, chunk=1
     )
     assert part == whole[7:11]
+
+
+def nearest(fitted, j, among):
+    """Of some exemplars those most like j, by cosine, worked out for each pair."""
+    he = fitted.gate.he.double().numpy()
+    cosine = {
+        i: he[i] @ he[j] / np.linalg.norm(he[i]) / np.linalg.norm(he[j]) for i in among if i != j
+    }
+    return sorted(cosine, key=cosine.get, reverse=True)
+
+
+def test_neighbours_are_the_exemplars_most_like_the_one_drawn(fitted):
+    for j in range(4):
+        order = nearest(fitted, j, range(4))
+        assert fitted.neighbours(j, 2) == order[:2]
+        assert fitted.neighbours(j, 2, own=order[0]) == order[1:3]
+        assert fitted.neighbours(j, 9) == order
+    n = 50
+    hx = np.random.default_rng(0).normal(size=(n, 5)).astype(np.float32)
+    alone = draw_agents(fitted, hx, contexts(n), seed=0)
+    writers = draw_writers(fitted, hx, contexts(n), seed=0, n_agents=3, mix="neighbours")
+    for (agent,), writer in zip(alone, writers, strict=True):
+        first = agent.exemplars[0]
+        assert writer == replace(agent, exemplars=(first, *nearest(fitted, first, range(4))[:2]))
+
+
+def test_neighbours_have_the_label_asked_for_and_are_never_the_record_itself(fitted):
+    mixture = labelled(fitted, ["a", "b", "a", "a"])
+    itself = [replace(mixture.exemplars[0], key=f"x{i}") for i in range(20)]
+    writers = draw_writers(
+        mixture,
+        np.ones((20, 5), np.float32),
+        itself,
+        seed=0,
+        n_agents=4,
+        mix="neighbours",
+        same_label=True,
+    )
+    assert {writer.exemplars for writer in writers} <= {(2, 3), (3, 2)}
+
+
+def test_other_mixes_are_drawn_as_ever(fitted):
+    hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    people = contexts(20)
+    for mix, n in (("none", 1), ("prompt", 2), ("tokens", 2)):
+        drawn = draw_agents(fitted, hx, people, seed=3, n_agents=n, tau_factor=0.5)
+        found = draw_writers(fitted, hx, people, seed=3, n_agents=n, mix=mix, tau_factor=0.5)
+        assert found == together(drawn, mix)
 
 
 def test_an_agent_carries_its_temperature_and_log_weights(fitted):

@@ -1,5 +1,7 @@
 """A finished run becomes the values of its report."""
 
+from dataclasses import replace
+
 import pytest
 
 from conftest import reviews
@@ -34,6 +36,19 @@ def data(finished):
         return report_data(
             folder, read_config(finished), versions={"mop": "x"}, spent={"fit": (2, 30)}
         )
+
+
+def test_the_command_names_the_settings_where_they_are(finished, data):
+    assert data.command == f"mop run --config {finished / 'config.json'} --out NEW_FOLDER"
+
+
+def test_records_are_those_that_the_fit_could_pay_for(finished, tmp_path):
+    config = read_config(finished)
+    fewer = replace(config, fit=replace(config.fit, max_lm_tokens=600))
+    run(fewer, tmp_path / "run", until="evaluate")
+    with RunFolder.open(tmp_path / "run") as folder:
+        found = report_data(folder, fewer, versions={}, spent={})
+    assert found.n_records < config.data.train + config.data.valid
 
 
 def test_persona_weights_are_shares_of_the_population(data):

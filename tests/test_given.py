@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_a_missing_file_is_named(tmp_path):
         split_files(tmp_path)
 
 
+def test_two_files_for_one_split_are_refused(folder):
+    (folder / "train.csv").write_text("id,x,y\n")
+    with pytest.raises(
+        DataError, match=r"2 files for train: train\.jsonl, train\.csv; accepted is"
+    ):
+        split_files(folder)
+
+
 def test_too_large_a_size_is_refused_with_both_numbers(folder):
     with pytest.raises(ConfigError, match="train.jsonl has 20 usable records and data.train = 18"):
         load_splits(split_files(folder), {**SIZES, "train": 18}, seed=0, **COLUMNS)
@@ -74,3 +83,35 @@ def test_a_record_in_two_splits_is_refused(folder):
     write(folder, test=reviews(14)[4:])
     with pytest.raises(DataError, match="is in the splits 'exemplars' and 'test'"):
         load_splits(split_files(folder), {**SIZES, "exemplars": 10, "test": 10}, seed=0, **COLUMNS)
+
+
+def test_a_text_in_two_splits_is_refused_also_under_another_key(folder):
+    rows = reviews(60)
+    twin = replace(rows[0], key="other", response=rows[0].response + " ")
+    write(folder, golden=[twin, *rows[41:]])
+    sizes = {**SIZES, "exemplars": 10, "golden": 20}
+    with pytest.raises(
+        DataError, match=r"of record '\w+' is in the splits 'exemplars' and 'golden'"
+    ):
+        load_splits(split_files(folder), sizes, seed=0, **COLUMNS)
+    splits, _ = load_splits(split_files(folder), sizes, seed=0, duplicates="keep", **COLUMNS)
+    assert len(splits["golden"]) == 20
+
+
+def grouped(rows, n_groups, start):
+    return [replace(r, label=f"film {start + i % n_groups}") for i, r in enumerate(rows)]
+
+
+def test_groups_are_not_divided(tmp_path):
+    rows = reviews(60)
+    write(
+        tmp_path, exemplars=grouped(rows[:10], 3, 0), train=grouped(rows[10:30], 8, 10),
+        test=grouped(rows[30:40], 3, 20), golden=grouped(rows[40:], 3, 30),
+    )  # fmt: skip
+    columns = {**COLUMNS, "label": None, "group": "label"}
+    splits, _ = load_splits(split_files(tmp_path), SIZES, seed=0, **columns)
+    groups = {name: {r.group for r in records} for name, records in splits.items()}
+    assert not groups["train"] & groups["valid"]
+    write(tmp_path, golden=grouped(rows[40:], 3, 1))
+    with pytest.raises(DataError, match="the group 'film [12]' is in the splits 'exemplars' and"):
+        load_splits(split_files(tmp_path), SIZES, seed=0, **columns)

@@ -116,7 +116,7 @@ def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_r
     for ablation, factor, most in (
         ("single-tau", 0.5, 3), ("fitted-tau", 1.0, 3), ("paper-drawing", 1.0, 1), ("paper-fit", 1.0, 1),
         ("no-exemplars", 0.5, 0),
-        ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2),
+        ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2), ("neighbours-1", 0.5, 1), ("neighbours-2", 0.5, 2),
     ):  # fmt: skip
         rows = draw_ablation(ablation, small_run.held_out, given, mixture, name=ablation)
         assert [row.temperature for row in rows] == pytest.approx(

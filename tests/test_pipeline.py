@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 from conftest import reviews
 from mop.artifacts import read_json, read_jsonl
 from mop.config import resolve_config
+from mop.embed import FakeEncoder
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.personas import read_personas
 from mop.pipeline import STAGES, read_config, run, simulate_method, verify
@@ -198,7 +200,7 @@ def test_a_users_persona_file_is_taken(source, tmp_path):
     assert run(config, tmp_path / "run", until="personas")["personas"]["n_personas"] == 2
 
 
-@pytest.mark.parametrize("mix", ["tokens", "prompt"])
+@pytest.mark.parametrize("mix", ["tokens", "prompt", "neighbours"])
 def test_several_agents_can_write_one_response(finished, source, tmp_path, mix):
     path = copy(finished[0], tmp_path / "run")
     # One step of the fit leaves weights nearly even, so that two agents may differ in their exemplar.
@@ -382,6 +384,33 @@ def test_naughty_strings_survive_the_whole_chain(tmp_path):
     ]
     assert set(held) <= set(texts)
     assert len(set(held)) == 200 + 100 + 16 + 8 + 24
+
+
+def test_a_run_goes_on_without_the_source_that_its_records_are_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("r.jsonl").write_text(
+        "\n".join(json.dumps({"context": r.context, "response": r.response}) for r in reviews(160))
+    )
+    config = resolve_config(preset="quick", assignments=['data.source="r.jsonl"'])
+    run(config, tmp_path / "run", until="records")
+    Path("r.jsonl").rename("moved.jsonl")
+    assert run(config, tmp_path / "run", until="records")["done"] == []
+    assert run(config, tmp_path / "run", until="personas")["done"] == ["personas"]
+    other = replace(config, data=replace(config.data, train=12))
+    with pytest.raises(ConfigError, match=r"r\.jsonl"):
+        run(other, tmp_path / "run", until="records")
+
+
+def test_the_device_is_that_of_the_encoder_too(source, tmp_path, monkeypatch):
+    import mop.pipeline
+
+    asked = {}
+    monkeypatch.setattr(
+        mop.pipeline, "open_encoder", lambda name, **more: asked.update(more) or FakeEncoder()
+    )
+    for device in ("cpu", "auto"):
+        run(quick(source, f"model.device={device}"), tmp_path / device, until="personas")
+        assert asked == {"device": None if device == "auto" else device}
 
 
 @pytest.mark.parametrize("name", ["~/r.jsonl", "~/folder"])

@@ -193,3 +193,8 @@ def test_unprintable_characters_become_visible():
 def test_a_label_is_one_line_without_direction_overrides():
     assert plots.shorten("a\u202eb\nc", 9) == "ab c"
     assert plots.shorten("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_series_differ_by_colour_or_marker():
+    seen = {(plots.series_colour(i), plots.series_marker(i)) for i in range(36)}
+    assert len(seen) == 36

@@ -159,6 +159,10 @@ def test_the_sections_come_in_their_order(page):
     ]  # fmt: skip
 
 
+def test_the_version_to_cite_is_named(page):
+    assert "name its version (0.1.0)" in page
+
+
 def test_the_contents_name_exactly_the_sections_there_are(page):
     for text in (page, render_report(ReportData(title="bare"))):
         found = Elements(text).found

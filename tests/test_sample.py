@@ -146,6 +146,25 @@ def test_a_file_without_the_columns_names_them(finished, tmp_path):
         sample(config, path, tmp_path / "o.jsonl", contexts=tmp_path / "c.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("c.csv", "context\nUp\nDown\n"), ("c.jsonl", '{"context": "Up"}\n{"context": "Down"}\n')],
+)
+def test_contexts_may_come_without_labels(finished, tmp_path, name, text):
+    config, path = finished
+    labelled = replace(config, data=replace(config.data, label="verdict"))
+    (tmp_path / name).write_text(text)
+    sample(labelled, path, tmp_path / "o.jsonl", contexts=tmp_path / name)
+    assert [row.context for row in read_responses(tmp_path / "o.jsonl")] == ["Up", "Down"]
+
+
+def test_the_runs_own_model_writes_also_when_it_was_changed_after_the_fit(finished, tmp_path):
+    config, path = finished
+    changed = replace(config, model=replace(config.model, lm="another"))
+    models = Models(config)  # what `another` would be
+    assert sample(changed, path, tmp_path / "o.jsonl", n=3, models=models)["lm"] == "another"
+
+
 def test_the_verb_says_what_it_wrote(finished, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
     command = ["sample", str(finished[1]), "-n", "6", "--out", str(out)]

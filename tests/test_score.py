@@ -1,6 +1,7 @@
 """Scoring through the store: once each, in order, never with oneself, resumable."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mop.score import (
     MASKED,
     cell_scorer,
     component_requests,
+    distinct,
     is_own,
     own_exemplars,
     score_cells,
@@ -164,6 +166,12 @@ def test_a_record_is_itself_by_key_or_by_context_and_response():
     assert is_own(record, Record(key="b", context="x", response="y"))
     assert not is_own(record, Record(key="b", context="x", response="z"))
     assert not is_own(record, Record(key="b", context="z", response="y"))
+
+
+def test_white_space_around_texts_makes_no_other_exemplar():
+    twin = replace(RECORDS[1], key="twin", response="dull\n")
+    assert distinct([RECORDS[1], twin, RECORDS[0]]) == [RECORDS[1], RECORDS[0]]
+    assert own_exemplars([twin], [RECORDS[0], RECORDS[1]]).tolist() == [1]
 
 
 def test_own_exemplars_agree_with_looking_at_every_pair():

@@ -48,6 +48,12 @@ class _OneMethod(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def _not_negative(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {number}")
+    return number
+
+
 class _Terminated(BaseException):
     """SIGTERM, turned into an exception so that files and the store are closed properly."""
 
@@ -144,14 +150,14 @@ def build_parser() -> argparse.ArgumentParser:
         "with untrained gates and plain prompts under that one"
     )  # fmt: skip
     score.add_argument(
-        "--refit-tau", type=int, default=0, metavar="N",
+        "--refit-tau", type=_not_negative, default=0, metavar="N",
         help="refit the temperatures to N of the run's validation records first (default 0: no)",
     )  # fmt: skip
     score.add_argument(
         "--components", type=int, default=64, help="components scored per record (default 64)"
     )
     score.add_argument(
-        "--references", type=int, default=4, metavar="N",
+        "--references", type=_not_negative, default=4, metavar="N",
         help="prompts per record for each reference without persona or exemplar (default 4; 0: none)",
     )  # fmt: skip
 
@@ -280,11 +286,13 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--contexts", metavar="FILE",
-        help="what is answered, in order: a table with the columns of the run's context and label "
+        help="what is answered, in order: a table with the columns of the run's context and perhaps label "
         "(default: contexts drawn from the run's training records)",
     )  # fmt: skip
     parser.add_argument(
-        "--lm", metavar="NAME", help="the model that writes (default: the mixture's)"
+        "--lm",
+        metavar="NAME",
+        help="the model that writes (default: the run's, or that of --mixture)",
     )
     parser.add_argument("--seed", type=int, help="of the draws (default: the run's)")
     _set_option(parser)
@@ -384,9 +392,8 @@ def _assigned(config: RunConfig, assignments: list[str]) -> RunConfig:
 
     base = config_to_dict(config)
     for section, values in merge_assignments(assignments).items():
-        base[section] = (
-            {**base[section], **values} if section in base and isinstance(values, dict) else values
-        )
+        is_section = isinstance(base.get(section), dict) and isinstance(values, dict)
+        base[section] = {**base[section], **values} if is_section else values
     return config_from_dict(base)
 
 

@@ -92,7 +92,7 @@ MAP_TEXTS = 200
 """Texts of each method on the map."""
 NOTHING = Cost(0, 0)
 
-_ABLATION = re.compile(r"(k|n|tokens|prompt)-([1-9]\d*)")
+_ABLATION = re.compile(r"(k|n|tokens|prompt|neighbours)-([1-9]\d*)")
 _PLAIN_ABLATIONS = (
     "no-exemplars",
     "raw-records",
@@ -233,7 +233,7 @@ def _open_bench(
         check_lora(config.model.lm)
     check_classifier(config.compare.classifier)
     for name in config.compare.encoders:
-        open_encoder(name, dtype=config.compare.encoder_dtype)
+        open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
     with open_work(config, path, models, until="fit", also=("lm",), progress=progress) as work:
         bring_up(work, "records")
         place = work.folder.path / "compare"
@@ -341,7 +341,7 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
     if numbered is None and ablation not in _PLAIN_ABLATIONS:
         raise ConfigError(
             f"unknown ablation {ablation!r}; known: {', '.join(_PLAIN_ABLATIONS)}, k-NUMBER and "
-            "n-NUMBER (personas, exemplars), tokens-NUMBER and prompt-NUMBER (agents that write together)"
+            "n-NUMBER (personas, exemplars), tokens-NUMBER, prompt-NUMBER and neighbours-NUMBER (simulate.mix)"
         )
     is_k = numbered is not None and numbered[1] == "k"
     if is_k and config.personas.writer == "file":
@@ -644,7 +644,10 @@ class _Bench:
         return found
 
     def _encoder(self, name: str) -> Encoder:
-        return open_encoder(name, dtype=self.config.compare.encoder_dtype)
+        config = self.config
+        return open_encoder(
+            name, device=config.model.torch_device, dtype=config.compare.encoder_dtype
+        )
 
     def _judged(
         self,
@@ -920,7 +923,7 @@ def draw_ablation(
     ----------
     ablation : str
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
-        gates; ``tokens-L`` and ``prompt-L``: L agents write together; ``fitted-tau``: no factor on
+        gates; ``tokens-L``, ``prompt-L`` and ``neighbours-L``: another ``simulate.mix``; ``fitted-tau``: no factor on
         the temperatures; ``any-label``: exemplars of all labels; ``paper-drawing`` and ``paper-fit``:
         as the paper draws, one agent at its own temperature, any label; others: the mixture decides.
     contexts : sequence of Record, length n
@@ -940,7 +943,7 @@ def draw_ablation(
         plain["same_label"] = False
     given = replace(given, config=replace(given.config, simulate=replace(simulation, **plain)))
     n_agents, mix = simulation.n_agents, simulation.mix
-    if numbered is not None and numbered[1] in ("tokens", "prompt"):
+    if numbered is not None and numbered[1] in ("tokens", "prompt", "neighbours"):
         n_agents, mix = int(numbered[2]), numbered[1]
     if ablation in ("no-exemplars", "paper-drawing", "paper-fit"):
         n_agents, mix = 1, "none"

@@ -22,6 +22,9 @@ from typing import Any
 from mop.errors import ConfigError
 from mop.redact import check_variable
 
+MIN_TEXTS = 4
+"""Texts of a method, and golden ones, that an evaluation needs: fewer have subsamples without a covariance."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
@@ -63,8 +66,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Reject sizes that leave a stage without records."""
         _one_of("data", "duplicates", self.duplicates, ("drop", "keep"))
-        for name in ("exemplars", "train", "valid", "test", "golden"):
+        for name in ("exemplars", "train", "valid"):
             _at_least("data", name, getattr(self, name), 2)
+        for name in ("test", "golden"):
+            _at_least("data", name, getattr(self, name), MIN_TEXTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ class ModelConfig:
     encoder: str = "minilm"
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """auto, cpu, cuda, cuda:1, ... for language model and encoder."""
     dtype: str = "auto"
     """auto, float32, bfloat16, float16."""
     memory_gib: float | None = None
@@ -93,6 +98,11 @@ class ModelConfig:
                 f"model.memory_gib must be above 0, got {self.memory_gib}; leave it out for a third "
                 "of what is free"
             )
+
+    @property
+    def torch_device(self) -> str | None:
+        """As torch names it; None: to be chosen."""
+        return None if self.device == "auto" else self.device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,10 +213,12 @@ class PersonaConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        if isinstance(self.n_personas, str):
-            _one_of("personas", "n_personas", self.n_personas, ("auto",))
-        else:
+        if isinstance(self.n_personas, int):
             _at_least("personas", "n_personas", self.n_personas, 1)
+        elif self.n_personas != "auto":
+            raise ConfigError(
+                f"personas.n_personas must be a whole number or auto, got {self.n_personas!r}"
+            )
         _at_least("personas", "max_personas", self.max_personas, 2)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
@@ -353,9 +365,10 @@ class SimulateConfig:
     top_k: int = 0
     """Truncation to the k likeliest tokens; above 0 the sampler is no longer the fitted model."""
     mix: str = "none"
-    """none, tokens (average the next-token distributions of L agents) or prompt (L exemplars in one prompt)."""
+    """none, tokens (average the next-token distributions of L agents), prompt (the exemplars of L agents in one
+    prompt) or neighbours (the exemplar drawn and the L - 1 most like it in one prompt)."""
     n_agents: int = 1
-    """L, agents drawn for one response; above 1 with mix = "tokens" or "prompt"."""
+    """L, agents drawn for one response, or exemplars in its prompt; above 1 with another mix than none."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
     """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; all
     in docs/baselines.md."""
@@ -370,12 +383,12 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        _at_least("simulate", "n_responses", self.n_responses, 2)
+        _at_least("simulate", "n_responses", self.n_responses, MIN_TEXTS)
         _at_least("simulate", "max_tokens", self.max_tokens, 1)
         _at_least("simulate", "n_agents", self.n_agents, 1)
         _at_least("simulate", "min_tokens", self.min_tokens, 0)
         _at_least("simulate", "top_k", self.top_k, 0)
-        _one_of("simulate", "mix", self.mix, ("none", "tokens", "prompt"))
+        _one_of("simulate", "mix", self.mix, ("none", "tokens", "prompt", "neighbours"))
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"simulate.top_p must be above 0 and at most 1, got {self.top_p}")
         for name in ("tau_factor", "control_tau"):
@@ -383,7 +396,7 @@ class SimulateConfig:
                 raise ConfigError(f"simulate.{name} must be a number above 0, got {value}")
         if (self.mix == "none") != (self.n_agents == 1):
             raise ConfigError(
-                f'simulate.n_agents above 1 goes with mix = "tokens" or "prompt", got n_agents '
+                f'simulate.n_agents above 1 goes with mix = "tokens", "prompt" or "neighbours", got n_agents '
                 f"{self.n_agents} and mix {self.mix!r}; set both or neither"
             )
         _are_methods("simulate", "controls", self.controls)
@@ -412,6 +425,11 @@ class SimulateConfig:
             said.append(
                 f"A prompt shows the exemplars of {self.n_agents} agents (simulate.n_agents); the fit scored one "
                 "exemplar at a time."
+            )
+        if self.mix == "neighbours":
+            said.append(
+                f"A prompt shows the exemplar that was drawn and the {self.n_agents - 1} most like it (simulate.mix); "
+                "the fit scored one exemplar at a time."
             )
         return said
 
@@ -483,12 +501,12 @@ class CompareConfig:
         _one_of("compare", "form", self.form, ("chat", "quote"))
         _one_of("compare", "encoder_dtype", self.encoder_dtype, ("float32", "bfloat16"))
         _one_of("compare", "domain", self.domain, ("plain", "films", "restaurants", "news"))
-        _at_least("compare", "n_responses", self.n_responses, 4)
+        _at_least("compare", "n_responses", self.n_responses, MIN_TEXTS)
         for name in ("n_seeds", "n_names", "min_words", "max_tries", "rounds"):
             _at_least("compare", name, getattr(self, name), 1)
-        if self.n_ablation and not 4 <= self.n_ablation <= self.n_responses:
+        if self.n_ablation and not MIN_TEXTS <= self.n_ablation <= self.n_responses:
             raise ConfigError(
-                f"compare.n_ablation must be 0 (as many as compare.n_responses), or 4 to {self.n_responses} "
+                f"compare.n_ablation must be 0 (as many as compare.n_responses), or {MIN_TEXTS} to {self.n_responses} "
                 f"(compare.n_responses), got {self.n_ablation}"
             )
         if self.n_seeds_best:
@@ -673,9 +691,9 @@ def _build(cls: type, values: Any, where: str) -> Any:
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in options and (value is None or value == ""):  # TOML has no null
+        return None
     for option in options:
-        if option is type(None) and value is None:
-            return None
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             if not math.isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value}")
@@ -711,9 +729,9 @@ def _parse_assignment(text: str) -> dict[str, Any]:
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        if file.suffix == ".json":  # the config.json of another run
-            return typing.cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        # A .json is the config.json of another run.
+        found = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(
             f"no configuration file at {file}; give the path of a TOML file"
@@ -725,6 +743,11 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{file} cannot be read: {error.strerror}; give a readable TOML file"
         ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{file} holds a {type(found).__name__}; accepted is an object with sections, as in a run's config.json"
+        )
+    return found
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -318,6 +318,8 @@ def _spelled(value: object, name: str, *, takes_numbers: bool) -> str:
         raise _Unusable(BadRow("missing_value", f"has no value for {name!r}"))
     if takes_numbers and isinstance(value, bool):
         return str(value).lower()
+    if takes_numbers and isinstance(value, float) and value.is_integer():
+        return str(int(value))  # pandas makes floats of whole numbers where one is missing
     if takes_numbers and isinstance(value, int | float):
         return str(value)
     raise _Unusable(
@@ -332,7 +334,8 @@ def _optional(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
     value = row.get(name)
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    is_text = isinstance(value, str)
+    if value is None or (is_text and not value) or (isinstance(value, float) and math.isnan(value)):
         return None
     return _text(row, name, repairs)
 
@@ -368,14 +371,13 @@ class _Names:
         self._source = source
         self._keeps_duplicates = keeps_duplicates
         self._first: dict[bytes, int] = {}
-        self._copies: Counter[bytes] = Counter()
+        self._named: Counter[bytes] = Counter()
         self._keys: dict[str, int] = {}
 
     def key(self, own: str | None, identity: tuple[str, str, str], number: int) -> str:
         """Return the row's own key, or one made of its identity: context, response, group."""
-        # Loaded text has no NUL, so that the joint is not to be mistaken.
-        digest = blake2b("\0".join(identity).encode("utf-8"), digest_size=16).digest()
-        first = self._first.get(digest)
+        content = _digest(part.strip() for part in identity)
+        first = self._first.get(content)
         if first is not None and not self._keeps_duplicates:
             place = self._source.place(first)
             message = f"has the context, response and group of {place}"
@@ -386,14 +388,19 @@ class _Names:
                 "a person or film is a group"
             )
             raise _Unusable(BadRow("duplicate_key", message))
-        self._first.setdefault(digest, number)
+        self._first.setdefault(content, number)
         if own is not None:
             self._keys[own] = number
             return own
-        if first is None:
-            return digest[:8].hex()
-        self._copies[digest] += 1
-        return f"{digest[:8].hex()}-{self._copies[digest] + 1}"
+        name = _digest(identity)
+        self._named[name] += 1
+        copy = f"-{self._named[name]}" if self._named[name] > 1 else ""
+        return f"{name[:8].hex()}{copy}"
+
+
+def _digest(parts: Iterable[str]) -> bytes:
+    # Loaded text has no NUL, so that the joint is not to be mistaken.
+    return blake2b("\0".join(parts).encode("utf-8"), digest_size=16).digest()
 
 
 class _Tally:

@@ -527,7 +527,7 @@ class MixtureOfPersonas:
         decoding : Decoding, optional
         n_agents, mix, tau_factor, same_label : int, str, float, bool
             As in the settings of ``simulate``: L agents that write one response together, how
-            (``prompt`` or ``tokens``), what multiplies the temperatures, and whether a record with a
+            (``tokens``, ``prompt`` or ``neighbours``), what multiplies the temperatures, and whether a record with a
             label is shown exemplars of that label only.
 
         Returns
@@ -543,7 +543,7 @@ class MixtureOfPersonas:
             For one string in place of several, or a row that cannot be used.
         """
         from mop.config import SimulateConfig
-        from mop.fitted import draw_agents, together
+        from mop.fitted import draw_writers
         from mop.simulate import simulate
 
         SimulateConfig(n_agents=n_agents, mix=mix, tau_factor=tau_factor)
@@ -553,19 +553,20 @@ class MixtureOfPersonas:
             return []
         fitted, store = self._fitted(), self._open_store()
         hx = self._context_vectors(asked)
-        drawn = draw_agents(
+        writers = draw_writers(
             fitted,
             hx,
             asked,
             seed=seed,
             n_agents=n_agents,
+            mix=mix,
             tau_factor=tau_factor,
             same_label=same_label,
         )
         return list(
             simulate(
                 asked,
-                together(drawn, mix),
+                writers,
                 fitted.personas,
                 fitted.exemplars,
                 generator=self._open_generator(),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop import metrics
+from mop.config import MIN_TEXTS
 from mop.embed import EmbeddingCache, Encoder, embed
 from mop.errors import ConfigError, DataError
 from mop.metrics import Gaussian, Shown
@@ -23,8 +24,6 @@ from mop.types import FloatArray, Progress
 
 FLOOR = "floor"
 """The name under which other real texts are scored."""
-MIN_TEXTS = 4
-"""Below, a subsample has no covariance and there is no interval."""
 KEPT_SHARE = 0.8
 """Share of the texts in a subsample; see `_subsamples`."""
 Z_95 = 1.96

@@ -147,6 +147,7 @@ def fit_mixture(
         "seed": int(seed),
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
+        "n_records": len(records) if result.rows is None else len(result.rows),
         "n_cells": grown.n_cells + result.n_cells,
         "n_tokens": grown.n_tokens + result.n_tokens,
         "stopped": result.stopped,

@@ -141,6 +141,31 @@ class FittedMixture:
             value = torch.as_tensor(hx).double() @ gate.w_x.T + gate.hg[persona] @ gate.w_g.T
         return np.asarray(value.float().numpy())
 
+    def neighbours(self, exemplar: int, n: int, *, own: int = -1) -> list[int]:
+        """Rows of the n exemplars most like one, the most similar first; ``own`` is not among them.
+
+        By the cosine of what the gates see of them (`exemplar_vectors`); fewer where there are no more.
+        """
+        if (exemplar, n) not in self._neighbours:
+            he = self.gate.he
+            # One exemplar at a time: a product's last bits depend on its shape, a choice must not.
+            similar = (he @ he[exemplar]).double().numpy() / self._lengths
+            similar[exemplar] = -np.inf
+            # One to spare, for `own` may be among them.
+            first = np.argsort(-similar, kind="stable")[: min(n + 1, len(similar) - 1)]
+            self._neighbours[exemplar, n] = first.tolist()
+        return [row for row in self._neighbours[exemplar, n] if row != own][:n]
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        """Of the exemplars' vectors, (N,)."""
+        return np.asarray(self.gate.he.norm(dim=1).double().numpy()) + 1e-12
+
+    @cached_property
+    def _neighbours(self) -> dict[tuple[int, int], list[int]]:
+        """What `neighbours` has found so far."""
+        return {}
+
     @property
     def temperatures(self) -> Floats:
         """(K,) τ of each persona."""
@@ -280,6 +305,36 @@ def persona_shares(fitted: FittedMixture, hx: NDArray[np.float32], weight: Float
     return share
 
 
+def draw_writers(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    contexts: Sequence[Record],
+    *,
+    seed: int,
+    n_agents: int = 1,
+    mix: str = "none",
+    tau_factor: float = 1.0,
+    same_label: bool = False,
+) -> list[Agent | tuple[Agent, ...]]:
+    """Draw who writes each response, as the settings ``simulate`` say: ``n_agents`` and ``mix`` together.
+
+    Parameters
+    ----------
+    mix : str
+        ``none``, ``tokens`` and ``prompt``: `together`. ``neighbours``: one agent, whose prompt shows the n_agents - 1
+        exemplars most like its own as well. Ours: exemplars that have something in common tell a model more
+        of a kind of text than exemplars of several kinds do.
+    fitted, hx, contexts, seed, n_agents, tau_factor, same_label
+        As for `draw_agents`.
+    """
+    shows_neighbours = mix == "neighbours"
+    drawn = draw_agents(
+        fitted, hx, contexts, seed=seed, tau_factor=tau_factor, same_label=same_label,
+        n_agents=1 if shows_neighbours else n_agents, n_neighbours=n_agents - 1 if shows_neighbours else 0,
+    )  # fmt: skip
+    return together(drawn, mix)
+
+
 def together(drawn: Sequence[tuple[Agent, ...]], mix: str) -> list[Agent | tuple[Agent, ...]]:
     """Let the agents drawn for each response write it together.
 
@@ -307,6 +362,7 @@ def draw_agents(
     *,
     seed: int,
     n_agents: int = 1,
+    n_neighbours: int = 0,
     tau_factor: float = 1.0,
     same_label: bool = False,
     chunk: int = 64,
@@ -324,6 +380,8 @@ def draw_agents(
     seed : int
     n_agents : int
         L, agents for one response (the paper's persona mixing at inference).
+    n_neighbours : int
+        Exemplars that an agent shows after the one that it drew: the most similar ones that may be shown.
     tau_factor : float
         Multiplies the fitted temperatures. Ours: likelihood asks for warmer draws than make sense
         to a reader, since a model is judged on real beginnings and writes on from its own.
@@ -359,7 +417,11 @@ def draw_agents(
                 for i, (place, k, j) in enumerate(zip(some, personas, exemplars, strict=True)):
                     # Beyond 12 digits weights vary with the batch.
                     weights = round(float(log_pi[i]), 12), round(float(log_omega[i]), 12)
-                    found[place].append(Agent(int(k), (shown[j],), float(tau[k]), *weights))
+                    rows = [int(j)]
+                    if n_neighbours:
+                        rows += mixture.neighbours(int(j), n_neighbours, own=int(own[start + i]))
+                    exemplars_shown = tuple(shown[row] for row in rows)
+                    found[place].append(Agent(int(k), exemplars_shown, float(tau[k]), *weights))
     return [tuple(agents) for agents in found]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -71,7 +72,7 @@ def report_data(
         language_model=config.model.lm,
         scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
         encoder=config.model.encoder,
-        n_records=config.data.train + config.data.valid,
+        n_records=fitted.info.get("n_records", config.data.train + config.data.valid),
         n_held_out=metrics["held_out"]["n_records"],
         methods=metrics["methods"],
         held_out={
@@ -145,7 +146,7 @@ def report_data(
             **_remote_cost(folder.about.get("remote", {}), config),
         },
         origins=_origins(config),
-        command=f"mop run --config {folder.path.name}/config.json --out NEW_FOLDER",
+        command=f"mop run --config {shlex.quote(str(folder.config))} --out NEW_FOLDER",
     )
 
 

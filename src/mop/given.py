@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,18 @@ def split_files(folder: Path) -> dict[str, Path]:
     Raises
     ------
     DataError
-        If it has one for ``exemplars`` but not for the others.
+        If it has one for ``exemplars`` but not for the others, or two for one split.
     """
-    found = {
-        name: folder / f"{name}{ending}"
-        for name in ("exemplars", "train", "valid", "test", "golden")
-        for ending in reversed(_ENDINGS)
-        if (folder / f"{name}{ending}").is_file()
-    }
+    found: dict[str, Path] = {}
+    for name in ("exemplars", "train", "valid", "test", "golden"):
+        there = [file for ending in _ENDINGS if (file := folder / f"{name}{ending}").is_file()]
+        if len(there) > 1:
+            raise DataError(
+                f"{folder} has {len(there)} files for {name}: {', '.join(file.name for file in there)}; "
+                "accepted is one for each split; move the others away"
+            )
+        if there:
+            found[name] = there[0]
     if "exemplars" not in found:
         return {}
     missing = [name for name in ("train", "test", "golden") if name not in found]
@@ -55,7 +59,7 @@ def load_splits(
     sizes : mapping of str to int
         Records of each split. Without a file, ``valid`` is taken from the training records.
     seed : int
-        Of the choice; with labels, shares of labels are kept.
+        Of the choice; groups are never divided, and without groups shares of labels are kept.
     **columns
         As for `mop.data.load_records`.
 
@@ -68,7 +72,7 @@ def load_splits(
     Raises
     ------
     DataError
-        If a file has too few records, or two files share a record.
+        If a file has too few records, or two files share a record or a group.
     ConfigError
         If a column or size cannot be used.
     """
@@ -85,20 +89,43 @@ def load_splits(
                 + " + ".join(f"data.{part} = {size}" for part, size in wanted.items())
                 + " are asked for; lower the size"
             )
+        has_groups = any(record.group is not None for record in loaded.records)
         has_labels = all(record.label is not None for record in loaded.records)
-        splits |= split_records(loaded.records, wanted, seed=seed, stratify=has_labels)
-    _refuse_shared(splits)
+        splits |= split_records(
+            loaded.records,
+            wanted,
+            seed=seed,
+            by_group=has_groups,
+            stratify=has_labels and not has_groups,
+        )
+    _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
     return {name: splits[name] for name in sizes}, everything
 
 
-def _refuse_shared(splits: Mapping[str, list[Record]]) -> None:
-    """A record in two splits would be shown to a method and used to judge it."""
-    where: dict[str, str] = {}
+_REMEDIES = {
+    "key": "each record belongs to one; remove it from the other, or give the splits different keys",
+    "text": 'each record belongs to one; remove it from the other, or data.duplicates = "keep" for equal answers',
+    "group": "data.group names what must not be split apart; move its records to one file, or leave data.group out",
+}
+
+
+def _refuse_shared(splits: Mapping[str, list[Record]], *, by_text: bool) -> None:
+    """A record, or a group, in two splits would be shown to a method and used to judge it."""
+    where: dict[tuple[str, ...], str] = {}
     for name, records in splits.items():
         for record in records:
-            if where.setdefault(record.key, name) != name:
-                raise DataError(
-                    f"record {record.key!r} is in the splits {where[record.key]!r} and {name!r}; "
-                    "each record belongs to one; remove it from the other, or give the splits "
-                    "different keys"
-                )
+            for trait, what in _traits(record, by_text=by_text):
+                if (other := where.setdefault(trait, name)) != name:
+                    raise DataError(
+                        f"{what} is in the splits {other!r} and {name!r}; {_REMEDIES[trait[0]]}"
+                    )
+
+
+def _traits(record: Record, *, by_text: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What belongs to one split, and how to call it."""
+    yield ("key", record.key), f"record {record.key!r}"
+    if by_text:
+        words = record.context.strip(), record.response.strip(), record.group or ""
+        yield ("text", *words), f"the context and response of record {record.key!r}"
+    if record.group is not None:
+        yield ("group", record.group), f"the group {record.group!r}"

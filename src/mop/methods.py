@@ -19,7 +19,7 @@ from mop.baselines.zerogen import zerogen
 from mop.config import RunConfig, method_and_tau
 from mop.embed import Encoder, embed
 from mop.errors import NotFittedError
-from mop.fitted import FittedMixture, context_text, draw_agents, together, uniform_mixture
+from mop.fitted import FittedMixture, context_text, draw_writers, uniform_mixture
 from mop.score import own_exemplars
 from mop.simulate import simulate
 from mop.store import Store
@@ -271,16 +271,16 @@ def mixture_agents(
             "simulate.same_label changes nothing: no context has a label that at least two exemplars have; "
             "name the column of labels in data.label, or leave it off"
         )
-    drawn = draw_agents(
+    return draw_writers(
         mixture,
         hx,
         contexts,
         seed=given.seed,
         n_agents=n_agents,
+        mix=mix,
         tau_factor=settings.tau_factor,
         same_label=settings.same_label,
     )
-    return together(drawn, mix)
 
 
 def _mixture(given: Ingredients, method: str) -> FittedMixture:

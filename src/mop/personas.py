@@ -524,9 +524,11 @@ def keyword_personas(
     """
     _check_counts(n_keywords=n_keywords, n_sources=n_sources)
     members = _members(records, clustering)
-    terms = [_terms(record.response) for record in records]
-    stop = _stop_words(term.key for of_record in terms for term in of_record)
-    vocabularies = [_vocabulary((terms[i] for i in rows), stop) for rows in members]
+    # Terms are found twice, since kept they would take 8 kB a record.
+    stop = _stop_words(term.key for record in records for term in _terms(record.response))
+    vocabularies = [
+        _vocabulary((_terms(records[i].response) for i in rows), stop) for rows in members
+    ]
     weights = class_tf_idf([vocabulary.counts for vocabulary in vocabularies])
     total = sum((vocabulary.counts for vocabulary in vocabularies), Counter())
     whole = _style(records, is_english=bool(stop))

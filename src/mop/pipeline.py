@@ -453,7 +453,8 @@ class Work:
     @cached_property
     def encoder(self) -> Encoder:
         """The sentence encoder."""
-        return open_encoder(self.config.model.encoder)
+        model = self.config.model
+        return open_encoder(model.encoder, device=model.torch_device)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings (n, D), through the store."""
@@ -475,7 +476,7 @@ class Work:
             return {
                 "data": config["data"],
                 "seed": seed,
-                "source": _source_stamp(self.config.data.source),
+                "source": self.source_stamp(),
             }
         if stage == "personas":
             writer = self.lm.generate_identity if config["personas"]["writer"] == "llm" else ""
@@ -516,6 +517,13 @@ class Work:
             }
         return {"version": __version__}  # fmt: skip
 
+    def source_stamp(self) -> str:
+        """What the source is, or was when the records were read, if it is no longer there."""
+        name = self.config.data.source
+        if not _is_path(name) or Path(name).expanduser().exists():
+            return _source_stamp(name)
+        return str(self.folder.about.get("models", {}).get("data", name))
+
     def tolerance(self) -> dict[str, float]:
         """The share of failed draws that is allowed; only a server's draws can fail."""
         if not isinstance(self.models.generator, RemoteGenerator):
@@ -524,7 +532,7 @@ class Work:
 
     def identities(self) -> dict[str, str]:
         """Identities of the models that were opened and of the data, for the manifest."""
-        found = {"data": _source_stamp(self.config.data.source)}
+        found = {"data": self.source_stamp()}
         opened = self.models.__dict__
         if "generator" in opened:
             found["lm"] = self.lm.generate_identity
@@ -596,7 +604,7 @@ def make_personas(work: Work) -> Made:
     """Cluster the exemplars and describe each cluster, or take the user's personas."""
     settings, target = work.config.personas, work.folder.personas
     if settings.path is not None:
-        personas = read_personas(Path(settings.path))
+        personas = read_personas(Path(settings.path).expanduser())
     else:
         exemplars = work.records("exemplars")
         vectors = work.embed([record.response for record in exemplars])
@@ -1021,12 +1029,16 @@ def _source_stamp(name: str) -> str:
     if name in EMBEDDED:
         return f"{name} {EMBEDDED[name].revision}"
     place = Path(name).expanduser()
-    if not name or name.startswith("hf:") or not place.exists():
+    if not _is_path(name) or not place.exists():
         return name
     place = _file_in(place)
     if place.is_dir():
         return hash_of({part: sha256(file) for part, file in split_files(place).items()})
     return sha256(place)
+
+
+def _is_path(name: str) -> bool:
+    return bool(name) and name not in EMBEDDED and not name.startswith("hf:")
 
 
 def _versions() -> dict[str, str]:

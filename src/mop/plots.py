@@ -197,6 +197,11 @@ def series_colour(index: int) -> str:
     return COLOURS[f"series-{index % 6 + 1}"]
 
 
+def series_marker(index: int) -> str:
+    """Return the marker of series ``index``: no two of the first 36 have both colour and marker in common."""
+    return MARKERS[(index + index // 6) % 6]
+
+
 def _quiet(axes: Axes, *sides: str) -> None:
     """Remove frame sides and their ticks."""
     for side in sides:
@@ -258,7 +263,7 @@ def metric_figure(
                 alpha=0.45,
                 solid_capstyle="round",
             )
-            axes.plot(values[m, p], place, MARKERS[m % 6], color=colour, markersize=5.5)
+            axes.plot(values[m, p], place, series_marker(m), color=colour, markersize=5.5)
         axes.set_yticks(places, [shorten(name, 24) for name in methods])
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=8)
@@ -411,7 +416,7 @@ def _draw_points(
         points[:, 0],
         points[:, 1],
         linestyle="none",
-        marker="o" if s < 0 else MARKERS[s % 6],
+        marker="o" if s < 0 else series_marker(s),
         markersize=size * (0.9 if s < 0 else 1.15),
         markeredgewidth=0,
         color=COLOURS["real"] if s < 0 else series_colour(s),
@@ -639,7 +644,7 @@ def history_figure(
             str(steps.shape),
         )
         known = np.isfinite(values)
-        marker = MARKERS[i % 6] if known.sum() <= 40 else ""
+        marker = series_marker(i) if known.sum() <= 40 else ""
         axes.plot(
             steps[known],
             values[known],

@@ -24,6 +24,7 @@ from mop.methods import respond
 from mop.pipeline import Models, ingredients_of, open_work
 from mop.randomness import derive_seed, uniforms
 from mop.simulate import is_drawn, write_responses
+from mop.sources import BadRow, open_source
 from mop.types import Progress, Record, Response
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -56,13 +57,13 @@ def sample(
     mixture : Path, optional
         Folder of another mixture, such as `mop.refit` or `MixtureOfPersonas.save` wrote.
     contexts : str or Path, optional
-        Any source of `mop.data.load_records` with the columns of the run's context and label, answered in order,
-        again from the start if ``n`` asks for more. By default contexts of the run's training records, drawn
+        Any source of `mop.data.load_records` with the columns of the run's context and perhaps its label, answered in
+        order, again from the start if ``n`` asks for more. By default contexts of the run's training records, drawn
         with replacement in proportion to their weights.
     n : int, optional
         Number of responses; by default one per context of the source, or one per training record.
     lm : str, optional
-        The model that writes; by default the one that the mixture was made for.
+        The model that writes; by default the run's, or with ``mixture`` the one that it was made for.
     seed : int, optional
         By default the run's. Response i depends on (seed, i) and not on ``n``, or with a source
         on (seed, key of the context).
@@ -96,7 +97,7 @@ def sample(
     folder = mixture or run.mixture
     fitted = load_mixture(folder)
     made_for: str = fitted.info.get("lm") or config.model.lm
-    name = lm or made_for
+    name = lm or (config.model.lm if mixture is None else made_for)
     models = models or Models(replace(config, model=replace(config.model, lm=name)))
     seed = config.seed if seed is None else seed
     asked = None if contexts is None else _in_order(contexts, config, n)
@@ -184,8 +185,9 @@ def drawn_contexts(population: Sequence[Record], n: int | None, *, seed: int) ->
 def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Record]:
     """The contexts of a source in order, from the start again as often as ``n`` needs."""
     data = config.data
+    label = data.label if data.label and _has_column(source, data.label) else None
     loaded = load_records(
-        source, context=data.context, response=None, label=data.label,
+        source, context=data.context, response=None, label=label,
         duplicates="keep", strict=data.strict,
     )  # fmt: skip
     loaded.warn(source)
@@ -196,6 +198,15 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Reco
         found[row] if turn == 0 else replace(found[row], key=f"{found[row].key}/{turn + 1}")
         for turn, row in turns
     ]
+
+
+def _has_column(source: str | Path, name: str) -> bool:
+    opened = open_source(source)
+    if opened.columns is not None:
+        return name in opened.columns
+    return any(
+        not isinstance(row, BadRow) and name in row for _, row in opened.rows((name,))
+    )  # JSON has no header
 
 
 def _fitted_to(fitted: FittedMixture, made_for: str) -> str:

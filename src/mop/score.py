@@ -57,8 +57,13 @@ def distinct(records: Sequence[Record]) -> list[Record]:
     """The records without those whose context and response occurred before: exemplars must differ."""
     seen: dict[tuple[str, str], Record] = {}
     for record in records:
-        seen.setdefault((record.context, record.response), record)
+        seen.setdefault(_words_of(record), record)
     return list(seen.values())
+
+
+def _words_of(record: Record) -> tuple[str, str]:
+    """Context and response, without the white space around them."""
+    return record.context.strip(), record.response.strip()
 
 
 def own_exemplars(records: Sequence[Record], exemplars: Sequence[Record]) -> NDArray[np.int64]:
@@ -77,7 +82,7 @@ def own_exemplars(records: Sequence[Record], exemplars: Sequence[Record]) -> NDA
     by_key: dict[str, int] = {}
     by_text: dict[tuple[str, str], int] = {}
     for row, exemplar in enumerate(exemplars):
-        text = (exemplar.context, exemplar.response)
+        text = _words_of(exemplar)
         if exemplar.key in by_key or text in by_text:
             raise DataError(
                 f"exemplar {exemplar.key!r} occurs twice, by key or by context and response; "
@@ -86,7 +91,7 @@ def own_exemplars(records: Sequence[Record], exemplars: Sequence[Record]) -> NDA
         by_key[exemplar.key] = by_text[text] = row
     own = np.full(len(records), -1, dtype=np.int64)
     for i, record in enumerate(records):
-        found = by_key.get(record.key), by_text.get((record.context, record.response))
+        found = by_key.get(record.key), by_text.get(_words_of(record))
         rows = {row for row in found if row is not None}
         if len(rows) > 1:
             raise DataError(

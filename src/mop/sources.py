@@ -13,6 +13,7 @@ import json
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,29 +246,46 @@ def _open_delimited(path: Path, delimiter: str) -> Source:
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """Yield (number of its first line, cells) for every row, the header included."""
+    """Yield (number of its first line, cells) for every row, the header included.
+
+    A cell whose quote is not closed ends somewhere in later rows, with an error: its first line is the bad row, and the
+    lines after it are read again.
+    """
     with _open_bytes(path) as stream:
         # surrogateescape keeps the row countable: a broken byte becomes a lone surrogate, which
         # valid UTF-8 cannot hold, and is found below.
         text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        again: deque[str] = deque()
+        taken: list[str] = []
+
+        def lines() -> Iterator[str]:
+            while line := again.popleft() if again else text.readline():
+                taken.append(line)
+                yield line
+
+        reader, number = csv.reader(lines(), delimiter=delimiter, strict=True), 1
         while True:
-            first = reader.line_num + 1
+            taken.clear()
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                lines = (
-                    f"lines {first} to {reader.line_num} are" if reader.line_num > first else "is"
+                until = f", read as far as line {number + len(taken) - 1}" if taken[1:] else ""
+                yield (
+                    number,
+                    BadRow("cells", f"is wrongly quoted ({error}{until}); mend the quotes"),
                 )
-                yield first, BadRow("cells", f"{lines} wrongly quoted ({error}); mend the quotes")
+                again.extendleft(reversed(taken[1:]))
+                reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+                number += 1
                 continue
             whole = "".join(cells)
             if not whole.isascii() and SURROGATE.search(whole):
-                yield first, NOT_UTF8
+                yield number, NOT_UTF8
             elif cells:
-                yield first, cells
+                yield number, cells
+            number += len(taken)
 
 
 def _open_json(path: Path) -> Source:
