@@ -227,6 +227,29 @@ def test_an_incomplete_text_is_no_text(answer: dict[str, Any], kind: str, messag
     assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", [None, "", "well"])
+def test_a_model_that_thinks_first_is_named_with_advice(field: str, content: str | None) -> None:
+    answer = change(chat_answer(content, "length"), f"choices.0.message.{field}", "Okay, the user")
+    with pytest.raises(CallError, match="thinks before it answers.* switch thinking off") as caught:
+        read_generation(answer, is_chat=True, max_tokens=50)
+    assert (caught.value.kind, caught.value.code) == ("item", "reasoning")
+    assert "Okay" not in str(caught.value)
+    for nothing in (None, "", "\n\n", []):
+        answer = change(chat_answer(), f"choices.0.message.{field}", nothing)
+        assert read_generation(answer, is_chat=True, max_tokens=50).text == "well"
+
+
+@pytest.mark.parametrize("text", ["<think>\nOkay, the", "\n<think>\n\n</think>\nwell", "so </think> a"])
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_thoughts_within_the_text_are_no_response(text: str, is_chat: bool) -> None:
+    choice = {"text": text, "message": {"content": text}, "finish_reason": "length"}
+    with pytest.raises(CallError, match="thoughts are no response") as caught:
+        read_generation({"choices": [choice], "usage": USAGE}, is_chat=is_chat, max_tokens=50)
+    assert caught.value.code == "reasoning"
+    assert ("on the server" in str(caught.value)) == is_chat
+
+
 def test_a_complete_text_is_taken_as_it_is() -> None:
     drawn = read_generation(chat_answer(" a\nb ", "length"), is_chat=True, max_tokens=50)
     assert (drawn.text, drawn.finish_reason, drawn.meter.completion_tokens) == (

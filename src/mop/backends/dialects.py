@@ -289,8 +289,8 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     Raises
     ------
     CallError
-        If the answer is incomplete (``protocol``), or if the server or the model declined
-        (``item``).
+        If the answer is incomplete (``protocol``), or if the server or the model declined or
+        the model thought before it answered (``item``).
     """
     choice = _only_choice(body)
     reason = choice.get("finish_reason")
@@ -315,10 +315,14 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
         text = message.get("content")
         if text is None and message.get("refusal"):
             raise CallError("the model declined by its refusal field", kind="item", code="refusal")
+        if _is_thought(message.get("reasoning_content")) or _is_thought(message.get("reasoning")):
+            raise _thinking(is_chat=True)
     else:
         text = choice.get("text")
     if not isinstance(text, str):
         raise _protocol("text", f"the text of an answer is {_short(text)}; a string is needed")
+    if text.lstrip().startswith("<think>") or "</think>" in text:
+        raise _thinking(is_chat=is_chat)
     meter = read_meter(body)
     if meter.completion_tokens > max_tokens:
         raise _protocol(
@@ -528,6 +532,27 @@ def _checked(rows: Sequence[object], skip: int) -> tuple[float, ...]:
     if not any(values) or (len(span) > 1 and not any(span)):
         raise _protocol("zeros", f"all {len(span)} log-probabilities of the response are 0")
     return tuple(span)
+
+
+def _is_thought(value: object) -> bool:
+    """Whether a reasoning field holds something; servers that do not think leave it empty or null."""
+    return bool(value.strip() if isinstance(value, str) else value)
+
+
+def _thinking(*, is_chat: bool) -> CallError:
+    advice = (
+        "switch thinking off on the server (vLLM: --default-chat-template-kwargs "
+        "'{\"enable_thinking\": false}'; llama.cpp: --reasoning-budget 0), or set dialect "
+        "'openai-completions' and the model's own tokenizer, which fill in its template here, with "
+        "thinking off"
+        if is_chat
+        else "its template was filled in here, with thinking off, so use a model that can do without"
+    )
+    return CallError(
+        "the model thinks before it answers, and thoughts are no response; " + advice,
+        kind="item",
+        code="reasoning",
+    )
 
 
 def _only_choice(body: Json) -> Json:
