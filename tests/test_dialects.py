@@ -240,7 +240,9 @@ def test_a_model_that_thinks_first_is_named_with_advice(field: str, content: str
         assert read_generation(answer, is_chat=True, max_tokens=50).text == "well"
 
 
-@pytest.mark.parametrize("text", ["<think>\nOkay, the", "\n<think>\n\n</think>\nwell", "so </think> a"])
+@pytest.mark.parametrize(
+    "text", ["<think>\nOkay, the", "\n<think>\n\n</think>\nwell", "so </think> a"]
+)
 @pytest.mark.parametrize("is_chat", [True, False])
 def test_thoughts_within_the_text_are_no_response(text: str, is_chat: bool) -> None:
     choice = {"text": text, "message": {"content": text}, "finish_reason": "length"}
@@ -258,6 +260,12 @@ def test_a_complete_text_is_taken_as_it_is() -> None:
         3,
     )
     assert read_generation(chat_answer(""), is_chat=True, max_tokens=50).text == ""
+
+
+def test_half_an_emoji_is_replaced_and_a_whole_one_stays() -> None:
+    raw = json.dumps(chat_answer("so \ud83d\ude00 good \ud83d")).encode()
+    drawn = read_generation(read_json(raw), is_chat=True, max_tokens=50)
+    assert drawn.text == "so \U0001f600 good \ufffd"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from mop.artifacts import without_surrogates
 from mop.backends.retry import CallError
 from mop.types import Decoding, FinishReason, Prompt
 
@@ -333,6 +334,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         ids = None
     drawn_ids = None if ids is None else tuple(ids)
+    text = without_surrogates(text)  # a length limit can cut an emoji in half
     return Drawn(text, "stop" if finish[reason] == "stop" else "length", meter, drawn_ids)
 
 
