@@ -120,9 +120,8 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
 
     Notes
     -----
-    A text whose compatibility form (NFKC, format characters removed) holds a control string that
-    the text itself does not is replaced by that form first: some tokenizers normalise before they
-    look.
+    A text whose compatibility form (NFKC, format characters removed) still holds a control string
+    when its own are replaced is replaced by that form: some tokenizers normalise before they look.
 
     Examples
     --------
@@ -136,18 +135,22 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
         inner = "".join(c for c in found[0] if c.isalnum() or c == "_")
         return f"⟦{inner}⟧"
 
+    def plain(text: str) -> str:
+        normal = unicodedata.normalize("NFKC", text)
+        return "".join(c for c in normal if unicodedata.category(c) != "Cf")
+
     def neutral(text: str) -> tuple[str, int]:
-        plain = "".join(
-            c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf"
-        )
-        if pattern.search(plain) and not pattern.search(text):
-            text = plain
         total = 0
-        while True:  # a replacement can bring the two halves of another control string together
+        while total <= 100_000:
+            # A replacement can bring the two halves of another control string together.
             text, n = pattern.subn(replace, text)
             total += n
-            if n == 0 or total > 100_000:
-                return text, total
+            if n == 0:
+                disguised = plain(text)
+                if not pattern.search(disguised):
+                    break
+                text = disguised
+        return text, total
 
     return neutral
 
