@@ -263,6 +263,19 @@ def test_a_complete_text_is_taken_as_it_is() -> None:
     assert read_generation(chat_answer(""), is_chat=True, max_tokens=50).text == ""
 
 
+def test_drawn_tokens_are_counted_by_the_total_or_not_taken() -> None:
+    answer = chat_answer()
+    del answer["usage"]["completion_tokens"]
+    with pytest.raises(CallError, match=r"usage.completion_tokens is None; a count is needed"):
+        read_generation(answer, is_chat=True, max_tokens=50)
+    answer["usage"]["total_tokens"] = 20
+    assert read_generation(answer, is_chat=True, max_tokens=50).meter.completion_tokens == 11
+    for total in (8, None, "20"):
+        answer["usage"]["total_tokens"] = total
+        with pytest.raises(CallError, match=r"usage\.\w+_tokens is"):
+            read_generation(answer, is_chat=True, max_tokens=50)
+
+
 def test_half_an_emoji_is_replaced_and_a_whole_one_stays() -> None:
     raw = json.dumps(chat_answer("so \ud83d\ude00 good \ud83d")).encode()
     drawn = read_generation(read_json(raw), is_chat=True, max_tokens=50)

@@ -348,12 +348,26 @@ def read_meter(body: Json) -> Meter:
     ------
     CallError
         If the usage is missing: without it neither cost nor truncation can be seen.
+
+    Notes
+    -----
+    Some servers leave out ``completion_tokens`` where it is 0; then it is what ``total_tokens``
+    adds to the prompt.
+
+    Examples
+    --------
+    >>> read_meter({"usage": {"prompt_tokens": 9, "total_tokens": 12}}).completion_tokens
+    3
     """
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    n_prompt = _count(usage.get("prompt_tokens"), "usage.prompt_tokens")
+    n_drawn = usage.get("completion_tokens")
+    if "completion_tokens" not in usage and "total_tokens" in usage:
+        n_drawn = _count(usage["total_tokens"], "usage.total_tokens") - n_prompt
     return Meter(
-        _count(usage.get("prompt_tokens"), "usage.prompt_tokens"),
-        _count(usage.get("completion_tokens", 0), "usage.completion_tokens"),
+        n_prompt,
+        _count(n_drawn, "usage.completion_tokens"),
         _text_or_none(body.get("model")),
         _text_or_none(body.get("system_fingerprint")),
     )
@@ -477,7 +491,8 @@ def _read_sglang(body: Json, ids: Sequence[int], start: int) -> Scored:
         raise _protocol("no-scores", "the answer has no meta_info; this is not SGLang's /generate")
     meter = Meter(
         _count(info.get("prompt_tokens"), "meta_info.prompt_tokens"),
-        _count(info.get("completion_tokens", 0), "meta_info.completion_tokens"),
+        # one was asked for, and not every version counts it
+        _count(info.get("completion_tokens", 1), "meta_info.completion_tokens"),
         _text_or_none(info.get("model")),
         _text_or_none(info.get("weight_version")),
     )
