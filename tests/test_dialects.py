@@ -203,7 +203,8 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     ("answer", "kind", "message"),
     [
         (chat_answer(finish=None), "protocol", "finish_reason is None"),
-        (chat_answer(finish="weird"), "protocol", "finish_reason is a str"),
+        (chat_answer(finish="end_turn"), "protocol", "finish_reason is 'end_turn'; accepted are"),
+        (chat_answer(finish="I lost my job"), "protocol", "finish_reason is a str"),
         (chat_answer(finish=["stop"]), "protocol", "finish_reason is a list"),
         (chat_answer(finish={"stop": 1}), "protocol", "finish_reason is a dict"),
         (chat_answer(prompt_tokens=2**31), "protocol", "usage.prompt_tokens is 2147483648"),
@@ -219,7 +220,14 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
             "declined by its refusal",
         ),
         ({"choices": [{}, {}], "usage": USAGE}, "protocol", "an answer has 2 choices"),
-        ({"error": "oops"}, "protocol", "an answer has 0 choices"),
+        ({}, "protocol", "an answer has 0 choices"),
+        ({"error": "oops"}, "protocol", "status 200 and is an error$"),
+        ({"error": {"code": 429, "message": "I lost"}}, "protocol", r"is an error \(code 429\)$"),
+        (
+            {"error": {"code": None, "type": "overloaded"}},
+            "protocol",
+            r"error \(code 'overloaded'\)$",
+        ),
     ],
 )
 def test_an_incomplete_text_is_no_text(answer: dict[str, Any], kind: str, message: str) -> None:

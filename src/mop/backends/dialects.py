@@ -311,7 +311,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     }
     if not isinstance(reason, str) or reason not in finish:
         raise _protocol(
-            "finish", f"finish_reason is {_short(reason)}; accepted are 'stop' and 'length'"
+            "finish", f"finish_reason is {_name(reason)}; accepted are 'stop' and 'length'"
         )
     if is_chat:
         message = choice.get("message")
@@ -579,6 +579,12 @@ def _only_choice(body: Json) -> Json:
     choices = body.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         n = len(choices) if isinstance(choices, list) else 0
+        error = body.get("error")
+        if error is not None:
+            # Its message is left out: it may repeat the request.
+            code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
+            shown = "" if code is None else f" (code {_name(code)})"
+            raise _protocol("error", f"the answer has status 200 and is an error{shown}")
         raise _protocol("choices", f"an answer has {n} choices; exactly one was asked for")
     return choices[0]
 
@@ -608,6 +614,12 @@ def _short(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def _name(value: object) -> str:
+    """Show a foreign word that can only be a name; all else as `_short`."""
+    is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z_-]{1,40}", value)
+    return repr(value) if is_name else _short(value)
 
 
 def _protocol(code: str, message: str) -> CallError:
