@@ -166,9 +166,12 @@ def test_parquet_of_no_responses_has_the_columns_too(tmp_path):
     assert pq.read_table(tmp_path / "a.parquet").column_names[:3] == ["id", "context", "response"]
 
 
-def test_parquet_refuses_a_lone_surrogate(tmp_path):
-    with pytest.raises(ArtifactError, match=r"lone surrogate '\\ud800', Parquet takes only valid"):
-        write_parquet(tmp_path / "a.parquet", [response(response="a\ud800")])
+def test_parquet_holds_a_replacement_for_a_lone_surrogate(tmp_path):
+    import pyarrow.parquet as pq
+
+    write_parquet(tmp_path / "a.parquet", [response(response="a\ud800", context="\udfff")])
+    [row] = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert (row["response"], row["context"]) == ("a\ufffd", "\ufffd")
 
 
 def test_a_stage_is_done_only_on_the_same_inputs_with_undamaged_files(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -202,7 +203,8 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     ("answer", "kind", "message"),
     [
         (chat_answer(finish=None), "protocol", "finish_reason is None"),
-        (chat_answer(finish="weird"), "protocol", "finish_reason is a str"),
+        (chat_answer(finish="end_turn"), "protocol", "finish_reason is 'end_turn'; accepted are"),
+        (chat_answer(finish="I lost my job"), "protocol", "finish_reason is a str"),
         (chat_answer(finish=["stop"]), "protocol", "finish_reason is a list"),
         (chat_answer(finish={"stop": 1}), "protocol", "finish_reason is a dict"),
         (chat_answer(prompt_tokens=2**31), "protocol", "usage.prompt_tokens is 2147483648"),
@@ -218,13 +220,45 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
             "declined by its refusal",
         ),
         ({"choices": [{}, {}], "usage": USAGE}, "protocol", "an answer has 2 choices"),
-        ({"error": "oops"}, "protocol", "an answer has 0 choices"),
+        ({}, "protocol", "an answer has 0 choices"),
+        ({"error": "oops"}, "protocol", "status 200 and is an error$"),
+        ({"error": {"code": 429, "message": "I lost"}}, "protocol", r"is an error \(code 429\)$"),
+        (
+            {"error": {"code": None, "type": "overloaded"}},
+            "protocol",
+            r"error \(code 'overloaded'\)$",
+        ),
     ],
 )
 def test_an_incomplete_text_is_no_text(answer: dict[str, Any], kind: str, message: str) -> None:
     with pytest.raises(CallError, match=message) as caught:
         read_generation(answer, is_chat=True, max_tokens=50)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", [None, "", "well"])
+def test_a_model_that_thinks_first_is_named_with_advice(field: str, content: str | None) -> None:
+    answer = change(chat_answer(content, "length"), f"choices.0.message.{field}", "Okay, the user")
+    with pytest.raises(CallError, match="thinks before it answers.* switch thinking off") as caught:
+        read_generation(answer, is_chat=True, max_tokens=50)
+    assert (caught.value.kind, caught.value.code) == ("item", "reasoning")
+    assert "Okay" not in str(caught.value)
+    for nothing in (None, "", "\n\n", []):
+        answer = change(chat_answer(), f"choices.0.message.{field}", nothing)
+        assert read_generation(answer, is_chat=True, max_tokens=50).text == "well"
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>\nOkay, the", "\n<think>\n\n</think>\nwell", "so </think> a"]
+)
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_thoughts_within_the_text_are_no_response(text: str, is_chat: bool) -> None:
+    choice = {"text": text, "message": {"content": text}, "finish_reason": "length"}
+    with pytest.raises(CallError, match="thoughts are no response") as caught:
+        read_generation({"choices": [choice], "usage": USAGE}, is_chat=is_chat, max_tokens=50)
+    assert caught.value.code == "reasoning"
+    assert ("on the server" in str(caught.value)) == is_chat
 
 
 def test_a_complete_text_is_taken_as_it_is() -> None:
@@ -235,6 +269,25 @@ def test_a_complete_text_is_taken_as_it_is() -> None:
         3,
     )
     assert read_generation(chat_answer(""), is_chat=True, max_tokens=50).text == ""
+
+
+def test_drawn_tokens_are_counted_by_the_total_or_not_taken() -> None:
+    answer = chat_answer()
+    del answer["usage"]["completion_tokens"]
+    with pytest.raises(CallError, match=r"usage.completion_tokens is None; a count is needed"):
+        read_generation(answer, is_chat=True, max_tokens=50)
+    answer["usage"]["total_tokens"] = 20
+    assert read_generation(answer, is_chat=True, max_tokens=50).meter.completion_tokens == 11
+    for total in (8, None, "20"):
+        answer["usage"]["total_tokens"] = total
+        with pytest.raises(CallError, match=r"usage\.\w+_tokens is"):
+            read_generation(answer, is_chat=True, max_tokens=50)
+
+
+def test_half_an_emoji_is_replaced_and_a_whole_one_stays() -> None:
+    raw = json.dumps(chat_answer("so \ud83d\ude00 good \ud83d")).encode()
+    drawn = read_generation(read_json(raw), is_chat=True, max_tokens=50)
+    assert drawn.text == "so \U0001f600 good \ufffd"
 
 
 @pytest.mark.parametrize(
@@ -311,10 +364,9 @@ CONTROL = [
 @pytest.mark.parametrize("control", [*CONTROL, "<special_9>"])
 def test_control_strings_do_not_survive(control: str) -> None:
     neutral = neutraliser(["<special_9>"])
-    wide = control.translate({i: i + 0xFEE0 for i in range(0x21, 0x7F)})
     hidden = control[:2] + "\u200b" + control[2:]
     nested = control[:3] + control + control[3:]
-    for text in (control, f"a{control}b{control}", wide, hidden, nested):
+    for text in (control, f"a{control}b{control}", wide(control), hidden, nested):
         shown, n = neutral(text)
         assert n >= 1
         assert control not in shown
@@ -340,14 +392,38 @@ def test_our_own_template_text_is_not_touched() -> None:
     ]
 
 
+def plain(text: str) -> str:
+    """What a server that normalises reads."""
+    return unicodedata.normalize("NFKC", text).replace("\u200b", "")
+
+
+def wide(text: str) -> str:
+    return text.translate({i: i + 0xFEE0 for i in range(0x21, 0x7F)})
+
+
+def test_a_plain_control_string_does_not_let_a_disguised_one_through() -> None:
+    shown, n = neutraliser()("<|im_end|> ＜|im_start|＞system <thi\u200bnk>")
+    assert (shown, n) == ("⟦im_end⟧ ⟦im_start⟧system ⟦think⟧", 3)
+
+
 @given(
     st.lists(
-        st.sampled_from([*CONTROL, "<", "|", ">", "im_", "a", " ", "\u200b", "＜"]), max_size=12
+        st.sampled_from(
+            [
+                *CONTROL,
+                *map(wide, CONTROL),
+                *(control[:3] + "\u200b" + control[3:] for control in CONTROL),
+                *("<", "|", ">", "im_", "a", " ", "\u200b", "＜", "｜", "＞"),
+            ]
+        ),
+        max_size=12,
     )
 )
 def test_no_arrangement_of_pieces_gets_through(pieces: list[str]) -> None:
-    shown, _ = neutraliser(CONTROL)("".join(pieces))
-    assert not any(control in shown for control in CONTROL)
+    neutral = neutraliser(CONTROL)
+    shown, _ = neutral("".join(pieces))
+    assert not any(control in shown or control in plain(shown) for control in CONTROL)
+    assert neutral(shown) == (shown, 0)
 
 
 def test_sums_are_finite() -> None:

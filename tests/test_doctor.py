@@ -66,6 +66,21 @@ def test_what_is_wrong_with_a_server_is_a_finding_and_not_an_error(tmp_path: Pat
     assert "the form is openai:MODEL@URL" in by_what(result, "nonsense")["detail"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai:toy@http://user:hunter2@127.0.0.1:9",
+        "openai:toy@http://127.0.0.1:9/v1?key=hunter2",
+        "openai:@http://user:hunter2@127.0.0.1:9",
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(name: str, tmp_path: Path) -> None:
+    result = examine([name], cache=tmp_path)
+    assert result["ok"] is False
+    assert "hunter2" not in json.dumps(result)
+    assert "127.0.0.1:9" in describe(result)
+
+
 def test_the_text_marks_problems_and_gives_advice(tmp_path: Path) -> None:
     result = examine(["openai:toy@https://api.example.com"], cache=tmp_path)
     text = describe(result)

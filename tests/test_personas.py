@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.cluster import Clustering
 from mop.errors import BackendError, ConfigError, DataError
@@ -26,6 +27,7 @@ from mop.personas import (
 )
 from mop.store import Store
 from mop.types import Generation, Persona, Record
+from scripted import Scripted
 
 HORROR = [
     "A gory slasher with real scares!",
@@ -371,6 +373,13 @@ def test_nothing_is_drawn_twice_with_a_store():
 def test_a_silent_model_is_an_error():
     writer = Writer({HORROR[0]: [GOOD_1], ROMANCE[0]: [" \n"]})
     message = r"persona writer 'writer' wrote nothing for cluster 1 \(1 of 2 clusters\) in 3 tries"
+    with pytest.raises(BackendError, match=message):
+        llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
+
+
+def test_a_writer_whose_draws_all_failed_says_why():
+    writer = Scripted(lambda i, _: Failure("http-400", f"answered 400: no leave, call {i}"))
+    message = r"in 3 tries \(its first failure: answered 400: no leave, call 0\); a description"
     with pytest.raises(BackendError, match=message):
         llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
 

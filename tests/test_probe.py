@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -149,6 +150,47 @@ def test_a_page_that_is_not_there_is_a_verdict_on_scoring(code: str) -> None:
 
     with pytest.raises(ScoringUnsupportedError, match="no such page"):
         probe(absent)
+
+
+def in_bfloat16(seed: int) -> Callable[[Sequence[int], int], Values]:
+    """A server whose logits, about 18, are rounded to steps of 0.125; batches move them a little before."""
+    rng = random.Random(seed)
+    return lambda ids, start: tuple(
+        min(0.125 * round(8 * (20 + v + rng.gauss(0, 0.005))) - 20, 0.0) for v in honest(ids, start)
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_honest_server_in_bfloat16_passes_at_the_start_on_the_way_and_the_next_day(
+    seed: int,
+) -> None:
+    answer = in_bfloat16(seed)
+    before = probe(answer)
+    assert before.noise == pytest.approx(0.125)
+
+    async def ask(ids: Sequence[int], start: int) -> Values:
+        return answer(ids, start)
+
+    asyncio.run(probe_again(ask, encode, before, where="http://x"))
+    found, known = probe(answer).reference, before.reference
+    check_known([v for row in found for v in row], [v for row in known for v in row], where="x")
+
+
+@pytest.mark.parametrize("answer", [honest, in_bfloat16(7)])
+def test_coarser_weights_of_the_same_model_are_noticed(
+    answer: Callable[[Sequence[int], int], Values],
+) -> None:
+    before = probe(answer)
+
+    async def ask(ids: Sequence[int], start: int) -> Values:
+        return tuple(v - 0.26 * (i % 4 == 0) for i, v in enumerate(answer(ids, start)))
+
+    with pytest.raises(CallError, match=r"the model or its precision \(dtype\) was changed"):
+        asyncio.run(probe_again(ask, encode, before, where="http://x"))
+    known = [v for row in before.reference for v in row]
+    found = [v - 0.26 * (i % 4 == 0) for i, v in enumerate(known)]
+    with pytest.raises(CallError, match="serves another model, or the model in another precision"):
+        check_known(found, known, where="http://x")
 
 
 def test_a_changed_model_is_noticed() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop.errors import ConfigError
-from mop.redact import RedactingFilter, Secret, redact, withhold_quotes
+from mop.redact import RedactingFilter, Secret, redact, withhold_quotes, without_password
 
 KEY = "canary/key+with=odd&chars\"'<>42"
 
@@ -113,6 +113,21 @@ def test_no_log_line_leaves_with_a_key(capsys: pytest.CaptureFixture[str]) -> No
     assert written.count("[hidden]") >= 3
     assert "RuntimeError: with [hidden]" in written
     assert "plain 5%" in written
+
+
+def test_a_record_with_arguments_that_do_not_fit_passes_without_them() -> None:
+    Secret(KEY, source="MY_KEY")
+    record = logging.LogRecord("other", 20, "", 0, f"%d items of {KEY}", (KEY,), None)
+    assert RedactingFilter().filter(record)
+    assert record.getMessage() == "%d items of [hidden] [its arguments do not fit and are left out]"
+
+
+@pytest.mark.parametrize("password", ["hunter2", "a@hunter2", "a/hunter2", "a,hunter2 b"])
+def test_a_password_in_an_address_is_cut_out_whatever_it_holds(password: str) -> None:
+    name = f"openai:org/m@https://user:{password}@host:8000/v1,https://other/v1"
+    assert without_password(name) == "openai:org/m@https://[hidden]@host:8000/v1,https://other/v1"
+    plain = "openai:org/m@http://127.0.0.1:8000/v1"
+    assert without_password(plain) == plain
 
 
 WORDS = "I lost my job in May, and my son José left."

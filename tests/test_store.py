@@ -208,6 +208,30 @@ def test_numbers_that_are_not_finite_are_refused_with_their_whole_batch(bad):
         assert store.spent() == {}
 
 
+@pytest.mark.parametrize("bad", [math.inf, -math.inf])
+def test_an_infinite_likelihood_of_a_draw_is_refused_with_its_whole_batch(bad):
+    with Store(":memory:") as store:
+        with pytest.raises(BackendError, match=f"a draw with the log-likelihood {bad} was to be"):
+            store.put_generations([(key(1), generation()), (key(2), generation(log_lik=bad))])
+        assert store.counts()["generation"] == 0
+
+
+def test_verify_finds_numbers_that_are_not_finite_under_a_right_checksum(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, Store(tmp_path / "store.sqlite") as store:
+        patched.setattr("numpy.isfinite", np.ones_like)  # as if an earlier version had let them in
+        patched.setattr("math.isinf", lambda _: False)
+        store.put_scores([(key(1), score(math.nan)), (key(2), score(-1.0))])
+        store.put_embeddings([(key(1), np.array([1.0, -math.inf], dtype=np.float32))])
+        store.put_generations([(key(1), generation(log_lik=-math.inf))])
+        store.put_generations([(key(2), generation(log_lik=math.nan))])
+    with Store(tmp_path / "store.sqlite") as store:
+        assert store.verify() == [
+            "1 score rows hold numbers that are not finite",
+            "1 generation rows hold numbers that are not finite",
+            "1 embedding rows hold numbers that are not finite",
+        ]
+
+
 def test_a_damaged_row_counts_as_missing_and_is_replaced(tmp_path, caplog):
     path = tmp_path / "store.sqlite"
     with Store(path) as store:

@@ -30,6 +30,7 @@ FORMAT_VERSION = 1
 
 _LOCK = ".lock"
 _TEMPORARY = ".mop-tmp"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _METHOD = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 # EFBIG is what a limit on file size answers; to a person it is the same thing.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -138,30 +139,43 @@ def hash_of(value: object) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def without_surrogates(text: str) -> str:
+    r"""Replace lone surrogates, halves of a character that was cut in two, by U+FFFD.
+
+    No encoding, tokenizer or file but JSON can hold them.
+
+    Examples
+    --------
+    >>> without_surrogates("so good \ud83d") == "so good \ufffd"
+    True
+    """
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def write_parquet(path: Path, responses: Iterable[Response]) -> None:
     """Write responses as Parquet, the columns of `Response` in order; equal rows give equal bytes.
 
     Raises
     ------
     ArtifactError
-        As in `write_atomic`; or if a text holds a lone surrogate, which Parquet cannot hold.
+        As in `write_atomic`.
 
     Notes
     -----
-    The bytes also depend on the version of pyarrow, which writes its name into the file.
+    Lone surrogates, which Parquet cannot hold, become U+FFFD. The bytes also depend on the version
+    of pyarrow, which writes its name into the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [dataclasses.asdict(response) for response in responses]
-    schema = pa.schema(list(_parquet_fields()))
-    try:
-        table = pa.Table.from_pylist(rows, schema=schema)
-    except UnicodeEncodeError as error:
-        raise ArtifactError(
-            f"{path}: a response holds the lone surrogate {error.object[error.start]!r}, Parquet "
-            "takes only valid Unicode; replace it when the data are loaded"
-        ) from error
+    rows = [
+        {
+            name: without_surrogates(value) if isinstance(value, str) else value
+            for name, value in dataclasses.asdict(response).items()
+        }
+        for response in responses
+    ]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(list(_parquet_fields())))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())

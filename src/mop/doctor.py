@@ -23,6 +23,7 @@ from mop.backends.remote import RemoteGenerator, RemoteModel, parse_name
 from mop.config import RemoteSettings
 from mop.errors import MopError
 from mop.prompts import simulation_prompt
+from mop.redact import without_password
 from mop.types import Branch, Decoding, GenerateRequest, ScoreRequest
 
 Status = Literal["ok", "note", "problem"]
@@ -265,6 +266,7 @@ def _server(
     name: str, settings: RemoteSettings, tokenizer: str | None, *, probe: bool
 ) -> list[dict[str, str]]:
     """Ask a server what it is; a refusal is a finding, not an error."""
+    shown = without_password(name)
     try:
         parse_name(name)  # a name of another kind would open a model on this machine
         model = open_model(name, tokenizer=tokenizer, settings=settings)
@@ -273,19 +275,19 @@ def _server(
             model.detect()
     except MopError as error:
         advice = "mop fake-server is one to try things with"
-        return [_finding("servers", name, "problem", str(error), advice)]
+        return [_finding("servers", shown, "problem", str(error).replace(name, shown), advice)]
     seen = model.findings
     window = f", window {seen.max_len} tokens" if seen.max_len else ""
     could_score = seen.kind in ("vllm", "sglang")
     if isinstance(model, RemoteModel):
         can = "generates, and scores if it passes the probe"
-        found = [_finding("servers", name, "ok", f"{seen.kind}{window}; {can}")]
+        found = [_finding("servers", shown, "ok", f"{seen.kind}{window}; {can}")]
     else:
         scores = "generates only: " + model.why_no_scores
         found = [
             _finding(
                 "servers",
-                name,
+                shown,
                 "note" if could_score else "ok",
                 f"{seen.kind}{window}; {scores}",
                 "name its tokenizer: --tokenizer NAME, the model's embedded name, hf:ORG/NAME or folder"
@@ -293,7 +295,7 @@ def _server(
                 else "fit with a model on this machine as scorer, and generate here",
             )
         ]
-    return [*found, *_probed(name, model)] if probe else found
+    return [*found, *_probed(shown, model)] if probe else found
 
 
 def _probed(name: str, model: RemoteGenerator) -> list[dict[str, str]]:

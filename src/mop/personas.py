@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mop.artifacts import write_jsonl
-from mop.backends.base import Generator
+from mop.backends.base import Fallible, Generator
 from mop.errors import BackendError, ConfigError, DataError
 from mop.prompts import persona_prompt
 from mop.randomness import derive_seed
@@ -629,6 +629,7 @@ def llm_personas(
         for texts in shown
     ]
     best: dict[int, Persona] = {}
+    reason = ""
     for attempt in range(N_TRIES):
         due = [k for k in range(len(members)) if k not in best or best[k].doubts]
         requests = [
@@ -650,11 +651,13 @@ def llm_personas(
                 persona = replace(persona, doubts=_in_order({*persona.doubts, "copied"}))
             if k not in best or len(persona.doubts) < len(best[k].doubts):
                 best[k] = persona
+        if isinstance(generator, Fallible) and generator.failures and not reason:
+            reason = f" (its first failure: {generator.failures[min(generator.failures)].message})"
     blank = [k for k in range(len(members)) if k not in best]
     if blank:
         raise BackendError(
             f"the persona writer {generator.name!r} wrote nothing for cluster {blank[0]} "
-            f"({len(blank)} of {len(members)} clusters) in {N_TRIES} tries; a description of a few "
+            f"({len(blank)} of {len(members)} clusters) in {N_TRIES} tries{reason}; a description of a few "
             "sentences is needed; use another model or seed, or the writer 'keywords'"
         )
     return _mark_duplicates([best[k] for k in range(len(members))])

@@ -148,6 +148,19 @@ def redact(text: str) -> str:
     return _SHAPES[2].sub(HIDDEN, text)
 
 
+def without_password(url: str) -> str:
+    """Return an address, or a name that ends in addresses, without user name, password and query.
+
+    Examples
+    --------
+    >>> without_password("openai:m@http://user:secret@host:8000/v1?key=abc")
+    'openai:m@http://[hidden]@host:8000/v1?[hidden]'
+    """
+    # Greedy and over everything: a password may hold any character.
+    url = re.sub(r"(?s)//.*@", f"//{HIDDEN}@", url)
+    return re.sub(r"(?s)\?.*", f"?{HIDDEN}", url)
+
+
 class RedactingFilter(logging.Filter):
     """Rewrites every log record so that no known secret leaves the process; put it on handlers, not on loggers.
 
@@ -156,7 +169,11 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact message, arguments and traceback; the record always passes."""
-        record.msg = redact(record.getMessage())
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - a library's slip must not stop the run that logs it
+            message = f"{record.msg} [its arguments do not fit and are left out]"
+        record.msg = redact(message)
         record.args = None
         if record.exc_info:
             # The formatter would print the traceback itself, past us; it prefers exc_text if that

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -270,7 +271,13 @@ class Store:
     def put_generations(
         self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate"
     ) -> None:
-        """Add draws and what they cost in one transaction; parameters as in `put_scores`."""
+        """Add draws and what they cost in one transaction; parameters as in `put_scores`.
+
+        Raises
+        ------
+        BackendError
+            If a log-likelihood is infinite; nothing of the batch is stored.
+        """
         pairs = list(pairs)
         rows = [(key, _pack_generation(generation)) for key, generation in pairs]
         self._put("generation", rows, stage, sum(generation.n_tokens for _, generation in pairs))
@@ -333,6 +340,8 @@ class Store:
     def verify(self) -> list[str]:
         """Check the file, every checksum and every number; return what is wrong, one sentence each.
 
+        Numbers are to be finite; a draw's ``log_lik`` may be nan, which says that it has none.
+
         An empty list means sound. Conflicts are named too: two answers of a frozen model to one
         question.
         """
@@ -342,10 +351,16 @@ class Store:
                 if line != "ok":
                     problems.append(f"the file is damaged: {line}")
             for kind in _TABLES:
-                rows = self._db.execute(f"SELECT key, payload, checksum FROM {kind}")
-                damaged = sum(not _is_sound(*row) for row in rows)
+                damaged = infinite = 0
+                for row in self._db.execute(f"SELECT key, payload, checksum FROM {kind}"):
+                    if not _is_sound(*row):
+                        damaged += 1
+                    elif not _is_finite(kind, row[1]):
+                        infinite += 1
                 if damaged:
                     problems.append(f"{damaged} {kind} rows are damaged and count as missing")
+                if infinite:
+                    problems.append(f"{infinite} {kind} rows hold numbers that are not finite")
             conflicts = self.counts()["conflict"]
             if conflicts:
                 problems.append(f"{conflicts} times a question got a second, different answer")
@@ -499,6 +514,13 @@ def _is_sound(key: object, payload: object, checksum: object) -> bool:
     )
 
 
+def _is_finite(kind: str, payload: bytes) -> bool:
+    if kind == "generation":
+        return not math.isinf(_unpack_generation(payload).log_lik)
+    values = _unpack_score(payload).log_lik if kind == "score" else _unpack_floats(payload)
+    return bool(np.isfinite(values).all())
+
+
 def _pack_floats(values: NDArray[np.float32], what: str) -> bytes:
     values = np.ascontiguousarray(values, dtype=_FLOAT)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -523,6 +545,11 @@ def _unpack_score(payload: bytes) -> Score:
 
 
 def _pack_generation(generation: Generation) -> bytes:
+    if math.isinf(generation.log_lik):
+        raise BackendError(
+            f"a draw with the log-likelihood {generation.log_lik} was to be stored; a finite number "
+            "is accepted, or nan for none; look at the model that gave it"
+        )
     reason = _REASONS.index(generation.finish_reason)
     head = _HEAD.pack(generation.n_tokens, reason, generation.log_lik)
     return head + generation.text.encode("utf-8", "surrogatepass")

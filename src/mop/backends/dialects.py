@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from mop.artifacts import without_surrogates
 from mop.backends.retry import CallError
 from mop.types import Decoding, FinishReason, Prompt
 
@@ -119,9 +120,8 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
 
     Notes
     -----
-    A text whose compatibility form (NFKC, format characters removed) holds a control string that
-    the text itself does not is replaced by that form first: some tokenizers normalise before they
-    look.
+    A text whose compatibility form (NFKC, format characters removed) still holds a control string
+    when its own are replaced is replaced by that form: some tokenizers normalise before they look.
 
     Examples
     --------
@@ -135,18 +135,22 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
         inner = "".join(c for c in found[0] if c.isalnum() or c == "_")
         return f"⟦{inner}⟧"
 
+    def plain(text: str) -> str:
+        normal = unicodedata.normalize("NFKC", text)
+        return "".join(c for c in normal if unicodedata.category(c) != "Cf")
+
     def neutral(text: str) -> tuple[str, int]:
-        plain = "".join(
-            c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf"
-        )
-        if pattern.search(plain) and not pattern.search(text):
-            text = plain
         total = 0
-        while True:  # a replacement can bring the two halves of another control string together
+        while total <= 100_000:
+            # A replacement can bring the two halves of another control string together.
             text, n = pattern.subn(replace, text)
             total += n
-            if n == 0 or total > 100_000:
-                return text, total
+            if n == 0:
+                disguised = plain(text)
+                if not pattern.search(disguised):
+                    break
+                text = disguised
+        return text, total
 
     return neutral
 
@@ -289,8 +293,8 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     Raises
     ------
     CallError
-        If the answer is incomplete (``protocol``), or if the server or the model declined
-        (``item``).
+        If the answer is incomplete (``protocol``), or if the server or the model declined or
+        the model thought before it answered (``item``).
     """
     choice = _only_choice(body)
     reason = choice.get("finish_reason")
@@ -307,7 +311,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     }
     if not isinstance(reason, str) or reason not in finish:
         raise _protocol(
-            "finish", f"finish_reason is {_short(reason)}; accepted are 'stop' and 'length'"
+            "finish", f"finish_reason is {_name(reason)}; accepted are 'stop' and 'length'"
         )
     if is_chat:
         message = choice.get("message")
@@ -315,10 +319,14 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
         text = message.get("content")
         if text is None and message.get("refusal"):
             raise CallError("the model declined by its refusal field", kind="item", code="refusal")
+        if _is_thought(message.get("reasoning_content")) or _is_thought(message.get("reasoning")):
+            raise _thinking(is_chat=True)
     else:
         text = choice.get("text")
     if not isinstance(text, str):
         raise _protocol("text", f"the text of an answer is {_short(text)}; a string is needed")
+    if text.lstrip().startswith("<think>") or "</think>" in text:
+        raise _thinking(is_chat=is_chat)
     meter = read_meter(body)
     if meter.completion_tokens > max_tokens:
         raise _protocol(
@@ -329,6 +337,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         ids = None
     drawn_ids = None if ids is None else tuple(ids)
+    text = without_surrogates(text)  # a length limit can cut an emoji in half
     return Drawn(text, "stop" if finish[reason] == "stop" else "length", meter, drawn_ids)
 
 
@@ -339,12 +348,26 @@ def read_meter(body: Json) -> Meter:
     ------
     CallError
         If the usage is missing: without it neither cost nor truncation can be seen.
+
+    Notes
+    -----
+    Some servers leave out ``completion_tokens`` where it is 0; then it is what ``total_tokens``
+    adds to the prompt.
+
+    Examples
+    --------
+    >>> read_meter({"usage": {"prompt_tokens": 9, "total_tokens": 12}}).completion_tokens
+    3
     """
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    n_prompt = _count(usage.get("prompt_tokens"), "usage.prompt_tokens")
+    n_drawn = usage.get("completion_tokens")
+    if "completion_tokens" not in usage and "total_tokens" in usage:
+        n_drawn = _count(usage["total_tokens"], "usage.total_tokens") - n_prompt
     return Meter(
-        _count(usage.get("prompt_tokens"), "usage.prompt_tokens"),
-        _count(usage.get("completion_tokens", 0), "usage.completion_tokens"),
+        n_prompt,
+        _count(n_drawn, "usage.completion_tokens"),
         _text_or_none(body.get("model")),
         _text_or_none(body.get("system_fingerprint")),
     )
@@ -468,7 +491,8 @@ def _read_sglang(body: Json, ids: Sequence[int], start: int) -> Scored:
         raise _protocol("no-scores", "the answer has no meta_info; this is not SGLang's /generate")
     meter = Meter(
         _count(info.get("prompt_tokens"), "meta_info.prompt_tokens"),
-        _count(info.get("completion_tokens", 0), "meta_info.completion_tokens"),
+        # one was asked for, and not every version counts it
+        _count(info.get("completion_tokens", 1), "meta_info.completion_tokens"),
         _text_or_none(info.get("model")),
         _text_or_none(info.get("weight_version")),
     )
@@ -530,10 +554,37 @@ def _checked(rows: Sequence[object], skip: int) -> tuple[float, ...]:
     return tuple(span)
 
 
+def _is_thought(value: object) -> bool:
+    """Whether a reasoning field holds something; servers that do not think leave it empty or null."""
+    return bool(value.strip() if isinstance(value, str) else value)
+
+
+def _thinking(*, is_chat: bool) -> CallError:
+    advice = (
+        "switch thinking off on the server (vLLM: --default-chat-template-kwargs "
+        "'{\"enable_thinking\": false}'; llama.cpp: --reasoning-budget 0), or set dialect "
+        "'openai-completions' and the model's own tokenizer, which fill in its template here, with "
+        "thinking off"
+        if is_chat
+        else "its template was filled in here, with thinking off, so use a model that can do without"
+    )
+    return CallError(
+        "the model thinks before it answers, and thoughts are no response; " + advice,
+        kind="item",
+        code="reasoning",
+    )
+
+
 def _only_choice(body: Json) -> Json:
     choices = body.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         n = len(choices) if isinstance(choices, list) else 0
+        error = body.get("error")
+        if error is not None:
+            # Its message is left out: it may repeat the request.
+            code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
+            shown = "" if code is None else f" (code {_name(code)})"
+            raise _protocol("error", f"the answer has status 200 and is an error{shown}")
         raise _protocol("choices", f"an answer has {n} choices; exactly one was asked for")
     return choices[0]
 
@@ -563,6 +614,12 @@ def _short(value: object) -> str:
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def _name(value: object) -> str:
+    """Show a foreign word that can only be a name; all else as `_short`."""
+    is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z_-]{1,40}", value)
+    return repr(value) if is_name else _short(value)
 
 
 def _protocol(code: str, message: str) -> CallError:
