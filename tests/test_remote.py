@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -409,6 +410,100 @@ def test_scoring_shares_several_addresses_and_they_must_agree() -> None:
         found[i].log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4) for i in expected
     )
     assert min(server.calls for server in servers) > 60
+
+
+class Told(InProcess):
+    """Does to a call, by its port and the number of calls answered so far, what a function says."""
+
+    def __init__(
+        self,
+        *servers: FakeServer,
+        does: Callable[[int, int], int | Exception | None],
+        latency_s: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(*servers, latency_s=latency_s)
+        self.does = does
+        self.headers = headers
+        self.answered_s: list[float] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        told = None
+        if request.method == "POST":
+            told = self.does(request.url.port or 80, len(self.answered_s))
+        if isinstance(told, Exception):
+            raise told
+        if told is not None:
+            return httpx.Response(told, headers=self.headers, stream=_Body(Reply(told, b"{}")))
+        response = await super().handle_async_request(request)
+        if request.method == "POST":
+            self.answered_s.append(asyncio.get_running_loop().time())
+        return response
+
+
+def connect_by(transport: InProcess, **settings: Any) -> RemoteGenerator:
+    urls = ",".join(f"http://127.0.0.1:{port}" for port in transport.servers)
+    return open_remote(
+        f"openai:toy@{urls}",
+        RemoteSettings(**{"dialect": "vllm", **settings}),
+        encoder=ToyEncoder(),
+        clock=FastClock(),
+        transport=transport,
+    )
+
+
+@pytest.mark.parametrize("n_before", [300, 495])
+def test_scoring_goes_on_when_one_of_two_addresses_dies_even_during_the_check(
+    n_before: int,
+) -> None:
+    def does(port: int, n: int) -> Exception | None:
+        return httpx.ConnectError("refused") if port == 2 and n > n_before else None
+
+    transport = Told(FakeServer("vllm"), FakeServer("vllm"), does=does, latency_s=0.05)
+    assert len(scored(connect_by(transport), score_requests(1500))) == 1500
+
+
+def test_nobody_waits_for_an_address_that_is_paused_when_the_check_comes() -> None:
+    def does(port: int, n: int) -> int | None:
+        return 429 if port == 2 and n > 300 else None
+
+    transport = Told(
+        FakeServer("vllm"), FakeServer("vllm"), does=does, headers={"retry-after": "600"}
+    )
+    assert len(scored(connect_by(transport), score_requests(1500))) == 1500
+    answered_s = transport.answered_s
+    # All but those that the second address had refused, which come back when its pause is over.
+    assert answered_s[1400] - answered_s[0] < 60.0
+
+
+def test_an_address_that_missed_a_check_has_no_items_until_it_is_checked() -> None:
+    def does(port: int, n: int) -> int | None:
+        if port == 2 and n > 700:
+            servers[1].broken = "swapped"  # it comes back as another model
+        return 503 if port == 2 and 480 < n <= 700 else None
+
+    servers = FakeServer("vllm"), FakeServer("vllm")
+    transport = Told(*servers, does=does, latency_s=0.5)
+    received = []
+    with pytest.raises(BackendError, match="127.0.0.1:2/v1 now scores a known sentence"):
+        for batch in require_scorer(connect_by(transport)).score(score_requests(3000)):
+            received += batch
+    expected = exact(score_requests(3000))
+    assert 650 < len(received) < 2500
+    for i, found in received:
+        assert found.log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4)
+
+
+def test_calls_that_were_refused_do_not_bring_the_check_nearer() -> None:
+    def does(_: int, n: int) -> int | None:
+        return 503 if n > 40 and next(turns) % 5 else None
+
+    turns = iter(range(10**9))
+    server = FakeServer("vllm")
+    model = connect_by(Told(server, does=does, latency_s=0.01), max_concurrency=4)
+    assert len(scored(model, score_requests(200))) == 200
+    assert model.ledger.calls > 600
+    assert server.calls < 200 + 40  # what was answered: items and the first probe
 
 
 # ---------------------------------------------------------------- draws

@@ -26,7 +26,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -64,7 +64,9 @@ _MAY_BE_BILLED = frozenset(
 )
 """Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
-"""Calls between two checks that the model behind an address is still the same."""
+"""Answered calls between two checks that the model behind an address is still the same."""
+_CHECK_AGAIN_S = 10.0
+"""Wait before the next check of an address that failed one and is neither paused nor set aside."""
 _BATCH = 256  # finished items handed over at once at the most
 
 
@@ -113,14 +115,22 @@ class Job(Generic[T]):
     """Whether it belongs to the run, rather than to a probe."""
 
 
+_Check = Callable[["httpx.AsyncClient", Endpoint], Awaitable[None]]
+"""Raises `CallError`, with the code ``swapped`` if another model answers."""
+
+
 @dataclass(slots=True)
 class _Work(Generic[T]):
     """What the workers of one `Link.stream` share."""
 
     jobs: Iterator[Job[T]]
+    check: _Check | None
+    group: asyncio.TaskGroup
+    """For the checks of addresses that missed theirs; items go on beside them."""
+    late_checks: list[asyncio.Task[None]] = field(default_factory=list)
     again: list[Job[T]] = field(default_factory=list)
     ceiling: CeilingError | None = None
-    check: asyncio.Lock = field(default_factory=asyncio.Lock)
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Link:
@@ -179,8 +189,8 @@ class Link:
         self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._is_detected = False
-        # Calls made up to the last check; kept from stream to stream, since most are short.
-        self._last_check = 0
+        # Since the last check; kept from stream to stream, since most are short.
+        self._n_answered = 0
 
     # -------------------------------------------------------------- one call
 
@@ -316,9 +326,25 @@ class Link:
     # -------------------------------------------------------------- one item
 
     async def obtain(
-        self, client: httpx.AsyncClient, job: Job[T], only: Endpoint | None = None
+        self,
+        client: httpx.AsyncClient,
+        job: Job[T],
+        only: Endpoint | None = None,
+        *,
+        is_brief: bool = False,
     ) -> T:
         """Call until the item is had or given up, within the ceilings.
+
+        Parameters
+        ----------
+        client : httpx.AsyncClient
+            Of this link.
+        job : Job
+            The item.
+        only : Endpoint, optional
+            Call this one and no other.
+        is_brief : bool
+            Try a few times within seconds, and do not wait until the pause of ``only`` is over.
 
         Raises
         ------
@@ -329,8 +355,11 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         tries = Tries()
+        policy = self.policy
+        if is_brief:
+            policy = replace(policy, max_tries=4, item_limit_s=15.0)
         while True:
-            endpoint = await self._enter(job, only)
+            endpoint = await self._enter(job, only, is_brief=is_brief)
             used: Meter | None = None
             answer: Json | None = None
             failure: CallError | None = None
@@ -350,6 +379,7 @@ class Link:
                 self._check_model(endpoint, used, job.private)
                 if job.is_counted:
                     self.ledger.finish_item(used)
+                self._n_answered += 1
                 return result
             except CallError as error:
                 failure = error
@@ -364,7 +394,7 @@ class Link:
                     job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted
                 )
                 self._finished.set()
-            wait = wait_before_retry(failure, tries, self.policy, seed=job.seed)
+            wait = wait_before_retry(failure, tries, policy, seed=job.seed)
             if wait is None:
                 raise failure
             self.ledger.retries += 1
@@ -377,12 +407,12 @@ class Link:
             )
             await asyncio.sleep(wait)
 
-    async def _enter(self, job: Job[Any], only: Endpoint | None) -> Endpoint:
+    async def _enter(self, job: Job[Any], only: Endpoint | None, *, is_brief: bool) -> Endpoint:
         """Wait, in line, until the call can be afforded and an endpoint has room; take both."""
         loop = asyncio.get_running_loop()
-        async with (
-            self._turn
-        ):  # one looks, the others stand behind: nobody is overtaken or woken in vain
+        # One looks, the others stand behind: nobody is overtaken or woken in vain. What is brief
+        # does not stand behind those who wait for another address.
+        async with contextlib.nullcontext() if is_brief else self._turn:
             while not self.ledger.reserve(job.max_in, job.max_out):
                 if self.ledger.is_idle:
                     raise self.ledger.ceiling_error()
@@ -390,20 +420,30 @@ class Link:
             endpoint: Endpoint | None = None
             try:
                 while endpoint is None:
-                    endpoints = self.endpoints if only is None else [only]
+                    if is_brief and only is not None and only.paused_until_s > loop.time():
+                        raise CallError(f"{only.url} is paused", kind="throttled", code="paused")
+                    endpoints = self._in_use() if only is None else [only]
                     endpoint, wait = choose_endpoint(endpoints, now_s=loop.time())
                     if endpoint is None:
-                        await (self._change() if wait is None else asyncio.sleep(wait))
+                        await self._change(wait)
                 endpoint.note_sent(loop.time())
             finally:
                 if endpoint is None:
                     self.ledger.release(job.max_in, job.max_out)
             return endpoint
 
-    async def _change(self) -> None:
-        """Wait until some call has finished."""
+    def _in_use(self) -> list[Endpoint]:
+        """Endpoints that may have items: those that missed a check only if all others are set aside."""
+        checked = [endpoint for endpoint in self.endpoints if not endpoint.is_unchecked]
+        is_any_left = any(endpoint.set_aside_until_s is None for endpoint in checked)
+        return checked if is_any_left else self.endpoints
+
+    async def _change(self, limit_s: float | None = None) -> None:
+        """Wait until some call has finished, or so long."""
         self._finished.clear()
-        await self._finished.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._finished.wait()
 
     def _leave(
         self,
@@ -462,7 +502,7 @@ class Link:
         self,
         jobs: Callable[[], Iterable[Job[T]]],
         prepare: Callable[[httpx.AsyncClient], Awaitable[None]],
-        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None = None,
+        check: _Check | None = None,
     ) -> Iterator[list[tuple[int, T]]]:
         """Run all jobs concurrently in a thread; yield finished (index, result) pairs in batches.
 
@@ -472,8 +512,10 @@ class Link:
             Makes the items; they are taken one by one.
         prepare : callable
             Awaited before the first item, such as a probe.
-        between : callable, optional
-            Awaited every `PROBE_EVERY` calls of this link; no item is begun meanwhile.
+        check : callable, optional
+            Awaited for each address every `PROBE_EVERY` answered calls of this link; no item is
+            begun meanwhile. Of several addresses, one whose check fails or would have to wait has
+            no more items until it is made up for; with the code ``swapped`` it ends the run.
 
         Raises
         ------
@@ -496,7 +538,7 @@ class Link:
                 return
             async with self.client() as client:
                 await prepare(client)
-                await self._run(client, jobs(), finished.put, between)
+                await self._run(client, jobs(), finished.put, check)
 
         def run() -> None:
             outcome: BaseException | None = None
@@ -533,27 +575,31 @@ class Link:
         client: httpx.AsyncClient,
         jobs: Iterable[Job[T]],
         emit: Callable[[tuple[int, T]], None],
-        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None,
+        check: _Check | None,
     ) -> None:
         """Work through all jobs; those stopped by bad luck alone get a second round at the end."""
         self.failures.clear()
-        work = _Work(iter(jobs))
-        for is_last_round in (False, True):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.settings.max_concurrency * len(self.endpoints)):
-                        group.create_task(
-                            self._take_jobs(
-                                client, work, emit, between, is_last_round=is_last_round
+        try:
+            async with asyncio.TaskGroup() as group_of_late:
+                work = _Work(iter(jobs), check, group_of_late)
+                for endpoint in self.endpoints:
+                    if endpoint.is_unchecked:
+                        self._check_late(client, endpoint, work)
+                for is_last_round in (False, True):
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(self.settings.max_concurrency * len(self.endpoints)):
+                            group.create_task(
+                                self._take_jobs(client, work, emit, is_last_round=is_last_round)
                             )
-                        )
-            except BaseExceptionGroup as group_of_errors:
-                # Not except*: until Python 3.11.3 what is raised there comes out in a group of its own.
-                errors, others = group_of_errors.split(MopError)
-                if errors is None or others is not None:
-                    raise
-                raise _first(errors) from None
-            work.jobs, work.again = iter(work.again), []
+                    work.jobs, work.again = iter(work.again), []
+                for task in work.late_checks:
+                    task.cancel()
+        except BaseExceptionGroup as group_of_errors:
+            # Not except*: until Python 3.11.3 what is raised there comes out in a group of its own.
+            errors, others = group_of_errors.split(MopError)
+            if errors is None or others is not None:
+                raise
+            raise _first(errors) from None
         if work.ceiling is not None:
             raise work.ceiling
 
@@ -562,16 +608,12 @@ class Link:
         client: httpx.AsyncClient,
         work: _Work[T],
         emit: Callable[[tuple[int, T]], None],
-        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None,
         *,
         is_last_round: bool,
     ) -> None:
         """Take one job after the other, beside others who do the same."""
         for job in work.jobs:
-            async with work.check:  # no new item while a check is going on
-                if between is not None and self.ledger.calls - self._last_check >= PROBE_EVERY:
-                    await between(client)
-                    self._last_check = self.ledger.calls
+            await self._check_all(client, work)
             if work.ceiling is not None:
                 return
             try:
@@ -585,6 +627,42 @@ class Link:
                     self.failures[job.index] = Failure(error.code, str(error))
             except CeilingError as error:
                 work.ceiling = error
+
+    async def _check_all(self, client: httpx.AsyncClient, work: _Work[Any]) -> None:
+        """Check every address, if enough was answered since the last time."""
+        async with work.checking:  # no new item while a check is going on
+            if work.check is None or self._n_answered < PROBE_EVERY:
+                return
+            for endpoint in self.endpoints:
+                if endpoint.is_unchecked or await self._passes(client, endpoint, work.check):
+                    continue
+                endpoint.is_unchecked = True
+                self._check_late(client, endpoint, work)
+            self._n_answered = 0
+
+    async def _passes(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> bool:
+        """Whether an address passes its check now; one of several may also be busy or gone."""
+        try:
+            await check(client, endpoint)
+        except CallError as error:
+            if error.code == "swapped" or len(self.endpoints) == 1:
+                raise
+            logger.info("%s has no items until it is checked: %s", endpoint.url, error)
+            return False
+        return True
+
+    def _check_late(self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any]) -> None:
+        if work.check is not None:
+            coroutine = self._catch_up(client, endpoint, work.check)
+            work.late_checks.append(work.group.create_task(coroutine))
+
+    async def _catch_up(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> None:
+        """Check an address that missed its check as soon as it may be called, until it passes."""
+        while endpoint.is_unchecked:
+            wait = endpoint.due_s() - asyncio.get_running_loop().time()
+            await asyncio.sleep(wait if wait > 0 else _CHECK_AGAIN_S)
+            endpoint.is_unchecked = not await self._passes(client, endpoint, check)
+        self._finished.set()
 
     # -------------------------------------------------------------- the server itself
 

@@ -667,7 +667,7 @@ class RemoteModel(RemoteGenerator):
                 private = (*_data_texts(requests[i].prompt), requests[i].response, str(ids))
                 yield self._score_job(i, ids, start, private, _as_score)
 
-        yield from self._link.stream(jobs, prepare, self._probe_again)
+        yield from self._link.stream(jobs, prepare, self._check_again)
         self._settle_failures(len(requests), 0.0)
 
     def _encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
@@ -696,11 +696,11 @@ class RemoteModel(RemoteGenerator):
         return Job(index, path, body, read, len(ids), 1, private, seed, index >= 0)
 
     def _asker(
-        self, client: httpx.AsyncClient, endpoint: Endpoint
+        self, client: httpx.AsyncClient, endpoint: Endpoint, *, is_brief: bool = False
     ) -> Callable[..., Awaitable[tuple[float, ...]]]:
         async def ask(ids: Sequence[int], start: int) -> tuple[float, ...]:
             job = self._score_job(-1, ids, start, (), lambda values: values)
-            return await self._link.obtain(client, job, endpoint)
+            return await self._link.obtain(client, job, endpoint, is_brief=is_brief)
 
         return ask
 
@@ -742,13 +742,14 @@ class RemoteModel(RemoteGenerator):
             )
         return is_affordable
 
-    async def _probe_again(self, client: httpx.AsyncClient) -> None:
-        for endpoint in self._link.endpoints:
-            if endpoint.set_aside_until_s is None:
-                before = self.findings.conformance[endpoint.url]
-                await probe_again(
-                    self._asker(client, endpoint), self._encode, before, where=endpoint.url
-                )
+    async def _check_again(self, client: httpx.AsyncClient, endpoint: Endpoint) -> None:
+        # With another address at hand, nobody waits for a server that is busy or gone.
+        await probe_again(
+            self._asker(client, endpoint, is_brief=len(self._link.endpoints) > 1),
+            self._encode,
+            self.findings.conformance[endpoint.url],
+            where=endpoint.url,
+        )
 
 
 def _as_score(log_probs: tuple[float, ...]) -> Score:

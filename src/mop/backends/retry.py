@@ -260,6 +260,8 @@ class Endpoint:
     calls: int = 0
     interval_s: float = 0.0
     """Least time between two calls; 0 until the server has complained."""
+    is_unchecked: bool = False
+    """Whether it missed the last check of its model: it takes no items while another one works."""
     _next_send_s: float = field(default=-math.inf)
     _window_start_s: float | None = field(default=None)
     _window_successes: int = field(default=0)
