@@ -441,13 +441,15 @@ class Told(InProcess):
         return response
 
 
-def connect_by(transport: InProcess, **settings: Any) -> RemoteGenerator:
+def connect_by(
+    transport: InProcess, *, clock: FastClock | None = None, **settings: Any
+) -> RemoteGenerator:
     urls = ",".join(f"http://127.0.0.1:{port}" for port in transport.servers)
     return open_remote(
         f"openai:toy@{urls}",
         RemoteSettings(**{"dialect": "vllm", **settings}),
         encoder=ToyEncoder(),
-        clock=FastClock(),
+        clock=clock or FastClock(),
         transport=transport,
     )
 
@@ -496,14 +498,16 @@ def test_an_address_that_missed_a_check_has_no_items_until_it_is_checked() -> No
 
 def test_calls_that_were_refused_do_not_bring_the_check_nearer() -> None:
     def does(_: int, n: int) -> int | None:
-        return 503 if n > 40 and next(turns) % 5 else None
+        return 429 if n > 40 and next(turns) % 5 else None
 
     turns = iter(range(10**9))
     server = FakeServer("vllm")
     model = connect_by(Told(server, does=does, latency_s=0.01), max_concurrency=4)
+    assert scored(model, []) == {}
+    n_probes = server.calls
     assert len(scored(model, score_requests(200))) == 200
     assert model.ledger.calls > 600
-    assert server.calls < 200 + 40  # what was answered: items and the first probe
+    assert server.calls == n_probes + 200
 
 
 # ---------------------------------------------------------------- draws
@@ -855,6 +859,27 @@ def test_a_wait_longer_than_an_items_limit_stops_the_run() -> None:
     ):
         drawn(connect(server), draw_requests(5))
     assert server.calls == 1
+
+
+def test_a_server_that_refuses_every_call_stops_the_run_after_fifteen_minutes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def does(_: int, n: int) -> int | None:
+        # An end for a client that would wait.
+        return 429 if n >= 50 and clock.now() < began_s + 1e5 else None
+
+    clock, received = FastClock(), []
+    began_s = time.monotonic()
+    transport = Told(FakeServer("vllm"), does=does)
+    model = connect_by(transport, clock=clock)
+    with (
+        caplog.at_level(logging.WARNING, logger="mop.backends.link"),
+        pytest.raises(BackendError, match=r"every call was refused \(429\) for 1\d min at http"),
+    ):
+        for batch in model.generate(draw_requests(400), Decoding(max_tokens=3)):
+            received += batch
+    assert len(received) == len(transport.answered_s) - N_PROBES
+    assert caplog.text.count("asks for patience (http-429): nothing goes there for") == 1
 
 
 class WithHeaders(InProcess):

@@ -65,6 +65,7 @@ _MAY_BE_BILLED = frozenset(
 """Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
 """Answered calls between two checks that the model behind an address is still the same."""
+_LONG_PAUSE_S = 40.0  # backoff gets here after some minutes of refusals
 _CHECK_AGAIN_S = 10.0
 """Wait before the next check of an address that failed one and is neither paused nor set aside."""
 _BATCH = 256  # finished items handed over at once at the most
@@ -189,6 +190,7 @@ class Link:
         self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._is_detected = False
+        self._warned: set[str] = set()
         # Since the last check; kept from stream to stream, since most are short.
         self._n_answered = 0
 
@@ -465,6 +467,16 @@ class Link:
             endpoint.note_failure(self.policy, now_s=now)
             if failure.retry_after_s is not None:  # a 503 that names a time means the whole server
                 endpoint.paused_until_s = max(endpoint.paused_until_s, now + failure.retry_after_s)
+        pause_s = endpoint.paused_until_s - now
+        if pause_s >= _LONG_PAUSE_S and endpoint.url not in self._warned:
+            self._warned.add(endpoint.url)
+            logger.warning(
+                "%s asks for patience (%s): nothing goes there for %.0f s; its further pauses are "
+                "not reported",
+                endpoint.url,
+                failure.code if failure is not None else "",
+                pause_s,
+            )
 
     def _check_model(self, endpoint: Endpoint, meter: Meter, private: Iterable[str]) -> None:
         """Stop if another model answers than before."""
