@@ -1223,6 +1223,43 @@ def test_a_caller_that_stops_early_leaves_nothing_running() -> None:
     assert server.calls == calls < 5000
 
 
+def test_a_second_call_beside_an_open_one_is_refused_and_spoils_nothing() -> None:
+    model = connect(FakeServer("vllm"), latency_s=0.001)
+    drawing = model.generate(draw_requests(600), Decoding(max_tokens=3))
+    n_drawn = len(next(drawing))
+    second = "is still at work on an earlier call, .* finish or close that one first"
+    with pytest.raises(BackendError, match=second):
+        scored(model, score_requests(3))
+    with pytest.raises(BackendError, match=second):
+        model.detect()
+    assert n_drawn + sum(map(len, drawing)) == 600
+    assert len(scored(model, score_requests(3))) == 3
+    drawing = model.generate(draw_requests(600), Decoding(max_tokens=3))
+    next(drawing)
+    drawing.close()  # type: ignore[attr-defined]
+    model.detect()
+
+
+def test_threads_with_one_model_are_served_or_refused() -> None:
+    model = connect(FakeServer("vllm"))
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            found.append(len(drawn(model, draw_requests(200), max_tokens=3)))
+        except BackendError as error:
+            found.append(str(error)[:40])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30.0)
+    assert len(found) == 4
+    assert 200 in found
+    assert {said for said in found if said != 200} <= {"openai:toy@http://127.0.0.1:1 is still a"}
+
+
 # ---------------------------------------------------------------- cost
 
 

@@ -69,6 +69,7 @@ _LONG_PAUSE_S = 40.0  # backoff gets here after some minutes of refusals
 _CHECK_AGAIN_S = 10.0
 """Wait before the next check of an address that failed one and is neither paused nor set aside."""
 _BATCH = 256  # finished items handed over at once at the most
+_TURN_TO_BUSY = threading.Lock()  # not kept in the link, which may be copied
 
 
 class Clock:
@@ -189,6 +190,7 @@ class Link:
         self._transport = transport
         self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
+        self._is_busy = False
         self._is_detected = False
         self._warned: set[str] = set()
         # Since the last check; kept from stream to stream, since most are short.
@@ -535,7 +537,7 @@ class Link:
             After everything finished has been handed over.
         BackendError
             If items failed for good beyond what is allowed, likewise; or at once if the run makes
-            no sense.
+            no sense, or another stream of this link is open.
         """
         finished: queue.SimpleQueue[tuple[int, T] | BaseException | None] = queue.SimpleQueue()
         cancel: list[Callable[[], object]] = []
@@ -576,11 +578,27 @@ class Link:
                     stop()
             thread.join(timeout=10.0)
 
-        thread.start()
+        with self._alone():
+            thread.start()
+            try:
+                yield from _batches(finished, halt)
+            finally:
+                halt()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second use beside the first: they would share a line, an account and failures."""
+        with _TURN_TO_BUSY:
+            if self._is_busy:
+                raise BackendError(
+                    f"{self.name} is still at work on an earlier call, and a served model takes one "
+                    "at a time; finish or close that one first, or open the model a second time"
+                )
+            self._is_busy = True
         try:
-            yield from _batches(finished, halt)
+            yield
         finally:
-            halt()
+            self._is_busy = False
 
     async def _run(
         self,
@@ -684,14 +702,15 @@ class Link:
         Raises
         ------
         BackendError
-            If an address does not answer, or does not have the model.
+            If an address does not answer, or does not have the model; or if a stream is open.
         """
 
         async def main() -> None:
             async with self.client() as client:
                 await self.find_kind(client)
 
-        _in_thread(lambda: _run_alone(main, self._clock))
+        with self._alone():
+            _in_thread(lambda: _run_alone(main, self._clock))
         return self.findings.kind
 
     async def find_kind(self, client: httpx.AsyncClient) -> None:
