@@ -412,6 +412,26 @@ def test_scoring_shares_several_addresses_and_they_must_agree() -> None:
     assert min(server.calls for server in servers) > 60
 
 
+class Gibberish(InProcess):
+    """Answers nothing but what is no JSON, once the probe is over."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        return (
+            httpx.Response(200, stream=_Body(Reply(200, b"{")))
+            if len(self.calls) > N_PROBES
+            else response
+        )
+
+
+def test_an_answer_that_stays_bad_is_paid_for_four_times() -> None:
+    transport = Gibberish(FakeServer("vllm"))
+    model = connect_by(transport, max_failed_share=1.0)
+    assert drawn(model, draw_requests(3)) == {}
+    assert [failure.code for failure in model.failures.values()] == ["json"] * 3
+    assert len(transport.calls) == N_PROBES + 3 * 4
+
+
 class Told(InProcess):
     """Does to a call, by its port and the number of calls answered so far, what a function says."""
 

@@ -651,7 +651,8 @@ class Link:
             except CallError as error:
                 if error.kind == "fatal":
                     raise
-                if error.retryable and not is_last_round:
+                # A bad answer to the same question with the same seed was asked for often enough.
+                if error.kind in ("transient", "throttled") and not is_last_round:
                     work.again.append(job)
                 else:
                     self.failures[job.index] = Failure(error.code, str(error))
