@@ -1319,6 +1319,28 @@ def test_what_may_have_been_billed_is_counted(fault: str, is_at_the_bound: bool)
     assert n_calls == N_PROBES
 
 
+class Wordy(FakeServer):
+    """States that every answer after the probe took 5000 tokens more than it may."""
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        reply = super().reply(method, path, headers, body)
+        if self.calls > N_PROBES:
+            answer = json.loads(reply.body)
+            answer["usage"]["completion_tokens"] += 5000
+            reply.body = json.dumps(answer).encode()
+        return reply
+
+
+def test_what_a_server_states_for_an_answer_that_is_refused_counts_to_the_ceiling() -> None:
+    server = Wordy("openai")
+    settings = RemoteSettings(dialect="openai-chat", max_lm_tokens=20_000, max_concurrency=1)
+    model = connect(server, settings=settings)
+    with pytest.raises(CeilingError):
+        drawn(model, draw_requests(60), max_tokens=20)
+    assert server.calls == N_PROBES + 4
+    assert model.ledger.tokens > 20_000
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "503", "529"])
 def test_what_a_server_refused_to_do_costs_nothing(fault: str) -> None:
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))

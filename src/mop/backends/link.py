@@ -380,6 +380,7 @@ class Link:
                     client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private
                 )
                 result, used = job.read(answer)
+                is_lost = False
                 self._check_model(endpoint, used, job.private)
                 if job.is_counted:
                     self.ledger.finish_item(used)
@@ -387,13 +388,17 @@ class Link:
                 return result
             except CallError as error:
                 failure = error
-                is_lost = answer is not None or error.kind == "protocol"
-                is_lost = is_lost or error.code in _MAY_BE_BILLED
-                if answer is not None and error.kind == "item":
-                    used = _meter_of(answer)  # declined, but worked on and billed
+                if answer is None:
+                    is_lost = error.kind == "protocol" or error.code in _MAY_BE_BILLED
+                elif used is None:
+                    # What was declined was worked on and billed. If the answer cannot be trusted,
+                    # neither can its count, unless it is more than was set aside.
+                    used = _meter_of(answer)
+                    is_lost = used is None or error.kind != "item"
             finally:
                 tries.spent_s += loop.time() - sent
-                self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
+                is_answered = used is not None and (failure is None or failure.kind != "protocol")
+                self._leave(endpoint, failure, sent_s=sent, is_answered=is_answered)
                 self.ledger.settle(
                     job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted
                 )
@@ -787,7 +792,7 @@ class Link:
 
 
 def _meter_of(answer: Json) -> Meter | None:
-    """What a declined draw used; None if the answer does not say."""
+    """What an answer that gives no item used; None if it does not say."""
     try:
         return dialects.read_meter(answer)
     except CallError:
