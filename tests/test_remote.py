@@ -923,6 +923,13 @@ class WithHeaders(InProcess):
         ("503", {"x-ratelimit-reset-tokens": "3h"}, 0.0, 10.0),
         ("503", {"x-ratelimit-reset-tokens": "300s", "retry-after": "20"}, 20.0, 40.0),
         ("429", {"x-ratelimit-reset-tokens": "300s"}, 300.0, 320.0),
+        ("429", {"x-ratelimit-reset-requests": "24h"}, 0.3, 10.0),
+        (
+            "429",
+            {"x-ratelimit-reset-requests": "300s", "x-ratelimit-remaining-requests": "9"},
+            0.3,
+            10.0,
+        ),
     ],
 )
 def test_only_a_429_is_waited_for_as_long_as_the_rate_limit_says(

@@ -58,6 +58,25 @@ def failure(kind: CallKind, retry_after_s: float | None = None) -> CallError:
             5.0,
         ),
         ({"x-ratelimit-remaining-tokens": "5"}, None),
+        ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "6s"}, None),
+        (
+            {
+                "x-ratelimit-remaining-requests": "9000",
+                "x-ratelimit-reset-requests": "23h59m0s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "1.2s",
+            },
+            1.2,
+        ),
+        (
+            {
+                "anthropic-ratelimit-tokens-reset": "2027-01-15T08:01:00Z",
+                "anthropic-ratelimit-tokens-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2027-01-15T09:00:00Z",
+                "anthropic-ratelimit-requests-remaining": "49",
+            },
+            60.0,
+        ),
     ],
 )
 def test_every_form_of_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:

@@ -292,10 +292,13 @@ class Link:
         kind = classify_status(status) or "protocol"
         code, detail = _error_detail(raw, private)
         headers: Mapping[str, str] = response.headers
-        if kind != "throttled":
-            # Reset headers speak of the rate limit, which is not what failed.
-            headers = {k: v for k, v in headers.items() if k.startswith("retry-after")}
-        wait = parse_retry_after(headers, utc_s=self._clock.utc())
+        asked = {k: v for k, v in headers.items() if k.startswith("retry-after")}
+        wait = parse_retry_after(asked, utc_s=self._clock.utc())
+        if wait is None and kind == "throttled":
+            # Reset headers speak of all rate limits, also of those that were not met, and else of none.
+            wait = parse_retry_after(headers, utc_s=self._clock.utc())
+            if wait is not None and wait > self.policy.item_limit_s:
+                wait = None
         if status == 429 and code in ("insufficient_quota", "billing_hard_limit_reached"):
             kind, detail = "fatal", f"{detail}; the account has no credit left"
         elif (
