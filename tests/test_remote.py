@@ -1466,6 +1466,29 @@ def test_a_name_of_another_form_is_refused(name: str) -> None:
         parse_name(name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai:toy@http://me:canary-pass@127.0.0.1,http://me:canary-pass@127.0.0.1",
+        "openai:toy@http://me:canary-,pass@127.0.0.1,http://127.0.0.1,http://127.0.0.1",
+        "openai:toy@ftp://me:canary-pass@127.0.0.1",
+        "toy@http://me:canary-p@ss@127.0.0.1",
+    ],
+)
+def test_a_password_in_a_name_is_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"//\[hidden\]@127\.0\.0\.1") as caught:
+        parse_name(name)
+    assert "canary" not in str(caught.value)
+
+
+def test_half_a_character_in_a_context_is_sent_as_it_stands() -> None:
+    server = FakeServer("openai")
+    model = connect(server, settings=RemoteSettings(dialect="openai-chat"))
+    request = GenerateRequest((Branch(simulation_prompt("film \ud83d"), 1.0),), 1)
+    assert len(drawn(model, [request], max_tokens=3)) == 1
+    assert "film \ud83d" in server.requests[-1]["messages"][-1]["content"]
+
+
 def test_sending_ids_needs_the_tokenizer() -> None:
     with pytest.raises(
         ConfigError, match="dialect 'vllm' sends token ids and needs the model's own tokenizer"

@@ -14,6 +14,7 @@ import ipaddress
 import json
 import logging
 import queue
+import re
 import secrets
 import threading
 import time
@@ -295,7 +296,7 @@ class Link:
         asked = {k: v for k, v in headers.items() if k.startswith("retry-after")}
         wait = parse_retry_after(asked, utc_s=self._clock.utc())
         if wait is None and kind == "throttled":
-            # Reset headers speak of all rate limits, also of those that were not met, and else of none.
+            # Reset headers may speak of a rate limit that was not met, so none stops a run.
             wait = parse_retry_after(headers, utc_s=self._clock.utc())
             if wait is not None and wait > self.policy.item_limit_s:
                 wait = None
@@ -815,6 +816,17 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def without_password(url: str) -> str:
+    """Hide what stands between ``//`` and the last ``@``: there a URL holds a name and a password.
+
+    Examples
+    --------
+    >>> without_password("http://me:secret@127.0.0.1:8000")
+    'http://[hidden]@127.0.0.1:8000'
+    """
+    return re.sub(r"//.*@", "//[hidden]@", url, flags=re.DOTALL)
 
 
 def _kind_of(entry: Json) -> ServerKind:
