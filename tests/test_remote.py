@@ -1136,28 +1136,55 @@ def test_more_failures_than_allowed_are_an_error_after_all_else_is_done() -> Non
 
 
 class Interrupting(InProcess):
-    """Has Ctrl-C pressed after some calls, and goes on answering."""
+    """Has a signal sent after some calls, as by Ctrl-C, and goes on answering."""
+
+    number = signal.SIGINT
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if len(self.calls) == 60:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
         return await super().handle_async_request(request)
 
 
-def test_what_was_answered_before_ctrl_c_is_handed_over() -> None:
-    model = open_remote(
-        f"openai:toy@{URL}",
-        RemoteSettings(dialect="vllm"),
-        encoder=ToyEncoder(),
-        clock=FastClock(),
-        transport=Interrupting(FakeServer("vllm")),
-    )
+class Terminated(BaseException):
+    """What the command line makes of SIGTERM."""
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_what_was_answered_before_ctrl_c_or_sigterm_is_handed_over(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    transport = Interrupting(FakeServer("vllm"))
+    transport.number = number
+    model = connect_by(transport)
     received: list[tuple[int, Generation]] = []
-    with pytest.raises(KeyboardInterrupt):
-        for batch in model.generate(draw_requests(5000), Decoding(max_tokens=3)):
-            received += batch
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises(error):
+            for batch in model.generate(draw_requests(5000), Decoding(max_tokens=3)):
+                received += batch
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert len(received) == len(dict(received)) == model.ledger.items
     assert 30 < len(received) < 5000
+
+
+def test_a_slow_caller_does_not_pay_for_much_more_than_it_has_taken() -> None:
+    server = FakeServer("vllm")
+    model = connect(server, settings=RemoteSettings(dialect="vllm", max_concurrency=8))
+    batches = model.generate(draw_requests(3000), Decoding(max_tokens=3))
+    n_taken = 0
+    for _ in range(3):
+        n_taken += len(next(batches))
+        time.sleep(0.4)  # time enough for hundreds
+        n_paid = server.calls - N_PROBES
+        assert n_paid <= n_taken + 256 + 8
+    assert n_taken + sum(map(len, batches)) == 3000
 
 
 def test_a_dead_server_opens_the_breaker_and_keeps_what_is_done() -> None:

@@ -291,4 +291,6 @@ def test_without_room_the_wait_is_that_of_the_first_pause_to_end_or_unknown() ->
     one.paused_until_s, two.paused_until_s = 7.0, 5.0
     assert choose_endpoint([one, two], now_s=1.0) == (None, 4.0)
     two.paused_until_s, two.in_flight = 0.0, 20
+    assert choose_endpoint([one, two], now_s=1.0) == (None, 6.0)
+    one.paused_until_s, one.in_flight = 0.0, 20
     assert choose_endpoint([one, two], now_s=1.0) == (None, None)

@@ -69,7 +69,7 @@ PROBE_EVERY = 500
 _LONG_PAUSE_S = 40.0  # backoff gets here after some minutes of refusals
 _CHECK_AGAIN_S = 10.0
 """Wait before the next check of an address that failed one and is neither paused nor set aside."""
-_BATCH = 256  # finished items handed over at once at the most
+_BATCH = 256  # finished items handed over at once at the most; with so many waiting, none is begun
 _TURN_TO_BUSY = threading.Lock()  # not kept in the link, which may be copied
 
 
@@ -127,6 +127,8 @@ class _Work(Generic[T]):
     """What the workers of one `Link.stream` share."""
 
     jobs: Iterator[Job[T]]
+    has_room: Callable[[], Awaitable[None]]
+    """Awaited before an item is begun: so many may wait to be handed over and no more."""
     check: _Check | None
     group: asyncio.TaskGroup
     """For the checks of addresses that missed theirs; items go on beside them."""
@@ -549,7 +551,9 @@ class Link:
             no sense, or another stream of this link is open.
         """
         finished: queue.SimpleQueue[tuple[int, T] | BaseException | None] = queue.SimpleQueue()
+        is_taken = asyncio.Event()
         cancel: list[Callable[[], object]] = []
+        wake: list[Callable[[], object]] = []
         is_closed = threading.Event()
 
         async def main() -> None:
@@ -557,11 +561,13 @@ class Link:
             loop = asyncio.get_running_loop()
             if task is not None:
                 cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
+            wake.append(lambda: loop.call_soon_threadsafe(is_taken.set))
             if is_closed.is_set():
                 return
             async with self.client() as client:
                 await prepare(client)
-                await self._run(client, jobs(), finished.put, check)
+                has_room = _room(finished, is_taken)
+                await self._run(client, jobs(), finished.put, has_room, check)
 
         def run() -> None:
             outcome: BaseException | None = None
@@ -580,17 +586,20 @@ class Link:
 
         thread = threading.Thread(target=run, name="mop-remote", daemon=True)
 
+        def tell(calls: Iterable[Callable[[], object]]) -> None:
+            for call in calls:
+                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                    call()
+
         def halt() -> None:
             is_closed.set()
-            for stop in cancel:
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                    stop()
+            tell(cancel)
             thread.join(timeout=10.0)
 
         with self._alone():
             thread.start()
             try:
-                yield from _batches(finished, halt)
+                yield from _batches(finished, lambda: tell(wake), halt)
             finally:
                 halt()
 
@@ -614,13 +623,14 @@ class Link:
         client: httpx.AsyncClient,
         jobs: Iterable[Job[T]],
         emit: Callable[[tuple[int, T]], None],
+        has_room: Callable[[], Awaitable[None]],
         check: _Check | None,
     ) -> None:
         """Work through all jobs; those stopped by bad luck alone get a second round at the end."""
         self.failures.clear()
         try:
             async with asyncio.TaskGroup() as group_of_late:
-                work = _Work(iter(jobs), check, group_of_late)
+                work = _Work(iter(jobs), has_room, check, group_of_late)
                 for endpoint in self.endpoints:
                     if endpoint.is_unchecked:
                         self._check_late(client, endpoint, work)
@@ -652,6 +662,7 @@ class Link:
     ) -> None:
         """Take one job after the other, beside others who do the same."""
         for job in work.jobs:
+            await work.has_room()
             await self._check_all(client, work)
             if work.ceiling is not None:
                 return
@@ -882,21 +893,39 @@ def _network_code(error: httpx.TransportError) -> str:
     return "cut" if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) else "network"
 
 
+def _room(
+    finished: queue.SimpleQueue[Any], is_taken: asyncio.Event
+) -> Callable[[], Awaitable[None]]:
+    """Make a wait until less than a batch is waiting to be handed over."""
+
+    async def has_room() -> None:
+        while finished.qsize() >= _BATCH:
+            is_taken.clear()
+            await is_taken.wait()
+
+    return has_room
+
+
 def _batches(
-    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None], halt: Callable[[], None]
+    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None],
+    wake: Callable[[], None],
+    halt: Callable[[], None],
 ) -> Iterator[list[tuple[int, T]]]:
     """Hand over what is there, waiting for the first; then raise what ended the run, if anything.
 
-    A Ctrl-C while waiting calls ``halt``, and what has come until then is handed over first: it is paid for.
+    ``wake`` is called whenever some was taken. A signal that raises while waiting (Ctrl-C, or SIGTERM
+    under the command line) calls ``halt``, and what has come until then is handed over first: it is
+    paid for.
     """
     while True:
         taken: list[Any] = []
-        interrupt: KeyboardInterrupt | None = None
+        interrupt: BaseException | None = None
         try:
             _take(finished, taken)
             while isinstance(taken[-1], tuple) and len(taken) < _BATCH and not finished.empty():
                 _take(finished, taken)
-        except KeyboardInterrupt as error:
+            wake()
+        except BaseException as error:  # noqa: BLE001 - raised again below
             interrupt = error
             halt()
             while not finished.empty():

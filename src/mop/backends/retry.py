@@ -394,8 +394,8 @@ def choose_endpoint(
     -------
     endpoint : Endpoint or None
     wait_s : float or None
-        If there is no endpoint: seconds until a pause ends, or None if one is merely full, in which
-        case a finished call makes room.
+        If there is no endpoint: seconds until the first pause ends, or None if all are merely full.
+        A finished call may make room before that.
 
     Raises
     ------
@@ -414,5 +414,4 @@ def choose_endpoint(
             code="breaker",
         )
     waits = [endpoint.due_s() - now_s for endpoint in endpoints]
-    is_full = any(wait <= 0 for wait in waits)
-    return None, None if is_full else min(waits)
+    return None, min((wait for wait in waits if wait > 0), default=None)
