@@ -32,6 +32,18 @@ def test_a_lost_answer_counts_at_the_most_it_can_have_cost() -> None:
     assert (ledger.tokens, ledger.calls) == (1500, 2)
 
 
+def test_a_lost_answer_counts_what_was_set_aside_or_what_is_stated_if_that_is_more() -> None:
+    ledger = Ledger(Ceilings(price_in=1.0, price_out=2.0))
+    for n_out, total in ((5, 60), (300, 340)):
+        ledger.reserve(40, 20)
+        before = ledger.spent
+        ledger.settle(40, 20, used(30, n_out), lost=True)
+        spent = ledger.spent - before
+        assert spent.lost_tokens == spent.tokens == total
+        assert spent.cost == pytest.approx((40 + 2 * (total - 40)) / 1e6)
+    assert ledger.is_idle
+
+
 def test_reservations_hold_the_ceiling_while_calls_are_out() -> None:
     ledger = Ledger(Ceilings(price_in=1.0, price_out=1.0, max_cost=100 / 1e6))
     assert ledger.reserve(40, 20)

@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -411,6 +412,124 @@ def test_scoring_shares_several_addresses_and_they_must_agree() -> None:
     assert min(server.calls for server in servers) > 60
 
 
+class Gibberish(InProcess):
+    """Answers nothing but what is no JSON, once the probe is over."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        return (
+            httpx.Response(200, stream=_Body(Reply(200, b"{")))
+            if len(self.calls) > N_PROBES
+            else response
+        )
+
+
+def test_an_answer_that_stays_bad_is_paid_for_four_times() -> None:
+    transport = Gibberish(FakeServer("vllm"))
+    model = connect_by(transport, max_failed_share=1.0)
+    assert drawn(model, draw_requests(3)) == {}
+    assert [failure.code for failure in model.failures.values()] == ["json"] * 3
+    assert len(transport.calls) == N_PROBES + 3 * 4
+
+
+class Told(InProcess):
+    """Does to a call, by its port and the number of calls answered so far, what a function says."""
+
+    def __init__(
+        self,
+        *servers: FakeServer,
+        does: Callable[[int, int], int | Exception | None],
+        latency_s: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(*servers, latency_s=latency_s)
+        self.does = does
+        self.headers = headers
+        self.answered_s: list[float] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        told = None
+        if request.method == "POST":
+            told = self.does(request.url.port or 80, len(self.answered_s))
+        if isinstance(told, Exception):
+            raise told
+        if told is not None:
+            return httpx.Response(told, headers=self.headers, stream=_Body(Reply(told, b"{}")))
+        response = await super().handle_async_request(request)
+        if request.method == "POST":
+            self.answered_s.append(asyncio.get_running_loop().time())
+        return response
+
+
+def connect_by(
+    transport: InProcess, *, clock: FastClock | None = None, **settings: Any
+) -> RemoteGenerator:
+    urls = ",".join(f"http://127.0.0.1:{port}" for port in transport.servers)
+    return open_remote(
+        f"openai:toy@{urls}",
+        RemoteSettings(**{"dialect": "vllm", **settings}),
+        encoder=ToyEncoder(),
+        clock=clock or FastClock(),
+        transport=transport,
+    )
+
+
+@pytest.mark.parametrize("n_before", [300, 495])
+def test_scoring_goes_on_when_one_of_two_addresses_dies_even_during_the_check(
+    n_before: int,
+) -> None:
+    def does(port: int, n: int) -> Exception | None:
+        return httpx.ConnectError("refused") if port == 2 and n > n_before else None
+
+    transport = Told(FakeServer("vllm"), FakeServer("vllm"), does=does, latency_s=0.05)
+    assert len(scored(connect_by(transport), score_requests(1500))) == 1500
+
+
+def test_nobody_waits_for_an_address_that_is_paused_when_the_check_comes() -> None:
+    def does(port: int, n: int) -> int | None:
+        return 429 if port == 2 and n > 300 else None
+
+    transport = Told(
+        FakeServer("vllm"), FakeServer("vllm"), does=does, headers={"retry-after": "600"}
+    )
+    assert len(scored(connect_by(transport), score_requests(1500))) == 1500
+    answered_s = transport.answered_s
+    # All but those that the second address had refused, which come back when its pause is over.
+    assert answered_s[1400] - answered_s[0] < 60.0
+
+
+def test_an_address_that_missed_a_check_has_no_items_until_it_is_checked() -> None:
+    def does(port: int, n: int) -> int | None:
+        if port == 2 and n > 700:
+            servers[1].broken = "swapped"  # it comes back as another model
+        return 503 if port == 2 and 480 < n <= 700 else None
+
+    servers = FakeServer("vllm"), FakeServer("vllm")
+    transport = Told(*servers, does=does, latency_s=0.5)
+    received = []
+    with pytest.raises(BackendError, match="127.0.0.1:2/v1 now scores a known sentence"):
+        for batch in require_scorer(connect_by(transport)).score(score_requests(3000)):
+            received += batch
+    expected = exact(score_requests(3000))
+    assert 650 < len(received) < 2500
+    for i, found in received:
+        assert found.log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4)
+
+
+def test_calls_that_were_refused_do_not_bring_the_check_nearer() -> None:
+    def does(_: int, n: int) -> int | None:
+        return 429 if n > 40 and next(turns) % 5 else None
+
+    turns = iter(range(10**9))
+    server = FakeServer("vllm")
+    model = connect_by(Told(server, does=does, latency_s=0.01), max_concurrency=4)
+    assert scored(model, []) == {}
+    n_probes = server.calls
+    assert len(scored(model, score_requests(200))) == 200
+    assert model.ledger.calls > 600
+    assert server.calls == n_probes + 200
+
+
 # ---------------------------------------------------------------- draws
 
 
@@ -762,6 +881,27 @@ def test_a_wait_longer_than_an_items_limit_stops_the_run() -> None:
     assert server.calls == 1
 
 
+def test_a_server_that_refuses_every_call_stops_the_run_after_fifteen_minutes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def does(_: int, n: int) -> int | None:
+        # An end for a client that would wait.
+        return 429 if n >= 50 and clock.now() < began_s + 1e5 else None
+
+    clock, received = FastClock(), []
+    began_s = time.monotonic()
+    transport = Told(FakeServer("vllm"), does=does)
+    model = connect_by(transport, clock=clock)
+    with (
+        caplog.at_level(logging.WARNING, logger="mop.backends.link"),
+        pytest.raises(BackendError, match=r"every call was refused \(429\) for 1\d min at http"),
+    ):
+        for batch in model.generate(draw_requests(400), Decoding(max_tokens=3)):
+            received += batch
+    assert len(received) == len(transport.answered_s) - N_PROBES
+    assert caplog.text.count("asks for patience (http-429): nothing goes there for") == 1
+
+
 class WithHeaders(InProcess):
     """Adds headers to every answer that is no success."""
 
@@ -783,6 +923,13 @@ class WithHeaders(InProcess):
         ("503", {"x-ratelimit-reset-tokens": "3h"}, 0.0, 10.0),
         ("503", {"x-ratelimit-reset-tokens": "300s", "retry-after": "20"}, 20.0, 40.0),
         ("429", {"x-ratelimit-reset-tokens": "300s"}, 300.0, 320.0),
+        ("429", {"x-ratelimit-reset-requests": "24h"}, 0.3, 10.0),
+        (
+            "429",
+            {"x-ratelimit-reset-requests": "300s", "x-ratelimit-remaining-requests": "9"},
+            0.3,
+            10.0,
+        ),
     ],
 )
 def test_only_a_429_is_waited_for_as_long_as_the_rate_limit_says(
@@ -989,28 +1136,55 @@ def test_more_failures_than_allowed_are_an_error_after_all_else_is_done() -> Non
 
 
 class Interrupting(InProcess):
-    """Has Ctrl-C pressed after some calls, and goes on answering."""
+    """Has a signal sent after some calls, as by Ctrl-C, and goes on answering."""
+
+    number = signal.SIGINT
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if len(self.calls) == 60:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
         return await super().handle_async_request(request)
 
 
-def test_what_was_answered_before_ctrl_c_is_handed_over() -> None:
-    model = open_remote(
-        f"openai:toy@{URL}",
-        RemoteSettings(dialect="vllm"),
-        encoder=ToyEncoder(),
-        clock=FastClock(),
-        transport=Interrupting(FakeServer("vllm")),
-    )
+class Terminated(BaseException):
+    """What the command line makes of SIGTERM."""
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_what_was_answered_before_ctrl_c_or_sigterm_is_handed_over(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    transport = Interrupting(FakeServer("vllm"))
+    transport.number = number
+    model = connect_by(transport)
     received: list[tuple[int, Generation]] = []
-    with pytest.raises(KeyboardInterrupt):
-        for batch in model.generate(draw_requests(5000), Decoding(max_tokens=3)):
-            received += batch
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises(error):
+            for batch in model.generate(draw_requests(5000), Decoding(max_tokens=3)):
+                received += batch
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert len(received) == len(dict(received)) == model.ledger.items
     assert 30 < len(received) < 5000
+
+
+def test_a_slow_caller_does_not_pay_for_much_more_than_it_has_taken() -> None:
+    server = FakeServer("vllm")
+    model = connect(server, settings=RemoteSettings(dialect="vllm", max_concurrency=8))
+    batches = model.generate(draw_requests(3000), Decoding(max_tokens=3))
+    n_taken = 0
+    for _ in range(3):
+        n_taken += len(next(batches))
+        time.sleep(0.4)  # time enough for hundreds
+        n_paid = server.calls - N_PROBES
+        assert n_paid <= n_taken + 256 + 8
+    assert n_taken + sum(map(len, batches)) == 3000
 
 
 def test_a_dead_server_opens_the_breaker_and_keeps_what_is_done() -> None:
@@ -1103,6 +1277,43 @@ def test_a_caller_that_stops_early_leaves_nothing_running() -> None:
     assert server.calls == calls < 5000
 
 
+def test_a_second_call_beside_an_open_one_is_refused_and_spoils_nothing() -> None:
+    model = connect(FakeServer("vllm"), latency_s=0.001)
+    drawing = model.generate(draw_requests(600), Decoding(max_tokens=3))
+    n_drawn = len(next(drawing))
+    second = "is still at work on an earlier call, .* finish or close that one first"
+    with pytest.raises(BackendError, match=second):
+        scored(model, score_requests(3))
+    with pytest.raises(BackendError, match=second):
+        model.detect()
+    assert n_drawn + sum(map(len, drawing)) == 600
+    assert len(scored(model, score_requests(3))) == 3
+    drawing = model.generate(draw_requests(600), Decoding(max_tokens=3))
+    next(drawing)
+    drawing.close()  # type: ignore[attr-defined]
+    model.detect()
+
+
+def test_threads_with_one_model_are_served_or_refused() -> None:
+    model = connect(FakeServer("vllm"))
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            found.append(len(drawn(model, draw_requests(200), max_tokens=3)))
+        except BackendError as error:
+            found.append(str(error)[:40])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30.0)
+    assert len(found) == 4
+    assert 200 in found
+    assert {said for said in found if said != 200} <= {"openai:toy@http://127.0.0.1:1 is still a"}
+
+
 # ---------------------------------------------------------------- cost
 
 
@@ -1140,6 +1351,28 @@ def test_what_may_have_been_billed_is_counted(fault: str, is_at_the_bound: bool)
         [(_, expected)] = next(text)
         assert (spent.calls, spent.tokens) == (1, n_prompt + expected.n_tokens)
     assert n_calls == N_PROBES
+
+
+class Wordy(FakeServer):
+    """States that every answer after the probe took 5000 tokens more than it may."""
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        reply = super().reply(method, path, headers, body)
+        if self.calls > N_PROBES:
+            answer = json.loads(reply.body)
+            answer["usage"]["completion_tokens"] += 5000
+            reply.body = json.dumps(answer).encode()
+        return reply
+
+
+def test_what_a_server_states_for_an_answer_that_is_refused_counts_to_the_ceiling() -> None:
+    server = Wordy("openai")
+    settings = RemoteSettings(dialect="openai-chat", max_lm_tokens=20_000, max_concurrency=1)
+    model = connect(server, settings=settings)
+    with pytest.raises(CeilingError):
+        drawn(model, draw_requests(60), max_tokens=20)
+    assert server.calls == N_PROBES + 4
+    assert model.ledger.tokens > 20_000
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "529"])
@@ -1258,6 +1491,29 @@ def test_a_key_never_travels_unencrypted_to_another_machine(
 def test_a_name_of_another_form_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="the form is openai:MODEL@URL"):
         parse_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai:toy@http://me:canary-pass@127.0.0.1,http://me:canary-pass@127.0.0.1",
+        "openai:toy@http://me:canary-,pass@127.0.0.1,http://127.0.0.1,http://127.0.0.1",
+        "openai:toy@ftp://me:canary-pass@127.0.0.1",
+        "toy@http://me:canary-p@ss@127.0.0.1",
+    ],
+)
+def test_a_password_in_a_name_is_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"//\[hidden\]@127\.0\.0\.1") as caught:
+        parse_name(name)
+    assert "canary" not in str(caught.value)
+
+
+def test_half_a_character_in_a_context_is_sent_as_it_stands() -> None:
+    server = FakeServer("openai")
+    model = connect(server, settings=RemoteSettings(dialect="openai-chat"))
+    request = GenerateRequest((Branch(simulation_prompt("film \ud83d"), 1.0),), 1)
+    assert len(drawn(model, [request], max_tokens=3)) == 1
+    assert "film \ud83d" in server.requests[-1]["messages"][-1]["content"]
 
 
 def test_sending_ids_needs_the_tokenizer() -> None:

@@ -58,6 +58,25 @@ def failure(kind: CallKind, retry_after_s: float | None = None) -> CallError:
             5.0,
         ),
         ({"x-ratelimit-remaining-tokens": "5"}, None),
+        ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "6s"}, None),
+        (
+            {
+                "x-ratelimit-remaining-requests": "9000",
+                "x-ratelimit-reset-requests": "23h59m0s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "1.2s",
+            },
+            1.2,
+        ),
+        (
+            {
+                "anthropic-ratelimit-tokens-reset": "2027-01-15T08:01:00Z",
+                "anthropic-ratelimit-tokens-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2027-01-15T09:00:00Z",
+                "anthropic-ratelimit-requests-remaining": "49",
+            },
+            60.0,
+        ),
     ],
 )
 def test_every_form_of_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
@@ -209,6 +228,41 @@ def test_the_breaker_opens_after_twenty_failures_that_last() -> None:
     assert one.room(91.1) == 1
 
 
+def test_a_pause_in_calls_is_no_failure_of_the_server() -> None:
+    one = endpoint()
+    one.note_success(0.0)
+    for i in range(100):
+        one.note_failure(POLICY, now_s=600.0 + i * 0.1)
+    assert one.set_aside_until_s is None
+    one.note_failure(POLICY, now_s=630.0)
+    assert one.set_aside_until_s == 690.0
+
+
+def test_an_endpoint_that_refuses_every_call_for_fifteen_minutes_is_set_aside() -> None:
+    one = endpoint()
+    one.note_success(0.0)
+    now = 5000.0  # nothing was asked for long
+    while now <= 5900.0:
+        one.note_throttled(failure("throttled"), POLICY, sent_s=now, now_s=now, seed=0)
+        assert one.set_aside_until_s is None
+        now = one.paused_until_s
+    one.note_throttled(failure("throttled"), POLICY, sent_s=now, now_s=now, seed=0)
+    assert one.set_aside_until_s == now + 60.0
+    with pytest.raises(
+        CallError, match=r"stopped: every call was refused \(429\) for 1[56] min at http://a; a wor"
+    ):
+        choose_endpoint([one], now_s=now)
+    one.note_success(now + 61.0)
+    assert one.set_aside_until_s is None
+
+
+def test_refusals_long_apart_with_no_call_between_are_no_row() -> None:
+    one = endpoint()
+    for now in (0.0, 1000.0, 2000.0):
+        one.note_throttled(failure("throttled", 5.0), POLICY, sent_s=now, now_s=now, seed=0)
+    assert one.set_aside_until_s is None
+
+
 def test_an_endpoint_set_aside_gets_one_trial_and_comes_back_by_success() -> None:
     bad, good = endpoint(), Endpoint("http://b", 20.0, 100)
     bad.note_success(0.0)
@@ -237,4 +291,6 @@ def test_without_room_the_wait_is_that_of_the_first_pause_to_end_or_unknown() ->
     one.paused_until_s, two.paused_until_s = 7.0, 5.0
     assert choose_endpoint([one, two], now_s=1.0) == (None, 4.0)
     two.paused_until_s, two.in_flight = 0.0, 20
+    assert choose_endpoint([one, two], now_s=1.0) == (None, 6.0)
+    one.paused_until_s, one.in_flight = 0.0, 20
     assert choose_endpoint([one, two], now_s=1.0) == (None, None)

@@ -193,19 +193,23 @@ class Ledger:
         used : Meter or None
             The server's count; None if there is none.
         lost : bool
-            With ``used=None``: the call may have been worked on, so the reservation becomes cost.
+            The call may have been worked on, and what was used is not sure: the reservation becomes
+            cost, or ``used`` where that is more.
         is_probe : bool
             The call belongs to no item: it counts, but no forecast is made from it.
         """
         before = self.tokens
         self.release(tokens_in, tokens_out)
         self.calls += 1
-        if used is not None:
-            self.prompt_tokens += used.prompt_tokens
-            self.completion_tokens += used.completion_tokens
-        elif lost:
+        if lost:
+            if used is not None:
+                tokens_in = max(tokens_in, used.prompt_tokens)
+                tokens_out = max(tokens_out, used.completion_tokens)
             self.lost_tokens += tokens_in + tokens_out
             self.lost_cost += self.ceilings.cost(tokens_in, tokens_out)
+        elif used is not None:
+            self.prompt_tokens += used.prompt_tokens
+            self.completion_tokens += used.completion_tokens
         if not is_probe:
             self._pilot.calls += 1
             self._pilot.all_tokens += self.tokens - before

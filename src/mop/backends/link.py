@@ -14,6 +14,7 @@ import ipaddress
 import json
 import logging
 import queue
+import re
 import secrets
 import threading
 import time
@@ -26,7 +27,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -64,8 +65,12 @@ _MAY_BE_BILLED = frozenset(
 )
 """Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
-"""Calls between two checks that the model behind an address is still the same."""
-_BATCH = 256  # finished items handed over at once at the most
+"""Answered calls between two checks that the model behind an address is still the same."""
+_LONG_PAUSE_S = 40.0  # backoff gets here after some minutes of refusals
+_CHECK_AGAIN_S = 10.0
+"""Wait before the next check of an address that failed one and is neither paused nor set aside."""
+_BATCH = 256  # finished items handed over at once at the most; with so many waiting, none is begun
+_TURN_TO_BUSY = threading.Lock()  # not kept in the link, which may be copied
 
 
 class Clock:
@@ -113,14 +118,24 @@ class Job(Generic[T]):
     """Whether it belongs to the run, rather than to a probe."""
 
 
+_Check = Callable[["httpx.AsyncClient", Endpoint], Awaitable[None]]
+"""Raises `CallError`, with the code ``swapped`` if another model answers."""
+
+
 @dataclass(slots=True)
 class _Work(Generic[T]):
     """What the workers of one `Link.stream` share."""
 
     jobs: Iterator[Job[T]]
+    has_room: Callable[[], Awaitable[None]]
+    """Awaited before an item is begun: so many may wait to be handed over and no more."""
+    check: _Check | None
+    group: asyncio.TaskGroup
+    """For the checks of addresses that missed theirs; items go on beside them."""
+    late_checks: list[asyncio.Task[None]] = field(default_factory=list)
     again: list[Job[T]] = field(default_factory=list)
     ceiling: CeilingError | None = None
-    check: asyncio.Lock = field(default_factory=asyncio.Lock)
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Link:
@@ -178,9 +193,11 @@ class Link:
         self._transport = transport
         self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
+        self._is_busy = False
         self._is_detected = False
-        # Calls made up to the last check; kept from stream to stream, since most are short.
-        self._last_check = 0
+        self._warned: set[str] = set()
+        # Since the last check; kept from stream to stream, since most are short.
+        self._n_answered = 0
 
     # -------------------------------------------------------------- one call
 
@@ -278,10 +295,13 @@ class Link:
         kind = classify_status(status) or "protocol"
         code, detail = _error_detail(raw, private)
         headers: Mapping[str, str] = response.headers
-        if kind != "throttled":
-            # Reset headers speak of the rate limit, which is not what failed.
-            headers = {k: v for k, v in headers.items() if k.startswith("retry-after")}
-        wait = parse_retry_after(headers, utc_s=self._clock.utc())
+        asked = {k: v for k, v in headers.items() if k.startswith("retry-after")}
+        wait = parse_retry_after(asked, utc_s=self._clock.utc())
+        if wait is None and kind == "throttled":
+            # Reset headers may speak of a rate limit that was not met, so none stops a run.
+            wait = parse_retry_after(headers, utc_s=self._clock.utc())
+            if wait is not None and wait > self.policy.item_limit_s:
+                wait = None
         if status == 429 and code in ("insufficient_quota", "billing_hard_limit_reached"):
             kind, detail = "fatal", f"{detail}; the account has no credit left"
         elif (
@@ -316,9 +336,25 @@ class Link:
     # -------------------------------------------------------------- one item
 
     async def obtain(
-        self, client: httpx.AsyncClient, job: Job[T], only: Endpoint | None = None
+        self,
+        client: httpx.AsyncClient,
+        job: Job[T],
+        only: Endpoint | None = None,
+        *,
+        is_brief: bool = False,
     ) -> T:
         """Call until the item is had or given up, within the ceilings.
+
+        Parameters
+        ----------
+        client : httpx.AsyncClient
+            Of this link.
+        job : Job
+            The item.
+        only : Endpoint, optional
+            Call this one and no other.
+        is_brief : bool
+            Try a few times within seconds, and do not wait until the pause of ``only`` is over.
 
         Raises
         ------
@@ -329,8 +365,11 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         tries = Tries()
+        policy = self.policy
+        if is_brief:
+            policy = replace(policy, max_tries=4, item_limit_s=15.0)
         while True:
-            endpoint = await self._enter(job, only)
+            endpoint = await self._enter(job, only, is_brief=is_brief)
             used: Meter | None = None
             answer: Json | None = None
             failure: CallError | None = None
@@ -347,24 +386,30 @@ class Link:
                     client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private
                 )
                 result, used = job.read(answer)
+                is_lost = False
                 self._check_model(endpoint, used, job.private)
                 if job.is_counted:
                     self.ledger.finish_item(used)
+                self._n_answered += 1
                 return result
             except CallError as error:
                 failure = error
-                is_lost = answer is not None or error.kind == "protocol"
-                is_lost = is_lost or error.code in _MAY_BE_BILLED
-                if answer is not None and error.kind == "item":
-                    used = _meter_of(answer)  # declined, but worked on and billed
+                if answer is None:
+                    is_lost = error.kind == "protocol" or error.code in _MAY_BE_BILLED
+                elif used is None:
+                    # What was declined was worked on and billed. If the answer cannot be trusted,
+                    # neither can its count, unless it is more than was set aside.
+                    used = _meter_of(answer)
+                    is_lost = used is None or error.kind != "item"
             finally:
                 tries.spent_s += loop.time() - sent
-                self._leave(endpoint, failure, sent_s=sent, is_answered=used is not None)
+                is_answered = used is not None and (failure is None or failure.kind != "protocol")
+                self._leave(endpoint, failure, sent_s=sent, is_answered=is_answered)
                 self.ledger.settle(
                     job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted
                 )
                 self._finished.set()
-            wait = wait_before_retry(failure, tries, self.policy, seed=job.seed)
+            wait = wait_before_retry(failure, tries, policy, seed=job.seed)
             if wait is None:
                 raise failure
             self.ledger.retries += 1
@@ -377,12 +422,12 @@ class Link:
             )
             await asyncio.sleep(wait)
 
-    async def _enter(self, job: Job[Any], only: Endpoint | None) -> Endpoint:
+    async def _enter(self, job: Job[Any], only: Endpoint | None, *, is_brief: bool) -> Endpoint:
         """Wait, in line, until the call can be afforded and an endpoint has room; take both."""
         loop = asyncio.get_running_loop()
-        async with (
-            self._turn
-        ):  # one looks, the others stand behind: nobody is overtaken or woken in vain
+        # One looks, the others stand behind: nobody is overtaken or woken in vain. What is brief
+        # does not stand behind those who wait for another address.
+        async with contextlib.nullcontext() if is_brief else self._turn:
             while not self.ledger.reserve(job.max_in, job.max_out):
                 if self.ledger.is_idle:
                     raise self.ledger.ceiling_error()
@@ -390,20 +435,30 @@ class Link:
             endpoint: Endpoint | None = None
             try:
                 while endpoint is None:
-                    endpoints = self.endpoints if only is None else [only]
+                    if is_brief and only is not None and only.paused_until_s > loop.time():
+                        raise CallError(f"{only.url} is paused", kind="throttled", code="paused")
+                    endpoints = self._in_use() if only is None else [only]
                     endpoint, wait = choose_endpoint(endpoints, now_s=loop.time())
                     if endpoint is None:
-                        await (self._change() if wait is None else asyncio.sleep(wait))
+                        await self._change(wait)
                 endpoint.note_sent(loop.time())
             finally:
                 if endpoint is None:
                     self.ledger.release(job.max_in, job.max_out)
             return endpoint
 
-    async def _change(self) -> None:
-        """Wait until some call has finished."""
+    def _in_use(self) -> list[Endpoint]:
+        """Endpoints that may have items: those that missed a check only if all others are set aside."""
+        checked = [endpoint for endpoint in self.endpoints if not endpoint.is_unchecked]
+        is_any_left = any(endpoint.set_aside_until_s is None for endpoint in checked)
+        return checked if is_any_left else self.endpoints
+
+    async def _change(self, limit_s: float | None = None) -> None:
+        """Wait until some call has finished, or so long."""
         self._finished.clear()
-        await self._finished.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._finished.wait()
 
     def _leave(
         self,
@@ -425,6 +480,16 @@ class Link:
             endpoint.note_failure(self.policy, now_s=now)
             if failure.retry_after_s is not None:  # a 503 that names a time means the whole server
                 endpoint.paused_until_s = max(endpoint.paused_until_s, now + failure.retry_after_s)
+        pause_s = endpoint.paused_until_s - now
+        if pause_s >= _LONG_PAUSE_S and endpoint.url not in self._warned:
+            self._warned.add(endpoint.url)
+            logger.warning(
+                "%s asks for patience (%s): nothing goes there for %.0f s; its further pauses are "
+                "not reported",
+                endpoint.url,
+                failure.code if failure is not None else "",
+                pause_s,
+            )
 
     def _check_model(self, endpoint: Endpoint, meter: Meter, private: Iterable[str]) -> None:
         """Stop if another model answers than before."""
@@ -462,7 +527,7 @@ class Link:
         self,
         jobs: Callable[[], Iterable[Job[T]]],
         prepare: Callable[[httpx.AsyncClient], Awaitable[None]],
-        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None = None,
+        check: _Check | None = None,
     ) -> Iterator[list[tuple[int, T]]]:
         """Run all jobs concurrently in a thread; yield finished (index, result) pairs in batches.
 
@@ -472,8 +537,10 @@ class Link:
             Makes the items; they are taken one by one.
         prepare : callable
             Awaited before the first item, such as a probe.
-        between : callable, optional
-            Awaited every `PROBE_EVERY` calls of this link; no item is begun meanwhile.
+        check : callable, optional
+            Awaited for each address every `PROBE_EVERY` answered calls of this link; no item is
+            begun meanwhile. Of several addresses, one whose check fails or would have to wait has
+            no more items until it is made up for; with the code ``swapped`` it ends the run.
 
         Raises
         ------
@@ -481,10 +548,12 @@ class Link:
             After everything finished has been handed over.
         BackendError
             If items failed for good beyond what is allowed, likewise; or at once if the run makes
-            no sense.
+            no sense, or another stream of this link is open.
         """
         finished: queue.SimpleQueue[tuple[int, T] | BaseException | None] = queue.SimpleQueue()
+        is_taken = asyncio.Event()
         cancel: list[Callable[[], object]] = []
+        wake: list[Callable[[], object]] = []
         is_closed = threading.Event()
 
         async def main() -> None:
@@ -492,11 +561,13 @@ class Link:
             loop = asyncio.get_running_loop()
             if task is not None:
                 cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
+            wake.append(lambda: loop.call_soon_threadsafe(is_taken.set))
             if is_closed.is_set():
                 return
             async with self.client() as client:
                 await prepare(client)
-                await self._run(client, jobs(), finished.put, between)
+                has_room = _room(finished, is_taken)
+                await self._run(client, jobs(), finished.put, has_room, check)
 
         def run() -> None:
             outcome: BaseException | None = None
@@ -515,45 +586,69 @@ class Link:
 
         thread = threading.Thread(target=run, name="mop-remote", daemon=True)
 
+        def tell(calls: Iterable[Callable[[], object]]) -> None:
+            for call in calls:
+                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                    call()
+
         def halt() -> None:
             is_closed.set()
-            for stop in cancel:
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                    stop()
+            tell(cancel)
             thread.join(timeout=10.0)
 
-        thread.start()
+        with self._alone():
+            thread.start()
+            try:
+                yield from _batches(finished, lambda: tell(wake), halt)
+            finally:
+                halt()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second use beside the first: they would share a line, an account and failures."""
+        with _TURN_TO_BUSY:
+            if self._is_busy:
+                raise BackendError(
+                    f"{self.name} is still at work on an earlier call, and a served model takes one "
+                    "at a time; finish or close that one first, or open the model a second time"
+                )
+            self._is_busy = True
         try:
-            yield from _batches(finished, halt)
+            yield
         finally:
-            halt()
+            self._is_busy = False
 
     async def _run(
         self,
         client: httpx.AsyncClient,
         jobs: Iterable[Job[T]],
         emit: Callable[[tuple[int, T]], None],
-        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None,
+        has_room: Callable[[], Awaitable[None]],
+        check: _Check | None,
     ) -> None:
         """Work through all jobs; those stopped by bad luck alone get a second round at the end."""
         self.failures.clear()
-        work = _Work(iter(jobs))
-        for is_last_round in (False, True):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.settings.max_concurrency * len(self.endpoints)):
-                        group.create_task(
-                            self._take_jobs(
-                                client, work, emit, between, is_last_round=is_last_round
+        try:
+            async with asyncio.TaskGroup() as group_of_late:
+                work = _Work(iter(jobs), has_room, check, group_of_late)
+                for endpoint in self.endpoints:
+                    if endpoint.is_unchecked:
+                        self._check_late(client, endpoint, work)
+                for is_last_round in (False, True):
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(self.settings.max_concurrency * len(self.endpoints)):
+                            group.create_task(
+                                self._take_jobs(client, work, emit, is_last_round=is_last_round)
                             )
-                        )
-            except BaseExceptionGroup as group_of_errors:
-                # Not except*: until Python 3.11.3 what is raised there comes out in a group of its own.
-                errors, others = group_of_errors.split(MopError)
-                if errors is None or others is not None:
-                    raise
-                raise _first(errors) from None
-            work.jobs, work.again = iter(work.again), []
+                    work.jobs, work.again = iter(work.again), []
+                for task in work.late_checks:
+                    task.cancel()
+        except BaseExceptionGroup as group_of_errors:
+            # Not except*: until Python 3.11.3 what is raised there comes out in a group of its own.
+            errors, others = group_of_errors.split(MopError)
+            if errors is None or others is not None:
+                raise
+            raise _first(errors) from None
         if work.ceiling is not None:
             raise work.ceiling
 
@@ -562,16 +657,13 @@ class Link:
         client: httpx.AsyncClient,
         work: _Work[T],
         emit: Callable[[tuple[int, T]], None],
-        between: Callable[[httpx.AsyncClient], Awaitable[None]] | None,
         *,
         is_last_round: bool,
     ) -> None:
         """Take one job after the other, beside others who do the same."""
         for job in work.jobs:
-            async with work.check:  # no new item while a check is going on
-                if between is not None and self.ledger.calls - self._last_check >= PROBE_EVERY:
-                    await between(client)
-                    self._last_check = self.ledger.calls
+            await work.has_room()
+            await self._check_all(client, work)
             if work.ceiling is not None:
                 return
             try:
@@ -579,12 +671,49 @@ class Link:
             except CallError as error:
                 if error.kind == "fatal":
                     raise
-                if error.retryable and not is_last_round:
+                # A bad answer to the same question with the same seed was asked for often enough.
+                if error.kind in ("transient", "throttled") and not is_last_round:
                     work.again.append(job)
                 else:
                     self.failures[job.index] = Failure(error.code, str(error))
             except CeilingError as error:
                 work.ceiling = error
+
+    async def _check_all(self, client: httpx.AsyncClient, work: _Work[Any]) -> None:
+        """Check every address, if enough was answered since the last time."""
+        async with work.checking:  # no new item while a check is going on
+            if work.check is None or self._n_answered < PROBE_EVERY:
+                return
+            for endpoint in self.endpoints:
+                if endpoint.is_unchecked or await self._passes(client, endpoint, work.check):
+                    continue
+                endpoint.is_unchecked = True
+                self._check_late(client, endpoint, work)
+            self._n_answered = 0
+
+    async def _passes(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> bool:
+        """Whether an address passes its check now; one of several may also be busy or gone."""
+        try:
+            await check(client, endpoint)
+        except CallError as error:
+            if error.code == "swapped" or len(self.endpoints) == 1:
+                raise
+            logger.info("%s has no items until it is checked: %s", endpoint.url, error)
+            return False
+        return True
+
+    def _check_late(self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any]) -> None:
+        if work.check is not None:
+            coroutine = self._catch_up(client, endpoint, work.check)
+            work.late_checks.append(work.group.create_task(coroutine))
+
+    async def _catch_up(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> None:
+        """Check an address that missed its check as soon as it may be called, until it passes."""
+        while endpoint.is_unchecked:
+            wait = endpoint.due_s() - asyncio.get_running_loop().time()
+            await asyncio.sleep(wait if wait > 0 else _CHECK_AGAIN_S)
+            endpoint.is_unchecked = not await self._passes(client, endpoint, check)
+        self._finished.set()
 
     # -------------------------------------------------------------- the server itself
 
@@ -594,14 +723,15 @@ class Link:
         Raises
         ------
         BackendError
-            If an address does not answer, or does not have the model.
+            If an address does not answer, or does not have the model; or if a stream is open.
         """
 
         async def main() -> None:
             async with self.client() as client:
                 await self.find_kind(client)
 
-        _in_thread(lambda: _run_alone(main, self._clock))
+        with self._alone():
+            _in_thread(lambda: _run_alone(main, self._clock))
         return self.findings.kind
 
     async def find_kind(self, client: httpx.AsyncClient) -> None:
@@ -677,7 +807,7 @@ class Link:
 
 
 def _meter_of(answer: Json) -> Meter | None:
-    """What a declined draw used; None if the answer does not say."""
+    """What an answer that gives no item used; None if it does not say."""
     try:
         return dialects.read_meter(answer)
     except CallError:
@@ -697,6 +827,17 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def without_password(url: str) -> str:
+    """Hide what stands between ``//`` and the last ``@``: there a URL holds a name and a password.
+
+    Examples
+    --------
+    >>> without_password("http://me:secret@127.0.0.1:8000")
+    'http://[hidden]@127.0.0.1:8000'
+    """
+    return re.sub(r"//.*@", "//[hidden]@", url, flags=re.DOTALL)
 
 
 def _kind_of(entry: Json) -> ServerKind:
@@ -752,21 +893,39 @@ def _network_code(error: httpx.TransportError) -> str:
     return "cut" if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) else "network"
 
 
+def _room(
+    finished: queue.SimpleQueue[Any], is_taken: asyncio.Event
+) -> Callable[[], Awaitable[None]]:
+    """Make a wait until less than a batch is waiting to be handed over."""
+
+    async def has_room() -> None:
+        while finished.qsize() >= _BATCH:
+            is_taken.clear()
+            await is_taken.wait()
+
+    return has_room
+
+
 def _batches(
-    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None], halt: Callable[[], None]
+    finished: queue.SimpleQueue[tuple[int, T] | BaseException | None],
+    wake: Callable[[], None],
+    halt: Callable[[], None],
 ) -> Iterator[list[tuple[int, T]]]:
     """Hand over what is there, waiting for the first; then raise what ended the run, if anything.
 
-    A Ctrl-C while waiting calls ``halt``, and what has come until then is handed over first: it is paid for.
+    ``wake`` is called whenever some was taken. A signal that raises while waiting (Ctrl-C, or SIGTERM
+    under the command line) calls ``halt``, and what has come until then is handed over first: it is
+    paid for.
     """
     while True:
         taken: list[Any] = []
-        interrupt: KeyboardInterrupt | None = None
+        interrupt: BaseException | None = None
         try:
             _take(finished, taken)
             while isinstance(taken[-1], tuple) and len(taken) < _BATCH and not finished.empty():
                 _take(finished, taken)
-        except KeyboardInterrupt as error:
+            wake()
+        except BaseException as error:  # noqa: BLE001 - raised again below
             interrupt = error
             halt()
             while not finished.empty():

@@ -21,7 +21,7 @@ from mop.backends import dialects
 from mop.backends.base import Failure, Scorer
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.ledger import Ledger
-from mop.backends.link import Clock, Findings, Job, Link, is_loopback
+from mop.backends.link import Clock, Findings, Job, Link, is_loopback, without_password
 from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.tokens import open_tokens
@@ -234,7 +234,7 @@ def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
     at = max(body.rfind("@http://"), body.rfind("@https://"))
     if body == name or at <= 0:
         raise ConfigError(
-            f"{withhold_quotes(name, ())!r} does not name a served model; the form is "
+            f"{withhold_quotes(without_password(name), ())!r} does not name a served model; the form is "
             "openai:MODEL@URL, "
             "for example openai:qwen3-8b@http://127.0.0.1:8000"
         )
@@ -244,7 +244,9 @@ def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
         # A bare host means its /v1; a longer path is taken as it stands, as providers have them.
         urls.append(url if urlsplit(url).path else f"{url}/v1")
     if len(set(urls)) < len(urls):
-        raise ConfigError(f"an address occurs twice in {', '.join(urls)}; name each server once")
+        raise ConfigError(
+            f"an address occurs twice in {without_password(', '.join(urls))}; name each server once"
+        )
     return body[:at], tuple(urls)
 
 
@@ -493,7 +495,8 @@ class RemoteGenerator:
             self.ledger.replaced_controls += n_replaced
             path = "/v1/chat/completions"
             # A token is at least one byte of text; 16 more frame each message.
-            max_in = sum(len(m["content"].encode()) + 16 for m in body["messages"]) + 16
+            texts = [m["content"].encode(errors="surrogatepass") for m in body["messages"]]
+            max_in = sum(len(text) + 16 for text in texts) + 16
         else:
             ids = encoder.prompt_ids(branch.prompt)
             body["prompt"] = ids
@@ -667,7 +670,7 @@ class RemoteModel(RemoteGenerator):
                 private = (*_data_texts(requests[i].prompt), requests[i].response, str(ids))
                 yield self._score_job(i, ids, start, private, _as_score)
 
-        yield from self._link.stream(jobs, prepare, self._probe_again)
+        yield from self._link.stream(jobs, prepare, self._check_again)
         self._settle_failures(len(requests), 0.0)
 
     def _encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
@@ -696,11 +699,11 @@ class RemoteModel(RemoteGenerator):
         return Job(index, path, body, read, len(ids), 1, private, seed, index >= 0)
 
     def _asker(
-        self, client: httpx.AsyncClient, endpoint: Endpoint
+        self, client: httpx.AsyncClient, endpoint: Endpoint, *, is_brief: bool = False
     ) -> Callable[..., Awaitable[tuple[float, ...]]]:
         async def ask(ids: Sequence[int], start: int) -> tuple[float, ...]:
             job = self._score_job(-1, ids, start, (), lambda values: values)
-            return await self._link.obtain(client, job, endpoint)
+            return await self._link.obtain(client, job, endpoint, is_brief=is_brief)
 
         return ask
 
@@ -742,13 +745,14 @@ class RemoteModel(RemoteGenerator):
             )
         return is_affordable
 
-    async def _probe_again(self, client: httpx.AsyncClient) -> None:
-        for endpoint in self._link.endpoints:
-            if endpoint.set_aside_until_s is None:
-                before = self.findings.conformance[endpoint.url]
-                await probe_again(
-                    self._asker(client, endpoint), self._encode, before, where=endpoint.url
-                )
+    async def _check_again(self, client: httpx.AsyncClient, endpoint: Endpoint) -> None:
+        # With another address at hand, nobody waits for a server that is busy or gone.
+        await probe_again(
+            self._asker(client, endpoint, is_brief=len(self._link.endpoints) > 1),
+            self._encode,
+            self.findings.conformance[endpoint.url],
+            where=endpoint.url,
+        )
 
 
 def _as_score(log_probs: tuple[float, ...]) -> Score:

@@ -66,9 +66,10 @@ class RetryPolicy:
     max_protocol_retries: int = 3
     """Further tries after an answer that is cut, garbled or not to be trusted."""
     item_limit_s: float = 900.0
-    """Time for one item: its calls and the waits between them."""
+    """Time for one item: its calls and the waits between them. An endpoint that refuses every call
+    for so long is set aside."""
     breaker_failures: int = 20
-    """So many failures in a row, and `breaker_s` since the last success, set an endpoint aside."""
+    """So many failures in a row, and `breaker_s` since the first of them, set an endpoint aside."""
     breaker_s: float = 30.0
     """A restart of a server with a hundred calls in flight is a hundred failures in a row, but a short one."""
     retrial_s: float = 60.0
@@ -184,8 +185,9 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
     -----
     In this order: ``retry-after-ms``; ``retry-after`` as seconds or as an HTTP date; the largest of
     the headers that end in ``-reset`` or contain ``ratelimit-reset``, as a duration (``6m0s``,
-    ``20ms``), seconds, seconds since 1970, or an ISO date. What cannot be read is passed over; a
-    time that has passed is a wait of 0.
+    ``20ms``), seconds, seconds since 1970, or an ISO date. A limit of which something remains, by
+    the header with ``remaining`` for ``reset``, is not the one that was met. What cannot be read is
+    passed over; a time that has passed is a wait of 0.
 
     Examples
     --------
@@ -206,6 +208,7 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
         wait
         for name, text in headers.items()
         if name.endswith("-reset") or "ratelimit-reset" in name
+        if not _number(headers.get(name.replace("reset", "remaining")))
         if (wait := _reset(text, utc_s)) is not None
     ]
     return max(resets) if resets else None
@@ -254,16 +257,20 @@ class Endpoint:
     paused_until_s: float = -math.inf
     set_aside_until_s: float | None = None
     """Not None once the breaker has opened; a success closes it."""
+    why_set_aside: str = ""
     failures_in_row: int = 0
     complaints_in_row: int = 0
     """Separate throttling episodes since the last success."""
     calls: int = 0
     interval_s: float = 0.0
     """Least time between two calls; 0 until the server has complained."""
+    is_unchecked: bool = False
+    """Whether it missed the last check of its model: it takes no items while another one works."""
     _next_send_s: float = field(default=-math.inf)
     _window_start_s: float | None = field(default=None)
     _window_successes: int = field(default=0)
-    _last_success_s: float = field(default=-math.inf)
+    _failing_since_s: float = field(default=-math.inf)
+    _refusing_since_s: float = field(default=-math.inf)
     _last_cut_s: float = field(default=-math.inf)
     _last_complaint_s: float = field(default=-math.inf)
 
@@ -280,7 +287,6 @@ class Endpoint:
         self.failures_in_row = 0
         self.complaints_in_row = 0
         self.set_aside_until_s = None
-        self._last_success_s = now_s
         self._window_successes += 1
         self.interval_s *= _FASTER
         # Until the first complaint the limit doubles per round of calls, after it it grows by one
@@ -292,6 +298,8 @@ class Endpoint:
         self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int
     ) -> None:
         """The server asked for patience: nothing goes there until the pause is over.
+
+        One that asks for nothing else is set aside in the end, as if it failed.
 
         Parameters
         ----------
@@ -306,6 +314,14 @@ class Endpoint:
             For the jitter of a pause whose length the server did not say.
         """
         is_new = sent_s >= self._last_complaint_s
+        # A row of refusals ends by a success, or when for long nothing was asked.
+        if self.complaints_in_row == 0 or sent_s > self.paused_until_s + policy.longest_wait_s:
+            self._refusing_since_s = now_s
+        refused_s = now_s - self._refusing_since_s
+        if refused_s > policy.item_limit_s:
+            self._set_aside(
+                f"every call was refused (429) for {refused_s / 60:.0f} min", policy, now_s
+            )
         if is_new:
             self.complaints_in_row += 1
             self._last_complaint_s = now_s
@@ -338,12 +354,16 @@ class Endpoint:
 
     def note_failure(self, policy: RetryPolicy, *, now_s: float) -> None:
         """The server failed; enough of that and it is set aside."""
-        if self._last_success_s == -math.inf:
-            self._last_success_s = now_s  # the row of failures begins here
+        if self.failures_in_row == 0:
+            self._failing_since_s = now_s
         self.failures_in_row += 1
-        quiet_s = now_s - self._last_success_s
-        if self.failures_in_row >= policy.breaker_failures and quiet_s >= policy.breaker_s:
-            self.set_aside_until_s = now_s + policy.retrial_s
+        failing_s = now_s - self._failing_since_s
+        if self.failures_in_row >= policy.breaker_failures and failing_s >= policy.breaker_s:
+            self._set_aside(f"{self.failures_in_row} calls in a row failed", policy, now_s)
+
+    def _set_aside(self, why: str, policy: RetryPolicy, now_s: float) -> None:
+        self.set_aside_until_s = now_s + policy.retrial_s
+        self.why_set_aside = why
 
     def due_s(self) -> float:
         """Return the time from which calls may be sent, if there is a place."""
@@ -374,8 +394,8 @@ def choose_endpoint(
     -------
     endpoint : Endpoint or None
     wait_s : float or None
-        If there is no endpoint: seconds until a pause ends, or None if one is merely full, in which
-        case a finished call makes room.
+        If there is no endpoint: seconds until the first pause ends, or None if all are merely full.
+        A finished call may make room before that.
 
     Raises
     ------
@@ -386,14 +406,12 @@ def choose_endpoint(
     if best.room(now_s) > 0:
         return best, None
     if all(endpoint.set_aside_until_s is not None for endpoint in endpoints):
-        failures = max(endpoint.failures_in_row for endpoint in endpoints)
+        reasons = "; ".join(f"{e.why_set_aside} at {e.url}" for e in endpoints)
         raise CallError(
-            f"stopped: {failures} calls in a row failed at {', '.join(e.url for e in endpoints)}; "
-            "a working server is needed; what is finished is kept, so run the same command again "
+            f"stopped: {reasons}; a working server is needed; what is finished is kept, so run the same command again "
             "once it answers",
             kind="fatal",
             code="breaker",
         )
     waits = [endpoint.due_s() - now_s for endpoint in endpoints]
-    is_full = any(wait <= 0 for wait in waits)
-    return None, None if is_full else min(waits)
+    return None, min((wait for wait in waits if wait > 0), default=None)
