@@ -14,7 +14,6 @@ import ipaddress
 import json
 import logging
 import queue
-import re
 import secrets
 import threading
 import time
@@ -263,7 +262,15 @@ class Link:
                 status = response.status_code
                 raw = await _read_body(response)
                 if classify_status(status) is None:
-                    return dialects.read_json(raw)
+                    answer = dialects.read_json(raw)
+                    if answer.get("error") is None or answer.get("choices"):
+                        return answer
+                    code, detail = _error_detail(raw, private)  # routers put their errors here
+                    raise CallError(
+                        f"{url} answered {status} with an error: {detail}",
+                        kind="throttled" if code == "429" else "protocol",
+                        code=f"error-{code}" if code.isalnum() else "error",
+                    )
                 failure = self._status_error(url, response, raw, private)
         except TimeoutError:
             failure = CallError(
@@ -385,7 +392,7 @@ class Link:
                 answer = await self.fetch(
                     client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private
                 )
-                result, used = job.read(answer)
+                result, used = _read(job, answer, endpoint.url)
                 is_lost = False
                 self._check_model(endpoint, used, job.private)
                 if job.is_counted:
@@ -806,6 +813,14 @@ class Link:
         )
 
 
+def _read(job: Job[T], answer: Json, url: str) -> tuple[T, Meter]:
+    """Read an answer; an error names the address."""
+    try:
+        return job.read(answer)
+    except CallError as error:
+        raise CallError(f"{url}: {error}", kind=error.kind, code=error.code) from None
+
+
 def _meter_of(answer: Json) -> Meter | None:
     """What an answer that gives no item used; None if it does not say."""
     try:
@@ -827,17 +842,6 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def without_password(url: str) -> str:
-    """Hide what stands between ``//`` and the last ``@``: there a URL holds a name and a password.
-
-    Examples
-    --------
-    >>> without_password("http://me:secret@127.0.0.1:8000")
-    'http://[hidden]@127.0.0.1:8000'
-    """
-    return re.sub(r"//.*@", "//[hidden]@", url, flags=re.DOTALL)
 
 
 def _kind_of(entry: Json) -> ServerKind:

@@ -21,7 +21,7 @@ from mop.backends import dialects
 from mop.backends.base import Failure, Scorer
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.ledger import Ledger
-from mop.backends.link import Clock, Findings, Job, Link, is_loopback, without_password
+from mop.backends.link import Clock, Findings, Job, Link, is_loopback
 from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.tokens import open_tokens
@@ -36,7 +36,7 @@ from mop.errors import (
 from mop.fake_server import ToyEncoder
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.redact import Secret, withhold_quotes
+from mop.redact import Secret, withhold_quotes, without_password
 from mop.spending import PILOT_ITEMS
 from mop.types import (
     Branch,
@@ -548,6 +548,12 @@ class RemoteGenerator:
                 request = GenerateRequest((Branch(prompt, 1.0),), seed)
                 decoding = Decoding(max_tokens=max_tokens)
                 texts.append((await self._probe_draw(client, request, decoding, endpoint)).text)
+            if not any(texts):
+                raise BackendError(
+                    f"{endpoint.url} writes nothing: {len(texts)} draws are empty; see what the "
+                    "model answers to 'Write some random words.', and use a chat model, or the "
+                    "tokenizer that is its own"
+                )
             if len(set(texts[1:])) == 1:
                 raise BackendError(
                     f"{endpoint.url} does not sample: {len(texts) - 1} draws of 24 tokens at "
