@@ -92,9 +92,10 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
              "test": 40, "responses": 24, "ablation": 12, "best_seeds": 2},
 }  # fmt: skip
 
-DRAWING = {"mix": "prompt", "tau_factor": 0.75, "same_label": True}
-"""How MoP draws: a persona and the exemplars of some agents in one prompt, of the label asked for (as PICLe's are),
-temperatures times 0.75. How many agents: `Corpus.n_agents`."""
+DRAWING = {"mix": "neighbours", "tau_factor": 0.75, "same_label": True}
+"""How MoP draws: a persona, and in its prompt the exemplar drawn with those most like it, of the label asked for (as
+PICLe's are), temperatures times 0.75. How many exemplars: `Corpus.n_agents`."""
+SHOWN = {"prompt": "each drawn by itself", "neighbours": "one drawn, and those most like it"}
 COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-shot", "few-shot-3")
 """Methods that draw at `DRAWING`'s factor as well as at 1; ProGen's rounds take too long for two."""
 
@@ -102,7 +103,8 @@ NO_PICLE = "PICLe with its fine-tuned model was not run, only its prompted stand
 
 ABLATIONS = (
     "no-exemplars", "raw-records", "no-gates", "random-personas", "single-tau", "fitted-tau",
-    "any-label", "paper-drawing", "tokens-2", "tokens-4", "tokens-8", "prompt-1", "prompt-2", "prompt-4", "prompt-8",
+    "any-label", "paper-drawing", "tokens-2", "tokens-4", "tokens-8",
+    "prompt-1", "prompt-2", "prompt-3", "prompt-4", "prompt-8", "neighbours-2", "neighbours-5",
 )  # fmt: skip
 """On AG News, beside K and N halved; the other data sets have the paper's fit only."""
 PARTS = {"table": "", "ablations": "-ablations"}
@@ -263,7 +265,7 @@ def estimate(piece: str, config: RunConfig) -> float:
         texts = (len(compared.methods) + 1) * n + len(compared.ablations) * compared.n_ablation
         texts += config.data.golden + config.data.test
         return 2 * (compared.n_seeds_best - 1) * seconds + texts * tokens / EMBEDDED_PER_SECOND
-    if ablation.startswith(("tokens-", "prompt-")):
+    if ablation.startswith(("tokens-", "prompt-", "neighbours-")):
         return seconds * int(ablation.partition("-")[2])
     if ablation.startswith(("paper", "raw", "random", "k-", "n-")):
         return seconds + scores / SCORED_PER_SECOND
@@ -623,7 +625,7 @@ def made_by(run: Mapping[str, Any]) -> list[str]:
         f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}{drawn}; "
         f"{run['seconds'] / 3600:.2f} hours. Sizes: "
         + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
-        + f". MoP: exemplars in a prompt {drawing['n_agents']}, of "
+        + f". MoP: exemplars in a prompt {drawing['n_agents']} ({SHOWN[drawing['mix']]}), of "
         f"{'the label asked for' if drawing.get('same_label') else 'any label'}, factor on temperatures "
         f"{drawing['tau_factor']:g}. Versions: {versions}.",
     ]  # fmt: skip
