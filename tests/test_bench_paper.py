@@ -157,7 +157,8 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
     text = arguments.docs.read_text()
     for part in ("| `fid_cut_imdb` | -1.0 % | – | -50 % | no | x |",
                  "| `fid_cut_vs_paper_imdb` | -2.0 % |", "## IMDB", "    command of the run",
-                 "commit abc; 1.00 hours", "in a prompt 3 (one drawn, and those most like it), of the label asked for", "factor on temperatures 0.75", "| the table |",
+                 "commit abc; 1.00 hours", "in a prompt 3 (one drawn, and those most like it), of the label",
+                 "factor on temperatures 0.75", "| the table |",
                  "    command of the ablations", "| the ablations |",
                  "SST-2: skipped"):  # fmt: skip
         assert part in text
