@@ -332,7 +332,7 @@ def test_a_number_below_0_is_refused(run_folder, capsys, option):
     with pytest.raises(SystemExit) as stopped:
         main(["score", str(run_folder), option, "-3"])
     assert stopped.value.code == USAGE
-    assert "must be 0 or more, got -3" in capsys.readouterr().err
+    assert "must be a whole number, 0 or more, got '-3'" in capsys.readouterr().err
 
 
 def test_a_section_that_is_none_is_refused(run_folder, capsys):

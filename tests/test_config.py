@@ -65,8 +65,11 @@ def test_json_and_back_is_the_same():
             'simulate.controls=["zeroshot"]',
             r"simulate\.controls must be one of .*did you mean 'zero-shot'\?",
         ),
-        ("simulate.n_responses=3", r"simulate\.n_responses must be at least 4, got 3"),
-        ("data.golden=2", r"data\.golden must be at least 4, got 2"),
+        (
+            "simulate.n_responses=3",
+            r"simulate\.n_responses must be at least 4 \(an evaluation needs as many texts\), got 3",
+        ),
+        ("data.golden=2", r"data\.golden must be at least 4 \(an evaluation needs.*\), got 2"),
         ("personas.n_personas=ten", r"n_personas must be a whole number or auto, got 'ten'$"),
         ("seed.x=3", r"seed must be of type int, got"),
         ("simulate.n_responses=500", r"simulate\.n_responses \(500\) is above data\.test \(400\)"),

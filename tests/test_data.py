@@ -553,11 +553,15 @@ def test_white_space_around_texts_makes_no_other_record():
     assert len({r.key for r in kept}) == 4
 
 
-def test_whole_numbers_are_the_same_labels_however_pandas_holds_them():
+def test_whole_numbers_are_the_same_labels_however_pandas_holds_them(tmp_path):
     frame = pd.DataFrame({"context": list("abc"), "response": list("xyz"), "label": [0, 1, 1]})
     missing = frame.assign(label=[0, 1, None])
-    labels = [[r.label for r in load_records(f, label="label").records] for f in (frame, missing)]
-    assert labels == [["0", "1", "1"], ["0", "1", None]]
+    missing.to_csv(tmp_path / "m.csv", index=False)
+    labels = [
+        [r.label for r in load_records(source, label="label").records]
+        for source in (frame, missing, tmp_path / "m.csv")
+    ]
+    assert labels == [["0", "1", "1"], ["0", "1", None], ["0", "1", None]]
 
 
 def test_a_label_that_is_an_array_costs_its_row():

@@ -221,13 +221,6 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
         ),
         ({"choices": [{}, {}], "usage": USAGE}, "protocol", "an answer has 2 choices"),
         ({}, "protocol", "an answer has 0 choices"),
-        ({"error": "oops"}, "protocol", "status 200 and is an error$"),
-        ({"error": {"code": 429, "message": "I lost"}}, "protocol", r"is an error \(code 429\)$"),
-        (
-            {"error": {"code": None, "type": "overloaded"}},
-            "protocol",
-            r"error \(code 'overloaded'\)$",
-        ),
     ],
 )
 def test_an_incomplete_text_is_no_text(answer: dict[str, Any], kind: str, message: str) -> None:

@@ -112,6 +112,7 @@ def test_groups_are_not_divided(tmp_path):
     splits, _ = load_splits(split_files(tmp_path), SIZES, seed=0, **columns)
     groups = {name: {r.group for r in records} for name, records in splits.items()}
     assert not groups["train"] & groups["valid"]
+    assert len(groups["golden"]) == 3  # a file that is not divided gives records of all its groups
     write(tmp_path, golden=grouped(rows[40:], 3, 1))
     with pytest.raises(DataError, match="the group 'film [12]' is in the splits 'exemplars' and"):
         load_splits(split_files(tmp_path), SIZES, seed=0, **columns)

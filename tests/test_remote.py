@@ -516,6 +516,61 @@ def test_an_address_that_missed_a_check_has_no_items_until_it_is_checked() -> No
         assert found.log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4)
 
 
+def one_that_misses_its_check(*, is_hanging: bool) -> tuple[Told, RemoteModel]:
+    """Two addresses of which the second has missed a check, and is well again since."""
+
+    def does(port: int, n: int) -> int | None:
+        return 503 if port == 2 and is_down and n > 480 else None
+
+    class Hanging(Told):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if is_hanging and is_down and request.url.port == 2 and len(self.answered_s) > 480:
+                await asyncio.sleep(1e6)
+            return await super().handle_async_request(request)
+
+    is_down = True
+    transport = Hanging(FakeServer("vllm"), FakeServer("vllm"), does=does, latency_s=0.05)
+    model = require_scorer(connect_by(transport))
+    assert isinstance(model, RemoteModel)
+    assert len(scored(model, score_requests(700))) == 700
+    is_down = False
+    assert [e.is_unchecked for e in model._link.endpoints] == [False, True]
+    return transport, model
+
+
+@pytest.mark.parametrize("is_hanging", [False, True])
+def test_an_address_that_missed_a_check_is_used_again(is_hanging: bool) -> None:
+    """For draws, which have no check, at once; for scores when it has passed, also in short calls."""
+    transport, model = one_that_misses_its_check(is_hanging=is_hanging)
+    # The check does not hold up the others for a whole deadline; what hangs itself comes last.
+    assert np.diff(transport.answered_s[:700]).max() < 40
+    before = transport.servers[2].calls
+    drawn(model, draw_requests(100), max_tokens=3)
+    assert transport.servers[2].calls > before + 20
+    before = transport.servers[2].calls
+    for _ in range(2):
+        assert len(scored(model, score_requests(1200))) == 1200
+    assert transport.servers[2].calls > before + 100
+    assert not model._link.endpoints[1].is_unchecked
+
+
+def test_an_outage_that_comes_with_status_200_is_an_outage() -> None:
+    class Router(InProcess):
+        began_s: float | None = None
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            now_s = asyncio.get_running_loop().time()
+            if request.method == "POST" and len(self.calls) > N_PROBES + 30:
+                self.began_s = self.began_s or now_s
+                if now_s - self.began_s < 12:
+                    told = b'{"error": {"code": 502, "message": "upstream"}}'
+                    return httpx.Response(200, stream=_Body(Reply(200, told)))
+            return await super().handle_async_request(request)
+
+    model = connect_by(Router(FakeServer("vllm"), latency_s=0.2), max_concurrency=8)
+    assert len(drawn(model, draw_requests(200), max_tokens=3)) == 200
+
+
 def test_calls_that_were_refused_do_not_bring_the_check_nearer() -> None:
     def does(_: int, n: int) -> int | None:
         return 429 if n > 40 and next(turns) % 5 else None

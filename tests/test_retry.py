@@ -58,7 +58,9 @@ def failure(kind: CallKind, retry_after_s: float | None = None) -> CallError:
             5.0,
         ),
         ({"x-ratelimit-remaining-tokens": "5"}, None),
-        ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "6s"}, None),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "6s"}, None),
+        # A request may want more tokens than remain.
+        ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "6s"}, 6.0),
         (
             {
                 "x-ratelimit-remaining-requests": "9000",

@@ -158,11 +158,26 @@ def test_contexts_may_come_without_labels(finished, tmp_path, name, text):
     assert [row.context for row in read_responses(tmp_path / "o.jsonl")] == ["Up", "Down"]
 
 
-def test_the_runs_own_model_writes_also_when_it_was_changed_after_the_fit(finished, tmp_path):
+class Named(FakeModel):
+    """The toy model under another name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self._name = name
+
+    @property
+    def name(self):
+        return self._name
+
+
+def test_the_runs_own_model_writes_also_when_it_was_changed_after_the_fit(
+    finished, tmp_path, monkeypatch
+):
     config, path = finished
-    changed = replace(config, model=replace(config.model, lm="another"))
-    models = Models(config)  # what `another` would be
-    assert sample(changed, path, tmp_path / "o.jsonl", n=3, models=models)["lm"] == "another"
+    changed = replace(config, model=replace(config.model, lm="fake:another"))
+    monkeypatch.setattr("mop.pipeline.open_lm", lambda config: Named(config.model.lm))
+    sample(changed, path, tmp_path / "o.jsonl", n=3)
+    assert {row.model for row in read_responses(tmp_path / "o.jsonl")} == {"fake:another"}
 
 
 def test_the_verb_says_what_it_wrote(finished, tmp_path, capsys):

@@ -172,6 +172,8 @@ def test_white_space_around_texts_makes_no_other_exemplar():
     twin = replace(RECORDS[1], key="twin", response="dull\n")
     assert distinct([RECORDS[1], twin, RECORDS[0]]) == [RECORDS[1], RECORDS[0]]
     assert own_exemplars([twin], [RECORDS[0], RECORDS[1]]).tolist() == [1]
+    # Mixtures that were saved with such twins can be used.
+    assert own_exemplars([RECORDS[1], twin], [*RECORDS[:2], twin]).tolist() == [1, 2]
 
 
 def test_own_exemplars_agree_with_looking_at_every_pair():

@@ -142,7 +142,9 @@ def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path):
     rows = read(write(tmp_path / "t.csv", b'x,y\n"open,y\n' + good), "x")
     bad = [row for _, row in rows if isinstance(row, BadRow)]
     assert len(bad) == 1
-    assert re.match(r"is wrongly quoted \(.*, read as far as line \d+\); mend", bad[0].message)
+    assert bad[0].message == (
+        "is wrongly quoted (unexpected end of data); lines 3 to 50002 were read again; mend the quotes"
+    )
     assert len(rows) == 50_001
     assert rows[-1] == (50_002, {"x": "x49999"})
     assert all(a < b for (a, _), (b, _) in pairwise(rows))

@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 
 _LOCK = ".lock"
 _TEMPORARY = ".mop-tmp"
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _METHOD = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 # EFBIG is what a limit on file size answers; to a person it is the same thing.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -149,7 +149,7 @@ def without_surrogates(text: str) -> str:
     >>> without_surrogates("so good \ud83d") == "so good \ufffd"
     True
     """
-    return _SURROGATE.sub("\ufffd", text)
+    return SURROGATE.sub("\ufffd", text)
 
 
 def write_parquet(path: Path, responses: Iterable[Response]) -> None:

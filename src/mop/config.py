@@ -24,6 +24,7 @@ from mop.redact import check_variable
 
 MIN_TEXTS = 4
 """Texts of a method, and golden ones, that an evaluation needs: fewer have subsamples without a covariance."""
+EVALUATED = " (an evaluation needs as many texts)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class DataConfig:
         for name in ("exemplars", "train", "valid"):
             _at_least("data", name, getattr(self, name), 2)
         for name in ("test", "golden"):
-            _at_least("data", name, getattr(self, name), MIN_TEXTS)
+            _at_least("data", name, getattr(self, name), MIN_TEXTS, EVALUATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,7 +384,7 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        _at_least("simulate", "n_responses", self.n_responses, MIN_TEXTS)
+        _at_least("simulate", "n_responses", self.n_responses, MIN_TEXTS, EVALUATED)
         _at_least("simulate", "max_tokens", self.max_tokens, 1)
         _at_least("simulate", "n_agents", self.n_agents, 1)
         _at_least("simulate", "min_tokens", self.min_tokens, 0)
@@ -501,7 +502,7 @@ class CompareConfig:
         _one_of("compare", "form", self.form, ("chat", "quote"))
         _one_of("compare", "encoder_dtype", self.encoder_dtype, ("float32", "bfloat16"))
         _one_of("compare", "domain", self.domain, ("plain", "films", "restaurants", "news"))
-        _at_least("compare", "n_responses", self.n_responses, MIN_TEXTS)
+        _at_least("compare", "n_responses", self.n_responses, MIN_TEXTS, EVALUATED)
         for name in ("n_seeds", "n_names", "min_words", "max_tries", "rounds"):
             _at_least("compare", name, getattr(self, name), 1)
         if self.n_ablation and not MIN_TEXTS <= self.n_ablation <= self.n_responses:
@@ -758,9 +759,9 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _at_least(section: str, name: str, value: int, least: int) -> None:
+def _at_least(section: str, name: str, value: int, least: int, why: str = "") -> None:
     if value < least:
-        raise ConfigError(f"{section}.{name} must be at least {least}, got {value}")
+        raise ConfigError(f"{section}.{name} must be at least {least}{why}, got {value}")
 
 
 def _are_methods(section: str, name: str, given: Sequence[str]) -> None:

@@ -20,9 +20,9 @@ from typing import Literal
 
 import numpy as np
 
-from mop.artifacts import read_jsonl, write_jsonl
+from mop.artifacts import SURROGATE, read_jsonl, write_jsonl
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.sources import SURROGATE, BadRow, Row, Source, open_source
+from mop.sources import BadRow, Row, Source, open_source
 from mop.splits import split_records
 from mop.types import Record
 
@@ -226,6 +226,9 @@ class _Template:
 _TEMPLATE_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]|[^{}]+")
 
 
+_WHOLE = re.compile(r"-?\d+\.0")
+
+
 def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
     """Read the argument `context`; the exact name of a column always wins."""
     has_braces = "{" in context or "}" in context
@@ -264,8 +267,8 @@ def _record(
         if not response or response.isspace():
             raise _Unusable(BadRow("empty_response", f"has no text in {columns.response!r}"))
     context = _context(row, template, repairs)
-    label = _optional(row, columns.label, repairs)
-    group = _optional(row, columns.group, repairs)
+    label = _class(row, columns.label, repairs)
+    group = _class(row, columns.group, repairs)
     weight = 1.0 if columns.weight is None else _weight(row, columns.weight)
     attributes = {
         name: value
@@ -318,8 +321,6 @@ def _spelled(value: object, name: str, *, takes_numbers: bool) -> str:
         raise _Unusable(BadRow("missing_value", f"has no value for {name!r}"))
     if takes_numbers and isinstance(value, bool):
         return str(value).lower()
-    if takes_numbers and isinstance(value, float) and value.is_integer():
-        return str(int(value))  # pandas makes floats of whole numbers where one is missing
     if takes_numbers and isinstance(value, int | float):
         return str(value)
     raise _Unusable(
@@ -338,6 +339,13 @@ def _optional(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
     if value is None or (is_text and not value) or (isinstance(value, float) and math.isnan(value)):
         return None
     return _text(row, name, repairs)
+
+
+def _class(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
+    """Take a label or group; a whole number is the same with and without a point."""
+    value = _optional(row, name, repairs)
+    # pandas writes 1.0 for 1 where a value is missing in the column.
+    return value[:-2] if value is not None and _WHOLE.fullmatch(value) else value
 
 
 def _key(row: Row, name: str, repairs: list[BadRow]) -> str:

@@ -59,7 +59,7 @@ def load_splits(
     sizes : mapping of str to int
         Records of each split. Without a file, ``valid`` is taken from the training records.
     seed : int
-        Of the choice; groups are never divided, and without groups shares of labels are kept.
+        Of the choice; with labels, shares of labels are kept, where no groups have to be kept together.
     **columns
         As for `mop.data.load_records`.
 
@@ -89,14 +89,15 @@ def load_splits(
                 + " + ".join(f"data.{part} = {size}" for part, size in wanted.items())
                 + " are asked for; lower the size"
             )
-        has_groups = any(record.group is not None for record in loaded.records)
+        # Only where a file is divided: whole groups alone would make a split of few of them.
+        by_group = len(wanted) > 1 and any(record.group is not None for record in loaded.records)
         has_labels = all(record.label is not None for record in loaded.records)
         splits |= split_records(
             loaded.records,
             wanted,
             seed=seed,
-            by_group=has_groups,
-            stratify=has_labels and not has_groups,
+            by_group=by_group,
+            stratify=has_labels and not by_group,
         )
     _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
     return {name: splits[name] for name in sizes}, everything

@@ -80,7 +80,7 @@ from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 1, "personas": 2, "fit": 5, "simulate": 1, "evaluate": 4, "report": 3}
+STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 5, "simulate": 1, "evaluate": 4, "report": 3}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -343,7 +343,7 @@ class Models:
         if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
             raise ConfigError(
                 'simulate.mix = "tokens" averages next-token distributions, which a server does '
-                f'not give, got {self._config.model.lm}; use mix = "prompt", or a local model'
+                f'not give, got {self._config.model.lm}; use mix = "prompt" or "neighbours", or a local model'
             )
         # A model that does both has one account, whichever half is opened first.
         writer: object = self.__dict__.get("generator")

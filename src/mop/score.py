@@ -81,24 +81,26 @@ def own_exemplars(records: Sequence[Record], exemplars: Sequence[Record]) -> NDA
     """
     by_key: dict[str, int] = {}
     by_text: dict[tuple[str, str], int] = {}
+    by_words: dict[tuple[str, str], int] = {}
     for row, exemplar in enumerate(exemplars):
-        text = _words_of(exemplar)
+        text = (exemplar.context, exemplar.response)
         if exemplar.key in by_key or text in by_text:
             raise DataError(
                 f"exemplar {exemplar.key!r} occurs twice, by key or by context and response; "
                 "the exemplars must differ; remove duplicates before choosing them"
             )
         by_key[exemplar.key] = by_text[text] = row
+        by_words.setdefault(_words_of(exemplar), row)
     own = np.full(len(records), -1, dtype=np.int64)
     for i, record in enumerate(records):
-        found = by_key.get(record.key), by_text.get(_words_of(record))
+        found = by_key.get(record.key), by_text.get((record.context, record.response))
         rows = {row for row in found if row is not None}
         if len(rows) > 1:
             raise DataError(
                 f"record {record.key!r} shares its key with one exemplar and its text with "
                 "another; one record has one key; give all records of a run distinct keys"
             )
-        own[i] = next(iter(rows), -1)
+        own[i] = next(iter(rows), by_words.get(_words_of(record), -1))
     return own
 
 

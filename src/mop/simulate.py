@@ -63,7 +63,8 @@ def simulate(
     contexts : sequence of Record, length N
         What is responded to. Key, context and label are used; the responses never are.
     agents : sequence of Agent or tuple of Agent, length N
-        Who answers. One agent with several exemplars has them all in one prompt (``mix="prompt"``).
+        Who answers. One agent with several exemplars has them all in one prompt (``mix="prompt"`` and
+        ``"neighbours"``).
         A tuple of agents writes one response together, next-token distributions averaged with the
         weights π·Ω renormalised over the tuple (``mix="tokens"``).
     personas : sequence of Persona, length K

@@ -19,20 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mop.artifacts import SURROGATE
 from mop.errors import DataError, require
 
 Row = Mapping[str, object]
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line of JSON is no record; chosen, not tuned: the longest review we know has 14 kB."""
+"""A longer line of JSON, or cell of a CSV, is no record; chosen, not tuned: the longest review we know has 14 kB."""
 MAX_UNPACKED_BYTES = 64 * 2**20
 """A .gz may always unpack to this much ..."""
 MAX_RATIO = 100
 """... and beyond it to this many times its packed size: text packs 3 to 30 times, a bomb 1,000."""
 
 KINDS = ".csv, .tsv, .jsonl, .ndjson, .json (each also with .gz) or .parquet"
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +248,10 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Ba
     """Yield (number of its first line, cells) for every row, the header included.
 
     A cell whose quote is not closed ends somewhere in later rows, with an error: its first line is the bad row, and the
-    lines after it are read again.
+    lines after it are read again, as rows of their own.
     """
+    # The limit is one for the process; a wider one hurts nobody.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     with _open_bytes(path) as stream:
         # surrogateescape keeps the row countable: a broken byte becomes a lone surrogate, which
         # valid UTF-8 cannot hold, and is found below.
@@ -271,11 +272,10 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Ba
             except StopIteration:
                 return
             except csv.Error as error:
-                until = f", read as far as line {number + len(taken) - 1}" if taken[1:] else ""
-                yield (
-                    number,
-                    BadRow("cells", f"is wrongly quoted ({error}{until}); mend the quotes"),
-                )
+                last = number + len(taken) - 1
+                again_from = f"; lines {number + 1} to {last} were read again" if taken[1:] else ""
+                message = f"is wrongly quoted ({error}){again_from}; mend the quotes"
+                yield number, BadRow("cells", message)
                 again.extendleft(reversed(taken[1:]))
                 reader = csv.reader(lines(), delimiter=delimiter, strict=True)
                 number += 1

@@ -188,7 +188,7 @@ class Agent:
     persona: int | None
     """Row of the persona list; None for no persona."""
     exemplars: tuple[int, ...]
-    """Rows of the exemplar list; empty for none; several only with ``mix="prompt"``."""
+    """Rows of the exemplar list; empty for none; several with ``mix="prompt"`` and ``"neighbours"``."""
     temperature: float
     log_pi: float = 0.0
     """Natural log of the persona's weight at the draw."""

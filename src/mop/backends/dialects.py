@@ -579,12 +579,6 @@ def _only_choice(body: Json) -> Json:
     choices = body.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         n = len(choices) if isinstance(choices, list) else 0
-        error = body.get("error")
-        if error is not None:
-            # Its message is left out: it may repeat the request.
-            code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
-            shown = "" if code is None else f" (code {_name(code)})"
-            raise _protocol("error", f"the answer has status 200 and is an error{shown}")
         raise _protocol("choices", f"an answer has {n} choices; exactly one was asked for")
     return choices[0]
 

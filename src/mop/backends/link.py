@@ -14,6 +14,7 @@ import ipaddress
 import json
 import logging
 import queue
+import re
 import secrets
 import threading
 import time
@@ -66,6 +67,7 @@ _MAY_BE_BILLED = frozenset(
 PROBE_EVERY = 500
 """Answered calls between two checks that the model behind an address is still the same."""
 _LONG_PAUSE_S = 40.0  # backoff gets here after some minutes of refusals
+_CHECK_LIMIT_S = 15.0  # for the check of one of several addresses; nobody waits longer for it
 _CHECK_AGAIN_S = 10.0
 """Wait before the next check of an address that failed one and is neither paused nor set aside."""
 _BATCH = 256  # finished items handed over at once at the most; with so many waiting, none is begun
@@ -193,6 +195,7 @@ class Link:
         self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._is_busy = False
+        self._checks = False
         self._is_detected = False
         self._warned: set[str] = set()
         # Since the last check; kept from stream to stream, since most are short.
@@ -266,9 +269,10 @@ class Link:
                     if answer.get("error") is None or answer.get("choices"):
                         return answer
                     code, detail = _error_detail(raw, private)  # routers put their errors here
+                    is_status = re.fullmatch(r"[45]\d\d", code) is not None
                     raise CallError(
                         f"{url} answered {status} with an error: {detail}",
-                        kind="throttled" if code == "429" else "protocol",
+                        kind=(classify_status(int(code)) if is_status else None) or "protocol",
                         code=f"error-{code}" if code.isalnum() else "error",
                     )
                 failure = self._status_error(url, response, raw, private)
@@ -456,6 +460,8 @@ class Link:
 
     def _in_use(self) -> list[Endpoint]:
         """Endpoints that may have items: those that missed a check only if all others are set aside."""
+        if not self._checks:
+            return self.endpoints
         checked = [endpoint for endpoint in self.endpoints if not endpoint.is_unchecked]
         is_any_left = any(endpoint.set_aside_until_s is None for endpoint in checked)
         return checked if is_any_left else self.endpoints
@@ -546,8 +552,9 @@ class Link:
             Awaited before the first item, such as a probe.
         check : callable, optional
             Awaited for each address every `PROBE_EVERY` answered calls of this link; no item is
-            begun meanwhile. Of several addresses, one whose check fails or would have to wait has
-            no more items until it is made up for; with the code ``swapped`` it ends the run.
+            begun meanwhile. Of several addresses, one whose check fails or takes long has no more
+            items of streams with a check until it is made up for; with the code ``swapped`` it ends
+            the run.
 
         Raises
         ------
@@ -635,12 +642,13 @@ class Link:
     ) -> None:
         """Work through all jobs; those stopped by bad luck alone get a second round at the end."""
         self.failures.clear()
+        self._checks = check is not None
         try:
             async with asyncio.TaskGroup() as group_of_late:
                 work = _Work(iter(jobs), has_room, check, group_of_late)
                 for endpoint in self.endpoints:
                     if endpoint.is_unchecked:
-                        self._check_late(client, endpoint, work)
+                        self._check_late(client, endpoint, work, after_s=0.0)
                 for is_last_round in (False, True):
                     async with asyncio.TaskGroup() as group:
                         for _ in range(self.settings.max_concurrency * len(self.endpoints)):
@@ -695,30 +703,41 @@ class Link:
                 if endpoint.is_unchecked or await self._passes(client, endpoint, work.check):
                     continue
                 endpoint.is_unchecked = True
-                self._check_late(client, endpoint, work)
+                self._check_late(client, endpoint, work, after_s=_CHECK_AGAIN_S)
             self._n_answered = 0
 
     async def _passes(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> bool:
         """Whether an address passes its check now; one of several may also be busy or gone."""
+        is_one_of_several = len(self.endpoints) > 1
         try:
-            await check(client, endpoint)
-        except CallError as error:
-            if error.code == "swapped" or len(self.endpoints) == 1:
+            async with asyncio.timeout(_CHECK_LIMIT_S if is_one_of_several else None):
+                await check(client, endpoint)
+        except (CallError, TimeoutError) as error:
+            if not is_one_of_several or getattr(error, "code", "") == "swapped":
                 raise
-            logger.info("%s has no items until it is checked: %s", endpoint.url, error)
+            logger.info(
+                "%s has no items until it is checked: %s",
+                endpoint.url,
+                error or "no answer in time",
+            )
             return False
         return True
 
-    def _check_late(self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any]) -> None:
+    def _check_late(
+        self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any], *, after_s: float
+    ) -> None:
         if work.check is not None:
-            coroutine = self._catch_up(client, endpoint, work.check)
+            coroutine = self._catch_up(client, endpoint, work.check, after_s)
             work.late_checks.append(work.group.create_task(coroutine))
 
-    async def _catch_up(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> None:
+    async def _catch_up(
+        self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check, after_s: float
+    ) -> None:
         """Check an address that missed its check as soon as it may be called, until it passes."""
         while endpoint.is_unchecked:
             wait = endpoint.due_s() - asyncio.get_running_loop().time()
-            await asyncio.sleep(wait if wait > 0 else _CHECK_AGAIN_S)
+            await asyncio.sleep(wait if wait > 0 else after_s)
+            after_s = _CHECK_AGAIN_S
             endpoint.is_unchecked = not await self._passes(client, endpoint, check)
         self._finished.set()
 

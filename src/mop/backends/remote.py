@@ -446,7 +446,7 @@ class RemoteGenerator:
                 raise BackendError(
                     f"request {index} mixes {len(request.branches)} agents token by token, which "
                     "needs the model's "
-                    'logits; a server draws from one branch; use mix = "prompt", or a local model'
+                    'logits; a server draws from one branch; use mix = "prompt" or "neighbours", or a local model'
                 )
 
         async def prepare(client: httpx.AsyncClient) -> None:

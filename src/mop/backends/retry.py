@@ -185,8 +185,9 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
     -----
     In this order: ``retry-after-ms``; ``retry-after`` as seconds or as an HTTP date; the largest of
     the headers that end in ``-reset`` or contain ``ratelimit-reset``, as a duration (``6m0s``,
-    ``20ms``), seconds, seconds since 1970, or an ISO date. A limit of which something remains, by
-    the header with ``remaining`` for ``reset``, is not the one that was met. What cannot be read is
+    ``20ms``), seconds, seconds since 1970, or an ISO date. A limit on requests of which something
+    remains, by the header with ``remaining`` for ``reset``, is not the one that was met (of tokens
+    a large request may want more than remain). What cannot be read is
     passed over; a time that has passed is a wait of 0.
 
     Examples
@@ -208,7 +209,7 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
         wait
         for name, text in headers.items()
         if name.endswith("-reset") or "ratelimit-reset" in name
-        if not _number(headers.get(name.replace("reset", "remaining")))
+        if "token" in name or not _number(headers.get(name.replace("reset", "remaining")))
         if (wait := _reset(text, utc_s)) is not None
     ]
     return max(resets) if resets else None
