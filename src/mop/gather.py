@@ -146,8 +146,14 @@ def report_data(
             **_remote_cost(folder.about.get("remote", {}), config),
         },
         origins=_origins(config),
-        command=f"mop run --config {shlex.quote(str(folder.config))} --out NEW_FOLDER",
+        command=f"mop run --config {shlex.quote(_from_here(folder.config))} --out NEW_FOLDER",
     )
+
+
+def _from_here(file: Path) -> str:
+    """A path as it can be typed here; short where it can be, since a page may be passed on."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def _model_notes(
