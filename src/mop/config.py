@@ -105,6 +105,11 @@ class ModelConfig:
         """As torch names it; None: to be chosen."""
         return None if self.device == "auto" else self.device
 
+    @property
+    def torch_dtype(self) -> str | None:
+        """Of the language model, as torch names it; None: to be chosen."""
+        return None if self.dtype == "auto" else self.dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:

@@ -235,14 +235,13 @@ def _ratio(method: str, given: Ingredients) -> NDArray[np.float64]:
             task=given.config.data.task,
             progress=given.progress,
         )
-    device, dtype = given.config.model.device, given.config.model.dtype
     return lora_ratio(
         given.exemplars,
         lm=given.config.model.lm,
         store=given.store,
         seed=given.config.seed,
-        device=None if device == "auto" else device,
-        dtype=None if dtype == "auto" else dtype,
+        device=given.config.model.torch_device,
+        dtype=given.config.model.torch_dtype,
         progress=given.progress,
     )
 

@@ -907,8 +907,8 @@ def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel
         return open_model(name, settings=replace(remote, max_failed_share=1.0))
     return open_model(
         name,
-        device=None if model.device == "auto" else model.device,
-        dtype=None if model.dtype == "auto" else model.dtype,
+        device=model.torch_device,
+        dtype=model.torch_dtype,
         memory_gib=model.memory_gib,
     )
 

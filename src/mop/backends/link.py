@@ -195,7 +195,7 @@ class Link:
         self._models: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self._is_busy = False
-        self._checks = False
+        self._checks = False  # whether the stream at work has a check
         self._is_detected = False
         self._warned: set[str] = set()
         # Since the last check; kept from stream to stream, since most are short.
@@ -378,7 +378,7 @@ class Link:
         tries = Tries()
         policy = self.policy
         if is_brief:
-            policy = replace(policy, max_tries=4, item_limit_s=15.0)
+            policy = replace(policy, max_tries=4, item_limit_s=_CHECK_LIMIT_S)
         while True:
             endpoint = await self._enter(job, only, is_brief=is_brief)
             used: Meter | None = None
@@ -708,20 +708,22 @@ class Link:
 
     async def _passes(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check) -> bool:
         """Whether an address passes its check now; one of several may also be busy or gone."""
-        is_one_of_several = len(self.endpoints) > 1
+        if len(self.endpoints) == 1:
+            await check(client, endpoint)
+            return True
         try:
-            async with asyncio.timeout(_CHECK_LIMIT_S if is_one_of_several else None):
+            async with asyncio.timeout(_CHECK_LIMIT_S):
                 await check(client, endpoint)
-        except (CallError, TimeoutError) as error:
-            if not is_one_of_several or getattr(error, "code", "") == "swapped":
+        except TimeoutError:
+            why = f"no answer in {_CHECK_LIMIT_S:g} s"
+        except CallError as error:
+            if error.code == "swapped":
                 raise
-            logger.info(
-                "%s has no items until it is checked: %s",
-                endpoint.url,
-                error or "no answer in time",
-            )
-            return False
-        return True
+            why = str(error)
+        else:
+            return True
+        logger.info("%s has no items until it is checked: %s", endpoint.url, why)
+        return False
 
     def _check_late(
         self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any], *, after_s: float
