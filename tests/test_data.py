@@ -564,6 +564,12 @@ def test_whole_numbers_are_the_same_labels_however_pandas_holds_them(tmp_path):
     assert labels == [["0", "1", "1"], ["0", "1", None], ["0", "1", None]]
 
 
+@pytest.mark.parametrize("text", ["-0.0", "007.0", "1.00", "1.5", "\u0661.0", "v1.0"])
+def test_a_label_that_no_integer_is_written_as_stays_as_it_is(text):
+    (record,) = load([{"x": "c", "y": "r", "l": text}], label="l").records
+    assert record.label == text
+
+
 def test_a_label_that_is_an_array_costs_its_row():
     rows = [
         {"context": "a", "response": "b", "label": np.zeros(2)},

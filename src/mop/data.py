@@ -226,7 +226,8 @@ class _Template:
 _TEMPLATE_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]|[^{}]+")
 
 
-_WHOLE = re.compile(r"-?\d+\.0")
+# As an integer looks once it is a float: no "-0.0" and no "007.0", which are text.
+_WHOLE = re.compile(r"(?:0|-?[1-9][0-9]*)\.0")
 
 
 def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
