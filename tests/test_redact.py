@@ -126,6 +126,7 @@ def test_a_record_with_arguments_that_do_not_fit_passes_without_them() -> None:
 def test_a_password_in_an_address_is_cut_out_whatever_it_holds(password: str) -> None:
     name = f"openai:org/m@https://user:{password}@host:8000/v1,https://other/v1"
     assert without_password(name) == "openai:org/m@https://[hidden]@host:8000/v1,https://other/v1"
+    assert without_password("openai:m@user:se@cret@host:80") == "openai:m@[hidden]@host:80"
     plain = "openai:org/m@http://127.0.0.1:8000/v1"
     assert without_password(plain) == plain
 

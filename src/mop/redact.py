@@ -157,7 +157,10 @@ def without_password(url: str) -> str:
     'openai:m@http://[hidden]@host:8000/v1?[hidden]'
     """
     # Greedy and over everything: a password may hold any character.
-    url = re.sub(r"(?s)//.*@", f"//{HIDDEN}@", url)
+    if "//" in url:
+        url = re.sub(r"(?s)//.*@", f"//{HIDDEN}@", url)
+    else:  # the scheme was forgotten: MODEL@user:secret@host
+        url = re.sub(r"(?s)@.*@", f"@{HIDDEN}@", url)
     return re.sub(r"(?s)\?.*", f"?{HIDDEN}", url)
 
 
