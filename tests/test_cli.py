@@ -124,6 +124,12 @@ def test_no_component_is_a_usage_error(run_folder, capsys):
     assert "must be at least 1, got 0" in capsys.readouterr().err
 
 
+def test_a_folder_without_a_run_is_not_made_by_asking_for_its_report(tmp_path, capsys):
+    assert main(["report", "--out", str(tmp_path / "rnu"), "--quiet"]) == USAGE
+    assert "data.source is empty" in capsys.readouterr().err
+    assert not (tmp_path / "rnu").exists()
+
+
 def test_a_damaged_run_fails_verification(run_folder, tmp_path, capsys):
     subprocess.run(["cp", "-a", str(run_folder), str(tmp_path / "run")], check=True)
     (tmp_path / "run" / "metrics.json").write_text("{}")

@@ -160,6 +160,11 @@ def open_work(
         As for `run`. The account of another run (`Work.progress`) stays one account: what the
         servers cost here is entered there, and counts towards the ceilings there.
     """
+    if not config.data.source:
+        raise ConfigError(
+            "data.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME, or the folder of a run that has been "
+            f"begun; nothing was made in {path}"
+        )
     ledgers = models.open_for(until, also=also)
     if isinstance(progress, Spending):
         ledgers = {}
@@ -562,8 +567,6 @@ Made = tuple[list[Path], dict[str, Any]]
 def make_records(work: Work) -> Made:
     """Read the source, leave out what cannot be used, divide the rest."""
     data = work.config.data
-    if not data.source:
-        raise ConfigError("data.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME")
     columns: dict[str, Any] = {
         "context": data.context,
         "response": data.response,

@@ -156,11 +156,10 @@ def without_password(url: str) -> str:
     >>> without_password("openai:m@http://user:secret@host:8000/v1?key=abc")
     'openai:m@http://[hidden]@host:8000/v1?[hidden]'
     """
-    # Greedy and over everything: a password may hold any character.
-    if "//" in url:
-        url = re.sub(r"(?s)//.*@", f"//{HIDDEN}@", url)
-    else:  # the scheme was forgotten: MODEL@user:secret@host
-        url = re.sub(r"(?s)@.*@", f"@{HIDDEN}@", url)
+    # Greedy and over everything: a password may hold any character. Where the scheme was forgotten,
+    # it is MODEL@user:password@host.
+    before = "//" if "//" in url else "@"
+    url = re.sub(rf"(?s){before}.*@", f"{before}{HIDDEN}@", url)
     return re.sub(r"(?s)\?.*", f"?{HIDDEN}", url)
 
 
