@@ -120,7 +120,7 @@ def run(
     Raises
     ------
     ConfigError
-        For an unknown stage.
+        For an unknown stage, or without ``data.source``; no folder is made.
     ScoringUnsupportedError
         Before anything is read, made or paid for, if a stage has to score and no model can.
     CeilingError
@@ -159,6 +159,11 @@ def open_work(
     progress : callable, optional
         As for `run`. The account of another run (`Work.progress`) stays one account: what the
         servers cost here is entered there, and counts towards the ceilings there.
+
+    Raises
+    ------
+    ConfigError
+        Without ``data.source``, before anything is opened.
     """
     if not config.data.source:
         raise ConfigError(
