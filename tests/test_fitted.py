@@ -1,6 +1,9 @@
 """A fitted mixture: draws, files and what damaged files say."""
 
+import itertools
 import json
+import logging
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -18,7 +21,6 @@ from mop.fitted import (
     exemplar_vectors,
     load_mixture,
     save_mixture,
-    together,
     unconditional_mixture,
     uniform_mixture,
     with_temperatures,
@@ -96,26 +98,137 @@ def labelled(fitted, labels):
     return replace(fitted, exemplars=exemplars)
 
 
-def test_exemplars_of_the_label_alone_keep_their_odds(fitted):
-    mixture, hx = labelled(fitted, ["a", "b", "a", "b"]), np.ones((1, 5), np.float32)
-    people = [replace(one, label="ab"[i % 2]) for i, one in enumerate(contexts(4000))]
-    drawn = draw_agents(mixture, np.repeat(hx, 4000, axis=0), people, seed=0, same_label=True)
-    pi = np.exp(fitted.log_pi(hx)[0])
-    for label, shown in (("a", [0, 2]), ("b", [1, 3])):
-        agents = [
-            agent for person, (agent,) in zip(people, drawn, strict=True) if person.label == label
-        ]
-        assert {agent.exemplars[0] for agent in agents} == set(shown)
-        for k in range(3):
-            log_omega = fitted.log_omega(hx, np.array([k]), np.array([-1]))[0][shown]
-            log_omega -= np.logaddexp(*log_omega)
-            of_persona = [agent for agent in agents if agent.persona == k]
-            assert abs(len(of_persona) - 2000 * pi[k]) < 4.5 * (2000 * pi[k]) ** 0.5
-            for j, expected in zip(shown, log_omega, strict=True):
-                same = [agent for agent in of_persona if agent.exemplars == (j,)]
-                assert all(agent.log_omega == pytest.approx(expected) for agent in same)
-                mean = len(of_persona) * np.exp(expected)
-                assert abs(len(same) - mean) < 4.5 * max(mean, 1) ** 0.5
+def table(fitted, hx, own=-1):
+    """π·Ω of one context for every persona and exemplar, (K, N)."""
+    pi = np.exp(fitted.log_pi(hx))[0]
+    rows = [
+        fitted.log_omega(hx, np.array([k]), np.array([own]))[0] for k in range(len(fitted.personas))
+    ]
+    return pi[:, None] * np.exp(rows)
+
+
+@pytest.fixture
+def sharp():
+    """Two personas who want different exemplars very much, and labels that cut across what they want."""
+    rng = torch.Generator().manual_seed(10)
+    gate = Gate(
+        torch.randn(2, 5, generator=rng),
+        torch.randn(5, 5, generator=rng),
+        dim=3,
+        seed=5,
+        init_scale=3.0,
+    ).requires_grad_(False)
+    personas = tuple(Persona(key=f"p{k}", description=f"persona {k}") for k in range(2))
+    exemplars = tuple(replace(exemplar(j), label="aabab"[j]) for j in range(5))
+    return FittedMixture(personas, exemplars, gate, "a line", {"uniform_tau": 1.0})
+
+
+SHARP_CONTEXT = np.array([[0.3, -1.0, 0.5, 0.1, 0.8]], np.float32)
+
+
+def chances(fitted, mix, label):
+    """Probability of what one response is written from, (persona, exemplars) or L such pairs, by enumeration."""
+    weight = table(fitted, SHARP_CONTEXT)
+    if label is not None:
+        weight = weight * [e.label == label for e in fitted.exemplars]
+        weight = weight / weight.sum()
+    found = Counter()
+    for k, row in enumerate(weight):
+        shown = np.flatnonzero(row)
+        for j in shown:
+            if mix == "none":
+                found[k, (j,)] = row[j]
+            elif mix == "neighbours":
+                found[k, (j, *nearest(fitted, j, shown)[:2])] = row[j]
+        if mix == "prompt":
+            for order in itertools.permutations(shown, min(3, len(shown))):
+                found[k, order] = row.sum()
+                for turn, j in enumerate(order):
+                    left = [i for i in shown if i not in order[:turn]]
+                    found[k, order] *= row[j] / row[left].sum()
+    if mix == "tokens":
+        one = chances(fitted, "none", label)
+        for pairs in itertools.product(one, repeat=3):
+            found[pairs] = math.prod(one[pair] for pair in pairs)
+    return found
+
+
+@pytest.mark.parametrize("label", [None, "a", "b"])
+@pytest.mark.parametrize("mix", ["none", "tokens", "prompt", "neighbours"])
+def test_every_mode_draws_with_the_probability_that_it_reports(sharp, mix, label):
+    n = 6000
+    writers = draw_writers(
+        sharp, np.repeat(SHARP_CONTEXT, n, axis=0),
+        [replace(one, label=label) for one in contexts(n)],
+        seed=1, n_agents=1 if mix == "none" else 3, mix=mix, same_label=True,
+    )  # fmt: skip
+    seen, said = Counter(), {}
+    for writer in writers:
+        agents = writer if mix == "tokens" else (writer,)
+        pairs = tuple((agent.persona, agent.exemplars) for agent in agents)
+        what = pairs if mix == "tokens" else pairs[0]
+        seen[what] += 1
+        said[what] = math.exp(sum(agent.log_pi + agent.log_omega for agent in agents))
+    expected = chances(sharp, mix, label)
+    assert sum(expected.values()) == pytest.approx(1)
+    assert said == pytest.approx({what: expected[what] for what in said}, abs=1e-9)
+    assert 0.9 < sum(said.values()) <= 1 + 1e-9
+    (commonest, times), *_ = seen.most_common(1)
+    share = said[commonest]
+    assert abs(times / n - share) < 4 * (share * (1 - share) / n) ** 0.5
+    # Pearson's statistic over what is expected often enough, about its degrees of freedom.
+    often = [what for what in expected if n * expected[what] >= 5]
+    chi2 = sum((seen[what] - n * expected[what]) ** 2 / (n * expected[what]) for what in often)
+    assert chi2 < len(often) + 5 * (2 * len(often)) ** 0.5
+
+
+def test_the_label_moves_personas_as_bayes_says(sharp):
+    """The exemplars of one label are not equally likely under both personas, so the label tells of the persona."""
+    weight = table(sharp, SHARP_CONTEXT)
+    given = weight[:, [0, 1, 3]].sum(axis=1) / weight[:, [0, 1, 3]].sum()
+    assert np.abs(given - weight.sum(axis=1)).max() > 0.3
+    people = [replace(one, label="a") for one in contexts(300)]
+    drawn = draw_agents(
+        sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), people, seed=0, same_label=True
+    )
+    assert {agent.persona: math.exp(agent.log_pi) for (agent,) in drawn} == pytest.approx(
+        dict(enumerate(given))
+    )
+
+
+def test_given_a_label_the_record_itself_is_left_out_of_its_share(sharp):
+    itself = [replace(sharp.exemplars[0], key=f"x{i}") for i in range(300)]
+    drawn = draw_agents(
+        sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), itself, seed=0, same_label=True
+    )
+    weight = table(sharp, SHARP_CONTEXT, own=0)[:, [1, 3]]
+    expected = weight / weight.sum()
+    for (agent,) in drawn:
+        found = math.exp(agent.log_pi + agent.log_omega)
+        assert found == pytest.approx(expected[agent.persona, [1, 3].index(agent.exemplars[0])])
+
+
+def test_several_exemplars_need_no_index_to_be_exact(sharp, monkeypatch):
+    hx, people = np.repeat(SHARP_CONTEXT, 50, axis=0), contexts(50)
+    few = draw_writers(sharp, hx, people, seed=0, n_agents=3, mix="prompt")
+    monkeypatch.setattr("mop.fitted.MANY", 1)
+    assert draw_writers(replace(sharp), hx, people, seed=0, n_agents=3, mix="prompt") == few
+
+
+def test_where_exemplars_run_out_all_are_shown_and_a_warning_says_so(sharp, caplog):
+    people = [replace(one, label="ab"[i % 2]) for i, one in enumerate(contexts(20))]
+    hx = np.repeat(SHARP_CONTEXT, 20, axis=0)
+    for mix in ("prompt", "neighbours"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            writers = draw_writers(sharp, hx, people, seed=0, n_agents=3, mix=mix, same_label=True)
+        assert [len(writer.exemplars) for writer in writers] == [3, 2] * 10
+        assert "10 of 20 prompts show fewer than 3 exemplars" in caplog.text
+    itself = [replace(sharp.exemplars[0], key="x")]
+    with caplog.at_level(logging.WARNING):
+        (writer,) = draw_writers(sharp, hx[:1], itself, seed=0, n_agents=9, mix="prompt")
+    assert sorted(writer.exemplars) == [1, 2, 3, 4]
+    assert "1 of 1 prompts show fewer than 9 exemplars" in caplog.text
 
 
 def test_a_label_that_fewer_than_two_exemplars_have_restricts_nobody(fitted):
@@ -198,13 +311,29 @@ def test_neighbours_have_the_label_asked_for_and_are_never_the_record_itself(fit
     assert {writer.exemplars for writer in writers} <= {(2, 3), (3, 2)}
 
 
-def test_other_mixes_are_drawn_as_ever(fitted):
+@pytest.mark.parametrize("mix", ["tokens", "prompt", "neighbours"])
+@pytest.mark.parametrize("same_label", [False, True])
+def test_what_writes_together_depends_on_seed_and_key_alone(fitted, mix, same_label):
+    mixture = labelled(fitted, ["a", "b", "a", "b"])
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    people = contexts(20)
-    for mix, n in (("none", 1), ("prompt", 2), ("tokens", 2)):
-        drawn = draw_agents(fitted, hx, people, seed=3, n_agents=n, tau_factor=0.5)
-        found = draw_writers(fitted, hx, people, seed=3, n_agents=n, mix=mix, tau_factor=0.5)
-        assert found == together(drawn, mix)
+    people = [replace(one, label=("a", "b", None)[i % 3]) for i, one in enumerate(contexts(20))]
+    settings = {"n_agents": 2, "mix": mix, "same_label": same_label}
+    whole = draw_writers(mixture, hx, people, seed=3, **settings)
+    assert draw_writers(mixture, hx[7:11], people[7:11], seed=3, **settings) == whole[7:11]
+    assert draw_writers(mixture, hx[::-1], people[::-1], seed=3, **settings)[::-1] == whole
+    assert draw_writers(mixture, hx, people, seed=4, **settings) != whole
+
+
+def test_all_modes_begin_with_the_persona_and_exemplar_drawn_alone(fitted):
+    hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    alone = draw_writers(fitted, hx, contexts(20), seed=3, tau_factor=0.5)
+    for mix in ("tokens", "prompt", "neighbours"):
+        found = draw_writers(fitted, hx, contexts(20), seed=3, n_agents=3, mix=mix, tau_factor=0.5)
+        for one, writer in zip(alone, found, strict=True):
+            first = writer[0] if mix == "tokens" else writer
+            assert (one.persona, one.exemplars[0], one.temperature) == (
+                first.persona, first.exemplars[0], first.temperature,
+            )  # fmt: skip
 
 
 def test_an_agent_carries_its_temperature_and_log_weights(fitted):

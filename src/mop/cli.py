@@ -618,19 +618,23 @@ def _show_run(result: dict[str, Any]) -> str:
     if "method" in result:
         lost = {"empty": "drawn without a usable text", "failed": "refused or failed"}
         tail = "".join(f", {result[key]} {what}" for key, what in lost.items() if result[key])
-        return f"{result['file']}: {result['n_responses']} responses of {result['method']}{tail}"
+        return f"{result['file']}: {result['n_responses']} responses of {result['method']}{tail}{_cut(result)}"
     lines = [f"{run}: {len(result['done'])} stages done, {len(result['skipped'])} were done before"]
+    cut = result.get("simulate", {}).get("cut_share", {})
+    cut_line = ", ".join(f"{method} {share:.0%}" for method, share in cut.items())
+    cut_lines = [f"texts cut at the length limit: {cut_line}"] if cut else []
     metrics = result.get("metrics")
     if metrics is None:
         last = (result["done"] or result["skipped"])[-1]
         shown = {
             k: v
             for k, v in result[last].items()
-            if k not in ("finished", "seconds", "asked", "written")
+            if k not in ("finished", "seconds", "asked", "written", "cut_share")
         }
         lines.append(
             f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items())
         )
+        lines += cut_lines
         stages = ["records", "personas", "fit", "simulate", "evaluate", "report"]
         lines.append(
             f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else ""
@@ -651,10 +655,19 @@ def _show_run(result: dict[str, Any]) -> str:
         f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, untrained gates "
         f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})",
         *_reference_lines(held),
+        *cut_lines,
         f"report: {run}/report.html",
         f"next: open {run}/report.html, or: mop explain {run}",
     ]
     return "\n".join(lines)
+
+
+def _cut(result: dict[str, Any]) -> str:
+    """How many of the texts that were drawn were cut, and their share; nothing if none was."""
+    if not result["cut"]:
+        return ""
+    share = result["cut"] / (result["n_responses"] - result["failed"])
+    return f", {result['cut']} ({share:.0%}) cut at the length limit"
 
 
 def _show_compare(result: dict[str, Any]) -> str:
@@ -796,10 +809,9 @@ def _show_refit(result: dict[str, Any]) -> str:
 
 
 def _show_sample(result: dict[str, Any]) -> str:
-    kinds = {
-        "empty": "without a text", "cut": "cut at the length limit", "failed": "refused or failed"
-    }  # fmt: skip
+    kinds = {"empty": "without a text", "failed": "refused or failed"}
     found = "".join(f", {result[key]} {what}" for key, what in kinds.items() if result[key])
+    found += _cut(result)
     other = "" if result["fitted_to"] == result["lm"] else f"; weights: {result['fitted_to']}"
     return (
         f"{result['file']}: {result['n_responses']} responses of {result['personas']} personas"

@@ -371,8 +371,8 @@ class SimulateConfig:
     top_k: int = 0
     """Truncation to the k likeliest tokens; above 0 the sampler is no longer the fitted model."""
     mix: str = "none"
-    """none, tokens (average the next-token distributions of L agents), prompt (the exemplars of L agents in one
-    prompt) or neighbours (the exemplar drawn and the L - 1 most like it in one prompt)."""
+    """none, tokens (average the next-token distributions of L agents), prompt (L exemplars drawn under one persona
+    in one prompt) or neighbours (the exemplar drawn and the L - 1 most like it in one prompt)."""
     n_agents: int = 1
     """L, agents drawn for one response, or exemplars in its prompt; above 1 with another mix than none."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
@@ -382,7 +382,8 @@ class SimulateConfig:
     """Multiplies the mixture's temperatures; other than 1 the sampler is no longer the fitted model. Small models write
     more sense at 0.75 (docs/log.md)."""
     same_label: bool = False
-    """A prompt shows exemplars of the record's label only, if at least two have it; the fitted model draws from all."""
+    """Draw from the mixture given that the exemplar has the record's label, if at least two have it; the fitted model
+    draws from all."""
     control_tau: float = 1.0
     """Temperature of the methods that have none of their own. One that is named NAME@TAU (zerogen@0.75) is drawn at
     TAU."""
@@ -412,6 +413,11 @@ class SimulateConfig:
         said = []
         if self.top_p < 1 or self.top_k > 0:
             said.append("Top-p or top-k is on: the sampler is not the fitted model.")
+        if self.min_tokens > 0:
+            said.append(
+                f"No text ends before {self.min_tokens} tokens (simulate.min_tokens): the sampler is not the fitted "
+                "model."
+            )
         if self.tau_factor != 1:
             said.append(
                 f"Temperatures of the mixture are multiplied by {self.tau_factor:g} (simulate.tau_factor): the "
@@ -419,18 +425,18 @@ class SimulateConfig:
             )
         if self.same_label:
             said.append(
-                "A record is shown exemplars of its own label only, where at least two have it (simulate.same_label): "
-                "the sampler is not the fitted model."
+                "Personas and exemplars are drawn given that the exemplar has the record's label, where at least two "
+                "have it (simulate.same_label); the fitted model draws from all exemplars."
             )
         if self.mix == "tokens":
             said.append(
-                f"The next-token distributions of {self.n_agents} agents are averaged (simulate.n_agents); the fitted "
-                "model draws one agent for a response."
+                f"The next-token distributions of {self.n_agents} agents are averaged in equal shares (simulate.mix); "
+                "the fitted model draws one agent for a response."
             )
         if self.mix == "prompt":
             said.append(
-                f"A prompt shows the exemplars of {self.n_agents} agents (simulate.n_agents); the fit scored one "
-                "exemplar at a time."
+                f"A prompt shows {self.n_agents} exemplars drawn one after another under one persona (simulate.mix); "
+                "the fit scored one exemplar at a time."
             )
         if self.mix == "neighbours":
             said.append(

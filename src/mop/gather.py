@@ -18,7 +18,7 @@ from mop.embedded import EMBEDDED
 from mop.fitted import load_mixture
 from mop.likelihood import REFERENCES
 from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
-from mop.simulate import is_drawn, outcomes, read_responses
+from mop.simulate import cut_notes, cut_share, is_drawn, outcomes, read_responses
 from mop.types import Record, Response
 
 
@@ -59,6 +59,7 @@ def report_data(
         name: list(read_responses(path)) for name, path in response_files(folder, config).items()
     }
     responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
+    cut = {name: cut_share(rows) for name, rows in every.items()}
     golden = read_records(folder.records / "golden.jsonl")
     exemplars = {record.key: record for record in fitted.exemplars}
     used = Counter(
@@ -74,7 +75,10 @@ def report_data(
         encoder=config.model.encoder,
         n_records=fitted.info.get("n_records", config.data.train + config.data.valid),
         n_held_out=metrics["held_out"]["n_records"],
-        methods=metrics["methods"],
+        methods={
+            name: {**row, **({"cut_share": cut[name]} if name in cut else {})}
+            for name, row in metrics["methods"].items()
+        },
         held_out={
             key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")
         },
@@ -120,6 +124,11 @@ def report_data(
         problems={
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
             "Sampling": config.simulate.departures(),
+            "Texts cut at the length limit": [
+                note
+                for name, share in cut.items()
+                for note in cut_notes(name, share, config.simulate.max_tokens)
+            ],
             "Draws that could not be had": _failure_notes(metrics["failed"], every),
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],

@@ -27,7 +27,7 @@ from mop.types import Agent, Decoding, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
-METHODS_VERSION = 1
+METHODS_VERSION = 2
 """Raised when a method would answer the same contexts in another way."""
 
 Agents = Sequence[Agent | tuple[Agent, ...]]

@@ -73,14 +73,14 @@ from mop.randomness import derive_seed
 from mop.refit import refit_black_box
 from mop.report import draw_figures, write_report
 from mop.score import distinct
-from mop.simulate import is_drawn, outcomes, read_responses, shown_to, write_responses
+from mop.simulate import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
 from mop.spending import Planned, Spending
 from mop.store import Store
 from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 5, "simulate": 1, "evaluate": 4, "report": 3}
+STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 5, "simulate": 2, "evaluate": 4, "report": 3}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -405,7 +405,7 @@ def simulate_method(
     -------
     dict
         ``run``, ``method``, ``n_responses``, ``empty`` (how many were drawn but have no text),
-        ``failed`` (how many could not be had), ``file``.
+        ``cut`` (at the length limit), ``failed`` (how many could not be had), ``file``.
 
     Raises
     ------
@@ -434,6 +434,7 @@ def simulate_method(
         "method": method,
         "n_responses": len(responses),
         "empty": sum(not response.response.strip() for response in drawn),
+        "cut": sum(response.finish_reason == "length" for response in drawn),
         "failed": len(responses) - len(drawn),
         "file": str(file),
     }
@@ -714,16 +715,18 @@ def make_responses(work: Work) -> Made:
     ingredients = ingredients_of(work)
     for departure in settings.departures():
         logger.warning("%s", departure)
-    files = []
+    files, cut = [], {}
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
         responses = respond(method, contexts, ingredients)
         write_responses(path, responses)
         files.append(path)
+        cut[method] = round(cut_share(read_responses(path)), 4)
     write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
     return [*files, work.folder.responses_parquet], {
         "n_responses": len(contexts),
         "methods": len(files),
+        "cut_share": cut,
     }
 
 

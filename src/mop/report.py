@@ -224,6 +224,7 @@ METRICS: Mapping[str, MetricGuide] = {
         "Refusals", -1, "Share of answers in which the model declines.", is_share=True
     ),
     "empty": MetricGuide("Empty", -1, "Share of answers without any text.", is_share=True),
+    "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", is_share=True),
     "near_copies": MetricGuide(
         "Near copies",
         -1,

@@ -12,8 +12,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from mop.artifacts import read_jsonl, write_jsonl
 from mop.backends.base import Failure, Fallible, Generator
 from mop.errors import ArtifactError, BackendError, DataError
@@ -35,8 +33,13 @@ from mop.types import (
 
 logger = logging.getLogger(__name__)
 
+_DRAWN = ("stop", "length")
+
 REFUSALS = frozenset({"content_filter", "refusal"})
 """Codes of failures in which the model or its operator declined; all others are ``failed``."""
+
+CUT_SHARE = 0.05
+"""Share of texts cut at the length limit above which figures suffer enough to be warned about."""
 
 _CHUNK = 4096  # requests in memory at a time; large enough for a backend to sort by length
 
@@ -65,8 +68,8 @@ def simulate(
     agents : sequence of Agent or tuple of Agent, length N
         Who answers. One agent with several exemplars has them all in one prompt (``mix="prompt"`` and
         ``"neighbours"``).
-        A tuple of agents writes one response together, next-token distributions averaged with the
-        weights π·Ω renormalised over the tuple (``mix="tokens"``).
+        A tuple of agents writes one response together, next-token distributions averaged in equal
+        shares (``mix="tokens"``): each was drawn by its weight, which must not count twice.
     personas : sequence of Persona, length K
         Rows that agents refer to.
     exemplars : sequence of Record
@@ -96,7 +99,7 @@ def simulate(
     ------
     Response
         For a tuple of agents: persona and exemplar keys joined by a space (``-`` for none), the
-        weighted mean of the temperatures, and the log-probability of the joint draw.
+        mean of the temperatures, and the log-probability of the joint draw.
 
     Raises
     ------
@@ -115,6 +118,7 @@ def simulate(
     _refuse_twins(contexts)
     stage = f"simulate/{method}"
     failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
+    n_drawn = n_cut = 0
     for start in range(0, len(contexts), _CHUNK):
         some = contexts[start : start + _CHUNK]
         voices = [_voices(agent) for agent in agents[start : start + _CHUNK]]
@@ -134,6 +138,8 @@ def simulate(
         )
         for record, voice, row_seed, result in zip(some, voices, seeds, drawn, strict=True):
             generation, outcome = failed.settle(result)
+            n_drawn += outcome in _DRAWN
+            n_cut += outcome == "length"
             yield Response(
                 id=record.key,
                 context=record.context,
@@ -149,17 +155,35 @@ def simulate(
                     None if a.persona is None else personas[a.persona].key for a in voice
                 ),
                 exemplar=_joined(" ".join(exemplars[j].key for j in a.exemplars) for a in voice),
-                temperature=_mean_temperature(voice),
+                temperature=math.fsum(a.temperature for a in voice) / len(voice),
                 log_pi=math.fsum(a.log_pi for a in voice),
                 log_omega=math.fsum(a.log_omega for a in voice),
             )
         failed.check()
     failed.tell("their rows say so, and no other persona answers instead")
+    for note in cut_notes(method, n_cut / max(1, n_drawn), decoding.max_tokens):
+        logger.warning("%s", note)
 
 
 def is_drawn(response: Response) -> bool:
     """Whether a row holds a text that was drawn, possibly an empty one."""
-    return response.finish_reason in ("stop", "length")
+    return response.finish_reason in _DRAWN
+
+
+def cut_share(responses: Iterable[Response]) -> float:
+    """Share of the texts drawn that were cut at the length limit; 0 if none was drawn."""
+    reasons = [response.finish_reason for response in responses if is_drawn(response)]
+    return reasons.count("length") / max(1, len(reasons))
+
+
+def cut_notes(method: str, share: float, max_tokens: int) -> list[str]:
+    """What to know about a method's cut texts: a sentence for a share above `CUT_SHARE`, else nothing."""
+    if share <= CUT_SHARE:
+        return []
+    return [
+        f"{method}: {share:.0%} of the texts were cut at {max_tokens} tokens, and cut ones count in every figure; "
+        f"raise simulate.max_tokens (in Python: the decoding's) until at most {CUT_SHARE:.0%} are cut."
+    ]
 
 
 def shown_to(response: Response, exemplars: Mapping[str, str]) -> tuple[str, ...]:
@@ -257,9 +281,7 @@ def _request(
             exemplars=[exemplars[j] for j in agent.exemplars],
             task=task,
         )
-        # A lone voice has all the weight; 0 keeps its key free of how likely its draw was.
-        log_weight = 0.0 if len(voices) == 1 else float(agent.log_pi + agent.log_omega)
-        branches.append(Branch(prompt, float(agent.temperature), log_weight))
+        branches.append(Branch(prompt, float(agent.temperature)))  # of equal weights
     return GenerateRequest(tuple(branches), row_seed, f"context {record.key!r}")
 
 
@@ -399,12 +421,3 @@ def _joined(keys: Iterable[str | None]) -> str | None:
     """Join the keys of several agents; None if nobody has one."""
     keys = list(keys)
     return " ".join(key or "-" for key in keys) if any(keys) else None
-
-
-def _mean_temperature(voices: tuple[Agent, ...]) -> float:
-    """Return the temperature of one agent, or the mean of several, weighted like their words."""
-    if len(voices) == 1:
-        return float(voices[0].temperature)
-    log_weight = np.array([a.log_pi + a.log_omega for a in voices])
-    weight = np.exp(log_weight - log_weight.max())
-    return float(weight @ np.array([a.temperature for a in voices]) / weight.sum())

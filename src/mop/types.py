@@ -188,12 +188,13 @@ class Agent:
     persona: int | None
     """Row of the persona list; None for no persona."""
     exemplars: tuple[int, ...]
-    """Rows of the exemplar list; empty for none; several with ``mix="prompt"`` and ``"neighbours"``."""
+    """Rows of the exemplar list, in the order of the prompt; empty for none; several with ``mix="prompt"`` and
+    ``"neighbours"``."""
     temperature: float
     log_pi: float = 0.0
-    """Natural log of the persona's weight at the draw."""
+    """Natural log of the probability that this persona was drawn."""
     log_omega: float = 0.0
-    """Natural log of the exemplar's weight given the persona, among those it was drawn from."""
+    """Natural log of the probability that these exemplars were drawn, in this order, given the persona."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
