@@ -8,6 +8,7 @@ from mop.config import (
     PRESETS,
     SECTIONS,
     RemoteSettings,
+    SimulateConfig,
     config_from_dict,
     config_to_dict,
     describe,
@@ -181,3 +182,23 @@ def test_sizes_of_a_comparison_that_cannot_be_are_refused(assignment, message):
     with pytest.raises(ConfigError, match=message):
         resolve_config(assignments=["compare.n_seeds=2", assignment])
     assert resolve_config(assignments=["compare.n_seeds=2"]).compare.n_seeds_best == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, None),
+        ({"max_tokens": 7}, None),
+        ({"min_tokens": 2}, "No text ends before 2 tokens (simulate.min_tokens)"),
+        ({"top_k": 5}, "Top-p or top-k is on"),
+        ({"tau_factor": 0.75}, "multiplied by 0.75 (simulate.tau_factor)"),
+        ({"same_label": True}, "drawn given that the exemplar has the record's label"),
+        ({"mix": "tokens", "n_agents": 3}, "of 3 agents are averaged in equal shares (simulate.mix)"),
+        ({"mix": "prompt", "n_agents": 3}, "3 exemplars drawn one after another under one persona (simulate.mix)"),
+        ({"mix": "neighbours", "n_agents": 3}, "the exemplar that was drawn and the 2 most like it (simulate.mix)"),
+    ],
+)  # fmt: skip
+def test_what_makes_the_sampler_another_than_the_fitted_model_is_named(settings, said):
+    found = SimulateConfig(**settings).departures()
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]

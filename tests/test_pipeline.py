@@ -15,11 +15,13 @@ import pytest
 
 from conftest import reviews
 from mop.artifacts import read_json, read_jsonl
+from mop.cli import OK, main
 from mop.config import resolve_config
 from mop.embed import FakeEncoder
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.personas import read_personas
 from mop.pipeline import STAGES, read_config, run, simulate_method, verify
+from mop.simulate import CUT_SHARE
 
 COMPARED = ("personas.jsonl", "mixture/mixture.json", "mixture/gate.safetensors", "responses.jsonl",
             "methods/zero-shot.jsonl", "methods/mop-uniform.jsonl", "metrics.json", "report.html")  # fmt: skip
@@ -237,7 +239,8 @@ def test_a_method_at_a_temperature_has_rows_files_and_stages_of_its_own(finished
 
 @pytest.mark.parametrize(("setting", "said"), [
     ("simulate.tau_factor=0.5", "Temperatures of the mixture are multiplied by 0.5 (simulate.tau_factor)"),
-    ("simulate.same_label=true", "A record is shown exemplars of its own label only"),
+    ("simulate.same_label=true", "it (simulate.same_label); the fitted model draws from all exemplars."),
+    ("simulate.min_tokens=3", "No text ends before 3 tokens (simulate.min_tokens)"),
 ])  # fmt: skip
 def test_a_run_that_departs_from_its_fit_says_so_in_its_report(
     finished, source, tmp_path, caplog, setting, said
@@ -247,6 +250,26 @@ def test_a_run_that_departs_from_its_fit_says_so_in_its_report(
     assert said in caplog.text
     assert said in (path / "report.html").read_text()
     assert said not in (finished[0] / "report.html").read_text()
+
+
+def test_the_share_of_cut_texts_is_shown_where_the_figures_are(finished, tmp_path, caplog, capsys):
+    path = copy(finished[0], tmp_path / "run")
+    assert main(["run", "--out", str(path), "--set", "simulate.max_tokens=3"]) == OK
+    rows = list(read_jsonl(path / "responses.jsonl"))
+    share = sum(row["finish_reason"] == "length" for row in rows) / len(rows)
+    assert share > CUT_SHARE
+    shown = capsys.readouterr().out
+    assert f"texts cut at the length limit: mop {share:.0%}, zero-shot " in shown
+    note = f"mop: {share:.0%} of the texts were cut at 3 tokens"
+    assert note in caplog.text
+    page = (path / "report.html").read_text()
+    assert note in page
+    assert "Share of answers cut at the length limit." in page
+    assert note not in (finished[0] / "report.html").read_text()
+    out = tmp_path / "texts.jsonl"
+    assert main(["sample", str(path), "-n", "20", "--out", str(out)]) == OK
+    n_cut = sum(row["finish_reason"] == "length" for row in read_jsonl(out))
+    assert f", {n_cut} ({n_cut / 20:.0%}) cut at the length limit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["rounds", "paper"])

@@ -1,12 +1,14 @@
 """Simulation: provenance, seeds, streaming, mixing, and runs that are killed or run out of disk."""
 
 import itertools
+import logging
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,16 @@ from mop.errors import ArtifactError, BackendError, DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.score import score_table
-from mop.simulate import FailedDraws, read_responses, simulate, write_responses
-from mop.store import Store
+from mop.simulate import (
+    CUT_SHARE,
+    FailedDraws,
+    cut_notes,
+    cut_share,
+    read_responses,
+    simulate,
+    write_responses,
+)
+from mop.store import Store, generation_key
 from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
 
 BETAS = (0.5, 1.0, 2.0)
@@ -133,21 +143,90 @@ def test_several_agents_write_one_response_token_by_token():
     )
     (response,) = run(RECORDS[5:6], [voices])
     assert (response.persona, response.exemplar) == ("p0 p1", "r0 -")
-    assert response.temperature == pytest.approx(0.25 * 0.5 + 0.75 * 1.0)  # shares 0.15 and 0.45
+    assert response.temperature == pytest.approx(0.75)
     assert response.log_pi == pytest.approx(math.log(0.3 * 0.45))
     assert response.log_omega == pytest.approx(math.log(0.5))
     branches = (
         Branch(
             simulation_prompt("Film 5.", persona="goodgoodgood", exemplars=[EXEMPLARS[1]]),
             0.5,
-            math.log(0.15),
         ),
-        Branch(simulation_prompt("Film 5.", persona="dulldulldull"), 1.0, math.log(0.45)),
+        Branch(simulation_prompt("Film 5.", persona="dulldulldull"), 1.0),
     )
     [[(_, generation)]] = FakeModel(BETAS).generate(
         [GenerateRequest(branches, response.seed)], Decoding()
     )
     assert response.response == generation.text
+
+
+class Recorder(FakeModel):
+    """The toy model, and what it was asked."""
+
+    def __init__(self):
+        super().__init__(BETAS)
+        self.asked = []
+
+    def generate(self, requests, decoding):
+        self.asked += requests
+        return super().generate(requests, decoding)
+
+
+def test_over_many_responses_agents_count_as_often_as_their_weight_says():
+    """Shares of next-token distributions average to the weights by which agents are drawn, not to their squares."""
+    weight, n = np.array([0.7, 0.2, 0.1]), 1500
+    drawn = np.random.default_rng(0).choice(3, size=(n, 3), p=weight)
+    contexts = [replace(RECORDS[0], key=f"c{i}") for i in range(n)]
+    agents = [tuple(Agent(k, (), 1.0, math.log(weight[k])) for k in row) for row in drawn.tolist()]
+    model = Recorder()
+    run(contexts, agents, model=model, decoding=Decoding(max_tokens=1))
+    found = Counter()
+    for request in model.asked:
+        share = np.exp([branch.log_weight for branch in request.branches])
+        for branch, part in zip(request.branches, share / share.sum(), strict=True):
+            found[branch.prompt] += part / n
+    for k in range(3):
+        prompt = simulation_prompt(RECORDS[0].context, persona=PERSONAS[k].description)
+        assert found[prompt] == pytest.approx(weight[k], abs=4 * 0.5 / (3 * n) ** 0.5)
+
+
+def test_texts_that_weighted_agents_wrote_are_not_taken_for_those_of_equal_ones():
+    agents = (Agent(0, (), 1.0, math.log(0.3)), Agent(1, (), 1.0, math.log(0.7)))
+    model = Recorder()
+    run(RECORDS[:1], [agents], model=model)
+    (request,) = model.asked
+    weighted = replace(
+        request,
+        branches=tuple(
+            replace(branch, log_weight=agent.log_pi)
+            for branch, agent in zip(request.branches, agents, strict=True)
+        ),
+    )
+    keys = {generation_key(model.generate_identity, r, Decoding()) for r in (request, weighted)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(("mean_length", "is_said"), [(40, True), (1, False)])
+def test_many_cut_texts_are_warned_about(caplog, mean_length, is_said):
+    model = FakeModel(BETAS, mean_length=mean_length)
+    with caplog.at_level(logging.WARNING):
+        rows = run(RECORDS, agents_for(RECORDS), model=model, decoding=Decoding(max_tokens=12))
+    share = cut_share(rows)
+    assert (share > CUT_SHARE) == is_said
+    note = f"mop: {share:.0%} of the texts were cut at 12 tokens"
+    assert (note in caplog.text) == is_said
+    assert ("Raise simulate.max_tokens" in caplog.text) == is_said
+
+
+def test_failed_draws_are_neither_cut_nor_counted():
+    (row,) = run(RECORDS[:1], [Agent(None, (), 1.0)])
+    rows = [
+        replace(row, finish_reason=reason) for reason in ("stop", "length", "refused", "failed")
+    ]
+    assert cut_share(rows) == 0.5
+    assert cut_share(rows[2:]) == 0
+    assert cut_notes("mop", 0.05, 50) == []
+    (note,) = cut_notes("mop", 0.06, 50)
+    assert note.startswith("mop: 6% of the texts were cut at 50 tokens")
 
 
 def test_a_tuple_of_one_agent_is_that_agent():

@@ -363,7 +363,7 @@ class SimulateConfig:
     n_responses: int = 400
     """Responses per method, one for each of the first test contexts (at most data.test)."""
     max_tokens: int = 96
-    """A response that is still going on there is cut."""
+    """A response that is still going on there is cut; above 5 % cut ones a warning says so."""
     min_tokens: int = 0
     """The end-of-turn token is not drawn before so many tokens."""
     top_p: float = 1.0
@@ -565,7 +565,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
         "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
                 "valid_components": 5, "coverage_records": 8},
-        "simulate": {"n_responses": 300, "max_tokens": 50},
+        "simulate": {"n_responses": 300},
         "evaluate": {"test_records": 60, "test_components": 16, "reference_components": 1,
                      "n_bootstrap": 100},
     },

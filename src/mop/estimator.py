@@ -527,8 +527,8 @@ class MixtureOfPersonas:
         decoding : Decoding, optional
         n_agents, mix, tau_factor, same_label : int, str, float, bool
             As in the settings of ``simulate``: L agents that write one response together, how
-            (``tokens``, ``prompt`` or ``neighbours``), what multiplies the temperatures, and whether a record with a
-            label is shown exemplars of that label only.
+            (``tokens``, ``prompt`` or ``neighbours``), what multiplies the temperatures, and whether persona and
+            exemplar of a record with a label are drawn given that the exemplar has it.
 
         Returns
         -------

@@ -254,7 +254,7 @@ def mixture_agents(
     n_agents: int = 1,
     mix: str = "none",
 ) -> Agents:
-    """Draw L agents for each context from a mixture, to write together or to share one prompt.
+    """Draw for each context from a mixture who writes: see `mop.fitted.draw_writers`.
 
     Raises
     ------
