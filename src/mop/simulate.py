@@ -182,8 +182,8 @@ def cut_notes(method: str, share: float, max_tokens: int) -> list[str]:
         return []
     return [
         f"{method}: {share:.0%} of the texts were cut at {max_tokens} tokens, and cut ones count in every figure. "
-        "Raise simulate.max_tokens (in Python, max_tokens of the decoding). If a higher limit cuts as many, these texts "
-        "do not end: draw cooler (simulate.tau_factor, simulate.control_tau)."
+        "Raise simulate.max_tokens (in Python, max_tokens of the decoding). If a higher limit cuts as many, these "
+        "texts do not end: draw cooler (simulate.tau_factor, simulate.control_tau)."
     ]
 
 
