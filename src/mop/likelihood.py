@@ -1,13 +1,15 @@
-"""How likely are given records under a fitted mixture: exactly where that is affordable, else estimated.
+"""How likely are given records under a fitted mixture: exactly where that is affordable, else by imputation.
 
-Letters: n records, m scored components, K personas, N exemplars, G nodes of the score curve.
+Letters: n records, m scored components, K personas, N exemplars, C components of a sum, B imputations, G nodes of the
+score curve.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,52 +25,51 @@ from mop.fitted import (
     uniform_mixture,
     with_temperatures,
 )
-from mop.mixture import (
-    Estimate,
-    Floats,
-    dealing_order,
-    estimate_log_mixture,
-    log_mixture,
-    log_sum_exp,
-    spread_draw,
-)
-from mop.randomness import generator
-from mop.score import Component, score_columns, score_table
+from mop.imputation import Effects, Scored, Variances
+from mop.mixture import Floats, log_sum_exp, spread_draw
+from mop.randomness import derive_seed, generator
+from mop.score import Component, score_columns
 from mop.store import Store
 from mop.types import Progress, Record
 
 logger = logging.getLogger(__name__)
 
+Ints = NDArray[np.int64]
+
 SHARED = 6
-"""Records that share their drawn components. Fewer share less of the prompts, and with them of the work; more
-share the luck of the draw, which then does not average out over records."""
+"""Records that share their drawn components. Fewer share less of the prompts, and with them of the work."""
+AGAIN = 0.25
+"""Share of the draws that show an exemplar drawn before under another persona: they tell what an exemplar is worth
+to a record from what a pair is."""
+MOST_COMPONENTS = 20_000
+"""C. Where there are more, so many are drawn, and stand for the others by their weights."""
 
 
 @dataclass(frozen=True)
 class Table:
     """Records scored under m components each, and how these were drawn."""
 
-    persona: NDArray[np.int64]
+    persona: Ints
     """(n, m) with ``exemplar`` the components of each record; one may occur several times when drawn."""
-    exemplar: NDArray[np.int64]
+    exemplar: Ints
     """(n, m)"""
     curves: NDArray[np.float32]
     """(n, m, G) nats; meaningless where not allowed."""
     allowed: NDArray[np.bool_]
     """(n, m) False where the exemplar is the record itself."""
-    n_tokens: NDArray[np.int64]
+    n_tokens: Ints
     """(n,) response tokens, end-of-turn included."""
     log_proposal: Floats | None
     """(n, m) log of the chance of each draw; None if these are all K × N components."""
     hx: NDArray[np.float32]
     """(n, D) context embeddings."""
-    own: NDArray[np.int64]
+    own: Ints
     """(n,) row of the exemplar that is the record itself, -1 if none is."""
     weight: Floats
     """(n,) survey weights of the records."""
     betas: tuple[float, ...]
-    group: NDArray[np.int64] | None = None
-    """(n,) records with one number share their draws; None where nothing was drawn."""
+    cluster: Ints
+    """(n,) records of one number belong together (`Record.group`): an interval takes them as one."""
 
     @property
     def n_components(self) -> int:
@@ -79,6 +80,80 @@ class Table:
     def is_exact(self) -> bool:
         """Whether every component was scored."""
         return self.log_proposal is None
+
+
+def draw_components(
+    weight: Floats, n_components: int, n_exemplars: int, rng: np.random.Generator
+) -> Ints:
+    """Draw components half evenly and half by a mixture's weights, some of them with an exemplar drawn before.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (K·N,)
+        Chance of each component (k, j), at k·N + j.
+    n_components : int
+        m.
+    n_exemplars : int
+        N.
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray of int, shape (m,)
+        Each by itself drawn with these chances; one may occur twice.
+    """
+    n_again = int(AGAIN * n_components) if len(weight) > n_exemplars else 0
+    first = spread_draw(weight, n_components - n_again, rng)
+    exemplar = rng.permutation(first)[:n_again] % n_exemplars
+    given = weight.reshape(-1, n_exemplars)[:, exemplar]
+    persona = np.argmax(
+        np.cumsum(given, axis=0) > rng.random(len(exemplar)) * given.sum(axis=0), axis=0
+    )
+    return np.concatenate([first, persona * n_exemplars + exemplar]).astype(np.int64)
+
+
+def components_of(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    own: Ints,
+    n_components: int,
+    *,
+    seed: int,
+) -> tuple[Ints, Ints, Floats | None]:
+    """Components that each record is to be scored under: all of them, or as many as asked for.
+
+    Returns
+    -------
+    persona, exemplar : ndarray of int, shape (n, m)
+    log_proposal : ndarray, shape (n, m), or None
+        Log chance of each draw, half even and half the mean weight of the `SHARED` records that have these draws
+        in common; None where nothing is drawn.
+    """
+    from mop.gate import mean_weight
+
+    n, n_exemplars = len(hx), len(fitted.exemplars)
+    n_all = len(fitted.personas) * n_exemplars
+    if n_all <= n_components:
+        return *np.divmod(np.broadcast_to(np.arange(n_all), (n, n_all)), n_exemplars), None
+    flat = np.empty((n, n_components), dtype=np.int64)
+    log_proposal = np.empty(flat.shape)
+    n_groups = -(-n // SHARED)
+    for g in range(n_groups):
+        rows = np.arange(g, n, n_groups)
+        weight = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx[rows], own[rows])
+        rng = generator(seed, "held-out", g)
+        flat[rows] = draw_components(weight, n_components, n_exemplars, rng)
+        log_proposal[rows] = np.log(weight[flat[rows]])
+    return *np.divmod(flat, n_exemplars), log_proposal
+
+
+def clusters(records: Sequence[Record]) -> Ints:
+    """Number the groups of records (n,); a record without one is a group by itself."""
+    number: dict[object, int] = {}
+    return np.array(
+        [number.setdefault(i if r.group is None else ("group", r.group), len(number)) for i, r in enumerate(records)],
+        dtype=np.int64,
+    )  # fmt: skip
 
 
 def score_for_likelihood(
@@ -92,7 +167,7 @@ def score_for_likelihood(
     seed: int,
     progress: Progress | None = None,
 ) -> Table:
-    """Score records under components drawn half evenly and half from the gates' average weights.
+    """Score records under components drawn half evenly and half from the gates' weights.
 
     Every `SHARED` records get ``n_components`` draws of their own. All K × N components are scored,
     without any drawing, if they are no more than ``n_components``.
@@ -118,13 +193,13 @@ def score_for_likelihood(
     Raises
     ------
     ConfigError
-        If ``n_components`` is below 1.
+        If ``n_components`` is below 2, and there are more components.
     """
-    from mop.gate import mean_weight
-
-    if n_components < 1:
+    n_all = len(fitted.personas) * len(fitted.exemplars)
+    if n_components < min(2, n_all):
         raise ConfigError(
-            f"the number of components to score must be at least 1, got {n_components}"
+            f"the number of components to score must be at least 2, got {n_components}: one alone does not tell "
+            "how much they differ"
         )
     if is_at_other_temperatures(fitted, scorer.betas):
         logger.warning(
@@ -133,24 +208,8 @@ def score_for_likelihood(
             scorer.name, 1 / scorer.betas[0], fitted.temperatures.min(), fitted.temperatures.max(),
             1 / scorer.betas[0],
         )  # fmt: skip
-    n_exemplars = len(fitted.exemplars)
-    n_all = len(fitted.personas) * n_exemplars
     own = fitted.own(records)
-    log_proposal = group = None
-    if n_all <= n_components:
-        flat = np.broadcast_to(np.arange(n_all), (len(records), n_all))
-    else:
-        proposal = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx, own)
-        n_groups = -(-len(records) // SHARED)
-        rng = generator(seed, "held-out")
-        drawn = spread_draw(proposal, n_groups * n_components, rng)
-        # In order and dealt in turn, so that the draws of a group are varied as well.
-        place = dealing_order(len(fitted.personas), n_exemplars, rng)
-        drawn = drawn[np.argsort(place[drawn], kind="stable")]
-        group = np.arange(len(records)) % n_groups
-        flat = drawn.reshape(n_components, n_groups).T[group]
-        log_proposal = np.log(proposal[flat])
-    persona, exemplar = np.divmod(flat, n_exemplars)
+    persona, exemplar, log_proposal = components_of(fitted, hx, own, n_components, seed=seed)
     scored = score_columns(
         records,
         [
@@ -175,7 +234,7 @@ def score_for_likelihood(
         own=own,
         weight=np.array([record.weight for record in records]),
         betas=scorer.betas,
-        group=group,
+        cluster=clusters(records),
     )
 
 
@@ -192,35 +251,6 @@ def log_terms(table: Table, fitted: FittedMixture) -> tuple[Floats, Floats]:
     return np.where(table.allowed, log_lik, -np.inf), log_weight
 
 
-def estimate(table: Table, fitted: FittedMixture) -> Estimate:
-    """Log p(y|x) of every record under a mixture with the same personas and exemplars.
-
-    Returns
-    -------
-    Estimate
-        With standard error 0 if the table holds all components.
-    """
-    log_lik, log_weight = log_terms(table, fitted)
-    if table.log_proposal is not None:
-        return estimate_log_mixture(log_lik, log_weight, table.log_proposal, allowed=table.allowed)
-    weight = np.where(table.allowed, log_weight, -np.inf)
-    resp = log_lik + weight - log_mixture(log_lik, weight)[:, None]
-    return Estimate(
-        log_mixture(log_lik, weight), np.zeros(len(resp)), 1.0 / np.square(np.exp(resp)).sum(axis=1)
-    )
-
-
-def error_of_mean(table: Table, standard_error: Floats) -> float:
-    """Standard error of the weighted mean of estimates (n,).
-
-    Records that share draws may err the same way, so their errors add up; those of others are independent.
-    """
-    share = standard_error * table.weight / table.weight.sum()
-    if table.group is None:
-        return float(share.sum())
-    return float(np.sqrt(np.square(np.bincount(table.group, share)).sum()))
-
-
 def component_posterior(table: Table, fitted: FittedMixture) -> Floats:
     """Posterior of each scored component given the text, (n, m); rows sum to 1.
 
@@ -231,12 +261,14 @@ def component_posterior(table: Table, fitted: FittedMixture) -> Floats:
     return np.asarray(share / share.sum(axis=1, keepdims=True))
 
 
-def persona_posterior(table: Table, fitted: FittedMixture) -> Floats:
-    """Posterior of each persona given the text, (n, K); rows sum to 1. Estimated where the table is."""
-    share = component_posterior(table, fitted)
-    posterior = np.zeros((len(share), len(fitted.personas)))
-    np.add.at(posterior, (np.arange(len(share))[:, None], table.persona), share)
-    return posterior
+def lower_bound(table: Table, fitted: FittedMixture) -> Floats:
+    """Log of the importance-weighted mean over the scored components (n,), nats.
+
+    Its expectation is below log p(y|x) by Jensen's inequality, and it grows with m: an exact figure of
+    mixtures of m prompts. The exact value where all were scored.
+    """
+    log_m = 0.0 if table.is_exact else np.log(table.persona.shape[1])
+    return log_sum_exp(_log_joint(table, fitted)) - log_m
 
 
 def _log_joint(table: Table, fitted: FittedMixture) -> Floats:
@@ -246,136 +278,175 @@ def _log_joint(table: Table, fitted: FittedMixture) -> Floats:
     return np.where(table.allowed, log_lik + log_weight - log_proposal, -np.inf)
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What a likelihood adds up: log p of a record is the log-sum-exp of its row."""
-
-    log_term: Floats
-    """(n, m) nats; minus infinity where not allowed."""
-    is_exact: bool
-    """Whether these are all components; otherwise the columns are draws."""
-    group: NDArray[np.int64] | None = None
-    """(n,) see `Table`."""
-
-    @property
-    def log_mix(self) -> Floats:
-        """(n,) nats."""
-        return log_sum_exp(self.log_term)
+# ------------------------------------------------------------------------------- sums over all components
 
 
-def mixture_terms(table: Table, fitted: FittedMixture) -> Terms:
-    """What `estimate` adds up."""
-    log_term = _log_joint(table, fitted)
-    if not table.is_exact:
-        log_term = log_term - np.log(table.persona.shape[1])
-    return Terms(log_term, table.is_exact, table.group)
-
-
-def gain_interval(
-    table: Table,
-    fitted: FittedMixture,
-    reference: FittedMixture,
-    *,
-    seed: int,
-    n_resamples: int = 2_000,
-) -> dict[str, Any]:
-    """Gain of one mixture over another on the same records and components: see `gain_over`."""
-    return gain_over(
-        mixture_terms(table, fitted),
-        mixture_terms(table, reference),
-        n_tokens=table.n_tokens,
-        weight=table.weight,
-        shares_draws=True,
-        seed=seed,
-        n_resamples=n_resamples,
-    )
-
-
-def gain_over(
-    ours: Terms,
-    theirs: Terms,
-    *,
-    n_tokens: NDArray[np.int64],
-    weight: Floats,
-    shares_draws: bool,
-    seed: int,
-    n_resamples: int = 2_000,
-) -> dict[str, Any]:
-    """Gain in mean log-likelihood on the same records, with 95 % intervals.
-
-    Records are resampled in pairs, and so are drawn components, because both are samples:
-    an interval over records alone would be too narrow.
+class Likelihood:
+    """Log-likelihoods of the records of a table under mixtures of the same personas and exemplars.
 
     Parameters
     ----------
-    ours, theirs : Terms
-        Rows are the same n records.
-    n_tokens : ndarray, shape (n,)
+    table : Table
+    fitted : FittedMixture
+        Its gates are a covariate of what was not scored (see `mop.imputation`), for all mixtures.
+    seed : int
+        Of the imputations; mixtures share their random numbers.
+    """
+
+    def __init__(self, table: Table, fitted: FittedMixture, *, seed: int) -> None:
+        self.table, self.fitted, self.seed = table, fitted, derive_seed(seed, "likelihood")
+        self._variances: Variances | None = None
+
+    @cached_property
+    def _components(self) -> tuple[Ints, Ints, float | Floats]:
+        """Persona and exemplar (C,) of the sum's terms, and the log of what each counts."""
+        n_exemplars = len(self.fitted.exemplars)
+        n_all = len(self.fitted.personas) * n_exemplars
+        if n_all <= MOST_COMPONENTS:
+            return *np.divmod(np.arange(n_all), n_exemplars), 0.0
+        from mop.gate import mean_weight
+
+        weight = 0.5 / n_all + 0.5 * mean_weight(self.fitted.gate, self.table.hx, self.table.own)
+        drawn = spread_draw(weight, MOST_COMPONENTS, generator(self.seed, "components"))
+        return *np.divmod(drawn, n_exemplars), -np.log(weight[drawn] * MOST_COMPONENTS)
+
+    def _log_weights(self, mixture: FittedMixture) -> Floats:
+        """Of the sum's terms, (n, C)."""
+        persona, exemplar, _ = self._components
+        shape = len(self.table.hx), len(persona)
+        return mixture.log_weight(
+            self.table.hx, np.broadcast_to(persona, shape), np.broadcast_to(exemplar, shape), self.table.own
+        )  # fmt: skip
+
+    @cached_property
+    def _z(self) -> tuple[Floats, Floats]:
+        """Covariate of the scored cells (n, m), and of the sum's terms (n, C)."""
+        _, scored = log_terms(self.table, self.fitted)
+        every = self._log_weights(self.fitted)
+        centre = np.where(np.isfinite(every), every, 0.0).mean(axis=1, keepdims=True)
+        # A weight of 0 says no more than a very small one.
+        return tuple(np.maximum(of - centre, -50.0) for of in (scored, every))  # type: ignore[return-value]
+
+    def _terms(self, mixture: FittedMixture) -> tuple[Ints, Iterator[Floats]]:
+        """Persona of the sum's terms, and of each record in turn the terms (B, C): log w_c p_c."""
+        table = self.table
+        log_lik, log_weight = log_terms(table, mixture)
+        if table.is_exact:
+            return table.persona[0], iter((log_lik + log_weight)[:, None, :])
+        persona, exemplar, offset = self._components
+        number = table.persona * len(self.fitted.exemplars) + table.exemplar
+        z_scored, z = self._z
+        effects = Effects(
+            Scored(
+                log_lik, table.persona, table.exemplar, table.allowed & _first(number), z_scored
+            ),
+            len(self.fitted.personas),
+            variances=self._variances,
+        )
+        self._variances = effects.variances
+        weights = self._log_weights(mixture) + offset
+        drawn = effects.draws(persona, exemplar, z, seed=self.seed)
+        return persona, (found + weights[i] for i, found in enumerate(drawn))
+
+    def values(self, mixture: FittedMixture) -> Floats:
+        """Log p(y|x) of every record, once for each imputation: (B, n) nats, B = 1 where exact."""
+        return np.stack([log_sum_exp(terms) for terms in self._terms(mixture)[1]], axis=1)
+
+    def persona_posterior(self, mixture: FittedMixture) -> Floats:
+        """Posterior of each persona given the text, (n, K); rows sum to 1. Mean over imputations."""
+        persona, terms = self._terms(mixture)
+        posterior = np.zeros((len(self.table.hx), len(mixture.personas)))
+        for i, of in enumerate(terms):
+            share = np.exp(of - log_sum_exp(of)[:, None]).mean(axis=0)
+            posterior[i] = np.bincount(persona, share, minlength=posterior.shape[1])
+        return posterior
+
+
+def _first(number: Ints) -> NDArray[np.bool_]:
+    """Whether each entry (n, m) is the first of its value in its row."""
+    found = np.zeros(number.shape, dtype=bool)
+    for row, of in zip(found, number, strict=True):
+        row[np.unique(of, return_index=True)[1]] = True
+    return found
+
+
+def mean_interval(
+    values: Floats, weight: Floats, cluster: Ints, *, size: Floats | None = None
+) -> dict[str, Any]:
+    """Weighted mean over records with its standard error and 95 % interval.
+
+    Parameters
+    ----------
+    values : ndarray, shape (B, n) or (n,)
+        Of every record, once for each imputation.
     weight : ndarray, shape (n,)
         Survey weights.
-    shares_draws : bool
-        Whether the columns of both are the same draws.
-    seed : int
-    n_resamples : int
+    cluster : ndarray of int, shape (n,)
+        Records that belong together count as one observation.
+    size : ndarray, shape (n,), optional
+        If given, the ratio Σ w·value / Σ w·size is asked for: tokens, for a figure per token.
+
+    Returns
+    -------
+    dict
+        ``mean``, ``standard_error``, ``interval`` [low, high].
+
+    Notes
+    -----
+    Linearised ratio with totals of clusters, t quantiles; the variance between imputations by Rubin's rules
+    (1987), with his degrees of freedom where they are fewer. One cluster alone has no interval: it is infinite.
+    """
+    from scipy.stats import t
+
+    values = np.atleast_2d(values)
+    n_draws = len(values)
+    size = np.ones(len(weight)) if size is None else np.asarray(size, dtype=np.float64)
+    total = float(weight @ size)
+    means = values @ weight / total
+    away = weight * (values - means[:, None] * size) / total
+    number = np.unique(cluster, return_inverse=True)[1]
+    n_clusters = int(number.max()) + 1
+    mean = float(means.mean())
+    if n_clusters < 2:
+        return {"mean": mean, "standard_error": np.inf, "interval": [-np.inf, np.inf]}
+    sums = np.stack([np.bincount(number, row, minlength=n_clusters) for row in away])
+    within = float(np.square(sums).sum(axis=1).mean()) * n_clusters / (n_clusters - 1)
+    between = float(means.var(ddof=1)) * (1 + 1 / n_draws) if n_draws > 1 else 0.0
+    freedom = n_clusters - 1.0
+    if between > 0:
+        freedom = min(freedom, (n_draws - 1) * (1 + within / between) ** 2)
+    error = float(np.sqrt(within + between))
+    reach = float(t.ppf(0.975, freedom)) * error
+    return {"mean": mean, "standard_error": error, "interval": [mean - reach, mean + reach]}
+
+
+def gain_over(ours: Floats, theirs: Floats, table: Table) -> dict[str, Any]:
+    """Gain in mean log-likelihood on the same records, with 95 % intervals over records and imputations.
+
+    Parameters
+    ----------
+    ours, theirs : ndarray, shape (B, n) or (1, n)
+        See `Likelihood.values`.
+    table : Table
+        Of these records.
 
     Returns
     -------
     dict
         ``gain`` (nats per record), ``gain_interval`` [low, high], ``gain_per_token``,
         ``gain_per_token_interval``.
-
-    Notes
-    -----
-    Source: the two-way ("pigeonhole") bootstrap, Owen 2007, arXiv 0712.1111; it is conservative.
     """
-    rng = generator(seed, "gain-bootstrap")
-    point, n = ours.log_mix - theirs.log_mix, len(weight)
-    gains, per_token = [], []
-    for start in range(0, n_resamples, _RESAMPLES_AT_ONCE):
-        size = min(_RESAMPLES_AT_ONCE, n_resamples - start)
-        count = rng.multinomial(n, np.full(n, 1.0 / n), size=size).T * weight[:, None]  # (n, B)
-        first, drawn = _resampled(ours, size, rng, None)
-        second, _ = _resampled(theirs, size, rng, drawn if shares_draws else None)
-        with np.errstate(invalid="ignore"):
-            value = first - second
-        known = np.isfinite(value)  # a resample may leave a record no component that it may use
-        count = np.where(known, count, 0.0)
-        total = (count * np.where(known, value, 0.0)).sum(axis=0)
-        gains.append(total / count.sum(axis=0))
-        per_token.append(total / (count * n_tokens[:, None]).sum(axis=0))
-    interval, token_interval = (
-        np.quantile(np.concatenate(values), [0.025, 0.975]).tolist()
-        for values in (gains, per_token)
+    difference = ours - theirs
+    found = mean_interval(difference, table.weight, table.cluster)
+    tokens = mean_interval(
+        difference, table.weight, table.cluster, size=table.n_tokens.astype(np.float64)
     )
     return {
-        "gain": float(np.average(point, weights=weight)),
-        "gain_interval": interval,
-        "gain_per_token": float(point @ weight / (n_tokens @ weight)),
-        "gain_per_token_interval": token_interval,
+        "gain": found["mean"],
+        "gain_interval": found["interval"],
+        "gain_per_token": tokens["mean"],
+        "gain_per_token_interval": tokens["interval"],
     }
-
-
-_RESAMPLES_AT_ONCE = 250
-
-
-def _resampled(
-    terms: Terms, size: int, rng: np.random.Generator, count: Floats | None
-) -> tuple[Floats, Floats | None]:
-    """Log-likelihoods (n, B) under B resamples of the drawn components, and their counts (groups, m, B)."""
-    if terms.is_exact:
-        return np.broadcast_to(terms.log_mix[:, None], (len(terms.log_term), size)), None
-    n, m = terms.log_term.shape
-    group = np.zeros(n, dtype=np.int64) if terms.group is None else terms.group
-    if count is None:
-        shape, share = (int(group.max()) + 1, size), np.full(m, 1.0 / m)
-        count = rng.multinomial(m, share, size=shape).transpose(0, 2, 1).astype(np.float64)
-    top = terms.log_term.max(axis=1, keepdims=True)
-    total = np.empty((n, size))
-    for number, of in enumerate(count):
-        rows = group == number
-        total[rows] = np.exp(terms.log_term[rows] - top[rows]) @ of
-    with np.errstate(divide="ignore"):
-        return np.log(total) + top, count
 
 
 def summarise(
@@ -386,40 +457,43 @@ def summarise(
     Returns
     -------
     dict
-        ``kind``: ``exact``, or ``bound``: an estimate whose expectation is at most the true value;
+        ``kind``: ``exact`` or ``estimate``;
         ``scored_at``: None, or the one temperature at which the scorer knows likelihoods where the
-        mixture has others (all figures are then at that one); ``mop`` and ``mop-uniform`` (means), what
-        `gain_interval` gives, ``standard_error`` of the mixture's mean as an estimate (0 if exact),
-        ``n_records``, ``n_components``, ``is_exact``, and ``effective_components``, the median number
-        that the estimates rest on.
+        mixture has others (all figures are then at that one); ``mop`` and ``mop-uniform`` (means), ``mop_interval``
+        and ``standard_error`` of the first (over records and imputations), ``lower_bound`` (of the mixture's mean,
+        from scored components alone), what `gain_over` gives, ``n_records``, ``n_clusters``, ``n_components``,
+        ``is_exact``.
     """
-    ours, other = estimate(table, fitted), estimate(table, reference)
-    share = table.weight / table.weight.sum()
+    likelihood = Likelihood(table, fitted, seed=seed)
+    ours, other = likelihood.values(fitted), likelihood.values(reference)
+    mop = mean_interval(ours, table.weight, table.cluster)
     return {
-        "kind": "exact" if table.is_exact else "bound",
+        "kind": "exact" if table.is_exact else "estimate",
         "scored_at": (
             1 / table.betas[0] if is_at_other_temperatures(fitted, table.betas) else None
         ),
-        "mop": float(ours.log_mix @ share),
-        "mop-uniform": float(other.log_mix @ share),
-        **gain_interval(table, fitted, reference, seed=seed),
-        "standard_error": error_of_mean(table, ours.standard_error),
-        "n_records": len(ours.log_mix),
+        "mop": mop["mean"],
+        "mop_interval": mop["interval"],
+        "standard_error": mop["standard_error"],
+        "lower_bound": float(np.average(lower_bound(table, fitted), weights=table.weight)),
+        "mop-uniform": mean_interval(other, table.weight, table.cluster)["mean"],
+        **gain_over(ours, other, table),
+        "n_records": len(table.hx),
+        "n_clusters": len(np.unique(table.cluster)),
         "n_components": table.n_components,
         "is_exact": table.is_exact,
-        "effective_components": float(np.median(ours.effective_components)),
     }
 
 
 REFERENCES: dict[str, str] = {
     "mop-uniform": "uniform gates",
     "unconditional": "weights that ignore the context",
-    "single-component": "the best persona with the best exemplar",
+    "single-component": "one persona with one exemplar, the best of those scored for all validation records",
     "no-persona": "exemplars alone, weighted evenly",
     "no-exemplar": "personas alone, weighted evenly",
     "zero-shot": "neither persona nor exemplar",
 }
-"""What a fitted mixture is held against, and what each is."""
+"""What a fitted mixture is compared with, and what each is."""
 
 
 def references(
@@ -429,15 +503,15 @@ def references(
     *,
     scorer: Scorer,
     store: Store,
-    n_components: int,
     seed: int,
+    plain: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Likelihood of the same records under simpler models, and what the mixture gains over each.
 
-    Uniform gates and unconditional weights come from the table. The others need scores of their own, for
-    which at most ``n_components`` prompts per record are asked: the single component that did best in
-    the fit, exemplars without a persona, personas without an exemplar, and neither. The last
+    Uniform gates and unconditional weights come from the table. The others need scores of their own, of as many
+    prompts per record as the table has, and what was not scored is imputed in the same way: the single component
+    that did best in the fit, all exemplars without a persona, all personas without an exemplar, and neither. The last
     three, and after `refit_temperatures` all four, have the one temperature that suits these very
     records best, which is in their favour.
 
@@ -449,101 +523,114 @@ def references(
     records : sequence of n Record
     scorer, store
         Only what the store lacks is scored.
-    n_components : int
-        Of the exemplars alone, and of the personas alone; 0 leaves out all that needs scores.
     seed : int
+    plain : bool
+        Whether to score the last four.
     progress : callable, optional
 
     Returns
     -------
     dict
         A name in `REFERENCES` to ``log_lik`` (mean, nats per record), ``kind`` (``exact`` or
-        ``bound``), ``temperature`` (None where each persona has its own) and what `gain_over`
-        gives: the mixture's gain over the reference.
+        ``estimate``), ``temperature`` (None where each persona has its own), ``n_components`` (prompts scored per
+        record) and what `gain_over` gives: the mixture's gain over the reference.
     """
-    ours = mixture_terms(table, fitted)
+    likelihood = Likelihood(table, fitted, seed=seed)
+    ours = likelihood.values(fitted)
     mixtures = {
         "mop-uniform": uniform_mixture(fitted),
         "unconditional": unconditional_mixture(fitted),
     }
-    found: dict[str, tuple[Terms, bool, float | None]] = {
-        name: (mixture_terms(table, mixture), True, None)
-        for name, mixture in mixtures.items()
-        if mixture is not None
-    }
-    for name, components, tau in _plain_components(fitted, n_components, seed):
-        scored = score_table(
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(
+        name: str, theirs: Floats, tau: float | None, n_components: int, is_exact: bool
+    ) -> None:
+        found[name] = {
+            "log_lik": float(np.average(theirs.mean(axis=0), weights=table.weight)),
+            "kind": "exact" if is_exact else "estimate",
+            "temperature": tau,
+            "n_components": n_components,
+            **gain_over(ours, theirs, table),
+        }
+
+    for name, mixture in mixtures.items():
+        if mixture is not None:
+            add(name, likelihood.values(mixture), None, table.n_components, table.is_exact)
+    for name, components, tau in (
+        _plain_components(fitted, len(records), table.n_components, seed) if plain else ()
+    ):
+        scored = score_columns(
             records, components, fitted.personas, fitted.exemplars,
             scorer=scorer, store=store, task=fitted.task, stage="references", progress=progress,
         )  # fmt: skip
         allowed = ~scored.masked
-        of_all = {"no-persona": len(fitted.exemplars), "no-exemplar": len(fitted.personas)}
-        is_exact = len(components) == of_all.get(name, 1)
         if not bool(allowed.any(axis=1).all()):
             continue  # a record that may see nothing of this has no likelihood under it
         best = tau if tau is not None else _best_tau(scored.curves, allowed, table)
-        terms = _even_terms(scored.curves, allowed, best, table.betas)
-        found[name] = (Terms(terms, is_exact), False, best)
-    share = table.weight / table.weight.sum()
-    return {
-        name: {
-            "log_lik": float(terms.log_mix @ share),
-            "kind": "exact" if terms.is_exact else "bound",
-            "temperature": tau,
-            **gain_over(
-                ours, terms, n_tokens=table.n_tokens, weight=table.weight,
-                shares_draws=shares, seed=seed,
-            ),
-        }
-        for name, (terms, shares, tau) in found.items()
-    }  # fmt: skip
-
-
-def temperature_gain(table: Table, fitted: FittedMixture, *, seed: int) -> dict[str, Any] | None:
-    """What a temperature per persona gains over the best single one under the same gates.
-
-    Returns
-    -------
-    dict or None
-        What `gain_over` gives, and ``single_tau``, the single temperature that suited the records of
-        the fit; None if the fit found nothing to compare.
-    """
-    single = (fitted.info.get("temperatures") or {}).get("single_tau")
-    if single is None:
-        return None
-    plain = with_temperatures(fitted, single)
-    return {"single_tau": single, **gain_interval(table, fitted, plain, seed=seed)}
+        log_lik = scored.curves.astype(np.float64) @ curve_weights(1.0 / best, table.betas)
+        rows = np.array([[max(k or 0, j or 0) for k, j in of] for of in components])
+        n_all = {"no-persona": len(fitted.exemplars), "no-exemplar": len(fitted.personas)}.get(
+            name, 1
+        )
+        theirs = _even_values(
+            log_lik, rows, allowed, n_all, table.own if name == "no-persona" else None, seed
+        )
+        add(name, theirs, best, rows.shape[1], rows.shape[1] == n_all)
+    return found
 
 
 def _plain_components(
-    fitted: FittedMixture, n_components: int, seed: int
-) -> list[tuple[str, list[Component], float | None]]:
-    """Name, components and temperature (None: to be found) of the references that need scores."""
-    if n_components < 1:
-        return []
-    found: list[tuple[str, list[Component], float | None]] = []
+    fitted: FittedMixture, n: int, n_components: int, seed: int
+) -> list[tuple[str, list[list[Component]], float | None]]:
+    """Name, components of each record, and temperature (None: to be found) of the references that need scores."""
+    found: list[tuple[str, list[list[Component]], float | None]] = []
     single = fitted.info.get("best_component")
     if single is not None:
-        found.append(("single-component", [(single["persona"], single["exemplar"])], single["tau"]))
+        one: list[Component] = [(single["persona"], single["exemplar"])]
+        found.append(("single-component", [one] * n, single["tau"]))
 
-    def some(n: int, purpose: str) -> list[int]:
-        order = generator(seed, purpose).permutation(n)[:n_components]
-        return [int(row) for row in np.sort(order)]
+    def some(n_all: int, purpose: str) -> list[list[int]]:
+        n_groups = -(-n // SHARED)
+        drawn = [
+            np.sort(generator(seed, purpose, g).permutation(n_all)[:n_components]).tolist()
+            for g in range(n_groups)
+        ]
+        return [drawn[i % n_groups] for i in range(n)]
 
-    found.append(
-        ("no-persona", [(None, j) for j in some(len(fitted.exemplars), "exemplars")], None)
+    exemplars, personas = (
+        some(len(fitted.exemplars), "exemplars"),
+        some(len(fitted.personas), "personas"),
     )
-    found.append(("no-exemplar", [(k, None) for k in some(len(fitted.personas), "personas")], None))
-    return [*found, ("zero-shot", [(None, None)], None)]
+    nothing: list[Component] = [(None, None)]
+    return [
+        *found,
+        ("no-persona", [[(None, j) for j in of] for of in exemplars], None),
+        ("no-exemplar", [[(k, None) for k in of] for of in personas], None),
+        ("zero-shot", [nothing] * n, None),
+    ]
 
 
-def _even_terms(
-    curves: NDArray[np.float32], allowed: NDArray[np.bool_], tau: float, betas: tuple[float, ...]
+def _even_values(
+    log_lik: Floats, rows: Ints, allowed: NDArray[np.bool_], n_all: int, own: Ints | None, seed: int
 ) -> Floats:
-    """Log of an even share of each allowed component's likelihood, (n, m)."""
-    log_lik = curves.astype(np.float64) @ curve_weights(1.0 / tau, betas)
-    log_share = -np.log(allowed.sum(axis=1, keepdims=True))
-    return np.where(allowed, log_lik + log_share, -np.inf)
+    """Log of the even mean over all n_all prompts, of which some were scored: (B, n), B = 1 where all were."""
+    if rows.shape[1] == n_all:
+        return _even_mean(log_lik, allowed)[None]
+    effects = Effects(Scored(log_lik, np.zeros_like(rows), rows, allowed, np.zeros(rows.shape)), 1)
+    every = np.arange(n_all)
+    drawn = effects.draws(
+        np.zeros_like(every), every, np.zeros((len(rows), n_all)), seed=derive_seed(seed, "references")
+    )  # fmt: skip
+    may = np.ones((len(rows), n_all), dtype=bool)
+    if own is not None:
+        may[np.flatnonzero(own >= 0), own[own >= 0]] = False
+    return np.stack([_even_mean(of, may[i]) for i, of in enumerate(drawn)], axis=1)
+
+
+def _even_mean(log_lik: Floats, allowed: NDArray[np.bool_]) -> Floats:
+    """Log of the mean likelihood of the allowed components, over the last axis."""
+    return log_sum_exp(np.where(allowed, log_lik, -np.inf)) - np.log(allowed.sum(axis=-1))
 
 
 def _best_tau(curves: NDArray[np.float32], allowed: NDArray[np.bool_], table: Table) -> float:
@@ -551,7 +638,9 @@ def _best_tau(curves: NDArray[np.float32], allowed: NDArray[np.bool_], table: Ta
     betas = table.betas
     grid = np.linspace(betas[0], betas[-1], 200) if len(betas) > 1 else np.array(betas)
     values = [
-        log_sum_exp(_even_terms(curves, allowed, 1.0 / beta, betas)) @ table.weight for beta in grid
+        _even_mean(curves.astype(np.float64) @ curve_weights(float(beta), betas), allowed)
+        @ table.weight
+        for beta in grid
     ]
     return float(1.0 / grid[int(np.argmax(values))])
 
