@@ -1,4 +1,4 @@
-"""A population whose every log-likelihood is planted: do intervals of held-out figures hold the truth?
+"""A population whose every log-likelihood is planted, to see whether intervals of held-out figures hold the truth.
 
 Effects of exemplars, personas and pairs differ from record to record as they do in real tables (standard deviation
 within a record about 2.5 nats), records differ in level and in spread, and the gates know a part of the effects. The
@@ -29,13 +29,11 @@ from mop.types import Persona, Record
 
 Floats = NDArray[np.float64]
 
-N_PERSONAS, N_EXEMPLARS, SIZE = 12, 300, 8
+N_PERSONAS, SIZE = 12, 8
 SD_EXEMPLAR, SD_PERSONA, SD_PAIR = 2.1, 0.8, 0.7
 SD_RECORD, SD_SPREAD = 6.0, 0.25
 SLOPE = 0.6
 """What a nat of log weight is worth in log-likelihood."""
-N_TRUTH = 600
-"""Further records that the truth is a mean of."""
 MEAN, RIVAL = -90.0, -3.0
 """Mean level of records, and beside it the mean log-likelihood of a rival that is known exactly."""
 
@@ -49,10 +47,10 @@ class Population:
     of_exemplar: Floats
 
     @classmethod
-    def planted(cls, rng: np.random.Generator) -> Population:
+    def planted(cls, rng: np.random.Generator, n_exemplars: int) -> Population:
         """A population of its own for every repeat."""
         gate = Gate(
-            _unit(rng, N_PERSONAS), _unit(rng, N_EXEMPLARS), dim=SIZE, seed=0, init_scale=1.0
+            _unit(rng, N_PERSONAS), _unit(rng, n_exemplars), dim=SIZE, seed=0, init_scale=1.0
         )
         with torch.no_grad():
             for weight in (gate.w_x, gate.w_g, gate.w_e):
@@ -60,12 +58,12 @@ class Population:
         gate.requires_grad_(False)
         personas = tuple(Persona(key=f"p{k}", description=f"p{k}") for k in range(N_PERSONAS))
         exemplars = tuple(
-            Record(key=f"e{j}", context="", response=f"e{j}") for j in range(N_EXEMPLARS)
+            Record(key=f"e{j}", context="", response=f"e{j}") for j in range(n_exemplars)
         )
         return cls(
             FittedMixture(personas, exemplars, gate, "", {"uniform_tau": 1.0}),
             0.3 * rng.normal(size=N_PERSONAS),
-            0.5 * rng.normal(size=N_EXEMPLARS),
+            0.5 * rng.normal(size=n_exemplars),
         )
 
     def draw(
@@ -88,7 +86,7 @@ class Population:
         spread = np.exp(SD_SPREAD * rng.normal(size=n))[:, None, None]
         level = SD_RECORD * effect()
         away = SD_PERSONA * effect(N_PERSONAS)[:, :, None]
-        away = away + SD_EXEMPLAR * effect(N_EXEMPLARS)[:, None, :]
+        away = away + SD_EXEMPLAR * effect(len(self.fitted.exemplars))[:, None, :]
         away += SD_PAIR * rng.normal(size=away.shape)
         centred = log_weight - log_weight.mean(axis=1, keepdims=True)
         everybody = self.of_persona[:, None] + self.of_exemplar
@@ -99,9 +97,10 @@ class Population:
 
 
 def all_log_weights(fitted: FittedMixture, hx: NDArray[np.float32]) -> Floats:
-    """(n, K·N)"""
-    flat = np.broadcast_to(np.arange(N_PERSONAS * N_EXEMPLARS), (len(hx), N_PERSONAS * N_EXEMPLARS))
-    return fitted.log_weight(hx, *np.divmod(flat, N_EXEMPLARS), np.full(len(hx), -1))
+    """Of every component, (n, K·N)."""
+    n_all = N_PERSONAS * len(fitted.exemplars)
+    flat = np.broadcast_to(np.arange(n_all), (len(hx), n_all))
+    return fitted.log_weight(hx, *np.divmod(flat, len(fitted.exemplars)), np.full(len(hx), -1))
 
 
 def _unit(rng: np.random.Generator, n: int) -> torch.Tensor:
@@ -109,18 +108,26 @@ def _unit(rng: np.random.Generator, n: int) -> torch.Tensor:
     return torch.as_tensor(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def repeat(n_components: int, seed: int, *, n: int = 60, n_groups: int = 0) -> dict[str, float]:
+def repeat(
+    n_components: int,
+    seed: int,
+    *,
+    n: int = 60,
+    n_groups: int = 0,
+    n_exemplars: int = 300,
+    n_truth: int = 600,
+) -> dict[str, float]:
     """One sample of records, scored under some components: estimates, intervals and the truth."""
     rng = generator(seed, "planted likelihood", n_components, n_groups)
-    population = Population.planted(rng)
-    fitted, n_all = population.fitted, N_PERSONAS * N_EXEMPLARS
+    population = Population.planted(rng, n_exemplars)
+    fitted, n_all = population.fitted, N_PERSONAS * n_exemplars
 
     def exact(log_lik: Floats, log_weight: Floats) -> tuple[Floats, Floats]:
         return log_sum_exp(log_lik + log_weight), log_sum_exp(log_lik) - np.log(n_all)
 
     truth = []
-    for _ in range(N_TRUTH // 300):  # in parts, for memory
-        _, log_lik, log_weight, rival, _ = population.draw(300, rng)
+    for _ in range(max(1, n_truth // 300)):  # in parts, for memory
+        _, log_lik, log_weight, rival, _ = population.draw(min(300, n_truth), rng)
         mop, even = exact(log_lik, log_weight)
         # A rival's mean is known, so the score needs no mean over levels, which differ most.
         over_rival = (mop - rival).mean()
@@ -129,7 +136,7 @@ def repeat(n_components: int, seed: int, *, n: int = 60, n_groups: int = 0) -> d
     hx, log_lik, log_weight, rival, group = population.draw(n, rng, n_groups=n_groups)
     own = np.full(n, -1)
     persona, exemplar, log_proposal = components_of(fitted, hx, own, n_components, seed=seed)
-    flat = persona * N_EXEMPLARS + exemplar
+    flat = persona * n_exemplars + exemplar
     table = Table(
         persona=persona, exemplar=exemplar, curves=np.take_along_axis(log_lik, flat, 1)[:, :, None].astype(np.float32),
         allowed=np.ones(flat.shape, dtype=bool), n_tokens=np.full(n, 25), log_proposal=log_proposal,
@@ -157,8 +164,8 @@ def _holds(interval: list[float], value: float) -> bool:
 
 
 def coverage(
-    n_components: int, *, n_repeats: int, n_groups: int = 0, seed: int = 0
+    n_components: int, *, n_repeats: int, seed: int = 0, **options: int
 ) -> dict[str, float]:
     """Means of `repeat` over repeats: shares of intervals that hold the truth, and biases in nats."""
-    found = [repeat(n_components, seed + r, n_groups=n_groups) for r in range(n_repeats)]
+    found = [repeat(n_components, seed + r, **options) for r in range(n_repeats)]
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}

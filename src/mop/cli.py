@@ -157,8 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--components", type=int, default=64, help="components scored per record (default 64)"
     )
     score.add_argument(
-        "--references", type=_not_negative, default=4, metavar="N",
-        help="prompts per record for each reference without persona or exemplar (default 4; 0: none)",
+        "--no-references", action="store_true",
+        help="leave out the simpler models that need scores of their own: without persona, without exemplar, ...",
     )  # fmt: skip
 
     explain = _verb(
@@ -478,7 +478,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
                     args.refit_tau,
                 )
             model.refit_tau(sample)
-        found = model.score_report(records, reference_components=args.references)
+        found = model.score_report(records, plain=not args.no_references)
         return {"lm": args.lm, "refitted_on": len(sample), **_models_of(args), **found}
 
 
@@ -698,15 +698,14 @@ def _reference_lines(held: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     head = (
-        f"{'held against':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
+        f"{'compared with':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
     )
     lines = [head]
     for name, row in rows.items():
         low, high = row["gain_interval"]
-        tail = " (bound)" if row["kind"] == "bound" else ""
         lines.append(
             f"{name:<18}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{f'{low:+.2f} to {high:+.2f}':>20}"
-            f"{row['gain_per_token']:>+11.4f}{tail}"
+            f"{row['gain_per_token']:>+11.4f}"
         )
     return lines
 
@@ -724,18 +723,18 @@ def _show_pull(result: dict[str, Any]) -> str:
 
 def _show_score(result: dict[str, Any]) -> str:
     low, high = result["gain_interval"]
-    drawn = (
-        f"{result['n_components']} components (effectively {result['effective_components']:.0f})"
-    )
     kind = (
-        "exact" if result["is_exact"] else f"estimated from {drawn}, a lower bound in expectation"
+        "exact"
+        if result["is_exact"]
+        else f"estimated from {result['n_components']} components each"
     )
     with_lm = f" with {result['lm']}" if result.get("lm") else ""
     if result.get("refitted_on"):
         with_lm += f", temperatures refitted on {result['refitted_on']} records"
     text = (
         f"mean log p(y|x) over {result['n_records']} records{with_lm}, {kind}, nats per record:\n"
-        f"  mixture          {result['mop']:10.3f}  (standard error {result['standard_error']:.3f})\n"
+        f"  mixture          {result['mop']:10.3f}  (95 % interval {result['mop_interval'][0]:.3f} to "
+        f"{result['mop_interval'][1]:.3f})\n"
         f"  untrained gates  {result['mop-uniform']:10.3f}\n"
         f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
     )
@@ -763,7 +762,7 @@ def _show_explain(result: dict[str, Any]) -> str:
         + (
             "exact"
             if result["is_exact"]
-            else f"a bound, standard error {result['standard_error']:.2f}"
+            else f"an estimate, standard error {result['standard_error']:.2f}"
         )
         + f", from {result['n_scored']} components",
         "",

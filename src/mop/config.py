@@ -457,14 +457,11 @@ class EvaluateConfig:
     test_records: int = 80
     """Test records whose held-out likelihood is taken."""
     test_components: int = 48
-    """(persona, exemplar) pairs scored for each of them; all of them, and exactly, if there are no more."""
-
-    reference_components: int = 16
-    """Prompts per test record for each reference that has no persona or no exemplar; 0: leave these out."""
+    """Prompts scored for each of them under the mixture, and under each simpler model; all of them, and exactly, if
+    there are no more. The others are imputed."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
-        _at_least("evaluate", "reference_components", self.reference_components, 0)
         _at_least("evaluate", "n_seeds", self.n_seeds, 1)
         _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
         _at_least("evaluate", "test_records", self.test_records, 2)
@@ -566,8 +563,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
                 "valid_components": 5, "coverage_records": 8},
         "simulate": {"n_responses": 300},
-        "evaluate": {"test_records": 60, "test_components": 16, "reference_components": 1,
-                     "n_bootstrap": 100},
+        "evaluate": {"test_records": 60, "test_components": 16, "n_bootstrap": 100},
     },
     "paper": {
         "data": {"exemplars": 1000},

@@ -312,20 +312,18 @@ class MixtureOfPersonas:
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Log-likelihood of each record under the mixture, shape (n,), in nats.
 
-        Exact if K × N is at most ``score_components``; otherwise an importance-sampling estimate
-        whose expectation is at most the true value, a bound in that sense
-        (see `mop.mixture.estimate_log_mixture`). `score_report` says which.
+        Exact if K × N is at most ``score_components``; otherwise an estimate in which components that
+        were not scored are imputed (see `mop.imputation`). `score_report` says which.
 
         Parameters
         ----------
         records : iterable of Record or mapping
         return_std : bool
-            Also return the standard error of each estimate (n,), 0 where exact.
+            Also return the standard deviation of each over imputations (n,), 0 where exact.
         """
-        from mop.likelihood import estimate
-
-        found = estimate(self._table(_as_records(records)), self._fitted())
-        return (found.log_mix, found.standard_error) if return_std else found.log_mix
+        values = self._values(self._table(_as_records(records)))
+        mean = values.mean(axis=0)
+        return (mean, values.std(axis=0)) if return_std else mean
 
     @overload
     def score(
@@ -356,54 +354,57 @@ class MixtureOfPersonas:
 
         Rows that cannot be used are left out with a warning, as `fit` does; equal ones all count; an
         unusable Record is an error.
-        ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean as an
-        estimate, 0 where exact.
+        ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean, over
+        records and over what was not scored; infinite for a single record, or records of one group.
         """
-        from mop.likelihood import error_of_mean, estimate
+        from mop.likelihood import mean_interval
 
         table = self._table(_as_records(records, on_unusable="warn"))
-        found = estimate(table, self._fitted())
-        mean = float(found.log_mix @ table.weight / table.weight.sum())
-        return (mean, error_of_mean(table, found.standard_error)) if return_std else mean
+        found = mean_interval(self._values(table), table.weight, table.cluster)
+        return (found["mean"], found["standard_error"]) if return_std else float(found["mean"])
 
     def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
-        from mop.likelihood import persona_posterior
+        from mop.likelihood import Likelihood
 
-        return persona_posterior(self._table(_as_records(records)), self._fitted())
+        fitted, table = self._fitted(), self._table(_as_records(records))
+        return Likelihood(table, fitted, seed=self.seed).persona_posterior(fitted)
+
+    def _values(self, table: Table) -> NDArray[np.float64]:
+        """Log-likelihood of each record, once for each imputation: (B, n) nats."""
+        from mop.likelihood import Likelihood
+
+        return Likelihood(table, self._fitted(), seed=self.seed).values(self._fitted())
 
     def score_report(
-        self, records: Iterable[Record | Mapping[str, Any]], *, reference_components: int = 0
+        self, records: Iterable[Record | Mapping[str, Any]], *, plain: bool = True
     ) -> dict[str, Any]:
         """Mean log-likelihood per record, in nats, beside that of simpler models.
 
         Parameters
         ----------
         records : iterable of Record or mapping
-        reference_components : int
-            Prompts per record for each of the references that have no persona or no exemplar;
-            0 leaves out all references that need scores of their own.
+        plain : bool
+            Whether references that need scores of their own are among them: those without persona, without
+            exemplar, without both, and of one component.
 
         Returns
         -------
         dict
             See `mop.likelihood.summarise`; ``references`` as in `mop.likelihood.references`.
         """
-        from mop.fitted import uniform_mixture
-        from mop.likelihood import references, summarise
+        from mop.likelihood import Likelihood, references, summarise
 
         observed = _as_records(records)
-        fitted, table = self._fitted(), self._table(observed)
+        likelihood = Likelihood(self._table(observed), self._fitted(), seed=self.seed)
         return {
-            **summarise(table, fitted, uniform_mixture(fitted), seed=self.seed),
+            **summarise(likelihood),
             "references": references(
-                fitted,
-                table,
+                likelihood,
                 observed,
                 scorer=self._open_scorer(),
                 store=self._open_store(),
-                n_components=reference_components,
-                seed=self.seed,
+                plain=plain,
                 progress=self.progress,
             ),
         }
@@ -440,15 +441,15 @@ class MixtureOfPersonas:
             ``personas`` and ``exemplars`` (the ``n_exemplars`` likeliest), each with its posterior; the
             score table behind them as ``components`` (the ``n_components`` likeliest): ``persona``,
             ``exemplar``, ``log_lik`` at the persona's temperature, ``log_weight``, ``posterior``;
-            ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or bound), ``n_scored``.
+            ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or estimate), ``n_scored``.
         """
-        from mop.likelihood import component_posterior, estimate, log_terms
+        from mop.likelihood import component_posterior, log_terms
 
         (one,) = _as_records([record])
         fitted, table = self._fitted(), self._table([one])
         posterior = component_posterior(table, fitted)[0]
         log_lik, log_weight = (part[0].tolist() for part in log_terms(table, fitted))
-        found = estimate(table, fitted)
+        values = self._values(table)[:, 0]
         by_persona = [0.0] * len(fitted.personas)
         by_exemplar: dict[int, float] = {}
         by_component: dict[tuple[int, int], float] = {}
@@ -466,9 +467,9 @@ class MixtureOfPersonas:
             "key": one.key,
             "context": one.context,
             "response": one.response,
-            "log_lik": float(found.log_mix[0]),
-            "standard_error": float(found.standard_error[0]),
-            "kind": "exact" if table.is_exact else "bound",
+            "log_lik": float(values.mean()),
+            "standard_error": float(values.std()),
+            "kind": "exact" if table.is_exact else "estimate",
             "is_exact": table.is_exact,
             "n_scored": len(by_component),
             "n_tokens": int(table.n_tokens[0]),

@@ -86,7 +86,7 @@ def report_data(
             {"name": name, "what": REFERENCES[name], **row}
             for name, row in metrics["held_out"]["references"].items()
         ],
-        fit_notes=fit_notes(fitted.info, metrics["held_out"]),
+        fit_notes=fit_notes(fitted.info),
         map_points=_points(found["map"], golden, responses),
         personas=[
             PersonaRow(
@@ -231,7 +231,7 @@ def _weights_note(info: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]:
+def fit_notes(info: Mapping[str, Any]) -> list[str]:
     """What the fit found out about itself, a sentence each."""
     notes = []
     if info.get("stopped"):
@@ -256,13 +256,6 @@ def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]
             f"A temperature per persona gains {taus['gain_over_single']:+.3f} nats per record over a "
             f"single one (cross-validated, 95 % interval {low:+.3f} to {high:+.3f})"
             + ("; a single one was kept." if taus["is_single"] else ".")
-        )
-    gain = held_out.get("temperatures")
-    if gain:
-        low, high = gain["gain_interval"]
-        notes.append(
-            f"On held-out texts, against the single temperature {gain['single_tau']:.2f}: "
-            f"{gain['gain']:+.3f} nats per record ({low:+.3f} to {high:+.3f})."
         )
     return notes
 

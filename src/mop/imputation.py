@@ -104,7 +104,7 @@ class Effects:
         self._same_persona = both & (scored.persona[:, :, None] == scored.persona[:, None, :])
         self._same_exemplar = both & (scored.exemplar[:, :, None] == scored.exemplar[:, None, :])
         self.variances = variances or Variances(0.1, 0.1, 0.2, 1.0, 0.3, 10.0)
-        for _ in range(N_STEPS if variances is None else 1):
+        for _ in range(N_STEPS):
             self._solve_common(learns=variances is None)
             if variances is None:
                 self._learn_within()

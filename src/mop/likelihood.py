@@ -295,7 +295,19 @@ class Likelihood:
 
     def __init__(self, table: Table, fitted: FittedMixture, *, seed: int) -> None:
         self.table, self.fitted, self.seed = table, fitted, derive_seed(seed, "likelihood")
-        self._variances: Variances | None = None
+
+    @cached_property
+    def _variances(self) -> Variances:
+        """Learnt at the fitted mixture's temperatures, for all mixtures."""
+        return self._effects(self.fitted, None).variances
+
+    def _effects(self, mixture: FittedMixture, variances: Variances | None) -> Effects:
+        table = self.table
+        log_lik, _ = log_terms(table, mixture)
+        number = table.persona * len(self.fitted.exemplars) + table.exemplar
+        used = table.allowed & _first(number)
+        scored = Scored(log_lik, table.persona, table.exemplar, used, self._z[0])
+        return Effects(scored, len(self.fitted.personas), variances=variances)
 
     @cached_property
     def _components(self) -> tuple[Ints, Ints, float | Floats]:
@@ -330,23 +342,19 @@ class Likelihood:
     def _terms(self, mixture: FittedMixture) -> tuple[Ints, Iterator[Floats]]:
         """Persona of the sum's terms, and of each record in turn the terms (B, C): log w_c p_c."""
         table = self.table
-        log_lik, log_weight = log_terms(table, mixture)
         if table.is_exact:
+            log_lik, log_weight = log_terms(table, mixture)
             return table.persona[0], iter((log_lik + log_weight)[:, None, :])
         persona, exemplar, offset = self._components
-        number = table.persona * len(self.fitted.exemplars) + table.exemplar
-        z_scored, z = self._z
-        effects = Effects(
-            Scored(
-                log_lik, table.persona, table.exemplar, table.allowed & _first(number), z_scored
-            ),
-            len(self.fitted.personas),
-            variances=self._variances,
-        )
-        self._variances = effects.variances
+        effects = self._effects(mixture, self._variances)
         weights = self._log_weights(mixture) + offset
-        drawn = effects.draws(persona, exemplar, z, seed=self.seed)
+        drawn = effects.draws(persona, exemplar, self._z[1], seed=self.seed)
         return persona, (found + weights[i] for i, found in enumerate(drawn))
+
+    @cached_property
+    def ours(self) -> Floats:
+        """`values` under the fitted mixture itself."""
+        return self.values(self.fitted)
 
     def values(self, mixture: FittedMixture) -> Floats:
         """Log p(y|x) of every record, once for each imputation: (B, n) nats, B = 1 where exact."""
@@ -449,9 +457,7 @@ def gain_over(ours: Floats, theirs: Floats, table: Table) -> dict[str, Any]:
     }
 
 
-def summarise(
-    table: Table, fitted: FittedMixture, reference: FittedMixture, *, seed: int
-) -> dict[str, Any]:
+def summarise(likelihood: Likelihood) -> dict[str, Any]:
     """Mean log-likelihood per record of a mixture and of untrained gates, in nats, by survey weight.
 
     Returns
@@ -464,8 +470,8 @@ def summarise(
         from scored components alone), what `gain_over` gives, ``n_records``, ``n_clusters``, ``n_components``,
         ``is_exact``.
     """
-    likelihood = Likelihood(table, fitted, seed=seed)
-    ours, other = likelihood.values(fitted), likelihood.values(reference)
+    table, fitted, ours = likelihood.table, likelihood.fitted, likelihood.ours
+    other = likelihood.values(uniform_mixture(fitted))
     mop = mean_interval(ours, table.weight, table.cluster)
     return {
         "kind": "exact" if table.is_exact else "estimate",
@@ -497,13 +503,11 @@ REFERENCES: dict[str, str] = {
 
 
 def references(
-    fitted: FittedMixture,
-    table: Table,
+    likelihood: Likelihood,
     records: Sequence[Record],
     *,
     scorer: Scorer,
     store: Store,
-    seed: int,
     plain: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -517,13 +521,11 @@ def references(
 
     Parameters
     ----------
-    fitted : FittedMixture
-    table : Table
-        Of ``records``.
+    likelihood : Likelihood
+        Of the fitted mixture, on a table of ``records``.
     records : sequence of n Record
     scorer, store
         Only what the store lacks is scored.
-    seed : int
     plain : bool
         Whether to score the last four.
     progress : callable, optional
@@ -535,8 +537,7 @@ def references(
         ``estimate``), ``temperature`` (None where each persona has its own), ``n_components`` (prompts scored per
         record) and what `gain_over` gives: the mixture's gain over the reference.
     """
-    likelihood = Likelihood(table, fitted, seed=seed)
-    ours = likelihood.values(fitted)
+    table, fitted, seed = likelihood.table, likelihood.fitted, likelihood.seed
     mixtures = {
         "mop-uniform": uniform_mixture(fitted),
         "unconditional": unconditional_mixture(fitted),
@@ -551,7 +552,7 @@ def references(
             "kind": "exact" if is_exact else "estimate",
             "temperature": tau,
             "n_components": n_components,
-            **gain_over(ours, theirs, table),
+            **gain_over(likelihood.ours, theirs, table),
         }
 
     for name, mixture in mixtures.items():

@@ -46,16 +46,15 @@ from mop.fitted import (
     load_mixture,
     persona_shares,
     save_mixture,
-    uniform_mixture,
 )
 from mop.gather import report_data, response_files
 from mop.given import load_splits, split_files
 from mop.likelihood import (
+    Likelihood,
     Table,
     references,
     score_for_likelihood,
     summarise,
-    temperature_gain,
 )
 from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
 from mop.personas import (
@@ -266,7 +265,7 @@ def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
     per_round = data.train * fit.components_per_record + data.valid * fit.valid_components
     n_examined = min(fit.coverage_records, data.train + data.valid)
     n_test = min(data.test, evaluate.test_records)
-    n_references = 2 * evaluate.reference_components + 2 if evaluate.reference_components else 0
+    n_references = 2 * evaluate.test_components + 2
     n_draws = min(data.test, simulate.n_responses) * (1 + len(simulate.controls))
     found = [
         Planned(
@@ -838,19 +837,16 @@ def held_out_table(work: Work) -> Table:
 
 def held_out_likelihood(work: Work) -> dict[str, Any]:
     """Mean held-out log-likelihood of the mixture and of the references, in nats per record."""
-    table, fitted, seed = held_out_table(work), work.fitted, work.config.seed
-    held_out = summarise(table, fitted, uniform_mixture(fitted), seed=seed)
+    table = held_out_table(work)
+    likelihood = Likelihood(table, work.fitted, seed=work.config.seed)
+    held_out = summarise(likelihood)
     held_out["references"] = references(
-        fitted,
-        table,
+        likelihood,
         work.records("test")[: len(table.weight)],
         scorer=work.scorer,
         store=work.store,
-        n_components=work.config.evaluate.reference_components,
-        seed=seed,
         progress=work.progress,
     )
-    held_out["temperatures"] = temperature_gain(table, fitted, seed=seed)
     return held_out
 
 

@@ -496,7 +496,7 @@ def _reference_row(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "name": row["name"],
         "what": row["what"],
-        "value": number(row["log_lik"]) + (" (bound)" if row["kind"] == "bound" else ""),
+        "value": number(row["log_lik"]),
         "gain": signed(row["gain"]),
         "interval": f"{signed(low)} to {signed(high)}",
         "per_token": signed(row["gain_per_token"]),
