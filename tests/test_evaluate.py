@@ -45,15 +45,19 @@ def test_every_method_and_the_floor_have_every_score(evaluation):
     assert list(evaluation.methods) == ["good", "narrow", "floor"]
     for scores in evaluation.methods.values():
         assert set(scores) == {
-            "fid", "fid_interval", "mauve", "mauve_interval", "mauve_spread", "mauve_star",
+            "energy", "energy_interval", "fid", "fid_interval", "fid_excess",
+            "fid_excess_interval", "sense", "sense_interval", "improbable",
+            "mauve", "mauve_interval", "mauve_spread", "mauve_star",
             "frontier_integral", "kl_cosine", "kl_cosine_interval", "kl_cosine_reverse",
             "distinct_1", "distinct_2", "self_bleu_4", "mean_words", "refusals", "empty",
             "near_copies", "duplicates", "n", "n_received",
         }  # fmt: skip
         assert scores["n"] == evaluation.n == 40
-        for name in ("fid", "mauve", "kl_cosine"):
+        assert next(iter(scores)) == "energy"
+        for name in ("energy", "fid", "fid_excess", "mauve", "kl_cosine"):
             low, high = scores[f"{name}_interval"]
-            assert 0 <= low <= scores[name] <= high
+            assert low <= scores[name] <= high
+            assert low >= 0 or name in ("energy", "fid_excess")
 
 
 def test_what_goes_to_a_file_is_json_without_nan(evaluation):
@@ -75,7 +79,7 @@ def test_a_narrow_method_scores_worse_than_real_texts(evaluation):
 def test_scores_are_those_of_the_metrics_themselves(evaluation):
     ours, real = evaluation.vectors["good"], evaluation.vectors["golden"]
     scores = evaluation.methods["good"]
-    assert scores["fid"] == metrics.frechet_distance(metrics.gaussian(real), ours)
+    assert scores["fid"] == metrics.frechet(metrics.gaussian(real), ours).distance
     assert scores["kl_cosine"] == metrics.kl_cosine(real, ours, seed=0).golden_synthetic
     assert scores["distinct_1"] == metrics.distinct_n(GOOD, 1)
     assert np.array_equal(real, FakeEncoder().encode(GOLDEN))

@@ -117,15 +117,15 @@ def test_vectors_that_cannot_be_compared_are_named(golden, synthetic, sentence):
 @pytest.mark.parametrize(("n_golden", "n"), [(60, 45), (60, 4), (4, 45), (4, 3)])
 def test_the_rough_distance_is_the_exact_one_but_for_rounding(n_golden, n):
     golden, some = metrics.gaussian(CLOUD[:n_golden]), OTHER[:n]
-    rough = metrics.frechet_distance(golden, some, is_rough=True)
-    assert rough == pytest.approx(metrics.frechet_distance(golden, some), abs=1e-6)
+    rough = metrics.frechet(golden, some, is_rough=True)
+    assert rough == pytest.approx(metrics.frechet(golden, some), abs=1e-6)
 
 
 def test_a_gaussian_of_another_dimension_is_refused():
     with pytest.raises(
         DataError, match=r"dimension 5 and the synthetic vectors have shape \(9, 3\)"
     ):
-        metrics.frechet_distance(metrics.gaussian(CLOUD), np.ones((9, 3)))
+        metrics.frechet(metrics.gaussian(CLOUD), np.ones((9, 3)))
 
 
 # MAUVE
@@ -290,46 +290,6 @@ def test_kl_cosine_is_finite_and_grows_when_half_the_texts_are_one():
     assert all(math.isfinite(value) and value >= 0 for value in (*before, *after))
     assert after.golden_synthetic > before.golden_synthetic
     assert after.synthetic_golden > before.synthetic_golden
-
-
-# Paired bootstrap
-
-
-def test_the_paired_interval_is_close_to_the_normal_one():
-    rng = np.random.default_rng(11)
-    base = rng.normal(size=400) * 50 - 100
-    gain = rng.normal(2.0, 1.0, size=400)
-    mean, low, high = metrics.paired_bootstrap(base + gain, base, seed=0)
-    reach = 1.96 * gain.std(ddof=1) / 20
-    assert mean == pytest.approx(gain.mean())
-    assert low == pytest.approx(mean - reach, abs=0.02)
-    assert high == pytest.approx(mean + reach, abs=0.02)
-
-
-def test_the_paired_interval_depends_on_the_seed_alone():
-    first, second = RNG.normal(size=(2, 50))
-    once = metrics.paired_bootstrap(first, second, seed=1, n=500)
-    assert once == metrics.paired_bootstrap(first, second, seed=1, n=500)
-    assert once != metrics.paired_bootstrap(first, second, seed=2, n=500)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "n", "sentence"),
-    [
-        ([1.0, 2.0], [1.0], 10, r"shapes \(2,\) and \(1,\) and 10 resamples"),
-        ([1.0], [1.0], 10, r"shapes \(1,\) and \(1,\) and 10 resamples; accepted are two lists"),
-        ([1.0, 2.0], [1.0, 2.0], 1, "and 1 resamples; accepted are two lists of one length"),
-        (
-            [1.0, -math.inf],
-            [1.0, 2.0],
-            10,
-            r"1 of 2 paired differences are not finite \(first: record 1, -inf - 2.0\)",
-        ),
-    ],
-)
-def test_figures_that_are_no_pairs_are_named(first, second, n, sentence):
-    with pytest.raises(DataError, match=sentence):
-        metrics.paired_bootstrap(np.array(first), np.array(second), seed=0, n=n)
 
 
 # Words
