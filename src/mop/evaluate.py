@@ -119,7 +119,7 @@ def evaluate(
         For a method, the exemplar, or several, that each response was written from.
     judged : mapping of str to sequence of float, optional
         Log-likelihood per token of each text under a judge model, nats, for methods and ``floor``;
-        nan where a text is empty.
+        nan where a text was not judged, as empty ones are not. All that were judged count.
     judge : str
         Name of that model.
     weights : mapping of str to sequence of float, optional
@@ -152,8 +152,8 @@ def evaluate(
         no name.
     DataError
         If there is no method, a golden text is empty, fewer than 4 texts are left of a method,
-        exemplars, weights or judged figures and texts differ in number, a weight is negative, or a
-        text that is not empty has no finite judged figure.
+        exemplars, weights or judged figures and texts differ in number, a weight is negative, a
+        judged figure is infinite, or fewer than 2 texts of a method were judged.
     """
     _settled(methods, n_seeds, n_bootstrap)
     if judged and not judge:
@@ -164,7 +164,10 @@ def evaluate(
     texts = {**methods, FLOOR: floor}
     shots = _shots(texts, exemplar_texts or {})
     weight = _per_text("weights", weights or {}, {**texts, "golden": golden})
-    nats = _per_text("judged figures", judged or {}, texts)
+    nats = {
+        name: _judged(of, weight.get(name), name)
+        for name, of in _per_text("judged figures", judged or {}, texts).items()
+    }
     filled = {name: [i for i, text in enumerate(of) if text.strip()] for name, of in texts.items()}
     n = _common_size(texts, filled, golden)
     rows = {name: _choice(of, n, seed) for name, of in filled.items()}
@@ -174,7 +177,7 @@ def evaluate(
         for name, of in weight.items()
         if (scaled := metrics.scaled_weight(of[rows[name]], len(rows[name]), name=name)) is not None
     }
-    least = _least_probable(nats, weight, rows)
+    least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
     vectors = {
         name: embed([of[i].strip() for i in rows[name]], encoder, store=store, progress=progress)
         for name, of in {**texts, "golden": golden}.items()
@@ -206,7 +209,7 @@ def evaluate(
         limit = limit or own
         scores[name] = {
             **measured,
-            **_sense(nats.get(name), rows[name], weight.get(name), least, name),
+            **_sense(nats.get(name), least),
             **_wording(chosen, [shots[name][i] for i in rows[name]], seed=seed),
             "n": n,
             "n_received": len(texts[name]),
@@ -324,41 +327,36 @@ def _interval(
     return [max(0.0, score - reach), min(top, score + reach)]
 
 
-def _least_probable(
-    nats: Mapping[str, NDArray[np.float64]],
-    weight: Mapping[str, NDArray[np.float64]],
-    rows: Mapping[str, NDArray[np.intp]],
-) -> float | None:
-    """First percentile of the floor under the judge; None where it was not judged."""
-    if FLOOR not in nats:
-        return None
-    values = nats[FLOOR][rows[FLOOR]]
+def _judged(
+    nats: NDArray[np.float64], weight: NDArray[np.float64] | None, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Figures of the texts that were judged, and their shares of the survey weight."""
+    rows = np.flatnonzero(~np.isnan(nats))
+    values = nats[rows]
+    if len(rows) < 2 or not np.isfinite(values).all():
+        raise DataError(
+            f"{len(rows)} of {len(nats)} texts of {name!r} were judged, {np.isinf(values).sum()} of them "
+            "as infinite; accepted are nats per token, nan where a text was not judged, of at least "
+            "2 texts; judge them again"
+        )
+    even = np.ones(len(rows)) if weight is None else weight[rows]
+    return values, even / even.sum()
+
+
+def _least_probable(values: NDArray[np.float64], share: NDArray[np.float64]) -> float:
+    """First percentile of real texts under the judge."""
     order = np.argsort(values)
-    below = np.cumsum(weight.get(FLOOR, np.ones(len(values)))[order])
-    return float(values[order[np.searchsorted(below, IMPROBABLE * below[-1])]])
+    return float(values[order[np.searchsorted(np.cumsum(share[order]), IMPROBABLE)]])
 
 
 def _sense(
-    nats: NDArray[np.float64] | None,
-    rows: NDArray[np.intp],
-    weight: NDArray[np.float64] | None,
-    least: float | None,
-    name: str,
+    nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: float | None
 ) -> dict[str, Any]:
     """Say how probable the texts are to the judge."""
     if nats is None:
         return {"sense": None, "sense_interval": None, "improbable": None}
-    values = nats[rows]
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} texts of {name!r} that are not empty have no finite judged figure (first: "
-            f"text {rows[bad[0]]}, {values[bad[0]]}); accepted are nats per token, nan for empty "
-            "texts alone; judge them again"
-        )
-    share = np.full(len(values), 1 / len(values)) if weight is None else weight / weight.sum()
-    mean = float(share @ values)
-    n = len(values)
+    values, share = nats
+    mean, n = float(share @ values), len(values)
     reach = Z_95 * math.sqrt(n / (n - 1) * float(share**2 @ (values - mean) ** 2))
     return {
         "sense": mean,
