@@ -87,8 +87,8 @@ REFUSAL_REACH = 120
 COPY_RUN = 5
 COPY_SHARE = 0.6
 """A near-copy has this share of the shorter text's runs of `COPY_RUN` words in common,"""
-COPY_STRETCH = 12
-"""or so many words in a row."""
+COPY_STRETCH = 10
+"""or so many words in a row: of 5 million random pairs of AG News or IMDB, 33 and 8 have them."""
 SELF_BLEU_TEXTS = 500
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -341,8 +341,7 @@ def frechet(
         )
     even = scaled_weight(weight, len(rows), name="synthetic")
     if even is not None:
-        rows, even = rows[even > 0], even[even > 0]
-        even = even / even.mean()
+        rows, even = rows[even > 0], scaled_weight(even[even > 0], int((even > 0).sum()))
     mean, centred = _moments(rows, even)
     trace = float(np.vdot(centred, centred))
     if is_rough:
@@ -380,7 +379,7 @@ def _population_roots(
     freedom = n - 1
     if not values.max() > 0:
         return 0.0
-    t = np.geomspace(values.max() * 1e5, RESOLVED_FROM * values.sum() / freedom, 300)
+    t = np.geomspace(values.max() * 1e4, RESOLVED_FROM * values.sum() / freedom, 1_000)
     s = (values[:, None] / (values[:, None] + t)).sum(axis=0) / freedom
     if weight is None:
         e = s / (1 - s)
@@ -1214,7 +1213,7 @@ def duplicate_share(texts: Sequence[str]) -> float:
 def is_near_copy(text: str, exemplar: str) -> bool:
     """Whether a text repeats the exemplar it was shown.
 
-    True if twelve words in a row stand in both, or at least 0.6 of the different five-word runs of
+    True if ten words in a row stand in both, or at least 0.6 of the different five-word runs of
     the shorter text also stand in the longer one. A text of fewer than five words has none and must
     be equal, case and punctuation aside.
 
