@@ -1,6 +1,6 @@
 """Responses of several methods and real texts to a table of scores with intervals and a floor.
 
-Every method, and the floor, is judged on the same number of texts, because every score here moves
+Every method, and the floor, is judged on the same number of texts, because most scores here move
 with that number. The result goes to `mop.report`; what the scores mean is in ``docs/metrics.md``.
 """
 
@@ -103,8 +103,8 @@ def evaluate(
     golden : sequence of str
         The real texts to compare with, all of them used; never shown to a method.
     floor : sequence of str
-        Other real texts, at best as many as each method has. Their scores are what a perfect
-        simulation would get at this size.
+        Other real texts, at best as many as each method has. Their scores are what other people's
+        texts get at this size; a narrow method can get below their plain FID.
     encoder : Encoder
         Frozen sentence encoder.
     store : EmbeddingCache, optional
@@ -489,7 +489,7 @@ def _notes(
     if min(n, n_golden) < n_dimensions:
         notes.append(
             f"FID from {n} against {n_golden} texts in {n_dimensions} dimensions is dominated by "
-            "sample size; read it beside the floor only"
+            "sample size, which favours narrow methods; read energy or fid_excess"
         )
     if min(n, n_golden) < metrics.MAUVE_ADVISED:
         notes.append(

@@ -443,8 +443,8 @@ def fid(golden: FloatArray, synthetic: FloatArray) -> float:
     if min(len(left), len(right)) < left.shape[1]:
         warnings.warn(
             f"FID from {len(left)} golden and {len(right)} synthetic texts in {left.shape[1]} "
-            "dimensions is dominated by sample size; compare it only at equal n and beside the "
-            "floor",
+            "dimensions is dominated by sample size, which favours the narrower set; read the energy "
+            "distance or the limit of frechet",
             DoubtfulMetricWarning,
             stacklevel=2,
         )
