@@ -140,10 +140,10 @@ def evaluate(
         ``mauve_spread`` (standard deviation over seeds; 0 with one), ``mauve_star``,
         ``frontier_integral``, ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under
         the judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first
-        percentile of the floor), None where not judged; ``distinct_1``, ``distinct_2``,
-        ``self_bleu_4`` (None if fewer than two texts have words), ``mean_words``, ``refusals``,
-        ``duplicates``, and ``near_copies`` (None without exemplars), all on the n texts; ``n``;
-        ``empty``, the share of empty texts among the ``n_received`` that came in.
+        percentile of the floor), on the texts that were judged, None where none was; on the n texts
+        ``distinct_1``, ``distinct_2``, ``self_bleu_4`` (None if fewer than two texts have words),
+        ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars);
+        ``n``; ``empty``, the share of empty texts among the ``n_received`` that came in.
 
     Raises
     ------
