@@ -852,9 +852,7 @@ def make_metrics(work: Work) -> Made:
     }
 
 
-def judged(
-    work: Work, texts: Mapping[str, Sequence[Response | Record]]
-) -> dict[str, list[float]]:
+def judged(work: Work, texts: Mapping[str, Sequence[Response | Record]]) -> dict[str, list[float]]:
     """Log-likelihood per token of each text under the judge, by set; see `mop.judge`."""
     return {
         name: log_lik_per_token(
