@@ -440,7 +440,7 @@ def test_over_seeds_gives_the_mean_and_a_student_interval():
     found = over_seeds(arms)
     assert found["energy"] == pytest.approx(0.3)
     assert found["energy_spread"] == pytest.approx(0.1)
-    assert found["sense"] == -4.0
+    assert (found["sense"], found["sense_interval"]) == (-4.0, [-4.0, -4.0])
     reach = 4.302653 * 0.1 / 3**0.5  # t at 0.975 with 2 degrees of freedom
     assert found["energy_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
     assert over_seeds([{**arms[0], "mauve": v} for v in (0.8, 1.0)])["mauve_interval"][1] == 1.0

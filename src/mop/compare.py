@@ -1016,7 +1016,7 @@ def over_seeds(
             if f"{name}_interval" in arms[0]:
                 found[f"{name}_interval"] = arms[0][f"{name}_interval"]
             continue
-        if name not in (*MAIN, "fid"):
+        if name not in (*MAIN, "fid", "sense"):
             continue
         from scipy.stats import t
 
