@@ -62,7 +62,7 @@ LAYERS = [
     },
     {"candidates"},
     {"backends.decode", "backends.link", "fake_server", "paper", "personas", "score", "spending"},
-    {"backends.local", "backends.remote", "coverage", "fitted", "growth", "simulate"},
+    {"backends.local", "backends.remote", "coverage", "fitted", "growth", "judge", "simulate"},
     {"backends", "fit", "likelihood", "evaluate", "report", "refit", "baselines.redraw"},
     {"gather", "estimator", "doctor", "comparison", "downstream", "baselines.zerogen"},
     {"baselines.attrprompt", "baselines.picle", "baselines.picle_lora", "baselines.progen"},

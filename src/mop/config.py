@@ -462,6 +462,10 @@ class EvaluateConfig:
     reference_components: int = 16
     """Prompts per test record for each reference that has no persona or no exemplar; 0: leave these out."""
 
+    judge: str = ""
+    """Model under which texts are judged to make sense, at best another one than lm (names as for lm). Empty: the
+    model that scores."""
+
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
         _at_least("evaluate", "reference_components", self.reference_components, 0)
