@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import numpy as np
+
 
 def textbook_fid(golden, synthetic):
     """|m - m'|² + tr(S + S' - 2 (S S')^(1/2)) with a general matrix root."""
@@ -62,6 +64,39 @@ def loop_cosine_histogram(vectors, n_bins=100):
         cosine = dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
         counts[min(n_bins - 1, int((cosine + 1) / 2 * n_bins))] += 1
     return counts
+
+
+def loop_energy(golden, synthetic, golden_weight, synthetic_weight):
+    """Three plain loops; no text is paired with itself."""
+
+    def mean(left, right, v, w, is_same):
+        summed = total = 0.0
+        for i in range(len(left)):
+            for j in range(len(right)):
+                if not (is_same and i == j):
+                    summed += v[i] * w[j] * math.dist(left[i], right[j])
+                    total += v[i] * w[j]
+        return summed / total
+
+    v, w = golden_weight, synthetic_weight
+    apart = mean(golden, synthetic, v, w, False)
+    return 2 * apart - mean(synthetic, synthetic, w, w, True) - mean(golden, golden, v, v, True)
+
+
+def loop_energy_error(golden, synthetic, golden_weight, synthetic_weight):
+    """Jackknife over the texts of both samples, each distance worked out anew."""
+    variance = 0.0
+    samples = [golden, synthetic, golden_weight, synthetic_weight]
+    for side in (0, 1):
+        n = len(samples[side])
+        without = []
+        for i in range(n):
+            left = list(samples)
+            left[side] = np.delete(samples[side], i, axis=0)
+            left[side + 2] = np.delete(samples[side + 2], i)
+            without.append(loop_energy(*left))
+        variance += (n - 1) / n * sum((value - np.mean(without)) ** 2 for value in without)
+    return math.sqrt(variance)
 
 
 def loop_bleu(hypothesis, references, n=4):

@@ -56,6 +56,14 @@ def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, caps
     out = capsys.readouterr().out
     assert "zero-shot" in out
     assert "held-out log-likelihood" in out
+    lines = out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("method"))
+    assert lines[at].split()[1:4] == ["energy", "↓", "FID"]
+    assert [line.split()[0] for line in lines[at + 1 : at + 5]] == [
+        "mop", "zero-shot", "mop-uniform", "floor"
+    ]  # fmt: skip
+    assert {len(line) for line in lines[at : at + 5]} == {len(lines[at])}
+    assert "sense: nats per token under fake, which wrote them;" in out
     assert f"next: open {run_folder}/report.html" in out
 
 
@@ -121,7 +129,7 @@ def test_a_users_own_records_can_be_scored(run_folder, tmp_path, capsys):
 
 def test_no_component_is_a_usage_error(run_folder, capsys):
     assert main(["score", str(run_folder), "--components", "0", "--quiet"]) == USAGE
-    assert "must be at least 1, got 0" in capsys.readouterr().err
+    assert "must be at least 2, got 0" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_not_made_by_asking_for_its_report(tmp_path, capsys):
@@ -246,7 +254,7 @@ def test_empty_data_are_an_error(tmp_path, capsys):
 def test_with_json_an_error_is_one_document_too(tmp_path, capsys):
     assert main(["run", "--json", "--out", str(tmp_path), "--set", "fit.dim=0"]) == USAGE
     assert json.loads(capsys.readouterr().out)["error"] == {
-        "type": "ConfigError", "message": "fit.dim must be at least 1, got 0",
+        "type": "ConfigError", "message": "fit.dim must be at least 2, got 0",
     }  # fmt: skip
 
 
@@ -333,7 +341,7 @@ def test_what_explain_cannot_look_at_is_said(run_folder, capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--refit-tau", "--references"])
+@pytest.mark.parametrize("option", ["--refit-tau"])
 def test_a_number_below_0_is_refused(run_folder, capsys, option):
     with pytest.raises(SystemExit) as stopped:
         main(["score", str(run_folder), option, "-3"])

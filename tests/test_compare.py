@@ -71,8 +71,13 @@ def test_every_method_has_its_figures_its_cost_and_its_seeds(finished):
     path, found = finished
     assert list(found["methods"]) == ["zero-shot", "zerogen", "few-shot", "mop"]
     for row in found["methods"].values():
-        assert {"fid", "fid_interval", "fid_excess", "mauve", "kl_cosine", "f1", "lm_calls",
-                "lm_tokens", "minutes", "mean_words", "sees_real"} <= set(row)  # fmt: skip
+        assert {"energy", "energy_interval", "fid_excess", "fid_excess_interval", "fid", "mauve", "kl_cosine",
+                "f1", "sense", "improbable", "lm_calls", "lm_tokens", "minutes", "mean_words",
+                "sees_real"} <= set(row)  # fmt: skip
+    assert found["floor"]["sense"] < 0
+    assert found["judged_by"] == "fake"
+    assert any(note.startswith("sense: nats per token of at most 200 texts of each method under fake, which wrote")
+               for note in found["notes"])  # fmt: skip
     assert found["methods"]["mop"]["n_seeds"] == 2
     assert found["methods"]["few-shot"]["n_seeds"] == 1
     assert found["methods"]["mop"]["prepare_calls"] > 100
@@ -193,13 +198,14 @@ def test_what_comes_before_the_draws_is_timed_apart(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("is_quick", [True, False])
 def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path, is_quick):
-    fid = {"a": 0.2, "a-s2": 0.5, "b": 0.3, "b-s2": 0.2, "mop": 0.1, "mop-s2": 0.1}
+    energy = {"a": 0.2, "a-s2": 0.5, "b": 0.3, "b-s2": 0.2, "mop": 0.1, "mop-s2": 0.1}
     drawn, tables = [], []
 
     def judge(table, arms, is_quick):
         tables.append(table)
-        rows = {arm.name: {"fid": fid[arm.name], "n": 9} for arm in arms}
-        return {"arms": {arm.name: arm.method for arm in arms}, "rows": rows}
+        rows = {arm.name: {"energy": energy[arm.name], "n": 9} for arm in arms}
+        return {"arms": {arm.name: arm.method for arm in arms}, "rows": rows, "encoders": ["e"],
+                "scores": {"e": {"floor": {}}}}  # fmt: skip
 
     bench = bare_bench(
         tmp_path,
@@ -212,7 +218,7 @@ def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path, is_quic
     arms = [bench.arm(method, 0) for method in bench.methods]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mop.compare.best_rivals", lambda means, methods: {
-            "fid": min(("a", "b"), key=lambda m: means[m]["fid"])})  # fmt: skip
+            "energy": min(("a", "b"), key=lambda m: means[m]["energy"])})  # fmt: skip
         found = _draw_further(bench, arms, "first", is_quick=is_quick)
     # a looked best until its second seed; then b had to draw again too.
     assert drawn == [["mop-s2", "a-s2"], ["b-s2"]]
@@ -409,30 +415,50 @@ def test_contexts_that_run_out_are_gone_through_again_with_other_keys():
 
 def test_the_best_rival_is_chosen_in_the_rivals_favour():
     rows = {
-        "zero-shot": {"fid": 0.3, "mauve": 0.9, "kl_cosine": 0.2, "f1": 0.5},
-        "zerogen": {"fid": 0.2, "mauve": 0.1, "kl_cosine": 0.3, "f1": 0.6},
-        "few-shot": {"fid": 0.1, "mauve": 1.0, "kl_cosine": 0.0, "f1": 0.9},
+        "zero-shot": {"energy": 0.3, "fid_excess": 0.1, "mauve": 0.9, "kl_cosine": 0.2, "f1": 0.5},
+        "zerogen": {"energy": 0.2, "fid_excess": 0.2, "mauve": 0.1, "kl_cosine": 0.3, "f1": 0.6},
+        "few-shot": {"energy": 0.1, "fid_excess": 0.0, "mauve": 1.0, "kl_cosine": 0.0, "f1": 0.9},
     }
     assert best_rivals(rows, list(rows)) == {
-        "fid": "zerogen", "mauve": "zero-shot", "kl_cosine": "zero-shot", "f1": "zerogen"
+        "energy": "zerogen", "fid_excess": "zero-shot", "mauve": "zero-shot", "kl_cosine": "zero-shot",
+        "f1": "zerogen",
     }  # fmt: skip
 
 
 def test_over_seeds_gives_the_mean_and_a_student_interval():
     arms = [
-        {"fid": v, "mauve": 0.5, "kl_cosine": 0.1, "n": 9, "fid_interval": [0, 1]}
+        {
+            "energy": v,
+            "mauve": 0.5,
+            "kl_cosine": 0.1,
+            "sense": -4.0,
+            "n": 9,
+            "energy_interval": [0, 1],
+        }
         for v in (0.2, 0.3, 0.4)
     ]
     found = over_seeds(arms)
-    assert found["fid"] == pytest.approx(0.3)
-    assert found["fid_spread"] == pytest.approx(0.1)
+    assert found["energy"] == pytest.approx(0.3)
+    assert found["energy_spread"] == pytest.approx(0.1)
+    assert (found["sense"], found["sense_interval"]) == (-4.0, [-4.0, -4.0])
     reach = 4.302653 * 0.1 / 3**0.5  # t at 0.975 with 2 degrees of freedom
-    assert found["fid_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
+    assert found["energy_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
     assert over_seeds([{**arms[0], "mauve": v} for v in (0.8, 1.0)])["mauve_interval"][1] == 1.0
-    assert over_seeds(arms[:1])["fid_interval"] == [0, 1]
+    assert over_seeds(arms[:1])["energy_interval"] == [0, 1]
+    # Both can be below 0: their means are those of the populations.
+    low, high = over_seeds([{**arms[0], "energy": v} for v in (-0.01, 0.01)])["energy_interval"]
+    assert low == pytest.approx(-high)
     # A figure that a seed could not have is none of the method's.
     partly = [{**arms[0], "self_bleu_4": 0.2}, {**arms[1], "self_bleu_4": None}]
     assert "self_bleu_4" not in over_seeds(partly)
+
+
+def test_an_excess_over_the_floor_has_the_error_of_the_floor_however_many_seeds():
+    arms = [{"fid_excess": 0.05, "n": 9} for _ in range(3)]
+    floor = {
+        "fid_excess_interval": [-0.02 * 2**0.5, 0.02 * 2**0.5]
+    }  # of a difference of two such sets
+    assert over_seeds(arms, floor)["fid_excess_interval"] == pytest.approx([0.03, 0.07])
 
 
 @pytest.mark.parametrize(

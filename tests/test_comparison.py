@@ -40,6 +40,8 @@ def test_the_whole_latex_table():
 
 def test_only_ranked_figures_of_several_methods_have_a_best():
     assert best_names(ROWS) == {"fid": "mop", "mauve": "a|b_c&d"}
+    by_sense = [Row(name, {"sense": sense}) for name, sense in (("a", -3.0), ("b", -4.0))]
+    assert best_names(by_sense) == {}
     assert best_names(ROWS[:1]) == {}
 
 

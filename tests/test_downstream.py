@@ -6,6 +6,7 @@ import pytest
 from conftest import reviews
 from mop.downstream import (
     _resampled_f1,
+    _retrained_sd,
     downstream_f1,
     fine_tuned_predictions,
     logistic_predictions,
@@ -44,14 +45,54 @@ def test_texts_that_fit_their_labels_teach_and_turned_labels_teach_the_opposite(
     wrong = judge(GOOD + BAD, ["bad"] * 3 + ["good"] * 3)
     assert right["f1"] > 0.8
     assert wrong["f1"] < 0.2
-    assert right["f1_interval"][0] <= right["f1"] <= right["f1_interval"][1]
+    low, high = right["f1_interval"]
+    assert 0 <= low < right["f1"] <= high <= 1
     assert (right["n_train"], right["n_test"], right["classifier"]) == (6, 32, "logistic")
+
+
+def covered(n_train, n_test, repeats):
+    """Share of intervals that hold the mean F1 of fresh texts, labels a quarter wrong: of test records, and of both."""
+    centres = np.random.default_rng(1).normal(size=(4, 20)) * 0.5
+
+    def draw(rng, n, wrong):
+        truth = rng.integers(4, size=n)
+        labels = np.where(rng.random(n) < wrong, rng.integers(4, size=n), truth)
+        return centres[truth] + rng.normal(size=(n, 20)), [str(label) for label in labels]
+
+    f1s, sds = [], []
+    for seed in range(repeats):
+        rng = np.random.default_rng([2, seed])
+        (vectors, labels), (tests, truth) = draw(rng, n_train, 0.25), draw(rng, n_test, 0.0)
+        predicted = logistic_predictions(vectors, labels, tests)
+        of_test = np.std(_resampled_f1(truth, predicted, 60, seed), ddof=1)
+        sds.append((of_test, _retrained_sd(vectors, labels, tests, truth, seed)))
+        f1s.append(macro_f1(truth, predicted))
+    off = np.abs(np.array(f1s) - np.mean(f1s))
+    both = np.hypot(*np.array(sds).T)
+    return np.mean(off <= 1.96 * np.array(sds)[:, 0]), np.mean(off <= 1.96 * both)
+
+
+def test_the_interval_knows_that_other_texts_would_teach_otherwise():
+    of_test, of_both = covered(60, 600, 30)
+    assert of_test < 0.7
+    assert of_both >= 0.87
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_mean_of_fresh_texts_as_often_as_it_says():
+    of_test, of_both = covered(150, 500, 200)
+    assert of_test < 0.85
+    assert 0.92 <= of_both <= 0.995
 
 
 def test_logistic_regression_finds_a_line():
     vectors = np.array([[0.0, 1.0], [0.2, 0.9], [1.0, 0.0], [0.9, 0.1]])
     tests = np.array([[0.1, 1.0], [1.0, 0.2]])
     assert logistic_predictions(vectors, ["a", "a", "b", "b"], tests) == ["a", "b"]
+
+
+def test_a_resample_of_one_label_predicts_it():
+    assert logistic_predictions(np.zeros((2, 2)), ["a", "a"], np.zeros((3, 2))) == ["a"] * 3
 
 
 def test_empty_texts_are_left_out_and_one_label_is_predicted_for_all():

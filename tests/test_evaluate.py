@@ -45,15 +45,19 @@ def test_every_method_and_the_floor_have_every_score(evaluation):
     assert list(evaluation.methods) == ["good", "narrow", "floor"]
     for scores in evaluation.methods.values():
         assert set(scores) == {
-            "fid", "fid_interval", "mauve", "mauve_interval", "mauve_spread", "mauve_star",
+            "energy", "energy_interval", "fid", "fid_interval", "fid_excess",
+            "fid_excess_interval", "sense", "sense_interval", "improbable",
+            "mauve", "mauve_interval", "mauve_spread", "mauve_star",
             "frontier_integral", "kl_cosine", "kl_cosine_interval", "kl_cosine_reverse",
             "distinct_1", "distinct_2", "self_bleu_4", "mean_words", "refusals", "empty",
             "near_copies", "duplicates", "n", "n_received",
         }  # fmt: skip
         assert scores["n"] == evaluation.n == 40
-        for name in ("fid", "mauve", "kl_cosine"):
+        assert next(iter(scores)) == "energy"
+        for name in ("energy", "fid", "fid_excess", "mauve", "kl_cosine"):
             low, high = scores[f"{name}_interval"]
-            assert 0 <= low <= scores[name] <= high
+            assert low <= scores[name] <= high
+            assert low >= 0 or name in ("energy", "fid_excess")
 
 
 def test_what_goes_to_a_file_is_json_without_nan(evaluation):
@@ -67,6 +71,8 @@ def test_what_goes_to_a_file_is_json_without_nan(evaluation):
 def test_a_narrow_method_scores_worse_than_real_texts(evaluation):
     narrow, floor = evaluation.methods["narrow"], evaluation.methods["floor"]
     assert narrow["fid"] > floor["fid"]
+    assert narrow["energy_interval"][0] > floor["energy_interval"][1]
+    assert narrow["fid_excess_interval"][0] > 0
     assert narrow["mauve"] < floor["mauve"]
     assert narrow["kl_cosine"] > floor["kl_cosine"]
     assert narrow["self_bleu_4"] > floor["self_bleu_4"]
@@ -75,8 +81,10 @@ def test_a_narrow_method_scores_worse_than_real_texts(evaluation):
 def test_scores_are_those_of_the_metrics_themselves(evaluation):
     ours, real = evaluation.vectors["good"], evaluation.vectors["golden"]
     scores = evaluation.methods["good"]
-    assert scores["fid"] == metrics.frechet_distance(metrics.gaussian(real), ours)
+    assert scores["fid"] == metrics.frechet(metrics.gaussian(real), ours).distance
     assert scores["kl_cosine"] == metrics.kl_cosine(real, ours, seed=0).golden_synthetic
+    energy = metrics.energy_distance(real, ours)
+    assert [scores["energy"], *scores["energy_interval"]] == pytest.approx([*energy])
     assert scores["distinct_1"] == metrics.distinct_n(GOOD, 1)
     assert np.array_equal(real, FakeEncoder().encode(GOLDEN))
 
@@ -114,6 +122,79 @@ def test_empty_texts_are_counted_and_not_compared():
     assert "gaps: 2 of 40 texts are empty; they are counted, not compared" in evaluation.notes
 
 
+def test_the_excess_is_that_of_the_limit_over_the_floors(evaluation):
+    golden = metrics.gaussian(evaluation.vectors["golden"])
+    limits = {name: metrics.frechet(golden, evaluation.vectors[name]).limit
+              for name in evaluation.methods}  # fmt: skip
+    for name, scores in evaluation.methods.items():
+        assert scores["fid_excess"] == pytest.approx(limits[name] - limits["floor"])
+    low, high = evaluation.methods["floor"]["fid_excess_interval"]
+    assert low == pytest.approx(-high)
+    assert evaluation.methods["floor"]["fid_excess"] == 0 < high
+
+
+def test_even_weights_are_no_weights(evaluation):
+    weights = {"good": [3] * 40, "narrow": [0.5] * 40, "floor": [2] * 40, "golden": [7] * 60}
+    weighted = judged({"good": GOOD, "narrow": NARROW}, weights=weights)
+    assert weighted.methods == evaluation.methods
+    assert weighted.histograms == evaluation.histograms
+
+
+def test_weights_count_in_every_distance_and_not_in_the_words():
+    mixed = GOOD[:20] + NARROW[:20]
+    plain = judged({"mixed": mixed}).methods["mixed"]
+    # What hardly weighs anything hardly counts: the good half is left.
+    light = judged({"mixed": mixed}, weights={"mixed": [1] * 20 + [1e-9] * 20}).methods["mixed"]
+    half, golden = FakeEncoder().encode(mixed)[:20], FakeEncoder().encode(GOLDEN)
+    assert light["energy"] == pytest.approx(metrics.energy_distance(golden, half).distance)
+    moments = metrics.gaussian(golden)
+    assert light["fid"] == pytest.approx(metrics.frechet(moments, half).distance, rel=1e-4)
+    pairs = metrics.cosine_histogram(half, seed=0) * (40 * 39) / (20 * 19)
+    of_golden = metrics.cosine_histogram(golden, seed=0)
+    kl = metrics.kl_of_histograms(of_golden, pairs).golden_synthetic
+    assert light["kl_cosine"] == pytest.approx(kl, rel=1e-4)
+    assert light["mauve"] > plain["mauve"]
+    for name in ("distinct_1", "self_bleu_4", "mean_words", "duplicates", "n"):
+        assert light[name] == plain[name]
+
+
+def test_weights_of_golden_texts_move_the_target():
+    golden = NARROW + GOOD
+    targets = {name: judged({"narrow": NARROW}, golden, weights={"golden": of}).methods["narrow"]
+               for name, of in (("narrow", [1] * 40 + [0.01] * 40),
+                                ("good", [0.01] * 40 + [1] * 40))}  # fmt: skip
+    for name in ("energy", "fid", "kl_cosine"):
+        assert targets["narrow"][name] < targets["good"][name]
+    assert targets["narrow"]["mauve"] > targets["good"]["mauve"]
+
+
+def test_sense_is_the_mean_under_the_judge():
+    figures = {"good": [-3.0, -2.0, math.nan, -1.0] * 10, "floor": np.linspace(-4, -1, 40)}
+    found = judged({"good": GOOD, "narrow": NARROW}, judged=figures, judge="a model")
+    good, narrow, floor = found.methods.values()
+    assert found.judge == "a model"
+    assert good["sense"] == pytest.approx(-2)
+    reach = 1.96 * np.std([-3.0, -2, -1] * 10, ddof=1) / math.sqrt(30)
+    assert good["sense_interval"] == pytest.approx([-2 - reach, -2 + reach])
+    assert (good["improbable"], floor["improbable"]) == (0, 0)
+    assert narrow["sense"] is narrow["sense_interval"] is narrow["improbable"] is None
+    figures["good"][0] = -5.0
+    alone = judged({"good": GOOD}, judged=figures, judge="a model").methods["good"]
+    assert alone["improbable"] == pytest.approx(1 / 30)
+    del figures["floor"]
+    alone = judged({"good": GOOD}, judged=figures, judge="a model")
+    assert alone.methods["good"]["improbable"] is None
+    assert judged({"good": GOOD}).judge == ""
+
+
+def test_sense_is_weighted_too():
+    figures = {"good": [-3.0] * 20 + [-1.0] * 20, "floor": [-2.0] * 39 + [-4.0]}
+    weights = {"good": [3] * 20 + [1] * 20, "floor": [1] * 39 + [0.1]}
+    found = judged({"good": GOOD}, judged=figures, judge="a model", weights=weights).methods
+    assert found["good"]["sense"] == pytest.approx(-2.5)
+    assert found["good"]["improbable"] == pytest.approx(0.75)  # below -2, the first percentile
+
+
 def test_near_copies_are_looked_for_among_the_chosen_texts():
     shots = [GOOD[0], *["the sea was calm and blue"] * 19, *[None] * 20]
     scores = judged({"good": GOOD}, exemplar_texts={"good": shots}).methods
@@ -137,8 +218,8 @@ def test_a_method_that_repeats_one_text_is_scored():
 
 def test_notes_say_when_samples_are_small(evaluation):
     assert evaluation.notes == (
-        "FID from 40 against 60 texts in 64 dimensions is dominated by sample size; read it beside "
-        "the floor only",
+        "FID from 40 against 60 texts in 64 dimensions is dominated by sample size, which "
+        "favours narrow methods; read energy or fid_excess",
         "MAUVE from 40 against 60 texts is optimistic; read it beside the floor only",
     )
 
@@ -183,6 +264,37 @@ def test_progress_reaches_its_total():
             {"exemplar_texts": {"b": ["x"]}},
             DataError,
             "exemplars were given for 'b': 1, with 0 responses; each response needs its exemplars",
+        ),
+        (
+            {"a": GOOD},
+            {"weights": {"b": [1]}},
+            DataError,
+            "weights were given for 'b': 1, with 0 t",
+        ),
+        ({"a": GOOD}, {"weights": {"golden": [1]}}, DataError, "for 'golden': 1, with 60 texts"),
+        (
+            {"a": GOOD},
+            {"weights": {"a": [-1.0] * 40}},
+            DataError,
+            "the a weights .* 40 of them negative",
+        ),
+        (
+            {"a": GOOD},
+            {"judged": {"a": [1.0] * 39}, "judge": "m"},
+            DataError,
+            "judged figures were given for 'a': 39, with 40 texts; accepted are a, floor, each",
+        ),
+        (
+            {"a": GOOD},
+            {"judged": {"a": [-math.inf] + [-1.0] * 39}, "judge": "m"},
+            DataError,
+            "40 of 40 texts of 'a' were judged, 1 of them as infinite; accepted are nats per token",
+        ),
+        (
+            {"a": GOOD},
+            {"judged": {"a": [-1.0] * 40}},
+            ConfigError,
+            "figures of a judge were given and no name; accepted is the name of the model",
         ),
         (
             {"a": GOOD},

@@ -17,14 +17,19 @@ from oracles import (
     integrated_frontier,
     loop_bleu,
     loop_cosine_histogram,
+    loop_energy,
+    loop_energy_error,
     loop_kl,
     loop_mauve,
     textbook_fid,
 )
+from planted_metrics import D, Planted, planted_ranks, populations, true_energy, true_fid
 
 RNG = np.random.default_rng(7)
 CLOUD = RNG.normal(size=(60, 5)) @ RNG.normal(size=(5, 5)) + 1
 OTHER = RNG.normal(size=(45, 5)) + np.array([0, 0, 1, 0, 0])
+CLOUD_WEIGHT = np.random.default_rng(8).lognormal(size=60)
+OTHER_WEIGHT = np.random.default_rng(9).lognormal(size=45)
 
 
 def quiet_mauve(*args, **settings):
@@ -112,23 +117,239 @@ def test_vectors_that_cannot_be_compared_are_named(golden, synthetic, sentence):
         metrics.mauve(synthetic, golden)
     with pytest.raises(DataError, match=sentence):
         metrics.kl_cosine(golden, synthetic, seed=0)
+    with pytest.raises(DataError, match=sentence):
+        metrics.energy_distance(golden, synthetic)
 
 
 @pytest.mark.parametrize(("n_golden", "n"), [(60, 45), (60, 4), (4, 45), (4, 3)])
 def test_the_rough_distance_is_the_exact_one_but_for_rounding(n_golden, n):
     golden, some = metrics.gaussian(CLOUD[:n_golden]), OTHER[:n]
-    rough = metrics.frechet_distance(golden, some, is_rough=True)
-    assert rough == pytest.approx(metrics.frechet_distance(golden, some), abs=1e-6)
+    rough = metrics.frechet(golden, some, is_rough=True)
+    assert rough == pytest.approx(metrics.frechet(golden, some), abs=1e-6)
 
 
 def test_a_gaussian_of_another_dimension_is_refused():
     with pytest.raises(
         DataError, match=r"dimension 5 and the synthetic vectors have shape \(9, 3\)"
     ):
-        metrics.frechet_distance(metrics.gaussian(CLOUD), np.ones((9, 3)))
+        metrics.frechet(metrics.gaussian(CLOUD), np.ones((9, 3)))
+
+        metrics.frechet(metrics.gaussian(CLOUD), np.ones((9, 3)))
 
 
-# MAUVE
+# FID for endless texts
+
+
+def test_roots_of_a_population_that_is_fully_seen_are_summed_exactly():
+    values = 1 / np.arange(1, 41) ** 2
+    seen = metrics._population_roots(values, 10**9, values, None)
+    assert seen == pytest.approx(np.sqrt(values).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["real", "narrow, 0.8", "small axes, 0.6", "wide, 1.2", "moved"])
+@pytest.mark.parametrize("n", [100, 300, 600])
+def test_the_limit_does_not_depend_on_the_number_of_texts(name, n):
+    planted = populations()
+    mean, covariance = planted["real"].moments()
+    values, axes = np.linalg.eigh(covariance)
+    exact = metrics.Gaussian(mean, (axes * np.sqrt(values)) @ axes.T, values)
+    rng = np.random.default_rng(n)
+    found = [metrics.frechet(exact, planted[name].draw(n, rng), is_rough=True) for _ in range(8)]
+    true = true_fid(planted["real"], planted[name])
+    assert np.mean([each.limit for each in found]) == pytest.approx(true, abs=0.012)
+    assert np.mean([each.distance for each in found]) > true + 0.03  # what it takes away
+
+
+def test_the_limit_of_weighted_texts_is_that_of_the_population_they_stand_for():
+    rng = np.random.default_rng(0)
+    scale = 1 / np.sqrt(np.arange(1, 65))
+    exact = metrics.Gaussian(np.zeros(64), np.diag(scale), np.sort(scale**2))
+    found = []
+    for _ in range(10):
+        # Five times as many texts on the right half of the first axis as there should be.
+        rows = rng.normal(size=(160, 64)) * scale
+        rows[:, 0] = np.abs(rows[:, 0]) * np.where(rng.random(160) < 5 / 6, 1, -1)
+        weight = np.where(rows[:, 0] > 0, 1.0, 5.0) * rng.choice([0.2, 1.8], size=160)
+        weighted = metrics.frechet(exact, rows, weight=weight)
+        found.append([weighted.limit, metrics.frechet(exact, rows).limit, weighted.distance])
+    weighted, even, plain = np.mean(found, axis=0)
+    assert abs(weighted) < 0.08 < 0.25 < even < plain
+
+
+def test_a_sample_without_spread_has_its_distance_as_limit():
+    same = metrics.frechet(metrics.gaussian(CLOUD), np.ones((9, 5)))
+    assert same.limit == pytest.approx(same.distance)
+
+
+# Energy distance
+
+
+def test_the_energy_distance_equals_the_plain_loops():
+    few, some = CLOUD[:14], OTHER[:11]
+    for v, w in [(np.ones(14), np.ones(11)), (CLOUD_WEIGHT[:14], OTHER_WEIGHT[:11])]:
+        found = metrics.energy_distance(few, some, golden_weight=v, synthetic_weight=w)
+        assert found.distance == pytest.approx(loop_energy(few, some, v, w))
+        error = (found.high - found.low) / 2 / 1.96
+        assert error == pytest.approx(loop_energy_error(few, some, v, w))
+        assert found.low + found.high == pytest.approx(2 * found.distance)
+
+
+def test_the_energy_distance_is_the_same_in_any_direction_place_and_block(monkeypatch):
+    plain = metrics.energy_distance(CLOUD, OTHER)
+    assert metrics.energy_distance(OTHER, CLOUD) == pytest.approx(plain)
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))
+    turned = metrics.energy_distance(CLOUD @ rotation + 3, OTHER @ rotation + 3)
+    assert turned == pytest.approx(plain)
+    assert metrics.energy_distance(2 * CLOUD, 2 * OTHER) == pytest.approx(2 * np.array(plain))
+    within = metrics.within_distances(CLOUD)
+    assert metrics.energy_distance(CLOUD, OTHER, golden_within=within) == plain
+    monkeypatch.setattr(metrics, "BLOCK", 7 * 45)
+    assert metrics.energy_distance(CLOUD, OTHER) == pytest.approx(plain)
+
+
+def test_the_energy_distance_of_one_population_is_zero_in_the_mean():
+    rng = np.random.default_rng(3)
+    found = [metrics.energy_distance(*rng.normal(size=(2, 20, 6))).distance for _ in range(300)]
+    assert min(found) < 0 < max(found)
+    assert abs(np.mean(found)) < 3 * np.std(found) / math.sqrt(300)
+
+
+def test_two_texts_a_side_have_an_energy_distance():
+    found = metrics.energy_distance(CLOUD[:2], OTHER[:2])
+    assert found.low < found.distance < found.high
+    assert found.distance == pytest.approx(
+        loop_energy(CLOUD[:2], OTHER[:2], np.ones(2), np.ones(2))
+    )
+
+
+def share_of_intervals_that_hold_the_truth(n_repeats, **weights):
+    """Small and moved against a true distance that is known exactly."""
+    scale = 1 / np.arange(1, 17)
+    one = np.ones(1)
+    real = Planted(one, np.zeros((1, 16)), scale)
+    other = Planted(one, np.full((1, 16), 0.1), 0.6 * scale)
+    true = true_energy(real, other)
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(n_repeats):
+        golden, synthetic = real.draw(120, rng), other.draw(60, rng)
+        of = {name: rng.choice([0.5, 2], size=n) for name, n in weights.items()}
+        found = metrics.energy_distance(golden, synthetic, **of)
+        held += found.low <= true <= found.high
+    return held / n_repeats
+
+
+def test_energy_intervals_hold_the_true_distance():
+    assert 0.88 <= share_of_intervals_that_hold_the_truth(60) <= 1
+    sizes = {"golden_weight": 120, "synthetic_weight": 60}
+    assert 0.88 <= share_of_intervals_that_hold_the_truth(60, **sizes) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{}, {"golden_weight": 120, "synthetic_weight": 60}])
+def test_energy_intervals_hold_the_true_distance_as_often_as_they_say(sizes):
+    assert 0.90 <= share_of_intervals_that_hold_the_truth(200, **sizes) <= 0.98
+
+
+def test_planted_populations_come_out_in_their_true_order():
+    assert len(populations()["real"].variances) == D == 384
+    ranks = planted_ranks(200, seed=1, n_repeats=6)
+    assert ranks["energy_rank"] == ranks["fid_rank"] == 1
+    assert ranks["plain_fid_rank"] < 0.8
+    assert min(ranks["n_energy_pairs"], ranks["n_fid_pairs"]) >= 20
+    assert ranks["wrong"]["plain_fid"]["real < narrow, 0.8"] == 1
+    for name, found in ranks["populations"].items():
+        for metric in ("energy", "fid"):
+            error = 3 * found[f"{metric}_sd"] / math.sqrt(6) + 0.08 * found[f"true_{metric}"]
+            assert found[f"{metric}_mean"] == pytest.approx(
+                found[f"true_{metric}"], abs=error + 0.002
+            ), name
+
+
+def test_the_true_distances_of_planted_populations_are_those_of_many_texts():
+    planted = populations()
+    rng = np.random.default_rng(0)
+    real, dropped = (planted[n].draw(2_000, rng) for n in ("real", "one mode dropped"))
+    found = metrics.energy_distance(real, dropped)
+    assert found.low < true_energy(planted["real"], planted["one mode dropped"]) < found.high
+    moved = true_fid(planted["real"], planted["moved"])
+    assert moved == pytest.approx(0.071)
+    assert true_fid(planted["real"], planted["wide, 1.2"]) == pytest.approx(0.04 * 0.95)
+
+
+# Survey weights
+
+
+def test_even_weights_change_nothing():
+    fours, sevens = np.full(60, 4.0), np.full(45, 7.0)
+    weighted = metrics.energy_distance(CLOUD, OTHER, golden_weight=fours, synthetic_weight=sevens)
+    assert weighted == metrics.energy_distance(CLOUD, OTHER)
+    golden = metrics.gaussian(CLOUD, weight=fours)
+    assert np.array_equal(golden.root, metrics.gaussian(CLOUD).root)
+    assert metrics.frechet(golden, OTHER, weight=sevens) == metrics.frechet(golden, OTHER)
+    counts = metrics.cosine_histogram(OTHER, seed=0, weight=sevens)
+    assert np.array_equal(counts, metrics.cosine_histogram(OTHER, seed=0))
+    assert counts.dtype.kind == "i"
+
+
+def test_only_the_ratios_of_weights_count():
+    once = metrics.energy_distance(CLOUD, OTHER, golden_weight=CLOUD_WEIGHT)
+    assert metrics.energy_distance(CLOUD, OTHER, golden_weight=9 * CLOUD_WEIGHT) == pytest.approx(
+        once
+    )
+    golden = metrics.gaussian(CLOUD)
+    assert metrics.frechet(golden, OTHER, weight=9 * OTHER_WEIGHT) == pytest.approx(
+        metrics.frechet(golden, OTHER, weight=OTHER_WEIGHT)
+    )
+    assert metrics.cosine_histogram(OTHER, seed=0, weight=9 * OTHER_WEIGHT) == pytest.approx(
+        metrics.cosine_histogram(OTHER, seed=0, weight=OTHER_WEIGHT)
+    )
+
+
+def test_a_weight_of_two_is_the_text_twice_but_for_the_divisor():
+    doubled = np.concatenate([CLOUD, CLOUD[:20]])
+    weight = np.where(np.arange(60) < 20, 2.0, 1.0)
+    weighted, repeated = metrics.gaussian(CLOUD, weight=weight), metrics.gaussian(doubled)
+    assert weighted.mean == pytest.approx(repeated.mean)
+    # n - 1 = 79 for eighty texts, W - Σw²/W = 80 - 120/80 for sixty that stand for eighty.
+    assert weighted.variances * 78.5 == pytest.approx(repeated.variances * 79)
+
+
+def test_a_text_without_weight_is_as_if_it_were_not_there():
+    weight = np.where(np.arange(45) < 30, 3.0, 0.0)
+    golden = metrics.gaussian(CLOUD)
+    assert tuple(metrics.frechet(golden, OTHER, weight=weight)) == pytest.approx(
+        tuple(metrics.frechet(golden, OTHER[:30]))
+    )
+    weighted = metrics.energy_distance(CLOUD, OTHER, synthetic_weight=weight)
+    assert weighted.distance == pytest.approx(metrics.energy_distance(CLOUD, OTHER[:30]).distance)
+    counts = metrics.cosine_histogram(OTHER, seed=0, weight=weight)
+    alone = metrics.cosine_histogram(OTHER[:30], seed=0)
+    assert counts / counts.sum() == pytest.approx(alone / alone.sum())
+    assert counts.sum() == pytest.approx(45 * 44 / 2)
+
+
+def test_a_pair_counts_by_the_product_of_its_weights():
+    rows = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
+    counts = metrics.cosine_histogram(rows, seed=0, weight=np.array([1.0, 2.0, 3.0]))
+    assert counts[50] == pytest.approx(3 * (2 + 6) / 11)  # three pairs, of 2, 6 and 3
+    assert counts[99] == pytest.approx(3 * 3 / 11)
+
+
+@pytest.mark.parametrize(
+    ("weight", "sentence"),
+    [
+        (np.ones(44), r"synthetic weights have shape \(44,\) for 45 texts, 0 of them negative"),
+        (np.where(np.arange(45) < 2, -1.0, 1.0), "for 45 texts, 2 of them negative or not finite"),
+        (np.full(45, np.nan), "45 of them negative or not finite and 0 above 0"),
+        (np.eye(45)[0], "0 of them negative or not finite and 1 above 0; accepted is one weight"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(weight, sentence):
+    with pytest.raises(DataError, match=sentence):
+        metrics.energy_distance(CLOUD, OTHER, synthetic_weight=weight)
+    with pytest.raises(DataError, match=sentence):
+        metrics.frechet(metrics.gaussian(CLOUD), OTHER, weight=weight)
 
 
 def test_mauve_of_counts_equals_the_plain_loop():
@@ -292,46 +513,6 @@ def test_kl_cosine_is_finite_and_grows_when_half_the_texts_are_one():
     assert after.synthetic_golden > before.synthetic_golden
 
 
-# Paired bootstrap
-
-
-def test_the_paired_interval_is_close_to_the_normal_one():
-    rng = np.random.default_rng(11)
-    base = rng.normal(size=400) * 50 - 100
-    gain = rng.normal(2.0, 1.0, size=400)
-    mean, low, high = metrics.paired_bootstrap(base + gain, base, seed=0)
-    reach = 1.96 * gain.std(ddof=1) / 20
-    assert mean == pytest.approx(gain.mean())
-    assert low == pytest.approx(mean - reach, abs=0.02)
-    assert high == pytest.approx(mean + reach, abs=0.02)
-
-
-def test_the_paired_interval_depends_on_the_seed_alone():
-    first, second = RNG.normal(size=(2, 50))
-    once = metrics.paired_bootstrap(first, second, seed=1, n=500)
-    assert once == metrics.paired_bootstrap(first, second, seed=1, n=500)
-    assert once != metrics.paired_bootstrap(first, second, seed=2, n=500)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "n", "sentence"),
-    [
-        ([1.0, 2.0], [1.0], 10, r"shapes \(2,\) and \(1,\) and 10 resamples"),
-        ([1.0], [1.0], 10, r"shapes \(1,\) and \(1,\) and 10 resamples; accepted are two lists"),
-        ([1.0, 2.0], [1.0, 2.0], 1, "and 1 resamples; accepted are two lists of one length"),
-        (
-            [1.0, -math.inf],
-            [1.0, 2.0],
-            10,
-            r"1 of 2 paired differences are not finite \(first: record 1, -inf - 2.0\)",
-        ),
-    ],
-)
-def test_figures_that_are_no_pairs_are_named(first, second, n, sentence):
-    with pytest.raises(DataError, match=sentence):
-        metrics.paired_bootstrap(np.array(first), np.array(second), seed=0, n=n)
-
-
 # Words
 
 
@@ -414,6 +595,13 @@ def test_shares_are_shares():
 def test_a_near_copy_shares_six_tenths_of_its_five_word_runs(text, exemplar, expected):
     assert metrics.is_near_copy(text, exemplar) is expected
     assert metrics.is_near_copy(exemplar, text) is expected
+
+
+@pytest.mark.parametrize(("n_same", "expected"), [(30, True), (10, True), (9, False)])
+def test_a_stretch_taken_word_for_word_is_a_near_copy(n_same, expected):
+    shown = [f"w{i}" for i in range(60)]
+    text = [f"x{i}" for i in range(20)] + shown[10 : 10 + n_same] + [f"y{i}" for i in range(20)]
+    assert metrics.is_near_copy(" ".join(text), " ".join(shown)) is expected
 
 
 def test_only_texts_with_an_exemplar_can_be_copies():

@@ -17,8 +17,10 @@ from conftest import reviews
 from mop.artifacts import read_json, read_jsonl
 from mop.cli import OK, main
 from mop.config import resolve_config
+from mop.data import read_records
 from mop.embed import FakeEncoder
 from mop.errors import ArtifactError, ConfigError, DataError
+from mop.evaluate import evaluate
 from mop.personas import read_personas
 from mop.pipeline import STAGES, read_config, run, simulate_method, verify
 from mop.simulate import CUT_SHARE
@@ -60,10 +62,45 @@ def test_a_run_makes_everything_it_promises(finished):
     metrics = read_json(path / "metrics.json")
     assert set(metrics["methods"]) == {"mop", "zero-shot", "mop-uniform", "floor"}
     for row in metrics["methods"].values():
-        assert {"fid", "mauve", "kl_cosine", "n", "fid_interval"} <= set(row)
+        assert {"energy", "fid_excess", "fid", "mauve", "kl_cosine", "n", "energy_interval"} <= set(
+            row
+        )
+        assert row["sense"] < 0
+    assert metrics["judged_by"] == "fake"
     held = metrics["held_out"]
     assert held["gain"] == pytest.approx(held["mop"] - held["mop-uniform"])
     assert held["gain_interval"][0] <= held["gain"] <= held["gain_interval"][1]
+
+
+def test_survey_weights_reach_the_figures(tmp_path):
+    rows = [
+        {"v": r.label, "text": r.response, "w": 9.0 if r.label == "good" else 1.0}
+        for r in reviews(160)
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run(quick(tmp_path / "r.jsonl", 'data.weight="w"', "simulate.controls=[]"), tmp_path / "run")
+    path = tmp_path / "run"
+    texts, weights = {}, {}
+    for name in ("golden", "test"):
+        records = read_records(path / "records" / f"{name}.jsonl")
+        texts[name], weights[name] = [r.response for r in records], [r.weight for r in records]
+    assert {1.0, 9.0} == set(weights["golden"]) == set(weights["test"])
+    drawn = [
+        row["response"] for row in read_jsonl(path / "responses.jsonl")
+    ]  # in the contexts' order
+
+    def energy(weights):
+        found = evaluate({"mop": drawn}, texts["golden"], texts["test"], encoder=FakeEncoder(),
+                         weights=weights, seed=0, n_seeds=1, n_bootstrap=2)  # fmt: skip
+        return [found.methods[name]["energy"] for name in ("mop", "floor")]
+
+    metrics = read_json(path / "metrics.json")["methods"]
+    kept = [metrics[name]["energy"] for name in ("mop", "floor")]
+    by_hand = energy(
+        {"mop": weights["test"], "floor": weights["test"], "golden": weights["golden"]}
+    )
+    assert kept == pytest.approx(by_hand, abs=1e-9)
+    assert kept != pytest.approx(energy(None), abs=1e-3)
 
 
 def test_a_response_row_says_how_it_came_about(finished):

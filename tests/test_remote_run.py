@@ -223,6 +223,48 @@ def test_a_surrogate_fits_temperatures_and_is_called_one(surrogate):
     assert "Money, at your prices" in page
 
 
+def test_another_model_can_judge_and_has_an_account_of_its_own(surrogate, source, tmp_path):
+    assert read_json(surrogate / "metrics.json")["judged_by"] == "fake"  # not the one that wrote
+    found = {}
+    with start(FakeServer("vllm")) as server:
+        judge = f"openai:toy@{server.url}"
+        for name in ("", judge):
+            config = quick(source, f'evaluate.judge="{name}"', 'remote_scorer.tokenizer="fake"')
+            run(config, tmp_path / "run")
+            found[name] = read_json(tmp_path / "run" / "metrics.json")
+    assert (found[""]["judged_by"], found[judge]["judged_by"]) == ("fake", judge)
+    about = read_json(tmp_path / "run" / "manifest.json")["about"]
+    assert set(about["remote"]) == {"judge"}
+    assert about["remote"]["judge"]["evaluate"]["calls"] > 3 * 12
+    assert about["models"]["judge"].startswith("remote-score/")
+    assert about["servers"]["judge"]["name"] == judge
+    for name in ("mop", "zero-shot", "floor"):  # it is the same toy model
+        ours, theirs = (found[of]["methods"][name] for of in ("", judge))
+        assert theirs["sense"] == pytest.approx(ours["sense"], abs=1e-4)
+        assert (ours["sense"], ours["energy"]) != (0.0, 0.0)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f'Sense and improbable texts are as <span dir="auto">{judge}</span> sees them.' in page
+
+
+def test_a_judge_that_cannot_score_is_refused_before_any_work(source, tmp_path):
+    with start(FakeServer("openai")) as server:
+        config = quick(
+            source,
+            f'evaluate.judge="openai:toy@{server.url}"',
+            'remote_scorer.dialect="openai-chat"',
+        )
+        with pytest.raises(ScoringUnsupportedError, match="can write but not say how likely"):
+            run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_judge_is_asked_is_planned(source):
+    planned = planned_calls(quick(source, 'evaluate.judge="x"'), "evaluate", "evaluate")
+    assert [(p.role, p.calls) for p in planned[1:]] == [("judge", 24 * 3)]  # mop, zero-shot, real
+    (both,) = planned_calls(quick(source), "evaluate", "evaluate")
+    assert both.calls == planned[0].calls + 24 * 3
+
+
 def test_a_failed_draw_has_a_row_and_enters_no_figure(surrogate):
     rows = list(read_responses(surrogate / "responses.jsonl"))
     lost = [row for row in rows if row.finish_reason in ("refused", "failed")]

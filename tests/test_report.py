@@ -20,6 +20,7 @@ from mop.report import (
     draw_figures,
     render_report,
     summary,
+    way_closed,
     write_report,
 )
 from mop.types import Response
@@ -140,9 +141,51 @@ def test_the_summary_is_two_sentences_with_the_headline():
         "unchanged, steered by 12 personas and 200 real examples fitted to 2,000 real records."
     )
     assert result == (
-        "On MAUVE, which is 1 for a perfect match with real texts, the simulation reaches 0.781; "
-        "the same model asked plainly reaches 0.262, and other real texts reach 0.991."
+        "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation "
+        "reaches 0.0226; the same model asked plainly reaches 0.0492, and other real texts reach 0.0003. "
+        "That is 54 % of the way (51 % to 58 %)."
     )
+
+
+def rows(mop, plain, floor, reach=0.0):
+    return {
+        name: {"energy": value, "energy_interval": [value - reach, value + reach]}
+        for name, value in (("mop", mop), ("zero-shot", plain), ("floor", floor))
+    }
+
+
+def test_the_share_of_the_way_has_the_error_of_all_three_figures():
+    # (0.05 - 0.02) / (0.05 - 0.01); its error by small steps in each figure
+    def share(mop, plain, floor):
+        return (plain - mop) / (plain - floor)
+
+    at, step = (0.02, 0.05, 0.01), 1e-6
+    slopes = [
+        (share(*(v + step * (i == k) for k, v in enumerate(at))) - share(*at)) / step
+        for i in range(3)
+    ]
+    reach = 0.002 * sum(slope**2 for slope in slopes) ** 0.5
+    said = re.fullmatch(
+        r"75 % of the way \((\d+) % to (\d+) %\)", way_closed(rows(*at, reach=0.002))
+    )
+    assert [int(part) for part in said.groups()] == [
+        round(100 * (0.75 - reach)),
+        round(100 * (0.75 + reach)),
+    ]
+
+
+def test_nobody_goes_a_way_that_is_not_there():
+    assert way_closed(rows(0.02, 0.01, 0.01)) == ""
+    assert way_closed(rows(0.02, 0.012, 0.01, reach=0.003)) == ""
+    assert way_closed({"mop": {"energy": 0.1}}) == ""
+    assert way_closed(rows(0.06, 0.05, 0.0)).startswith("−20 % of the way")
+
+
+def test_the_judge_is_named_and_said_to_have_written(page):
+    assert 'as <span dir="auto">gemma3-270m</span> sees them.' in page
+    data = replace(example(n_responses=2, n_real=2), judge="smollm2-135m")
+    assert "sees them, the model that wrote them." in render_report(data)
+    assert "sees them" not in render_report(replace(data, judge=""))
 
 
 def test_a_run_without_comparison_says_so():
@@ -201,13 +244,12 @@ def test_a_field_that_is_missing_leaves_its_section_out(page):
 
 
 def test_the_best_value_is_marked_and_the_floor_is_not_ranked(page):
-    table = page[page.index('class="scores main"') : page.index("</table>")]
-    assert re.findall(r'<span class="best" dir="auto">([^<]*)</span>', table) == [
-        "0.247",
-        "0.781",
-        "0.028",
-    ]
-    assert "Other real texts" in table
+    main, paper = page.split('class="scores main')[1:]
+    best = [re.findall(r'<span class="best" dir="auto">([^<]*)</span>', part.partition("</table>")[0])
+            for part in (main, paper)]  # fmt: skip
+    # Neither a smoother text nor a rougher one is better.
+    assert best == [["0.0226", "0.0290"], ["0.247", "0.781", "0.0280"]]
+    assert "Other real texts" in main
 
 
 def test_a_tie_of_all_methods_has_no_best():
@@ -396,6 +438,22 @@ def test_hostile_text_does_nothing_in_a_browser(browser, hostile_page, tmp_path)
     assert browser.run("document.documentElement.scrollWidth") == 390, (
         "long words do not widen the page"
     )
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_the_figures_fit_their_columns(browser, page, tmp_path, width):
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    browser.emulate(width=width)
+    browser.open(tmp_path / "page.html")
+    tables = browser.run(
+        "[...document.querySelectorAll('.scores.main')].map(t => [t.scrollWidth, t.parentElement.clientWidth])"
+    )
+    assert len(tables) == 2
+    assert all(table <= room for table, room in tables)
+    wide = browser.run(
+        "[...document.querySelectorAll('.scores.main td')].filter(c => c.scrollWidth > c.clientWidth).length"
+    )
+    assert wide == 0
 
 
 def test_naughty_strings_do_nothing_in_a_browser(browser, tmp_path):

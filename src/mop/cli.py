@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -644,11 +644,7 @@ def _show_run(result: dict[str, Any]) -> str:
         lines.append(
             f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)"
         )
-    lines.append(f"{'method':<14}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'words':>8}")
-    for name, row in metrics["methods"].items():
-        lines.append(
-            f"{name:<14}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{row['mean_words']:>8.1f}"
-        )
+    lines += [*_metric_lines(metrics["methods"], 14), *_metric_notes(metrics)]
     held = metrics["held_out"]
     low, high = held["gain_interval"]
     lines += [
@@ -670,6 +666,50 @@ def _cut(result: dict[str, Any]) -> str:
     return f", {result['cut']} ({share:.0%}) cut at the length limit"
 
 
+_SHOWN = (
+    ("energy", "energy ↓", ".4f"), ("fid_excess", "FID excess ↓", ".3f"), ("fid", "FID ↓", ".3f"),
+    ("mauve", "MAUVE ↑", ".3f"), ("kl_cosine", "KL-cos ↓", ".3f"), ("sense", "sense", ".2f"),
+    ("improbable", "improbable", ".1%"), ("mean_words", "words", ".1f"),
+)  # fmt: skip
+"""(figure, title, form) of a table in the terminal."""
+
+
+def _metric_lines(rows: Mapping[str, Mapping[str, Any]], width: int) -> list[str]:
+    """A head, and a line for each method."""
+    shown = [(name, title, form) for name, title, form in _SHOWN if _has(rows, name)]
+    lines = [
+        f"{'method':<{width}}" + "".join(f"{title:>{len(title) + 2}}" for _, title, _ in shown)
+    ]
+    for method, row in rows.items():
+        cells = [
+            f"{'–' if row.get(name) is None else format(row[name], form):>{len(title) + 2}}"
+            for name, title, form in shown
+        ]
+        lines.append(f"{method:<{width}}{''.join(cells)}")
+    return lines
+
+
+def _has(rows: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    return any(row.get(name) is not None for row in rows.values())
+
+
+def _metric_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """What to know about the table of a run."""
+    from mop.report import way_closed
+
+    way = way_closed(metrics["methods"])
+    judge = metrics["judged_by"]
+    wrote = ", which wrote them" if judge == metrics["written_by"] else ""
+    return [
+        *(
+            [f"from zero-shot to other real texts mop went {way}, by energy distance"]
+            if way
+            else []
+        ),
+        f"sense: nats per token under {judge}{wrote}; real texts are the mark, neither above nor below",
+    ]
+
+
 def _show_compare(result: dict[str, Any]) -> str:
     place = f"{result['run']}/compare"
     lines = []
@@ -677,15 +717,13 @@ def _show_compare(result: dict[str, Any]) -> str:
     if "ablations" in result:
         tables.append(("ablations", result["ablations"]))
     for _, found in tables:
-        lines.append(
-            f"{'method':<20}{'FID ↓':>10}{'MAUVE ↑':>10}{'KL-cos ↓':>10}{'F1 ↑':>8}{'LM tokens':>12}"
-        )
-        for name, row in {**found["methods"], "other real texts": found["floor"]}.items():
+        rows = {**found["methods"], "other real texts": found["floor"]}
+        head, *shown = _metric_lines(rows, 20)
+        lines.append(f"{head}{'F1 ↑':>8}{'LM tokens':>12}")
+        for line, row in zip(shown, rows.values(), strict=True):
             f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
             tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""
-            lines.append(
-                f"{name:<20}{row['fid']:>10.3f}{row['mauve']:>10.3f}{row['kl_cosine']:>10.3f}{f1}{tokens}"
-            )
+            lines.append(f"{line}{f1}{tokens}".rstrip())
         lines.append(f"of {found['n_responses']} texts of each method against {result['n_golden']}")
         lines += [f"- {note}" for note in found["notes"]]
     lines += [f"table: {place}/{name}.md, .tex" for name, _ in tables]

@@ -42,6 +42,7 @@ from mop.embed import Encoder, open_encoder
 from mop.errors import ConfigError
 from mop.evaluate import FLOOR, Evaluation, evaluate, text_map
 from mop.fitted import FittedMixture, load_mixture
+from mop.judge import JUDGED
 from mop.methods import (
     METHODS_VERSION,
     Ingredients,
@@ -58,6 +59,7 @@ from mop.pipeline import (
     Work,
     bring_up,
     ingredients_of,
+    judged,
     open_work,
     run,
 )
@@ -70,10 +72,10 @@ from mop.types import Agent, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
-MAIN = ("fid", "mauve", "kl_cosine", "f1")
-"""The figures that decide."""
-SIDE = ("mean_words", "failed", "empty", "refusals", "near_copies", "duplicates", "distinct_2", "self_bleu_4",
-        "mauve_star", "kl_cosine_reverse")  # fmt: skip
+MAIN = {"energy": -1, "fid_excess": -1, "mauve": 1, "kl_cosine": -1, "f1": 1}
+"""The figures that decide, and whether more (1) or less (-1) is better."""
+SIDE = ("fid", "sense", "improbable", "mean_words", "failed", "empty", "refusals", "near_copies",
+        "duplicates", "distinct_2", "self_bleu_4", "mauve_star", "kl_cosine_reverse")  # fmt: skip
 SEES_REAL = (
     "mop",
     "mop-uniform",
@@ -84,9 +86,16 @@ SEES_REAL = (
     "picle-prompted",
 )
 """Methods that see real texts (the exemplars); the others see none."""
+RANGES = {
+    "fid": (0.0, math.inf),
+    "mauve": (0.0, 1.0),
+    "kl_cosine": (0.0, math.inf),
+    "f1": (0.0, 1.0),
+}
+"""Least and most that a figure can be, where there are such ends."""
 QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
 """k-means seeds and subsamples of the first look, which only chooses the best rivals."""
-JUDGE_VERSION = 4
+JUDGE_VERSION = 5
 """Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
@@ -234,7 +243,8 @@ def _open_bench(
     check_classifier(config.compare.classifier)
     for name in config.compare.encoders:
         open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
-    with open_work(config, path, models, until="fit", also=("lm",), progress=progress) as work:
+    also = ("lm", "judge")
+    with open_work(config, path, models, until="fit", also=also, progress=progress) as work:
         bring_up(work, "records")
         place = work.folder.path / "compare"
         bench = _Bench(work, place)
@@ -284,7 +294,7 @@ def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -
     """For each main figure the rival that is best on it; chosen in the rivals' favour, on the golden texts."""
     rivals = [method for method in methods if method_and_tau(method)[0] in RIVALS]
     best = {}
-    for metric, better in zip(MAIN, (-1, 1, -1, 1), strict=True):
+    for metric, better in MAIN.items():
         have = [m for m in rivals if m in rows and rows[m].get(metric) is not None]
         if have:
             best[metric] = max(have, key=lambda m: better * rows[m][metric])
@@ -610,7 +620,8 @@ class _Bench:
              self.work.folder.stage_hash("records"), [arm.name for arm in shown],
              [self._encoder(name).identity for name in encoders], len(contexts), config["evaluate"],
              [QUICK_SEEDS, QUICK_SUBSAMPLES] if is_quick else False,
-             config["compare"]["classifier"], config["seed"], JUDGE_VERSION]
+             config["compare"]["classifier"], config["seed"], JUDGE_VERSION,
+             self.work.models.judge.score_identity]
         )  # fmt: skip
         file = self.place / f"{table}.json"
         if not self.work.folder.stage_done(stage, inputs):
@@ -620,15 +631,15 @@ class _Bench:
                 for arm in shown
             }
             responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
-            judged = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
-            judged["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
-            judged["notes"] += [
+            scored = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
+            scored["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
+            scored["notes"] += [
                 f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left "
                 "out of every figure; nothing was drawn instead."
-                for name, count in judged["failed"].items()
+                for name, count in scored["failed"].items()
                 if count
             ]
-            write_json(file, judged)
+            write_json(file, scored)
             self.work.folder.finish_stage(stage, inputs, files=[file])
         found: dict[str, Any] = read_json(file)
         found["n_asked"] = len(contexts)
@@ -661,15 +672,21 @@ class _Bench:
         n_seeds, n_bootstrap = settings.n_seeds, settings.n_bootstrap
         if is_quick:
             n_seeds, n_bootstrap = min(QUICK_SEEDS, n_seeds), min(QUICK_SUBSAMPLES, n_bootstrap)
-        golden = [record.response for record in self.work.records("golden")]
+        golden, floor = self.work.records("golden"), self.floor[:n]
+        weight = {record.key: record.weight for record in (*self.contexts, *self.few)}
+        nats = None
+        if not is_quick:  # a first look only chooses the best rivals
+            self.work.progress.begin("compare/judge")
+            nats = judged(self.work, {**responses, FLOOR: floor})
+            self.work.describe()
         exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
         result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
         for name in encoders:
             encoder = self._encoder(name)
             evaluation = evaluate(
                 {arm: [r.response for r in rows] for arm, rows in responses.items()},
-                golden,
-                [record.response for record in self.floor[:n]],
+                [record.response for record in golden],
+                [record.response for record in floor],
                 encoder=encoder,
                 store=store,
                 n_seeds=n_seeds,
@@ -677,6 +694,13 @@ class _Bench:
                 seed=self.config.seed,
                 exemplar_texts={
                     arm: [shown_to(r, exemplars) for r in rows] for arm, rows in responses.items()
+                },
+                judged=nats,
+                judge=self.work.models.judge.name,
+                weights={
+                    **{arm: [weight[r.id] for r in rows] for arm, rows in responses.items()},
+                    FLOOR: [record.weight for record in floor],
+                    "golden": [record.weight for record in golden],
                 },
                 progress=self.work.progress,
             )
@@ -709,7 +733,7 @@ class _Bench:
         tests = [record for record in self.work.records("test") if record.label is not None]
         if len({record.label for record in tests}) < 2:
             return {}
-        judged = partial(
+        f1 = partial(
             downstream_f1,
             test_texts=[record.response for record in tests],
             test_labels=[str(record.label) for record in tests],
@@ -729,7 +753,7 @@ class _Bench:
             name: [row for row in rows if row.label is not None] for name, rows in sets.items()
         }
         return {
-            name: judged([row.response for row in rows], [str(row.label) for row in rows])
+            name: f1([row.response for row in rows], [str(row.label) for row in rows])
             for name, rows in labelled.items()
         }
 
@@ -750,6 +774,7 @@ class _Bench:
             "written_by": self.work.lm.name,
             "scored_by": self.work.scorer.name,
             "is_surrogate": self.work.models.is_surrogate,
+            "judged_by": self.work.models.judge.name,
             "source": Path(self.config.data.source).name,
             "methods": {row.name: row.values for row in rows},
             "floor": found["scores"][headline][FLOOR],
@@ -760,7 +785,8 @@ class _Bench:
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
             "arms": found["rows"],
-            "notes": [*self._surrogate_note(), *self._departures(), *self.notes, *found["notes"]],
+            "notes": [*self._surrogate_note(), self._judge_note(), *self._departures(), *self.notes,
+                      *found["notes"]],
         }  # fmt: skip
         cut: list[Row] = []
         if ablations is not None:
@@ -812,20 +838,27 @@ class _Bench:
             f"{self.work.lm.name} wrote all responses."
         ]
 
+    def _judge_note(self) -> str:
+        judge = self.work.models.judge.name
+        wrote = ", which wrote them" if judge == self.work.lm.name else ""
+        return (
+            f"sense: nats per token of at most {JUDGED} texts of each method under {judge}{wrote}; real texts are "
+            "the mark, neither above nor below. improbable: share below the 1st percentile of real texts."
+        )
+
     def means(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Figures of each method over its seeds."""
+        floor = found["scores"][found["encoders"][0]][FLOOR]
         return {
-            method: over_seeds([found["rows"][name] for name in names])
+            method: over_seeds([found["rows"][name] for name in names], floor)
             for method, names in _arms_by_method(found).items()
         }
 
     def _rows(self, found: Mapping[str, Any]) -> list[Row]:
         """One row per method: means over its arms, what it cost."""
-        floor, means = found["scores"][found["encoders"][0]][FLOOR], self.means(found)
-        rows = []
+        means, rows = self.means(found), []
         for method, names in _arms_by_method(found).items():
             values = means[method]
-            values["fid_excess"] = values["fid"] - floor["fid"]
             values |= self._cost(method, names, found["n_asked"])
             base = method.partition("@")[0]
             values["sees_real"] = base in SEES_REAL or base.startswith("mop.")
@@ -957,33 +990,45 @@ def draw_ablation(
     return list(answer(agents, contexts, given, name=name))
 
 
-def over_seeds(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_seeds(
+    arms: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Mean figures of one method over its seeds.
 
-    With one seed the intervals are those of the evaluation (over the choice of texts; of the test
-    records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds (95 %), kept
-    within the range of the figure, and
-    ``NAME_spread`` the standard deviation.
+    With one seed the intervals are those of the evaluation (over the choice of texts; of training
+    texts and test records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds
+    (95 %), that of ``fid_excess`` with the error of the floor besides, which all seeds share. It is kept
+    within the range of the figure, and ``NAME_spread`` is the standard deviation.
 
     Parameters
     ----------
     arms : sequence of mapping
         The figures at each seed.
+    floor : mapping, optional
+        Those of other real texts.
     """
     names = [name for name in (*MAIN, *SIDE) if all(arm.get(name) is not None for arm in arms)]
     found: dict[str, Any] = {"n_seeds": len(arms), "n": arms[0]["n"]}
     for name in names:
         values = np.array([arm[name] for arm in arms], dtype=np.float64)
         found[name] = float(values.mean())
-        if len(arms) == 1 or name not in MAIN:
-            if len(arms) == 1 and f"{name}_interval" in arms[0]:
+        if len(arms) == 1:
+            if f"{name}_interval" in arms[0]:
                 found[f"{name}_interval"] = arms[0][f"{name}_interval"]
+            continue
+        if name not in (*MAIN, "fid", "sense"):
             continue
         from scipy.stats import t
 
         sd = float(values.std(ddof=1))
         reach = float(t.ppf(0.975, len(arms) - 1)) * sd / math.sqrt(len(arms))
+        if name == "fid_excess" and floor is not None:
+            # The floor's own interval is that of a difference of two such sets.
+            reach = math.hypot(reach, floor["fid_excess_interval"][1] / math.sqrt(2))
         found[f"{name}_spread"] = sd
-        top = 1.0 if name in ("mauve", "f1") else math.inf
-        found[f"{name}_interval"] = [max(0.0, found[name] - reach), min(top, found[name] + reach)]
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        found[f"{name}_interval"] = [
+            max(low, found[name] - reach),
+            min(high, found[name] + reach),
+        ]
     return found

@@ -23,16 +23,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS: Sequence[tuple[str, str, int]] = (
+    ("energy", "energy", -1),
+    ("fid_excess", "FID excess", -1),
     ("fid", "FID", -1),
-    ("fid_excess", "over floor", 0),
     ("mauve", "MAUVE", 1),
     ("kl_cosine", "KL-cosine", -1),
     ("f1", "F1", 1),
+    ("sense", "sense", 0),
+    ("improbable", "improbable", 0),
     ("mean_words", "words", 0),
     ("empty", "empty", 0),
     ("near_copies", "copies", 0),
 )
 """(name, title, better) of the figures; -1 if lower is better, 1 if higher, 0 if neither is ranked."""
+DRAWN = ("energy", "fid_excess", "mauve", "f1")
+"""Ranked figures that the page draws."""
 COSTS: Sequence[tuple[str, str]] = (
     ("lm_calls", "LM calls"),
     ("lm_tokens", "LM tokens"),
@@ -253,7 +258,7 @@ def _figures(
     places: Mapping[str, Sequence[Sequence[float]]],
     width: float,
 ) -> dict[str, Figure]:
-    ranked = [column for column in _columns(rows) if column[2]]
+    ranked = [column for column in _columns(rows) if column[0] in DRAWN]
     values = np.array(
         [[_or_nan(row.values.get(name)) for name, _, _ in ranked] for row in rows]
     ).reshape(len(rows), len(ranked))

@@ -460,6 +460,10 @@ class EvaluateConfig:
     """Prompts scored for each of them under the mixture, and under each simpler model; all of them, and exactly, if
     there are no more. The others are imputed."""
 
+    judge: str = ""
+    """Model under which texts are judged to make sense, at best another one than lm (names as for lm). Empty: the
+    model that scores."""
+
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
         _at_least("evaluate", "n_seeds", self.n_seeds, 1)

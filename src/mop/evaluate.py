@@ -1,6 +1,6 @@
 """Responses of several methods and real texts to a table of scores with intervals and a floor.
 
-Every method, and the floor, is judged on the same number of texts, because every score here moves
+Every method, and the floor, is judged on the same number of texts, because most scores here move
 with that number. The result goes to `mop.report`; what the scores mean is in ``docs/metrics.md``.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from mop import metrics
 from mop.config import MIN_TEXTS
 from mop.embed import EmbeddingCache, Encoder, embed
 from mop.errors import ConfigError, DataError
-from mop.metrics import Gaussian, Shown
+from mop.metrics import Z_95, Gaussian, Shown
 from mop.randomness import derive_seed, generator, uniforms
 from mop.types import FloatArray, Progress
 
@@ -26,8 +26,8 @@ FLOOR = "floor"
 """The name under which other real texts are scored."""
 KEPT_SHARE = 0.8
 """Share of the texts in a subsample; see `_subsamples`."""
-Z_95 = 1.96
-"""Half-width of a 95 % interval in standard deviations of a normal variable."""
+IMPROBABLE = 0.01
+"""A text is improbable below this quantile of real ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,12 +46,14 @@ class Evaluation:
     """What a reader must know: texts left out, samples too small."""
     histogram_edges: tuple[float, ...]
     """Edges of the cosine bins, from -1 to 1."""
-    histograms: dict[str, list[int]]
-    """``golden``, each method and ``floor`` to pairs per cosine bin."""
+    histograms: dict[str, list[float]]
+    """``golden``, each method and ``floor`` to pairs per cosine bin; whole numbers without weights."""
     rows: dict[str, NDArray[np.intp]]
     """Set name to the rows of the texts that were used, in the caller's numbering."""
     vectors: dict[str, NDArray[np.float32]]
     """Set name to the embeddings of those rows, shape (n, D)."""
+    judge: str = ""
+    """Model under which `sense` was measured; empty where nothing was judged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +61,17 @@ class _Golden:
     """What is worked out once for the real side."""
 
     vectors: NDArray[np.float32]
+    weight: NDArray[np.float64] | None
     moments: Gaussian
-    histogram: NDArray[np.intp]
+    within: NDArray[np.float64]
+    histogram: NDArray[Any]
+
+
+class _Limit(NamedTuple):
+    """FID for endless texts, and its error."""
+
+    value: float
+    sd: float
 
 
 def evaluate(
@@ -74,6 +85,9 @@ def evaluate(
     n_bootstrap: int = 200,
     seed: int,
     exemplar_texts: Mapping[str, Sequence[Shown]] | None = None,
+    judged: Mapping[str, Sequence[float]] | None = None,
+    judge: str = "",
+    weights: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every method, and other real texts, against the golden texts.
@@ -89,8 +103,8 @@ def evaluate(
     golden : sequence of str
         The real texts to compare with, all of them used; never shown to a method.
     floor : sequence of str
-        Other real texts, at best as many as each method has. Their scores are what a perfect
-        simulation would get at this size.
+        Other real texts, at best as many as each method has. Their scores are what other people's
+        texts get at this size; a narrow method can get below their plain FID.
     encoder : Encoder
         Frozen sentence encoder.
     store : EmbeddingCache, optional
@@ -103,61 +117,107 @@ def evaluate(
         64-bit.
     exemplar_texts : mapping of str to sequence of str, of sequence of str, or of None, optional
         For a method, the exemplar, or several, that each response was written from.
+    judged : mapping of str to sequence of float, optional
+        Log-likelihood per token of each text under a judge model, nats, for methods and ``floor``;
+        nan where a text was not judged, as empty ones are not. All that were judged count.
+    judge : str
+        Name of that model.
+    weights : mapping of str to sequence of float, optional
+        Survey weight of each text, for methods, ``floor`` and ``golden``; even where missing. They
+        count in every distance and in `sense`, not in what is read off the words, nor in the
+        choice of n texts.
     progress : callable, optional
         Called as ``progress(what, done, total)``.
 
     Returns
     -------
     Evaluation
-        ``methods[name]`` holds ``fid``, ``mauve`` (mean over seeds), ``kl_cosine`` (golden ‖
-        synthetic, nats); ``fid_interval``, ``mauve_interval``, ``kl_cosine_interval`` ([low, high],
-        95 %, over the choice of the n texts); ``mauve_spread`` (standard deviation over seeds; 0
-        with one), ``mauve_star``, ``frontier_integral``, ``kl_cosine_reverse``; ``distinct_1``,
-        ``distinct_2``, ``self_bleu_4`` (None if fewer than two texts have words), ``mean_words``,
-        ``refusals``, ``duplicates``, and ``near_copies`` (None without exemplars), all on the n
-        texts; ``n``; ``empty``, the share of empty texts among the ``n_received`` that came in.
+        ``methods[name]`` holds ``energy`` and ``energy_interval`` (for the populations); ``fid``,
+        ``mauve`` (mean over seeds), ``kl_cosine`` (golden ‖ synthetic, nats); ``fid_interval``,
+        ``mauve_interval``, ``kl_cosine_interval`` ([low, high], 95 %, over the choice of the n
+        texts); ``fid_excess`` (FID for endless texts minus that of the floor, whose own is 0 by
+        definition) and ``fid_excess_interval`` (over the choice of the n texts and of the floor's);
+        ``mauve_spread`` (standard deviation over seeds; 0 with one), ``mauve_star``,
+        ``frontier_integral``, ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under
+        the judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first
+        percentile of the floor), on the texts that were judged, None where none was; on the n texts
+        ``distinct_1``, ``distinct_2``, ``self_bleu_4`` (None if fewer than two texts have words),
+        ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars);
+        ``n``; ``empty``, the share of empty texts among the ``n_received`` that came in.
 
     Raises
     ------
     ConfigError
-        If a method has a reserved name, or ``n_seeds`` or ``n_bootstrap`` is too small.
+        If a method has a reserved name, ``n_seeds`` or ``n_bootstrap`` is too small, or a judge has
+        no name.
     DataError
-        If there is no method, a golden text is empty, fewer than 4 texts are left of a method, or
-        exemplars and responses differ in number.
+        If there is no method, a golden text is empty, fewer than 4 texts are left of a method,
+        exemplars, weights or judged figures and texts differ in number, a weight is negative, a
+        judged figure is infinite, or fewer than 2 texts of a method were judged.
     """
     _settled(methods, n_seeds, n_bootstrap)
+    if judged and not judge:
+        raise ConfigError(
+            "figures of a judge were given and no name; accepted is the name of the model whose "
+            "log-likelihoods they are; pass it as judge"
+        )
     texts = {**methods, FLOOR: floor}
     shots = _shots(texts, exemplar_texts or {})
+    weight = _per_text("weights", weights or {}, {**texts, "golden": golden})
+    nats = {
+        name: _judged(of, weight.get(name), name)
+        for name, of in _per_text("judged figures", judged or {}, texts).items()
+    }
     filled = {name: [i for i, text in enumerate(of) if text.strip()] for name, of in texts.items()}
     n = _common_size(texts, filled, golden)
     rows = {name: _choice(of, n, seed) for name, of in filled.items()}
     rows["golden"] = np.arange(len(golden))
+    weight = {
+        name: scaled
+        for name, of in weight.items()
+        if (scaled := metrics.scaled_weight(of[rows[name]], len(rows[name]), name=name)) is not None
+    }
+    least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
     vectors = {
         name: embed([of[i].strip() for i in rows[name]], encoder, store=store, progress=progress)
         for name, of in {**texts, "golden": golden}.items()
     }
+    of_golden = weight.get("golden")
     real = _Golden(
         vectors["golden"],
-        metrics.gaussian(vectors["golden"]),
-        metrics.cosine_histogram(vectors["golden"], seed=seed),
+        of_golden,
+        metrics.gaussian(vectors["golden"], weight=of_golden),
+        metrics.within_distances(vectors["golden"], weight=of_golden),
+        metrics.cosine_histogram(vectors["golden"], seed=seed, weight=of_golden),
     )
     scores: dict[str, dict[str, Any]] = {}
     histograms = {"golden": real.histogram.tolist()}
-    for done, name in enumerate(texts):
+    limit: _Limit | None = None  # of the floor, which comes first for that
+    for done, name in enumerate([FLOOR, *methods]):
         if progress is not None:
             progress("compare", done, len(texts))
         chosen = [texts[name][i] for i in rows[name]]
-        measured, histogram = _distances(
-            vectors[name], real, n_seeds=n_seeds, n_subsamples=n_bootstrap, seed=seed
+        measured, histogram, own = _distances(
+            vectors[name],
+            weight.get(name),
+            real,
+            limit,
+            n_seeds=n_seeds,
+            n_subsamples=n_bootstrap,
+            seed=seed,
         )
+        limit = limit or own
         scores[name] = {
             **measured,
+            **_sense(nats.get(name), least),
             **_wording(chosen, [shots[name][i] for i in rows[name]], seed=seed),
             "n": n,
             "n_received": len(texts[name]),
             "empty": metrics.empty_share(texts[name]),
         }
         histograms[name] = histogram.tolist()
+    for of in (scores, histograms):
+        of[FLOOR] = of.pop(FLOOR)  # and goes last
     if progress is not None:
         progress("compare", len(texts), len(texts))
     return Evaluation(
@@ -170,6 +230,7 @@ def evaluate(
         histograms=histograms,
         rows=rows,
         vectors=vectors,
+        judge=judge if judged else "",
     )
 
 
@@ -202,6 +263,19 @@ def _shots(
                 "pass lists of equal length under the name of the method"
             )
     return {name: given.get(name, [None] * len(of)) for name, of in texts.items()}
+
+
+def _per_text(
+    what: str, given: Mapping[str, Sequence[float]], texts: Mapping[str, Sequence[str]]
+) -> dict[str, NDArray[np.float64]]:
+    """One figure per text of each set for which there are some."""
+    for name, of in given.items():
+        if name not in texts or len(of) != len(texts[name]):
+            raise DataError(
+                f"{what} were given for {name!r}: {len(of)}, with {len(texts.get(name, ()))} "
+                f"texts; accepted are {', '.join(texts)}, each with one figure per text"
+            )
+    return {name: np.asarray(of, dtype=np.float64) for name, of in given.items()}
 
 
 def _common_size(
@@ -253,32 +327,94 @@ def _interval(
     return [max(0.0, score - reach), min(top, score + reach)]
 
 
+def _judged(
+    nats: NDArray[np.float64], weight: NDArray[np.float64] | None, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Figures of the texts that were judged, and their shares of the survey weight."""
+    rows = np.flatnonzero(~np.isnan(nats))
+    values = nats[rows]
+    if len(rows) < 2 or not np.isfinite(values).all():
+        raise DataError(
+            f"{len(rows)} of {len(nats)} texts of {name!r} were judged, {np.isinf(values).sum()} of them "
+            "as infinite; accepted are nats per token, nan where a text was not judged, of at least "
+            "2 texts; judge them again"
+        )
+    even = np.ones(len(rows)) if weight is None else weight[rows]
+    return values, even / even.sum()
+
+
+def _least_probable(values: NDArray[np.float64], share: NDArray[np.float64]) -> float:
+    """First percentile of real texts under the judge."""
+    order = np.argsort(values)
+    return float(values[order[np.searchsorted(np.cumsum(share[order]), IMPROBABLE)]])
+
+
+def _sense(
+    nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: float | None
+) -> dict[str, Any]:
+    """Say how probable the texts are to the judge."""
+    if nats is None:
+        return {"sense": None, "sense_interval": None, "improbable": None}
+    values, share = nats
+    mean, n = float(share @ values), len(values)
+    reach = Z_95 * math.sqrt(n / (n - 1) * float(share**2 @ (values - mean) ** 2))
+    return {
+        "sense": mean,
+        "sense_interval": [mean - reach, mean + reach],
+        "improbable": None if least is None else float(share @ (values < least)),
+    }
+
+
 def _distances(
-    vectors: NDArray[np.float32], golden: _Golden, *, n_seeds: int, n_subsamples: int, seed: int
-) -> tuple[dict[str, Any], NDArray[np.intp]]:
-    """FID, MAUVE and KL-cosine of one set with their intervals, and its cosine histogram."""
+    vectors: NDArray[np.float32],
+    weight: NDArray[np.float64] | None,
+    golden: _Golden,
+    floor: _Limit | None,
+    *,
+    n_seeds: int,
+    n_subsamples: int,
+    seed: int,
+) -> tuple[dict[str, Any], NDArray[Any], _Limit]:
+    """Distances of one set with their intervals, its cosine histogram, and its FID for endless texts.
+
+    The floor is compared with itself, as if with another set of real texts of the same error.
+    """
     subsamples, factor = _subsamples(len(vectors), n_subsamples, seed)
-    fid = metrics.frechet_distance(golden.moments, vectors)
+    weights = [None if weight is None else weight[rows] for rows in subsamples]
+    energy = metrics.energy_distance(
+        golden.vectors,
+        vectors,
+        golden_weight=golden.weight,
+        synthetic_weight=weight,
+        golden_within=golden.within,
+    )
+
+    fid = metrics.frechet(golden.moments, vectors, weight=weight)
     fids = [
-        metrics.frechet_distance(golden.moments, vectors[rows], is_rough=True)
-        for rows in subsamples
+        metrics.frechet(golden.moments, vectors[rows], weight=of, is_rough=True)
+        for rows, of in zip(subsamples, weights, strict=True)
     ]
+    own = _Limit(fid.limit, factor * float(np.std([each.limit for each in fids], ddof=1)))
+    floor = floor or own
+    excess = own.value - floor.value
+    reach = Z_95 * math.hypot(own.sd, floor.sd)
 
     first, second, bins = metrics.pair_bins(vectors, seed=seed)
-    histogram = np.bincount(bins, minlength=metrics.N_BINS)
+    histogram = metrics.count_pairs(first, second, bins, weight)
     kl = metrics.kl_of_histograms(golden.histogram, histogram)
     kls = []
     for rows in subsamples:
         kept = np.zeros(len(vectors), dtype=bool)
         kept[rows] = True
-        inside = np.bincount(bins[kept[first] & kept[second]], minlength=metrics.N_BINS)
+        both = kept[first] & kept[second]
+        inside = metrics.count_pairs(first[both], second[both], bins[both], weight)
         kls.append(metrics.kl_of_histograms(golden.histogram, inside).golden_synthetic)
 
     seeds = [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]
     memberships, k = metrics.joint_clusters(vectors, golden.vectors, seeds=seeds)
-    theirs = [np.bincount(real, minlength=k) for _, real in memberships]
+    theirs = [np.bincount(real, golden.weight, minlength=k) for _, real in memberships]
     results = [
-        metrics.mauve_of_counts(np.bincount(ours, minlength=k), real)
+        metrics.mauve_of_counts(np.bincount(ours, weight, minlength=k), real)
         for (ours, _), real in zip(memberships, theirs, strict=True)
     ]
     mauve = float(np.mean([result.mauve for result in results]))
@@ -287,16 +423,22 @@ def _distances(
         float(
             np.mean(
                 [
-                    metrics.mauve_of_counts(np.bincount(ours[rows], minlength=k), real).mauve
+                    metrics.mauve_of_counts(np.bincount(ours[rows], of, minlength=k), real).mauve
                     for (ours, _), real in zip(memberships, theirs, strict=True)
                 ]
             )
         )
-        for rows in subsamples
+        for rows, of in zip(subsamples, weights, strict=True)
     ]
-    return {
-        "fid": fid,
-        "fid_interval": _interval(fid, fids, factor, top=math.inf),
+    scores = {
+        "energy": energy.distance,
+        "energy_interval": [energy.low, energy.high],
+        "fid": fid.distance,
+        "fid_interval": _interval(
+            fid.distance, [each.distance for each in fids], factor, top=math.inf
+        ),
+        "fid_excess": excess,
+        "fid_excess_interval": [excess - reach, excess + reach],
         "mauve": mauve,
         # Subsamples keep the clusters of the full set; fresh texts would be clustered afresh.
         "mauve_interval": _interval(mauve, mauves, factor, top=1.0, other_sd=spread),
@@ -306,7 +448,8 @@ def _distances(
         "kl_cosine": kl.golden_synthetic,
         "kl_cosine_interval": _interval(kl.golden_synthetic, kls, factor, top=math.inf),
         "kl_cosine_reverse": kl.synthetic_golden,
-    }, histogram
+    }
+    return scores, histogram, own
 
 
 def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict[str, Any]:
@@ -346,7 +489,7 @@ def _notes(
     if min(n, n_golden) < n_dimensions:
         notes.append(
             f"FID from {n} against {n_golden} texts in {n_dimensions} dimensions is dominated by "
-            "sample size; read it beside the floor only"
+            "sample size, which favours narrow methods; read energy or fid_excess"
         )
     if min(n, n_golden) < metrics.MAUVE_ADVISED:
         notes.append(

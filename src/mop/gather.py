@@ -72,6 +72,7 @@ def report_data(
         task="responses",
         language_model=config.model.lm,
         scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
+        judge=metrics["judged_by"],
         encoder=config.model.encoder,
         n_records=fitted.info.get("n_records", config.data.train + config.data.valid),
         n_held_out=metrics["held_out"]["n_records"],

@@ -325,10 +325,10 @@ class Likelihood:
     def _log_weights(self, mixture: FittedMixture) -> Floats:
         """Of the sum's terms, (n, C)."""
         persona, exemplar, _ = self._components
-        shape = len(self.table.hx), len(persona)
+        n = len(self.table.hx)
         return mixture.log_weight(
-            self.table.hx, np.broadcast_to(persona, shape), np.broadcast_to(exemplar, shape), self.table.own
-        )  # fmt: skip
+            self.table.hx, np.tile(persona, (n, 1)), np.tile(exemplar, (n, 1)), self.table.own
+        )
 
     @cached_property
     def _z(self) -> tuple[Floats, Floats]:

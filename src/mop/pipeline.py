@@ -38,7 +38,7 @@ from mop.data import load_records, read_records, save_records, split_records
 from mop.embed import Encoder, embed, open_encoder
 from mop.embedded import EMBEDDED
 from mop.errors import ArtifactError, ConfigError
-from mop.evaluate import evaluate, text_map
+from mop.evaluate import FLOOR, evaluate, text_map
 from mop.fit import fit_mixture
 from mop.fitted import (
     FittedMixture,
@@ -49,6 +49,7 @@ from mop.fitted import (
 )
 from mop.gather import report_data, response_files
 from mop.given import load_splits, split_files
+from mop.judge import JUDGED, log_lik_per_token
 from mop.likelihood import (
     Likelihood,
     Table,
@@ -75,11 +76,11 @@ from mop.score import distinct
 from mop.simulate import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
 from mop.spending import Planned, Spending
 from mop.store import Store
-from mop.types import Progress, Record
+from mop.types import Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 5, "simulate": 2, "evaluate": 4, "report": 3}
+STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 5, "simulate": 2, "evaluate": 5, "report": 4}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -262,11 +263,14 @@ def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
     """
     data, fit, simulate, evaluate = config.data, config.fit, config.simulate, config.evaluate
     scorer = "lm" if config.model.scorer in ("", config.model.lm) else "scorer"
+    roles = {"": scorer, config.model.lm: "lm", config.model.scorer or config.model.lm: scorer}
+    judge = roles.get(evaluate.judge, "judge")
     per_round = data.train * fit.components_per_record + data.valid * fit.valid_components
     n_examined = min(fit.coverage_records, data.train + data.valid)
     n_test = min(data.test, evaluate.test_records)
     n_references = 2 * evaluate.test_components + 2
-    n_draws = min(data.test, simulate.n_responses) * (1 + len(simulate.controls))
+    n_contexts, n_sets = min(data.test, simulate.n_responses), 1 + len(simulate.controls)
+    n_draws = n_contexts * n_sets
     found = [
         Planned(
             "fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round + n_examined
@@ -274,6 +278,11 @@ def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
         Planned("simulate", "lm", n_draws, simulate.max_tokens),
         Planned("evaluate", scorer, n_test * (evaluate.test_components + n_references)),
     ]
+    n_judged = min(JUDGED, n_contexts) * (n_sets + 1)
+    if judge == found[-1].role:
+        found[-1] = replace(found[-1], calls=found[-1].calls + n_judged)
+    else:
+        found.append(Planned("evaluate", judge, n_judged))
     stages = list(STAGES)
     names = stages[stages.index(first) : stages.index(last) + 1]
     return [planned for planned in found if planned.stage in names and planned.calls]
@@ -324,6 +333,28 @@ class Models:
             return as_scorer(self.generator)
         return open_scorer(self._config)
 
+    @cached_property
+    def judge(self) -> Scorer:
+        """The model that judges whether texts make sense; that which scores, unless another one is named.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If it cannot.
+        """
+        name, model = self._config.evaluate.judge, self._config.model
+        if name in ("", model.scorer or model.lm):
+            return self.scorer
+        if name == model.lm:
+            return as_scorer(self.generator)
+        return as_scorer(_open(self._config, name, self._config.remote_scorer))
+
+    @property
+    def has_own_judge(self) -> bool:
+        """Whether `judge` is neither the model that writes nor the one that scores."""
+        model = self._config.model
+        return self._config.evaluate.judge not in ("", model.lm, model.scorer)
+
     @property
     def is_surrogate(self) -> bool:
         """Whether another model scores than writes."""
@@ -333,7 +364,7 @@ class Models:
     def open_for(self, until: str, *, also: Collection[str] = ()) -> dict[str, Ledger]:
         """Open what the stages up to ``until`` need; return the ledgers of those that are servers.
 
-        ``also``: roles (``lm``, ``scorer``) that are needed for something else besides.
+        ``also``: roles (``lm``, ``scorer``, ``judge``) that are needed for something else besides.
 
         Raises
         ------
@@ -349,6 +380,8 @@ class Models:
             opened["lm"] = self.generator
         if "scorer" in also or "fit" in stages:
             opened["scorer"] = self.scorer
+        if self.has_own_judge and ("judge" in also or "evaluate" in stages):
+            opened["judge"] = self.judge
         if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
             raise ConfigError(
                 'simulate.mix = "tokens" averages next-token distributions, which a server does '
@@ -365,7 +398,8 @@ class Models:
     def servers(self) -> dict[str, dict[str, Any]]:
         """What was found out about the servers that were called, by role; for the manifest."""
         found = {}
-        for role, attribute in (("lm", "generator"), ("scorer", "scorer")):
+        roles = [("lm", "generator"), ("scorer", "scorer")]
+        for role, attribute in [*roles, *([("judge", "judge")] if self.has_own_judge else [])]:
             model = self.__dict__.get(attribute)
             if isinstance(model, RemoteGenerator) and model.ledger.calls:
                 findings = model.findings
@@ -524,6 +558,7 @@ class Work:
                 "evaluate": config["evaluate"],
                 "seed": seed,
                 "lm": self.scorer.score_identity,
+                "judge": self.models.judge.score_identity,
             }
         return {"version": __version__}  # fmt: skip
 
@@ -548,6 +583,8 @@ class Work:
             found["lm"] = self.lm.generate_identity
         if "scorer" in opened and opened["scorer"] is not opened.get("generator"):
             found["scorer"] = self.scorer.score_identity
+        if "judge" in opened and self.models.has_own_judge:
+            found["judge"] = self.models.judge.score_identity
         if "encoder" in self.__dict__:
             found["encoder"] = self.encoder.identity
         return found
@@ -755,9 +792,11 @@ def make_metrics(work: Work) -> Made:
     }
     responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     shown = {record.key: record.response for record in work.fitted.exemplars}
+    weight = {record.key: record.weight for record in contexts}
+    golden = work.records("golden")
     evaluation = evaluate(
         {name: [r.response for r in rows] for name, rows in responses.items()},
-        [record.response for record in work.records("golden")],
+        [record.response for record in golden],
         [record.response for record in contexts],
         encoder=work.encoder,
         store=work.store,
@@ -766,6 +805,13 @@ def make_metrics(work: Work) -> Made:
         seed=config.seed,
         exemplar_texts={
             name: [shown_to(r, shown) for r in rows] for name, rows in responses.items()
+        },
+        judged=judged(work, {**responses, FLOOR: contexts}),
+        judge=work.models.judge.name,
+        weights={
+            **{name: [weight[r.id] for r in rows] for name, rows in responses.items()},
+            FLOOR: [record.weight for record in contexts],
+            "golden": [record.weight for record in golden],
         },
         progress=work.progress,
     )
@@ -780,6 +826,7 @@ def make_metrics(work: Work) -> Made:
             "written_by": work.lm.name,
             "scored_by": work.scorer.name,
             "is_surrogate": work.models.is_surrogate,
+            "judged_by": evaluation.judge,
             "encoder": config.model.encoder,
             "n_golden": config.data.golden,
         },
@@ -802,8 +849,23 @@ def make_metrics(work: Work) -> Made:
     )
     mop = evaluation.methods["mop"]
     return [work.folder.metrics, work.folder.evaluation], {
-        **{key: mop[key] for key in ("fid", "mauve", "kl_cosine")},
+        **{key: mop[key] for key in ("energy", "fid_excess", "fid", "mauve", "kl_cosine", "sense")},
         **{f"held_out_{key}": held_out[key] for key in ("gain", "gain_interval")},
+    }
+
+
+def judged(work: Work, texts: Mapping[str, Sequence[Response | Record]]) -> dict[str, list[float]]:
+    """Log-likelihood per token of each text under the judge, by set; see `mop.judge`."""
+    return {
+        name: log_lik_per_token(
+            [row.context for row in rows],
+            [row.response for row in rows],
+            judge=work.models.judge,
+            store=work.store,
+            task=work.config.data.task,
+            progress=work.progress,
+        )
+        for name, rows in texts.items()
     }
 
 

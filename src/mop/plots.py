@@ -270,7 +270,7 @@ def metric_figure(
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.margins(x=0.12)
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=4)
         _quiet(axes, "left", "bottom")
     return figure
 

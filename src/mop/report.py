@@ -103,6 +103,8 @@ class ReportData:
     """When, as text (UTC); empty keeps two renderings of one run identical."""
     n_records: int = 0
     """Real records that the mixture was fitted on."""
+    judge: str = ""
+    """The model under which ``sense`` was measured, as the user named it."""
     n_held_out: int = 0
     """Real records, kept out of the fit, that the held-out likelihood is from."""
     focus: str = "mop"
@@ -175,33 +177,61 @@ class MetricGuide:
     better: int
     """-1 if lower is better, 1 if higher, 0 if neither (a figure to compare with the floor)."""
     meaning: str
-    is_main: bool = False
-    """Main metrics have the big table and the figure; the others a smaller table."""
+    table: str = "side"
+    """``main`` (the first table, and all but shares in the figure), ``paper`` (what the paper reports) or ``side``."""
     is_share: bool = False
     """Shown in per cent."""
 
 
 METRICS: Mapping[str, MetricGuide] = {
+    "energy": MetricGuide(
+        "Energy distance",
+        -1,
+        "Distance between the two clouds of texts, real and simulated, in meaning and variety. 0 is the same "
+        "cloud; how many texts there are does not move it, but chance does, also below 0.",
+        table="main",
+    ),
+    "fid_excess": MetricGuide(
+        "FID excess",
+        -1,
+        "Another such distance, by centre and spread, worked out for endless texts, minus that of other real "
+        "texts. 0 is as good as real texts.",
+        table="main",
+    ),
+    "sense": MetricGuide(
+        "Sense",
+        0,
+        "How probable a word is on average to a language model that sees only the question (nats per token). "
+        "Well below real texts: garbled. Above them: smoother than people write.",
+        table="main",
+    ),
+    "improbable": MetricGuide(
+        "Improbable",
+        0,
+        "Share of texts that are less probable to that model than 99 in 100 real ones.",
+        table="main",
+        is_share=True,
+    ),
     "fid": MetricGuide(
         "FID",
         -1,
-        "Distance between the two clouds of texts, real and simulated, by their centre and spread. "
-        "0 would be the same cloud.",
-        is_main=True,
+        "The distance by centre and spread as it is at this number of texts: too high, and less so for sets "
+        "of little variety.",
+        table="paper",
     ),
     "mauve": MetricGuide(
         "MAUVE",
         1,
         "How much the two sets overlap, counting both what the simulation misses and what it makes "
         "up. Runs from 0 to 1.",
-        is_main=True,
+        table="paper",
     ),
     "kl_cosine": MetricGuide(
         "KL-cosine",
         -1,
         "Whether simulated texts differ among themselves as much as real ones do. 0 means the same "
         "variety; it looks at variety only, not at content.",
-        is_main=True,
+        table="paper",
     ),
     "mauve_star": MetricGuide("MAUVE*", 1, "MAUVE, smoothed for small samples."),
     "frontier_integral": MetricGuide(
@@ -274,8 +304,8 @@ def number(value: object) -> str:
 
     Examples
     --------
-    >>> [number(v) for v in (0.25984, 117.42, -2.5, 12345, 0.00004, float("nan"), True)]
-    ['0.260', '117.4', '−2.50', '12,345', '<0.001', '–', 'yes']
+    >>> [number(v) for v in (0.25984, 0.02264, 117.42, -2.5, 12345, 0.00004, float("nan"), True)]
+    ['0.260', '0.0226', '117.4', '−2.50', '12,345', '<0.0001', '–', 'yes']
     """
     if value is None:
         return "–"
@@ -289,9 +319,11 @@ def number(value: object) -> str:
     if not math.isfinite(value):
         return "–"
     size = abs(value)
-    if 0 < size < 0.0005:
-        return "<0.001" if value > 0 else "−<0.001"
+    if 0 < size < 0.00005:
+        return "<0.0001" if value > 0 else "−<0.0001"
     decimals = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 else 3
+    if 0 < size < 0.0995:
+        decimals = 4
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
@@ -333,12 +365,12 @@ def summary(data: ReportData) -> tuple[str, str]:
 
     Examples
     --------
-    >>> scores = {"mop": {"mauve": 0.71}, "zero-shot": {"mauve": 0.26}, "floor": {"mauve": 0.99}}
+    >>> scores = {"mop": {"energy": 0.02}, "zero-shot": {"energy": 0.05}, "floor": {"energy": 0.0}}
     >>> what, result = summary(ReportData(title="Critics", task="film reviews", methods=scores))
     >>> what
     'Film reviews were simulated with a language model, itself left unchanged.'
     >>> result.partition("; ")[2]
-    'the same model asked plainly reaches 0.260, and other real texts reach 0.990.'
+    'the same model asked plainly reaches 0.0500, and other real texts reach 0.000. That is 60 % of the way.'
     """
     n = sum(row.method == data.focus and is_drawn(row) for row in data.responses)
     model = (
@@ -360,7 +392,7 @@ def summary(data: ReportData) -> tuple[str, str]:
 
 def _headline(data: ReportData) -> str:
     for metric, scale in (
-        ("mauve", "which is 1 for a perfect match with real texts"),
+        ("energy", "a distance that is 0 for a perfect match with real texts"),
         ("fid", "a distance from real texts"),
     ):
         mine, plain, floor = (
@@ -376,8 +408,63 @@ def _headline(data: ReportData) -> str:
         )
         rest += [f"other real texts reach {number(floor)}"] if not math.isnan(floor) else []
         tail = "; " + ", and ".join(rest) if rest else ""
-        return f"On {METRICS[metric].title}, {scale}, the simulation reaches {number(mine)}{tail}."
+        way = way_closed(data.methods, data.focus, data.baseline, data.floor)
+        share = f" That is {way}." if way else ""
+        return (
+            f"On {_in_text(metric)}, {scale}, the simulation reaches {number(mine)}{tail}.{share}"
+        )
     return "It has not been compared with real texts yet."
+
+
+def way_closed(
+    methods: Mapping[str, Mapping[str, object]],
+    mine: str = "mop",
+    plain: str = "zero-shot",
+    floor: str = "floor",
+) -> str:
+    """Say which share of the way from plain prompting to real texts a method has gone, by energy distance.
+
+    Parameters
+    ----------
+    methods : mapping
+        Method to figures, as in ``metrics.json``.
+    mine, plain, floor : str
+        Names of the three.
+
+    Returns
+    -------
+    str
+        With a 95 % interval (first order, from the intervals of the three) where there are any; empty
+        where a figure is missing or plain prompting is no further from real texts than chance.
+
+    Examples
+    --------
+    >>> rows = {"mop": {"energy": 0.02, "energy_interval": [0.018, 0.022]},
+    ...         "zero-shot": {"energy": 0.05, "energy_interval": [0.05, 0.05]},
+    ...         "floor": {"energy": 0.0, "energy_interval": [0.0, 0.0]}}
+    >>> way_closed(rows)
+    '60 % of the way (56 % to 64 %)'
+    """
+    figures = [methods.get(name, {}) for name in (mine, plain, floor)]
+    ours, theirs, real = (_value(of, "energy") for of in figures)
+    low, high = _interval(figures[1], "energy")
+    if not theirs - real > max(0.0, (high - low) / 2 if math.isfinite(low) else 0.0):
+        return ""
+    share = (theirs - ours) / (theirs - real)
+    if math.isnan(share):
+        return ""
+    reaches = [(high - low) / 2 for low, high in (_interval(of, "energy") for of in figures)]
+    reach = math.hypot(reaches[0], (1 - share) * reaches[1], share * reaches[2]) / (theirs - real)
+    said = f"{100 * share:.0f} % of the way".replace("-", "−")
+    if math.isnan(reach):
+        return said
+    ends = [f"{100 * end:.0f} %".replace("-", "−") for end in (share - reach, share + reach)]
+    return f"{said} ({' to '.join(ends)})"
+
+
+def _in_text(metric: str) -> str:
+    title = METRICS[metric].title
+    return title if title.isupper() else title[:1].lower() + title[1:]
 
 
 def _value(scores: Mapping[str, object], metric: str) -> float:
@@ -518,7 +605,7 @@ def _key_figures(data: ReportData) -> list[dict[str, str]]:
                 f"as varied as {number(effective)} equally heavy ones",
             )
         )
-    for metric in ("mauve", "fid"):
+    for metric in ("energy", "fid_excess"):
         guide = METRICS[metric]
         mine = _value(data.methods.get(data.focus, {}), metric)
         if not math.isnan(mine):
@@ -613,11 +700,15 @@ def _draw(
 
 
 def _draw_metrics(data: ReportData, width: float) -> Figure | None:
-    metrics = [name for name in _metric_names(data) if _guide(name).is_main]
+    metrics = [
+        name
+        for name in _metric_names(data)
+        if _guide(name).table == "main" and not _guide(name).is_share
+    ]
     methods = _method_order(data)
     if not metrics or not methods:
         return None
-    arrows = {-1: " (lower is better)", 0: "", 1: " (higher is better)"}
+    arrows = {-1: " ↓", 0: "", 1: " ↑"}
     return plots.metric_figure(
         np.array([[_value(data.methods[m], p) for p in metrics] for m in methods]),
         np.array([[_interval(data.methods[m], p) for p in metrics] for m in methods]),
@@ -982,8 +1073,10 @@ def render_report(data: ReportData) -> str:
         summary=summary(data),
         key_figures=_key_figures(data),
         figures=figures,
-        main_table=_metric_table(data, [name for name in metrics if _guide(name).is_main]),
-        side_table=_metric_table(data, [name for name in metrics if not _guide(name).is_main]),
+        tables={
+            kind: _metric_table(data, [name for name in metrics if _guide(name).table == kind])
+            for kind in ("main", "paper", "side")
+        },
         held_out=_held_out(data),
         kinds=[
             (kind, "real" if kind == REAL else str(_series(data).index(kind) % 6 + 1))
