@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean nightly bench-engine bench-fit bench-fit-speed bench-paper bench-blackbox bench-llamacpp
+.PHONY: demo test check format docs clean nightly bench-engine bench-figures bench-fit bench-fit-speed bench-paper bench-blackbox bench-llamacpp
 
 demo: .venv/.ready
 	$(BIN)/mop demo --out runs/demo
@@ -67,6 +67,10 @@ bench-blackbox: .venv/.ready
 # The tables take hours of scoring, once; they lie in the cache folder and may be interrupted at any moment.
 bench-fit: .venv/.ready
 	$(BIN)/python benchmarks/bench_fit.py
+
+# Planted truth for every reported figure; resumable. ARGS="--only ranks k" does a part.
+bench-figures: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_figures.py $(ARGS)
 
 bench-fit-speed: .venv/.ready
 	$(BIN)/python benchmarks/bench_fit_speed.py
