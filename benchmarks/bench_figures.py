@@ -9,8 +9,8 @@ k          personas under a prior where all are equally common (`planted_k`)
 estimator  today's fit against the one before, on whole tables of real scores (`bench_estimator`, which needs the
            tables of `fit_tables`)
 
-Prints a table and writes ``benchmarks/results/figures.json``. Repeats of coverage lie in ``bench-figures/`` of the cache
-folder, under a name made from the code that they depend on.
+Prints a table and writes ``benchmarks/results/figures.json``. Repeats of coverage lie in ``bench-figures/`` of the
+cache folder, under a name made from the code that they depend on.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Found = tuple[dict[str, dict[str, Any]], dict[str, Any]]
 def repeats_folder() -> Path:
     """Where repeats are kept; another one when the code changes that they come from."""
     code = hashlib.sha256()
-    for name in ("imputation", "likelihood", "mixture", "gate"):
+    for name in ("imputation", "likelihood"):
         code.update((ROOT / "src" / "mop" / f"{name}.py").read_bytes())
     code.update(Path(planted_likelihood.__file__).read_bytes())
     return pull.cache_folder() / "bench-figures" / code.hexdigest()[:16]
