@@ -15,7 +15,7 @@ from planted import plant
 
 FAST = FitConfig(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12, dim=4,
-    learning_rate=0.08, max_steps=100, n_folds=2, decays=(0.5,), tau_spread=1.0, start_tau=1.0,
+    learning_rate=0.08, max_steps=100, n_folds=2, start_tau=1.0,
 )  # fmt: skip
 
 
@@ -44,9 +44,7 @@ def test_planted_gates_are_recovered(planted, fitted):
 def test_planted_temperatures_are_recovered():
     # One exemplar and words of its own for each persona: otherwise temperatures are hardly identified.
     planted = plant(n=700, n_train=600, n_personas=2, n_exemplars=1, strength=1.0, blocks=True)
-    settings = replace(
-        FAST, n_rounds=1, components_per_record=2, valid_components=2, decays=(10.0,)
-    )
+    settings = replace(FAST, n_rounds=1, components_per_record=2, valid_components=2)
     fitted = fit_rounds(planted.problem, planted.score, settings, seed=0)
     assert fitted.gate.temperatures().tolist() == pytest.approx([0.6, 1.6], rel=0.15)
 
