@@ -203,7 +203,7 @@ def test_without_any_effect_nothing_is_claimed():
         honest.append(choice.values.mean() - uniform)
         best.append(max(map(trial[0].mean, trial[0].values)) - uniform)
     error = np.std(honest) / 30**0.5
-    assert np.mean(honest) < 2 * error
+    assert np.mean(honest) <= 2 * error + 1e-9
     assert np.mean(best) > 0.005  # choosing the best of many promises something
 
 

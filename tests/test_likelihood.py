@@ -24,7 +24,6 @@ from mop.likelihood import (
     refit_temperatures,
     score_for_likelihood,
     summarise,
-    temperature_gain,
 )
 from mop.store import Store
 
@@ -242,8 +241,7 @@ def test_refitted_temperatures_undo_a_common_error(small_run):
         for f in np.linspace(0.5, 1.2, 71)
     )
     assert values[2] >= best - 1e-3
-    assert again.gate.w_e is not wrong.gate.w_e
-    assert again.gate.w_e.tolist() == wrong.gate.w_e.tolist()
+    assert again.gate.exemplar.tolist() == wrong.gate.exemplar.tolist()
     assert again.info["uniform_tau"] > 0
 
 
@@ -320,14 +318,6 @@ def test_temperatures_need_curves(small_run):
         ConfigError, match="cannot be refitted with a model that scores at temperature 1 alone"
     ):
         refit_temperatures(small_run.fitted, flat)
-
-
-def test_the_gain_over_a_single_temperature_is_that_of_the_same_gates(small_run):
-    exact = table(small_run, 10_000)
-    found = temperature_gain(exact, small_run.fitted, seed=0)
-    single = with_temperatures(small_run.fitted, found["single_tau"])
-    gain = estimate(exact, small_run.fitted).log_mix - estimate(exact, single).log_mix
-    assert found["gain"] == pytest.approx(gain.mean())
 
 
 def test_unconditional_weights_ignore_the_context(small_run):

@@ -36,6 +36,8 @@ PRIORS_LOCAL = (100.0, 30.0, 10.0, 3.0, 1.0)
 """Records' worth of belief in these, for weights near a context."""
 BANDWIDTHS = (1.0, 0.3, 0.1)
 """Of the kernel over contexts, in mean distances (1 - cosine) between two of them."""
+SMALLEST = 0.01
+"""Nats per record that are not worth a departure from equal weights, or from weights that ignore the context."""
 N_STEPS, ACCURACY = 200, 1e-4
 """Steps of EM at the most; it ends when one gains less than so many nats per record."""
 
@@ -325,13 +327,14 @@ class Choice:
     fitted_values: Floats
     """(n,) log-likelihood of each record under `gate`, which was fitted to it."""
     freest: Floats
-    """(n,) values of weights that ignore the context, with the weakest belief in equal ones."""
+    """(n,) values of weights that ignore the context, with the weakest belief in equal ones: the mean of what they are
+    on records that a fit has seen and on others. One is too high and one too low by about as much."""
 
     def gain(self, problem: Problem) -> dict[str, Any]:
         """What the weights gain over equal ones: ``kind`` of the shape, ``mean`` and ``standard_error`` of the gain.
 
-        Nats per record, cross-validated; ``freest`` and ``freest_error`` likewise of the freest weights that ignore
-        the context, which tell what might be hidden from so many records.
+        Nats per record, cross-validated. ``freest`` and ``freest_error`` are about what the best weights that ignore the
+        context may gain (`freest`): what so many records leave open.
         """
         mean, error = mean_and_error(self.values - self.others["uniform"], problem.weight)
         free, free_error = mean_and_error(self.freest - self.others["uniform"], problem.weight)
@@ -351,7 +354,7 @@ def choose(
 
     Every record is judged by fits that have not seen it. The grid is gone through one setting after another: the belief
     in equal weights, what likeness counts for, then belief and bandwidth of weights near a context. Weights that
-    ignore the context, and equal ones, are preferred unless they lose by more than a standard error.
+    ignore the context, and equal ones, are preferred unless they lose by more than a standard error and `SMALLEST`.
     """
     trial = _Trial(problem, cells, n_folds, seed, progress)
     trial.validate(Shape("uniform"))
@@ -418,8 +421,7 @@ class _Trial:
             rivals = [shape for shape in tried if shape.kind == simple]
             if rivals and simple != winner.kind:
                 rival = max(rivals, key=lambda shape: float(weight @ tried[shape]))
-                loss, error = mean_and_error(tried[winner] - tried[rival], weight)
-                if loss <= error:
+                if not _is_clear(tried[winner] - tried[rival], weight):
                     return rival
         return winner
 
@@ -436,12 +438,22 @@ class _Trial:
             rest = np.setdiff1d(everyone, fold)
             honest[fold] = self.values[self.best(rest)][fold]
             others["unconditional"][fold] = self.values[self.best(rest, "unconditional")][fold]
+        if not _is_clear(honest - others["uniform"], self.problem.weight):
+            shape, honest = Shape("uniform"), others["uniform"]
         gate = fit_shape(self.whole, shape, self.tau)
+        freest = Shape("unconditional", PRIORS_FIXED[-1])
+        fitted = self.whole.of_gate(fit_shape(self.whole, freest, self.tau))
         return Choice(
             shape, gate, honest, tuple(self.gates[shape]), others,
             fit_shape(self.whole, free, self.tau), self.whole.of_gate(gate),
-            self.values[Shape("unconditional", PRIORS_FIXED[-1])],
+            (fitted + self.values[freest]) / 2,
         )  # fmt: skip
+
+
+def _is_clear(gain: Floats, weight: Floats) -> bool:
+    """Whether a gain (n,) exceeds a standard error, and what is worth having."""
+    mean, error = mean_and_error(gain, weight)
+    return mean > max(error, SMALLEST)
 
 
 def mean_of(values: Floats, problem: Problem) -> float:

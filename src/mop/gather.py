@@ -83,7 +83,7 @@ def report_data(
             {"name": name, "what": REFERENCES[name], **row}
             for name, row in metrics["held_out"]["references"].items()
         ],
-        fit_notes=fit_notes(fitted.info, metrics["held_out"]),
+        fit_notes=fit_notes(fitted.info),
         map_points=_points(found["map"], golden, responses),
         personas=[
             PersonaRow(
@@ -218,7 +218,7 @@ def _weights_note(info: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]:
+def fit_notes(info: Mapping[str, Any]) -> list[str]:
     """What the fit found out about itself, a sentence each."""
     notes = [fit_sentence(info)] if info.get("gain") else []
     if info.get("stopped"):
@@ -241,13 +241,6 @@ def fit_notes(info: Mapping[str, Any], held_out: Mapping[str, Any]) -> list[str]
             + f" can gain more than {certificate['bound']:.3f} nats per record over this fit"
             + ("; what was not scored counts as impossible, so the bound is loose." if some else ".")
         )  # fmt: skip
-    gain = held_out.get("temperatures")
-    if gain:
-        low, high = gain["gain_interval"]
-        notes.append(
-            f"On held-out texts, against the single temperature {gain['single_tau']:.2f}: "
-            f"{gain['gain']:+.3f} nats per record ({low:+.3f} to {high:+.3f})."
-        )
     return notes
 
 

@@ -194,8 +194,8 @@ def fit_sentence(info: Mapping[str, Any]) -> str:
     """The first thing to say about a fit, from its ``info``.
 
     Weights are used where they gain more than a standard error on records that they have not seen; then they correct
-    the pool. Else equal weights are right if the two-sample test finds no difference and fixed weights surely gain
-    less than `SMALL`; else nobody knows.
+    the pool. Else equal weights are right if the two-sample test finds no difference and the best fixed weights gain
+    less than `SMALL` for all that is known (two standard errors); else nobody knows.
     """
     gain = info["gain"]
     pool = info.get("pool")

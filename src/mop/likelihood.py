@@ -499,22 +499,6 @@ def references(
     }  # fmt: skip
 
 
-def temperature_gain(table: Table, fitted: FittedMixture, *, seed: int) -> dict[str, Any] | None:
-    """What a temperature per persona gains over the best single one under the same gates.
-
-    Returns
-    -------
-    dict or None
-        What `gain_over` gives, and ``single_tau``, the single temperature that suited the records of
-        the fit; None if the fit found nothing to compare.
-    """
-    single = (fitted.info.get("temperatures") or {}).get("single_tau")
-    if single is None:
-        return None
-    plain = with_temperatures(fitted, single)
-    return {"single_tau": single, **gain_interval(table, fitted, plain, seed=seed)}
-
-
 def _plain_components(
     fitted: FittedMixture, n_components: int, seed: int
 ) -> list[tuple[str, list[Component], float | None]]:

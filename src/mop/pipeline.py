@@ -56,7 +56,6 @@ from mop.likelihood import (
     references,
     score_for_likelihood,
     summarise,
-    temperature_gain,
 )
 from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
 from mop.personas import (
@@ -849,7 +848,6 @@ def held_out_likelihood(work: Work) -> dict[str, Any]:
         seed=seed,
         progress=work.progress,
     )
-    held_out["temperatures"] = temperature_gain(table, fitted, seed=seed)
     return held_out
 
 
