@@ -28,7 +28,7 @@ from mop.types import Progress
 if TYPE_CHECKING:
     from mop.gate import Gate
 
-PRIORS_FIXED = (300.0, 100.0, 30.0, 10.0, 3.0)
+PRIORS_FIXED = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 """Records' worth of belief in equal weights, for weights that ignore the context."""
 SLOPES = (0.0, 3.0, 10.0, 30.0)
 """Nats for a cosine of one between the contexts of a record and of an exemplar."""
