@@ -48,6 +48,7 @@ LAYERS = [
     },
     {
         "data",
+        "completion",
         "design",
         "gate",
         "index",

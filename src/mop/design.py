@@ -149,10 +149,21 @@ def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:
             continue
         some = vectors[rows].astype(np.float64)
         centred = some - some.mean(axis=0)
-        axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+        axis = _principal_axis(centred)
         axis = axis * np.sign(axis[np.argmax(np.abs(axis))])
         order = rows[np.argsort((centred @ axis).round(9), kind="stable")]
         left = n // 2
         cut = len(rows) * left // n
         work += [(order[:cut], first, left), (order[cut:], first + left, n - left)]
     return groups
+
+
+def _principal_axis(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Direction (D,) in which rows (n, D) differ most, of any length."""
+    from scipy.linalg import eigh
+
+    is_wide = len(centred) < centred.shape[1]
+    gram = centred @ centred.T if is_wide else centred.T @ centred
+    last = len(gram) - 1
+    axis = eigh(gram, subset_by_index=[last, last])[1][:, 0]
+    return np.asarray(centred.T @ axis if is_wide else axis)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mop.cells import Cells, Ints, Problem
+from mop.completion import Completion
 from mop.curve import weights as curve_weights
 from mop.errors import DataError
 from mop.kernel import Counts, KernelGate, cosines, mean_distance, nearness
@@ -367,10 +368,27 @@ def choose(
         for shape in likeness:
             trial.validate(shape)
         start = max([best, *likeness], key=trial.mean)
-        for local in PRIORS_LOCAL:
-            for bandwidth in BANDWIDTHS:
-                trial.validate(replace(start, kind="context", local=local, bandwidth=bandwidth))
+        for bandwidth in BANDWIDTHS:
+            for local in PRIORS_LOCAL:
+                shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
+                trial.validate(shape)
+                if trial.is_clearly_worse(shape, start):
+                    break  # and weaker beliefs more so
     return trial.choice()
+
+
+class FilledIn:
+    """Scores of some records as fits and judges see them: filled in where `mop.completion` can, else as they are."""
+
+    def __init__(self, problem: Problem, cells: Cells, tau: float, *, seed: int) -> None:
+        self.problem, self.cells, self.tau = problem, cells, tau
+        completion = Completion(problem, cells, tau=tau, seed=seed)
+        self._completion = completion if completion.applies else None
+
+    def scores(self, rows: Ints, tau: float | None = None) -> Scores:
+        """Some records; each part is filled in by itself."""
+        cells = self.cells if self._completion is None else self._completion.filled(rows)
+        return Scores(self.problem, cells, rows, tau or self.tau)
 
 
 class _Trial:
@@ -383,12 +401,12 @@ class _Trial:
         self.tau = best_single_tau(cells, problem.weight, problem.betas)[0]
         everyone = np.arange(len(problem.hx))
         self.folds = folds(len(problem.hx), n_folds, seed)
-        self.whole = Scores(problem, cells, everyone, self.tau)
+        self.filled_in = FilledIn(problem, cells, self.tau, seed=seed)
+        self.whole = self.filled_in.scores(everyone)
         self.parts = [
-            (Scores(problem, cells, np.setdiff1d(everyone, fold), self.tau),
-             Scores(problem, cells, fold, self.tau))
+            (self.filled_in.scores(np.setdiff1d(everyone, fold)), self.filled_in.scores(fold))
             for fold in self.folds
-        ]  # fmt: skip
+        ]
         self.n_trials = len(PRIORS_FIXED) + len(SLOPES) + len(PRIORS_LOCAL) * len(BANDWIDTHS)
         self.values: dict[Shape, Floats] = {}
         self.gates: dict[Shape, list[KernelGate]] = {}
@@ -411,6 +429,11 @@ class _Trial:
     def mean(self, shape: Shape) -> float:
         """Cross-validated log-likelihood per record, nats."""
         return mean_of(self.values[shape], self.problem)
+
+    def is_clearly_worse(self, shape: Shape, rival: Shape) -> bool:
+        """Whether a shape loses by more than two standard errors."""
+        loss, error = mean_and_error(self.values[rival] - self.values[shape], self.problem.weight)
+        return loss > 2 * error
 
     def best(self, rows: Ints, kind: str = "") -> Shape:
         """The shape that some records prefer, simpler kinds unless they lose by more than a standard error."""

@@ -22,7 +22,7 @@ from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.coverage import coverage
 from mop.design import Design
-from mop.em import Choice, FitResult, Scores, best_single_tau, choose, folds, mean_of
+from mop.em import Choice, FilledIn, FitResult, best_single_tau, choose, folds, mean_of
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError, DataError
 from mop.fitted import FittedMixture, context_text, exemplar_vectors
@@ -192,8 +192,8 @@ def fit_rounds(
 ) -> FitResult:
     """Fit in rounds: deal components, score them, fit weights to all scores so far.
 
-    Every record is scored under a random part of the K × N components (see `mop.design`), and weights are fitted to
-    them (see `mop.em`). If ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
+    Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says enough, the
+    rest is filled in (see `mop.completion`); weights are fitted to the tables (see `mop.em`). If ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by
     fits that have not seen it. The better state is kept. Rounds end when the gain is below
@@ -245,8 +245,8 @@ def fit_rounds(
             share = _affordable_share(design, settings)
         design.extend(score, share=share)
         cells = design.table()
-        room = headroom(problem, cells, settings.n_folds, seed=seed)
         if not history:
+            room = headroom(problem, cells, settings.n_folds, seed=seed)
             for line in headroom_lines(room):
                 logger.info("%s", line)
         choice = choose(problem, cells, settings.n_folds, seed=seed, progress=progress)
@@ -272,7 +272,9 @@ def fit_rounds(
         n_tokens=design.n_tokens,
         stopped=stopped,
         gain=kept.gain(problem),
-        headroom=room,
+        headroom=room
+        if len(history) == 1
+        else headroom(problem, cells, settings.n_folds, seed=seed),
         certificate=certificate(kept.gate, problem, cells),
         unconditional=kept.unconditional,
         best_component=best_component(problem, cells),
@@ -283,10 +285,10 @@ def fit_rounds(
 
 def _judged_on(choice: Choice, problem: Problem, cells: Cells, n_folds: int, seed: int) -> Floats:
     """Values of all records (n,) on other cells, each under the fit that has not seen it."""
-    values = np.zeros(len(problem.hx))
+    tau = best_single_tau(cells, problem.weight, problem.betas)[0]
+    values, filled_in = np.zeros(len(problem.hx)), FilledIn(problem, cells, tau, seed=seed)
     for gate, fold in zip(choice.fold_gates, folds(len(values), n_folds, seed), strict=True):
-        tau = float(gate.temperatures()[0])
-        values[fold] = Scores(problem, cells, fold, tau).of_gate(gate)
+        values[fold] = filled_in.scores(fold, float(gate.temperatures()[0])).of_gate(gate)
     return values
 
 

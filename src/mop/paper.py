@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.em import FitResult, best_single_tau
 from mop.cells import Ints, Problem, ScoreCells, pack_cells
 from mop.config import FitConfig
 from mop.curve import weights as curve_weights
+from mop.em import FitResult, best_single_tau
 from mop.errors import ConfigError
 from mop.mixture import log_sum_exp, spread_draw
 from mop.randomness import derive_seed, generator
