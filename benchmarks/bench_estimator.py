@@ -3,8 +3,8 @@
     python benchmarks/bench_estimator.py --data agnews rotten sst2
 
 The earlier source is taken from this repository's history (`BEFORE`) and run beside today's, in processes of one
-thread each, one after the other, so that seconds compare. Tables are those of `fit_tables`, read as far as their personas
-are complete; nothing is scored. Before, gates were chosen among candidates fitted by gradients, to tables that were filled in.
+thread each, one after the other, so that seconds compare. Tables are those of `fit_tables`, read as far as their
+personas are complete; nothing is scored. Before, gates were chosen among candidates fitted by gradients.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/planted_k.py
 
-Every record has one persona, and the log-likelihood of a persona is standard normal, 2 nats higher for its own. Weights are
-fitted as the product fits them (`mop.em.choose`), and judged on 4,000 other records.
+Every record has one persona, and the log-likelihood of a persona is standard normal, 2 nats higher for its own. Weights
+are fitted as the product fits them (`mop.em.choose`), and judged on 4,000 other records.
 """
 
 from __future__ import annotations

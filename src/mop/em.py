@@ -167,8 +167,11 @@ class Scores:
         mix, norm = (self.ratio * weight).sum(axis=1), (self.exposure * weight).sum(axis=1)
         expected = self.ratio * weight / mix[:, None]
         exposed = self.exposure * weight / of_factor / norm[:, None]
-        sums = [np.bincount(slot, each.reshape(-1), len(where.row)) for each in (expected, exposed)]
-        return replace(where, expected=sums[0], exposed=sums[1])
+        sums = [
+            np.asarray(np.bincount(slot, each.reshape(-1), len(where.row)), dtype=np.float64)
+            for each in (expected, exposed)
+        ]
+        return Counts(where.row, where.column, *sums)
 
     def tilt(self, slope: float) -> Floats:
         """exp(s (cos(x_i, x_j) - 1)) of the cells, (n, M)."""
@@ -334,8 +337,8 @@ class Choice:
     def gain(self, problem: Problem) -> dict[str, Any]:
         """What the weights gain over equal ones: ``kind`` of the shape, ``mean`` and ``standard_error`` of the gain.
 
-        Nats per record, cross-validated. ``freest`` and ``freest_error`` are about what the best weights that ignore the
-        context may gain (`freest`): what so many records leave open.
+        Nats per record, cross-validated. ``freest`` and ``freest_error`` are about what the best weights that
+        ignore the context may gain (`freest`): what so many records leave open.
         """
         mean, error = mean_and_error(self.values - self.others["uniform"], problem.weight)
         free, free_error = mean_and_error(self.freest - self.others["uniform"], problem.weight)

@@ -192,8 +192,9 @@ def fit_rounds(
 ) -> FitResult:
     """Fit in rounds: deal components, score them, fit weights to all scores so far.
 
-    Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says enough, the
-    rest is filled in (see `mop.completion`); weights are fitted to the tables (see `mop.em`). If ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
+    Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says
+    enough, the rest is filled in (see `mop.completion`); weights are fitted to the tables (see `mop.em`). If
+    ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by
     fits that have not seen it. The better state is kept. Rounds end when the gain is below

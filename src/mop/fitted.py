@@ -86,7 +86,7 @@ class FittedMixture:
     """One line on what is being written; part of every prompt."""
     info: dict[str, Any]
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
-    unconditional: KernelGate | None = None
+    unconditional: KernelGate | Gate | None = None
     """The best weights that ignore the context, fitted to the same scores: a reference."""
 
     def check_encoder(self, identity: str) -> None:
@@ -541,7 +541,7 @@ def load_mixture(folder: Path) -> FittedMixture:
         )
     free = None
     if all(_REFERENCE + name in state for name in _OF_REFERENCE):
-        of = {name: state[_REFERENCE + name] for name in _OF_REFERENCE}
+        of: dict[str, Any] = {name: state[_REFERENCE + name] for name in _OF_REFERENCE}
         free = replace(KernelGate.fixed(gate.hg, gate.all_he, 1.0), **of)
     return FittedMixture(personas, exemplars, gate, document["task"], document["info"], free)
 
@@ -563,12 +563,11 @@ def _kernel_gate(state: dict[str, NDArray[Any]]) -> KernelGate | None:
     """The gate of a file; None if it is the paper's."""
     if "w_x" in state:
         return None
-    counts = {
-        factor: Counts(*(state[f"{factor}.{name}"] for name in _COUNTS))
-        for factor in ("of_persona", "of_exemplar")
-    }
-    scalars = {name: float(state[name][0]) for name in _SCALARS}
-    return KernelGate(**{name: state[name] for name in _OF_KERNEL}, **scalars, **counts)
+    fields: dict[str, Any] = {name: state[name] for name in _OF_KERNEL}
+    fields |= {name: float(state[name][0]) for name in _SCALARS}
+    for factor in ("of_persona", "of_exemplar"):
+        fields[factor] = Counts(*(state[f"{factor}.{name}"] for name in _COUNTS))
+    return KernelGate(**fields)
 
 
 def _paper_gate(state: dict[str, NDArray[Any]]) -> Gate:

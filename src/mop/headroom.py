@@ -48,8 +48,8 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
     folds and the gain on the others, which may be negative. The right side stays as it is, too high if anything.
 
     Contexts are a group each where `PER_GROUP` records share one on average; else they are divided into groups of about
-    `PER_GROUP` like ones, and weights that change within a group may gain more. Of one factor, personas or exemplars, the
-    other counts evenly; where not all components are scored, r̄ is estimated from those that are, and
+    `PER_GROUP` like ones, and weights that change within a group may gain more. Of one factor, personas or exemplars,
+    the other counts evenly; where not all components are scored, r̄ is estimated from those that are, and
     there are no bounds for components.
 
     Returns
@@ -216,11 +216,12 @@ def fit_sentence(info: Mapping[str, Any]) -> str:
 def certificate(gate: KernelGate, problem: Problem, cells: Cells) -> dict[str, Any] | None:
     """Bound on what weights that ignore the context could still gain over a fit.
 
-    About the components c that were scored for every validation record, no others. With w(x) the true weights of the
-    fit, p_low(i) = Σ over the scored components of record i of w_c(x_i) p_c(i) is at most p(i). So by Jensen's inequality
-    no fixed weighting v of these components gains more than
+    About the components c that were scored for every validation record, no others. With w(x) the true weights of
+    the fit, p_low(i) = Σ over the scored components of record i of w_c(x_i) p_c(i) is at most p(i). So by Jensen's
+    inequality any fixed weighting v of these components gains
 
-        mean log Σ_c v_c p_c(i) - mean log p(i)  ≤  mean log Σ_c v_c p_c(i) - mean log p_low(i)  ≤  log max_c mean_i p_c(i) / p_low(i).
+        mean log Σ_c v_c p_c(i) - mean log p(i)  ≤  mean log Σ_c v_c p_c(i) - mean log p_low(i)
+                                                 ≤  log max_c mean_i p_c(i) / p_low(i)
 
     Where everything was scored p_low is p, and the bound is about all components. Else it is loose: what is not scored
     counts as impossible.
