@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench_estimator
 import numpy as np
-import planted_k
 
+import bench_estimator
+import planted_k
 import planted_likelihood
 import planted_metrics
 from mop import pull

@@ -27,10 +27,10 @@ import fit_tables
 from fit_tables import LM, ROOT, Truth
 from mop.backends import open_model
 from mop.backends.base import as_generator, as_scorer
-from mop.candidates import FitResult
 from mop.cells import Problem
 from mop.config import FitConfig, resolve_config
 from mop.curve import weights as curve_weights
+from mop.em import FitResult
 from mop.embed import embed, open_encoder
 from mop.evaluate import evaluate
 from mop.fit import FEW, fit_rounds

@@ -43,13 +43,15 @@ class Planted:
 
     def log_lik(self, gate, rows):
         """True log p(y|x) under a gate, by full enumeration, (len(rows),)."""
-        hx = torch.as_tensor(self.problem.hx[rows])
         n_k, n_j = len(self.problem.hg), len(self.problem.he)
-        flat = torch.arange(n_k * n_j).expand(len(rows), -1)
-        own = torch.as_tensor(self.problem.own[rows])
-        with torch.inference_mode():
-            log_w = gate.log_weight(hx, flat // n_j, flat % n_j, own).numpy()
-            tau = gate.temperatures().numpy()
+        flat = np.tile(np.arange(n_k * n_j), (len(rows), 1))
+        arrays = self.problem.hx[rows], flat // n_j, flat % n_j, self.problem.own[rows]
+        if isinstance(gate, Gate):
+            with torch.inference_mode():
+                log_w = gate.log_weight(*map(torch.as_tensor, arrays)).numpy()
+                tau = gate.temperatures().numpy()
+        else:
+            log_w, tau = gate.log_weight(*arrays), gate.temperatures()
         z = self.logits / np.repeat(tau, n_j)[:, None]
         log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
         terms = log_w + log_p[:, self.outcomes[rows]].T

@@ -125,7 +125,7 @@ def test_every_record_is_tested_once_in_turn(truth):
 
 def test_a_held_out_value_is_the_full_sum_over_all_components(truth):
     case = Case.of(truth)
-    settings = FitConfig(n_rounds=1, components_per_record=2, valid_components=2, decays=(1.0,))
+    settings = FitConfig(n_rounds=1, components_per_record=2, valid_components=2)
     result = fit_rounds(case.problem, CountedScores(truth), settings, seed=0)
     uniform = uniform_mixture(case.mixture(result.gate, 1.0))
     at_one = truth.betas.index(1.0)

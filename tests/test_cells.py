@@ -22,14 +22,13 @@ def test_no_scored_component_is_an_error():
     with pytest.raises(
         DataError, match="no component was scored for any record; raise fit.components_per_record"
     ):
-        pack_cells([[], []], lambda i, c: np.zeros(1), np.zeros((2, 4)), n_exemplars=2, n_nodes=1)
+        pack_cells([[], []], lambda i, c: np.zeros(1), n_exemplars=2, n_nodes=1)
 
 
 def test_cells_count_what_is_present():
     cells = pack_cells(
         [[0], [1, 2]],
         lambda i, c: np.zeros(1, np.float32),
-        np.zeros((2, 4)),
         n_exemplars=2,
         n_nodes=1,
     )

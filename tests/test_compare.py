@@ -34,7 +34,7 @@ from test_remote import N_PROBES
 from test_remote_run import WRITER, served
 
 SMALL = (
-    "fit.max_steps=3", "fit.n_rounds=1", "fit.n_folds=2", "fit.decays=[1.0]", "evaluate.n_seeds=1",
+    "fit.max_steps=3", "fit.n_rounds=1", "fit.n_folds=2", "evaluate.n_seeds=1",
     "evaluate.n_bootstrap=10", "compare.n_responses=16", "compare.n_ablation=8", "compare.n_seeds_best=2",
     'compare.methods=["zero-shot", "zerogen", "few-shot"]',
     'compare.ablations=["no-exemplars", "tokens-2", "n-12"]', "simulate.n_responses=16",
@@ -148,11 +148,11 @@ def test_equal_answers_of_different_people_stay_in_a_variant(tmp_path):
         preset="quick",
         assignments=[
             f'data.source="{tmp_path / "r.jsonl"}"', "data.group=who", "data.task=an answer", *SMALL,
-            'compare.methods=["zero-shot"]', "compare.n_seeds_best=1", 'compare.ablations=["single-tau"]',
+            'compare.methods=["zero-shot"]', "compare.n_seeds_best=1", 'compare.ablations=["paper-fit"]',
         ],
     )  # fmt: skip
     found = compare(config, tmp_path / "run")
-    assert list(found["ablations"]["methods"]) == ["mop", "mop.single-tau"]
+    assert list(found["ablations"]["methods"]) == ["mop", "mop.paper-fit"]
 
 
 def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, source, tmp_path):
@@ -162,12 +162,12 @@ def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, s
     edited = personas.read_text().replace('"description": "', '"description": "You are Dutch. ', 1)
     assert edited != personas.read_text()
     personas.write_text(edited)
-    compare(settings(source, 'compare.ablations=["single-tau", "n-12"]'), path)
+    compare(settings(source, 'compare.ablations=["paper-fit", "n-12"]'), path)
     of = {name: next(read_jsonl(path / "compare/variants" / name / "personas.jsonl"))
-          for name in ("single-tau", "n-12")}  # fmt: skip
-    assert of["single-tau"]["description"].startswith("You are Dutch. ")
+          for name in ("paper-fit", "n-12")}  # fmt: skip
+    assert of["paper-fit"]["description"].startswith("You are Dutch. ")
     assert not of["n-12"]["description"].startswith("You are Dutch. ")
-    variant = path / "compare/variants/single-tau"  # has its run's store
+    variant = path / "compare/variants/paper-fit"  # has its run's store
     assert not (variant / "store.sqlite").exists()
     assert verify(variant)["counts"] == verify(path)["counts"]
 
@@ -465,18 +465,16 @@ def test_an_excess_over_the_floor_has_the_error_of_the_floor_however_many_seeds(
     ("ablation", "section", "key", "value"),
     [("k-7", "personas", "n_personas", 7), ("n-9", "data", "exemplars", 9),
      ("raw-records", "personas", "writer", "record"), ("random-personas", "personas", "writer", "random"),
-     ("single-tau", "fit", "tau_spread", 1e-6), ("paper-fit", "fit", "method", "paper")],
+     ("paper-fit", "fit", "method", "paper")],
 )  # fmt: skip
 def test_an_ablation_changes_its_setting(source, ablation, section, key, value):
-    changed, is_shared = variant_settings(settings(source), ablation)
+    changed = variant_settings(settings(source), ablation)
     assert getattr(getattr(changed, section), key) == value
-    assert is_shared == (ablation == "single-tau")
 
 
 @pytest.mark.parametrize(
     ("ablation", "more", "message"),
-    [("k-7", ['personas.writer="file"', 'personas.path="mine.jsonl"'], "the personas are those of personas.path"),
-     ("single-tau", ['fit.method="paper"'], "has a temperature for each persona")],
+    [("k-7", ['personas.writer="file"', 'personas.path="mine.jsonl"'], "the personas are those of personas.path")],
 )  # fmt: skip
 def test_an_ablation_that_would_change_nothing_by_mistake_is_refused(
     source, ablation, more, message
@@ -489,7 +487,7 @@ def test_an_ablation_that_would_change_nothing_by_mistake_is_refused(
     "ablation", ["no-exemplars", "no-gates", "fitted-tau", "any-label", "tokens-4", "prompt-8"]
 )
 def test_other_ablations_need_no_fit(source, ablation):
-    assert variant_settings(settings(source), ablation) == (None, False)
+    assert variant_settings(settings(source), ablation) is None
 
 
 @pytest.mark.parametrize("ablation", ["no-exemplar", "k-0", "k", "tokens-x"])

@@ -1,15 +1,12 @@
 """Tables filled in from what was scored of them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from mop.candidates import Candidate, FilledIn, Part, fit_candidate, values_of
 from mop.cells import Cells, Problem
 from mop.completion import MOST_CELLS, Completion, _Model
-from mop.config import FitConfig
-from mop.fit import fit_rounds
+from mop.em import FilledIn, Scores, fit_fixed, gate_of
+from mop.kernel import KernelGate
 
 K, J, N = 6, 4, 120
 EVERY = np.arange(N)
@@ -48,7 +45,7 @@ def scored(table, per_record, seed=0, own=None):
         rows.append(np.sort(rng.permutation(allowed)[:per_record]))
     flat = np.array(rows)
     curves = np.take_along_axis(table, flat[:, :, None], axis=1)
-    return Cells(flat // J, flat % J, curves, np.zeros(flat.shape), np.ones(flat.shape, dtype=bool))
+    return Cells(flat // J, flat % J, curves, np.ones(flat.shape, dtype=bool))
 
 
 def complete(problem, cells, rows, *, seed):
@@ -71,7 +68,6 @@ def test_what_is_missing_follows_from_what_is_there():
         np.median(np.abs(error)) < 0.3
     )  # of a draw; the table itself has a standard deviation of 2.2
     assert filled.present.all()
-    assert not filled.log_q.any()
     component = filled.persona * J + filled.exemplar
     assert (component == np.arange(K * J)).all()
 
@@ -186,21 +182,18 @@ def test_the_scale_of_a_record_does_not_touch_what_others_are_filled_in_with():
 
 def test_a_fit_to_filled_in_tables_is_nearly_that_to_whole_ones():
     """Held-out value of context-free weights: with a third of the cells, most of what all cells give."""
-    settings = FitConfig(dim=4)
     table, fresh = whole_table(seed=1, n=160), whole_table(seed=2, n=440)
     problem, cells, every = problem_of(160), scored(table, 8), np.arange(160)
-    test = problem_of(440), scored(fresh, K * J), np.arange(440)
+    test = Scores(problem_of(440), scored(fresh, K * J), np.arange(440), 1.0)
 
-    def value(settings, cells):
-        part = FilledIn(problem, cells, settings, seed=0).part(every)
-        free = Candidate("unconditional", width=3.0)
-        return values_of(fit_candidate(free, part, settings, seed=0), *test).mean()
+    def value(scores):
+        fixed = fit_fixed(scores, 10.0)
+        return test.of_gate(gate_of(problem, fixed, 1.0)).mean()
 
-    uniform = fit_candidate(Candidate("uniform"), Part(problem, cells, every), settings, seed=0)
-    least = values_of(uniform, *test).mean()
-    everything = value(settings, scored(table, K * J)) - least
-    filled = value(settings, cells) - least
-    as_scored = value(replace(settings, completion=False), cells) - least
+    least = test.of_gate(KernelGate.fixed(problem.hg, problem.he, 1.0)).mean()
+    everything = value(Scores(problem, scored(table, K * J), every, 1.0)) - least
+    filled = value(FilledIn(problem, cells, 1.0, seed=0).scores(every)) - least
+    as_scored = value(Scores(problem, cells, every, 1.0)) - least
     assert everything > 0.3
     assert filled > 0.9 * everything
     assert filled > as_scored + 0.05
@@ -214,23 +207,3 @@ def test_nothing_of_the_size_of_a_huge_table_is_made():
         weight=np.ones(100), n_train=50, betas=(1.0,),
     )  # fmt: skip
     assert not Completion(huge, scored(whole_table(n=100), 9), tau=1.0, seed=0).applies
-
-
-def test_later_rounds_are_even_where_tables_are_filled_in():
-    table = whole_table()
-
-    def score(record, persona, exemplar):
-        return table[record, persona * J + exemplar], len(record)
-
-    settings = FitConfig(
-        n_rounds=2, components_per_record=9, valid_components=9, records_per_component=20, min_gain=0.0,
-        max_steps=5, n_folds=2, decays=(1.0,), dim=4,
-    )  # fmt: skip
-    even, aimed = (
-        fit_rounds(problem_of(), score, replace(settings, completion=fills_in), seed=0).cells
-        for fills_in in (True, False)
-    )
-    assert (even.present.sum(axis=1) == 18).all()  # nothing is met twice
-    assert np.exp(even.log_q[even.present]) == pytest.approx(18 / 24)
-    assert aimed.n_cells < 18 * N
-    assert np.exp(aimed.log_q[aimed.present]).std() > 0.01

@@ -14,7 +14,7 @@ def cells(log_lik):
     n, m = log_lik.shape
     return Cells(
         np.tile(np.arange(m), (n, 1)), np.zeros((n, m), np.int64), log_lik[..., None].astype(np.float32),
-        np.zeros((n, m)), np.ones((n, m), bool),
+        np.ones((n, m), bool),
     )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def test_uncovered_records_are_listed_first_and_get_a_persona():
         records, Cells(
             np.zeros((24, 2), np.int64), np.zeros((24, 2), np.int64),
             np.repeat(log_lik[..., None], len(lm.betas), axis=2).astype(np.float32),
-            np.zeros((24, 2)), np.ones((24, 2), bool)),
+            np.ones((24, 2), bool)),
         np.ones(1), n_examined=24, scorer=lm, store=Store(":memory:"), task="a review",
     )  # fmt: skip
     assert (found["n_examined"], found["n_uncovered"]) == (24, 4)

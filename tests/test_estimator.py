@@ -291,9 +291,9 @@ def test_temperatures_can_be_refitted_for_another_model(model, tmp_path):
 def test_the_number_of_personas_can_be_left_to_the_data():
     model = MixtureOfPersonas("auto", lm="fake", encoder="fake", task="a review", settings=SETTINGS)
     model.fit(reviews(48))
-    growth = model.mixture_.info["growth"]
-    assert 1 <= len(model.mixture_.personas) <= growth["n_candidates"]
-    assert growth["path"][0]["step"] == "grow"
+    # One for every five different texts among the exemplars, all of which are kept.
+    n_texts = len({e.response for e in model.mixture_.exemplars})
+    assert len(model.mixture_.personas) == n_texts // 5
 
 
 def test_contexts_can_be_rows_and_tables(model):

@@ -23,9 +23,11 @@ from mop.fitted import (
     save_mixture,
     unconditional_mixture,
     uniform_mixture,
+    with_persona_weights,
     with_temperatures,
 )
 from mop.gate import Gate
+from mop.kernel import Counts, KernelGate
 from mop.types import Persona, Record
 
 
@@ -397,9 +399,10 @@ def _edit(folder, change):
 
 def test_another_version_is_refused(fitted, tmp_path):
     save_mixture(fitted, tmp_path)
-    _edit(tmp_path, lambda d: d.update(format_version=2))
+    _edit(tmp_path, lambda d: d.update(format_version=3))
     with pytest.raises(
-        ArtifactError, match="has format version 2, this program reads version 1; use the version"
+        ArtifactError,
+        match="has format version 3, this program reads versions 1 and 2; use the version",
     ):
         load_mixture(tmp_path)
 
@@ -422,22 +425,66 @@ def test_weights_that_are_not_finite_are_refused(fitted, tmp_path):
         load_mixture(tmp_path)
 
 
-def test_the_reference_weights_are_saved_with_the_mixture(fitted, tmp_path):
-    free = with_temperatures(uniform_mixture(fitted), np.array([0.5, 1.0, 2.0])).gate
-    with torch.no_grad():
-        free.a.copy_(torch.tensor([0.5, 0.0, -0.5]))
-    save_mixture(replace(fitted, unconditional=fitted.gate), tmp_path / "same")
-    same = load_mixture(tmp_path / "same")
-    assert same.unconditional is not None
-    assert same.unconditional.a.tolist() == fitted.gate.a.tolist()
-    whole = replace(fitted, unconditional=free)
-    save_mixture(whole, tmp_path / "m")
-    again = unconditional_mixture(load_mixture(tmp_path / "m"))
-    hx = np.ones((1, 5), np.float32)
-    assert again.log_pi(hx).tolist() == unconditional_mixture(whole).log_pi(hx).tolist()
-    assert again.temperatures.tolist() == pytest.approx([0.5, 1.0, 2.0])
-    save_mixture(fitted, tmp_path / "old")
-    assert unconditional_mixture(load_mixture(tmp_path / "old")) is None
+@pytest.fixture
+def ours(fitted):
+    """The same personas and exemplars with weights by context as our fit finds them."""
+    rng = np.random.default_rng(0)
+    row, column = np.divmod(np.arange(7 * 3), 3)
+    of_persona = Counts(row, column, rng.random(21), rng.random(21))
+    row, column = np.nonzero(rng.random((7, 4)) < 0.5)
+    of_exemplar = Counts(row, column, rng.random(len(row)), rng.random(len(row)))
+    gate = KernelGate(
+        np.asarray(fitted.gate.hg, np.float32), np.asarray(fitted.gate.he, np.float32),
+        np.log([0.8, 1.0, 1.2]), rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(4)), 2.0,
+        rng.normal(size=(7, 5)).astype(np.float32), rng.random(7), of_persona, of_exemplar, 3.0, 0.2,
+    )  # fmt: skip
+    free = KernelGate.fixed(gate.hg, gate.all_he, 0.7, gate.persona[::-1], gate.exemplar[::-1])
+    return replace(fitted, gate=gate, unconditional=free)
+
+
+def test_weights_by_context_are_saved_and_loaded(ours, tmp_path):
+    save_mixture(ours, tmp_path)
+    again = load_mixture(tmp_path)
+    hx = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+    own, k = np.array([0, -1, 2, -1, 3, 1]), np.array([0, 1, 2, 0, 1, 2])
+    assert np.array_equal(again.log_pi(hx), ours.log_pi(hx))
+    assert np.array_equal(again.log_omega(hx, k, own), ours.log_omega(hx, k, own))
+    assert np.array_equal(again.temperatures, ours.temperatures)
+    free, known = unconditional_mixture(again), unconditional_mixture(ours)
+    assert np.array_equal(free.log_pi(hx), known.log_pi(hx))
+    assert np.array_equal(free.log_omega(hx, k, own), known.log_omega(hx, k, own))
+    assert free.temperatures == pytest.approx([0.7] * 3)
+    save_mixture(replace(ours, unconditional=None), tmp_path / "none")
+    assert unconditional_mixture(load_mixture(tmp_path / "none")) is None
+
+
+def test_weights_by_context_are_drawn_as_often_as_they_say(ours):
+    hx = np.tile(np.random.default_rng(1).normal(size=5).astype(np.float32), (4000, 1))
+    contexts = [Record(key=f"x{i}", context="c", response="r") for i in range(4000)]
+    drawn = Counter((a.persona, a.exemplars[0]) for (a,) in draw_agents(ours, hx, contexts, seed=0))
+    flat = np.arange(12)[None]
+    weight = np.exp(ours.log_weight(hx[:1], flat // 4, flat % 4, np.array([-1])))[0]
+    for c in range(12):
+        share, error = drawn[c // 4, c % 4] / 4000, np.sqrt(weight[c] * (1 - weight[c]) / 4000)
+        assert abs(share - weight[c]) < 4 * error
+
+
+def test_a_mixture_by_context_can_be_changed_like_any_other(ours):
+    hx = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+    assert with_temperatures(ours, np.array([0.5, 1.0, 2.0])).temperatures == pytest.approx(
+        [0.5, 1, 2]
+    )
+    share = np.exp(with_persona_weights(ours, np.array([0.0, 0.25, 0.75])).log_pi(hx))
+    assert share == pytest.approx(np.tile([0.0, 0.25, 0.75], (6, 1)), abs=1e-9)
+    assert ours.index is None
+    assert len(ours.neighbours(1, 2)) == 2
+
+
+def test_damaged_weights_by_context_are_refused(ours, tmp_path):
+    ours.gate.record_weight[2] = np.nan
+    save_mixture(ours, tmp_path)
+    with pytest.raises(ArtifactError, match="incomplete or not finite"):
+        load_mixture(tmp_path)
 
 
 def test_other_temperatures_leave_the_gates_alone(fitted):

@@ -313,8 +313,7 @@ def test_refitted_temperatures_undo_a_common_error(small_run):
         for f in np.linspace(0.5, 1.2, 71)
     )
     assert found[2] >= best - 1e-3
-    assert again.gate.w_e is not wrong.gate.w_e
-    assert again.gate.w_e.tolist() == wrong.gate.w_e.tolist()
+    assert again.gate.exemplar.tolist() == wrong.gate.exemplar.tolist()
     assert again.info["uniform_tau"] > 0
 
 

@@ -85,9 +85,7 @@ def test_a_factor_multiplies_the_temperatures_of_the_mixture(small_run, method):
     )
 
 
-@pytest.mark.parametrize(
-    "method", ["mop", "mop-uniform", "any-label", "no-gates", "single-tau", "paper-drawing"]
-)
+@pytest.mark.parametrize("method", ["mop", "mop-uniform", "any-label", "no-gates", "paper-drawing"])
 def test_a_run_shows_exemplars_of_the_label_asked_for(small_run, method):
     mixture = even(small_run)
     given = replace(ingredients(small_run, "simulate.same_label=true"), mixture=mixture)
@@ -114,7 +112,7 @@ def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_r
     mixture = even(small_run)
     tau = dict(zip((p.key for p in small_run.fitted.personas), small_run.fitted.temperatures, strict=True))  # fmt: skip
     for ablation, factor, most in (
-        ("single-tau", 0.5, 3), ("fitted-tau", 1.0, 3), ("paper-drawing", 1.0, 1), ("paper-fit", 1.0, 1),
+        ("fitted-tau", 1.0, 3), ("paper-drawing", 1.0, 1), ("paper-fit", 1.0, 1),
         ("no-exemplars", 0.5, 0),
         ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2), ("neighbours-1", 0.5, 1), ("neighbours-2", 0.5, 2),
     ):  # fmt: skip

@@ -9,14 +9,11 @@ from mop.errors import DataError
 from mop.mixture import (
     diagonal_order,
     draw,
-    estimate_log_mixture,
-    inclusion_chances,
     log_mixture,
     log_sum_exp,
     responsibilities,
     spread_draw,
     unconditional_weights,
-    varied_draw,
 )
 
 
@@ -67,47 +64,6 @@ def test_disagreeing_shapes_are_named():
         DataError, match=r"log_lik \(4, 3\) needs log_weight of its own shape or \(3,\), got \(4,\)"
     ):
         log_mixture(np.zeros((4, 3)), np.zeros(4))
-
-
-def test_estimate_is_exact_when_every_component_is_drawn_once(tables):
-    log_lik, log_weight = tables
-    even = np.full(6, -math.log(6))
-    estimate = estimate_log_mixture(log_lik, log_weight, even)
-    assert estimate.log_mix == pytest.approx(log_mixture(log_lik, log_weight))
-
-
-def test_the_estimate_of_p_is_unbiased_and_its_standard_error_is_right(tables):
-    log_lik, log_weight = tables
-    proposal = np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.1])
-    rng = np.random.default_rng(1)
-    values, errors = [], []
-    for _ in range(3000):
-        c = rng.choice(6, size=40, p=proposal)
-        estimate = estimate_log_mixture(log_lik[:, c], log_weight[:, c], np.log(proposal[c]))
-        values.append(np.exp(estimate.log_mix))
-        errors.append(np.exp(estimate.log_mix) * estimate.standard_error)
-    truth = np.exp(log_mixture(log_lik, log_weight))
-    spread = np.std(values, axis=0)
-    assert np.abs(np.mean(values, axis=0) - truth) == pytest.approx(
-        np.zeros(5), abs=4 * spread.max() / 3000**0.5
-    )
-    assert np.sqrt(np.mean(np.square(errors), axis=0)) == pytest.approx(spread, rel=0.15)
-
-
-def test_a_forbidden_component_counts_as_zero(tables):
-    log_lik, log_weight = tables
-    allowed = np.ones((5, 6), bool)
-    allowed[:, 2] = False
-    weight = np.where(allowed, log_weight, -np.inf)
-    estimate = estimate_log_mixture(log_lik, weight, np.full(6, -math.log(6)), allowed=allowed)
-    assert estimate.log_mix == pytest.approx(loop_log_mixture(log_lik, weight))
-
-
-def test_one_useful_component_is_seen_as_one():
-    estimate = estimate_log_mixture(
-        np.array([[0.0, -900.0, -900.0]]), np.log(np.full((1, 3), 1 / 3)), np.log(np.full(3, 1 / 3))
-    )
-    assert estimate.effective_components == pytest.approx([1.0])
 
 
 def test_unconditional_weights_match_brute_force_and_the_certificate_holds():
@@ -190,14 +146,3 @@ def test_every_component_is_as_likely_to_come_first_on_the_diagonal():
     count = np.bincount(first, minlength=24)
     assert count.min() > 60
     assert count.max() < 140
-
-
-def test_varied_draws_have_the_chances_asked_for_and_are_spread():
-    weight = np.random.default_rng(1).random(96) + 0.2
-    chance = inclusion_chances(weight, 12)
-    drawn = [varied_draw(chance, 12, 24, 4, np.random.default_rng(s)) for s in range(3000)]
-    assert all(len(set(d.tolist())) == 12 for d in drawn)
-    share = np.bincount(np.concatenate(drawn), minlength=96) / 3000
-    assert np.abs(share - chance).max() < 4.5 * np.sqrt(0.25 / 3000)
-    assert np.mean([len(set((d % 4).tolist())) for d in drawn]) > 3.5
-    assert np.mean([len(set((d // 4).tolist())) for d in drawn]) > 9

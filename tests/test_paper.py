@@ -12,7 +12,7 @@ from planted import plant
 
 FAST = FitConfig(
     n_rounds=2, components_per_record=9, records_per_component=40, valid_components=12, dim=4,
-    learning_rate=0.08, max_steps=12, n_folds=2, decays=(0.003,), tau_spread=1.0, start_tau=1.0,
+    learning_rate=0.08, max_steps=12, n_folds=2, start_tau=1.0,
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,30 +84,6 @@ class Problem:
             n_train=int((rows < self.n_train).sum()),
         )
 
-    @cached_property
-    def bases(self) -> tuple[Floats, Floats, Floats]:
-        """Orthonormal columns that span contexts (D, rank), personas (D, rank) and exemplars (D or 2D, rank)."""
-        return _basis(self.hx), _basis(self.hg), _basis(self.he)
-
-    @cached_property
-    def axes(self) -> Floats:
-        """Principal axes of contexts, personas and what contexts are similar to, in rows (at most D, D)."""
-        size = self.hx.shape[1]
-        rows = np.concatenate([self.hx, self.hg, self.he[:, -size:]]).astype(np.float64)
-        values, axes = np.linalg.eigh(np.cov(rows.T, bias=True).reshape(size, size))
-        kept = values > 1e-9 * max(values[-1], 1e-30)
-        found = axes[:, kept].T[::-1]
-        # An axis has no direction of its own: let its largest entry be positive.
-        largest = np.abs(found).argmax(axis=1)
-        sign = np.sign(found[np.arange(len(found)), largest])
-        return np.ascontiguousarray(found * sign[:, None])
-
-
-def _basis(vectors: NDArray[np.float32]) -> Floats:
-    """Orthonormal columns that span some rows, up to float32's rounding."""
-    values, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-    return np.ascontiguousarray(axes[:, values > 1e-6 * values[-1]])
-
 
 @dataclass(frozen=True)
 class Cells:
@@ -120,8 +95,6 @@ class Cells:
     """(n, M)"""
     curves: NDArray[np.float32]
     """(n, M, G) nats; 0 where absent."""
-    log_q: Floats
-    """(n, M) log of the chance that the design scores this cell."""
     present: NDArray[np.bool_]
     """(n, M) False for padding."""
 
@@ -131,7 +104,6 @@ class Cells:
             self.persona[rows],
             self.exemplar[rows],
             self.curves[rows],
-            self.log_q[rows],
             self.present[rows],
         )
 
@@ -144,7 +116,6 @@ class Cells:
 def pack_cells(
     components: list[list[int]],
     curve_of: Callable[[int, int], NDArray[np.float32]],
-    log_chance: Floats,
     *,
     n_exemplars: int,
     n_nodes: int,
@@ -157,8 +128,6 @@ def pack_cells(
         Scored components of each record.
     curve_of : callable
         ``(row, component)`` to a curve (G,).
-    log_chance : ndarray, shape (n, K·N)
-        Log of the chance that the design scores each component for a record, at most 0.
     n_exemplars, n_nodes : int
         N and G.
     """
@@ -177,6 +146,5 @@ def pack_cells(
         flat // n_exemplars,
         flat % n_exemplars,
         curves,
-        np.take_along_axis(log_chance, flat, axis=1),
         present,
     )

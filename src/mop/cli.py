@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         if verb in ("personas", "fit", "run"):
             chain.add_argument(
                 "--n-personas", metavar="N|auto",
-                help="K; auto: as many as held-out likelihood asks for (personas.n_personas)",
+                help="K; auto: one for every five different texts (personas.n_personas)",
             )  # fmt: skip
         chain.set_defaults(until=stage)
 

@@ -107,7 +107,6 @@ _PLAIN_ABLATIONS = (
     "raw-records",
     "random-personas",
     "no-gates",
-    "single-tau",
     "fitted-tau",
     "any-label",
     "paper-drawing",
@@ -117,7 +116,6 @@ _PLAIN_ABLATIONS = (
 _CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "raw-records": {"personas": {"writer": "record", "path": None}},
     "random-personas": {"personas": {"writer": "random", "path": None}},
-    "single-tau": {"fit": {"tau_spread": 1e-6}},
     "paper-fit": {"fit": {**PRESETS["paper"]["fit"]}},
 }
 """Ablation to the settings that it changes."""
@@ -331,21 +329,14 @@ def balanced(records: Sequence[Record], n: int) -> list[Record]:
     ]
 
 
-def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None, bool]:
+def variant_settings(config: RunConfig, ablation: str) -> RunConfig | None:
     """Settings of the fit that an ablation needs, None if it uses the fit that is there.
-
-    Returns
-    -------
-    settings : RunConfig or None
-    is_shared : bool
-        Whether it asks for the same scores, and so shares their store.
 
     Raises
     ------
     ConfigError
         For an unknown ablation, one with more personas or exemplars than there are exemplars, or fewer
-        exemplars than personas; another number of personas where they are given; one temperature
-        with the paper's fit.
+        exemplars than personas; another number of personas where they are given.
     """
     numbered = _ABLATION.fullmatch(ablation)
     if numbered is None and ablation not in _PLAIN_ABLATIONS:
@@ -359,11 +350,6 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
             f"the ablation {ablation}: the personas are those of personas.path, and another number of them "
             "would be other personas; leave it out, or have personas written (personas.writer)"
         )
-    if ablation == "single-tau" and config.fit.method == "paper":
-        raise ConfigError(
-            "the ablation single-tau: the paper's fit (fit.method) has a temperature for each persona and "
-            "no setting for one; leave it out, or take fit.method = 'rounds'"
-        )
     changes = dict(_CHANGES.get(ablation, {}))
     if numbered is not None and numbered[1] in ("k", "n"):
         number, n_exemplars, k = int(numbered[2]), config.data.exemplars, config.personas.n_personas
@@ -376,11 +362,11 @@ def variant_settings(config: RunConfig, ablation: str) -> tuple[RunConfig | None
             )
         changes = {"personas": {"n_personas": number}} if is_k else {"data": {"exemplars": number}}
     if not changes:
-        return None, False
+        return None
     settings = config_to_dict(config)
     for section, values in changes.items():
         settings[section] |= values
-    return config_from_dict(settings), ablation == "single-tau"
+    return config_from_dict(settings)
 
 
 def changes_nothing(config: RunConfig, ablation: str) -> bool:
@@ -406,7 +392,7 @@ def changes_nothing(config: RunConfig, ablation: str) -> bool:
 
 def keeps_personas(ablation: str) -> bool:
     """Whether a changed version with its own fit has the personas of the run."""
-    return ablation in ("single-tau", "paper-fit")
+    return ablation == "paper-fit"
 
 
 class _Bench:
@@ -529,15 +515,15 @@ class _Bench:
         return list(respond(arm.method, self.contexts, given, name=arm.name))
 
     def _ablation(self, arm: Arm) -> list[Response]:
-        settings, is_shared = variant_settings(self.config, arm.method)
+        settings = variant_settings(self.config, arm.method)
         given, mixture = ingredients_of(self.work), self.work.fitted
         if settings is not None:
             with self._clock(None, "fit"):  # its own run folder keeps what it took
-                mixture = self._fit_variant(arm.method, settings, is_shared)
+                mixture = self._fit_variant(arm.method, settings)
             given = replace(given, mixture=mixture, exemplars=mixture.exemplars)
         return list(draw_ablation(arm.method, self.few, given, mixture, name=arm.name))
 
-    def _fit_variant(self, ablation: str, settings: RunConfig, is_shared: bool) -> FittedMixture:
+    def _fit_variant(self, ablation: str, settings: RunConfig) -> FittedMixture:
         """Fit with changed settings on the very same records, in a run folder of its own."""
         has_labels = any(record.label is not None for record in self.work.records("train"))
         data = replace(
@@ -563,7 +549,6 @@ class _Bench:
             settings,
             path,
             until="fit",
-            store=self.work.store if is_shared else None,
             models=self.work.models,
             progress=self.work.progress,
         )
@@ -896,7 +881,6 @@ class _Bench:
     def _before(self, method: str, asked: Mapping[str, Cost]) -> tuple[Cost, float | None]:
         """What a method needs once before its draws, and minutes of it (None if it needs nothing)."""
         stages: list[tuple[RunFolder, str]] = []
-        scored: list[tuple[RunFolder, str]] = []
         if method.partition("@")[0] == "persona-only":
             stages = [(self.work.folder, "personas")]
         elif method in ("mop", "mop-uniform") or method.startswith("mop."):
@@ -906,15 +890,13 @@ class _Bench:
             fitted = RunFolder.open(variant) if is_own else self.work.folder
             described = self.work.folder if keeps_personas(ablation) else fitted
             stages = [(described, "personas"), (fitted, "fit")]
-            # Its scores are those of MoP's fit, and were made there.
-            scored = [(self.work.folder, "fit")] if is_own and ablation == "single-tau" else []
         if not stages:
             seconds = self.seconds().get(_prepared(method))
             return asked.get(_prepared(method), NOTHING), seconds and seconds / 60
         costs = [cost_of(folder, stage) for folder, stage in stages]
         return (
             Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs)),
-            sum(folder.stage_info(stage)["seconds"] for folder, stage in (*stages, *scored)) / 60,
+            sum(folder.stage_info(stage)["seconds"] for folder, stage in stages) / 60,
         )
 
 

@@ -110,7 +110,7 @@ class Completion:
         found[~present] = 0.0
         every = np.broadcast_to(np.arange(shape[1]), shape)
         persona, exemplar = np.divmod(every, n_exemplars)
-        return Cells(persona, exemplar, found, np.zeros(shape), present)
+        return Cells(persona, exemplar, found, present)
 
 
 @dataclass

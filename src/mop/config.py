@@ -204,9 +204,9 @@ class PersonaConfig:
     """Where the personas come from."""
 
     n_personas: int | str = 12
-    """K, clusters of the exemplars; auto: as many as held-out likelihood asks for."""
+    """K, clusters of the exemplars; auto: one for every five different texts, weights say what each is worth."""
     max_personas: int = 24
-    """Candidates among which auto chooses."""
+    """K of auto at the most."""
     writer: str = "keywords"
     """keywords (from the cluster's words and manner), llm (the language model summarises), file; for ablations
     record (the record nearest the centre is the persona) and random (a random record is)."""
@@ -247,7 +247,7 @@ class FitConfig:
     """How gates and temperatures are learned."""
 
     method: str = "rounds"
-    """rounds (ours) or paper (the paper's recipe: sum over the gate's top pairs)."""
+    """rounds (ours: EM) or paper (the paper's recipe: sum over the gate's top pairs)."""
     n_rounds: int = 3
     """Rounds of proposing, scoring and fitting at the most."""
     min_gain: float = 0.02
@@ -263,29 +263,23 @@ class FitConfig:
     valid_components: int = 32
     """Pairs newly scored for every validation record in a round."""
     dim: int = 128
-    """d, size of the space the gates work in."""
+    """d, size of the space the gates of the paper's recipe work in."""
     learning_rate: float = 0.02
     """Adam step size of the paper's recipe."""
     max_steps: int = 150
-    """Steps of one fit (paper: epochs) at the most."""
+    """Epochs of the paper's recipe at the most."""
     patience: int = 10
     """Epochs without a gain before the paper's recipe stops."""
-    completion: bool = True
-    """Whether tables of up to 100,000 components of records are filled in before gates are fitted to them."""
     n_folds: int = 4
-    """Folds of the cross-validation that chooses between uniform and context-free weights, similarity and gates."""
-    decays: tuple[float, ...] = (0.5, 0.15, 0.05)
-    """Weight decays tried for the gates, nats of all records together per squared weight; validation chooses."""
+    """Folds of the cross-validation that chooses how far weights depart from equal ones."""
     coverage_records: int = 100
     """Records of the fit that are examined for whether any component explains them; 0: none."""
-    tau_spread: float = 0.05
-    """Prior standard deviation of a persona's log temperature around the common one."""
     top_m: int = 4
     """M of the paper's recipe."""
     batch_size: int = 32
     """Records per step of the paper's recipe."""
     start_tau: float = 1.0
-    """Temperature before fitting, in the paper's recipe; ours starts at the best single one."""
+    """Temperature before fitting, in the paper's recipe."""
 
     def __post_init__(self) -> None:
         """Reject values that could only fail later and less clearly."""
@@ -298,14 +292,12 @@ class FitConfig:
         _at_least("fit", "n_folds", self.n_folds, 2)
         for name in ("max_lm_tokens", "coverage_records"):
             _at_least("fit", name, getattr(self, name), 0)
-        for name in ("learning_rate", "tau_spread", "start_tau"):
+        for name in ("learning_rate", "start_tau"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
         for name in ("min_gain", "max_minutes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"fit.{name} must be at least 0, got {getattr(self, name)}")
-        if not self.decays or not min(self.decays) > 0:
-            raise ConfigError(f"fit.decays needs values above 0, got {self.decays}")
 
 
 RIVALS = ("zero-shot", "zerogen", "attrprompt", "progen", "picle-prompted", "picle")

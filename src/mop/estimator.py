@@ -222,7 +222,6 @@ class MixtureOfPersonas:
             task=self.task,
             settings=self.settings or FitConfig(),
             seed=self.seed,
-            chooses_personas=self.n_personas == "auto" and self.personas is None,
             progress=self.progress,
         )
         return self
@@ -420,10 +419,7 @@ class MixtureOfPersonas:
         """
         from mop.likelihood import refit_temperatures
 
-        settings = {} if self.settings is None else {"spread": self.settings.tau_spread}
-        self.mixture_ = refit_temperatures(
-            self._fitted(), self._table(_as_records(records)), **settings
-        )
+        self.mixture_ = refit_temperatures(self._fitted(), self._table(_as_records(records)))
         return self
 
     def explain(

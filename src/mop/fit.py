@@ -1,4 +1,4 @@
-"""Learn gates and temperatures from scores of the frozen model.
+"""Learn weights and a temperature from scores of the frozen model.
 
 Two ways to the same kind of result: `mop.paper.fit_paper` follows the paper's recipe, `fit_rounds`
 is ours. Both ask for scores through one callable and never see a language model.
@@ -13,33 +13,27 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mop.backends.base import Scorer
-from mop.candidates import (
-    Choice,
-    FilledIn,
-    FitResult,
-    best_component,
-    best_single_tau,
-    certificate,
-    choose,
-    component_gains,
-    folds,
-    mean_of,
-    temperature_report,
-)
 from mop.cells import Cells, Ints, Problem, ScoreCells
 from mop.config import FitConfig
 from mop.coverage import coverage
 from mop.design import Design
+from mop.em import Choice, FilledIn, FitResult, best_single_tau, choose, folds, mean_of
 from mop.embed import Encoder, embed
 from mop.errors import ConfigError, DataError
 from mop.fitted import FittedMixture, context_text, exemplar_vectors
-from mop.growth import Selection, choose_personas
+from mop.headroom import (
+    best_component,
+    certificate,
+    fit_sentence,
+    headroom,
+    headroom_lines,
+    two_samples,
+)
 from mop.mixture import Floats
 from mop.paper import fit_paper
 from mop.prompts import PROMPT_VERSION
@@ -63,7 +57,6 @@ def fit_mixture(
     task: str,
     settings: FitConfig,
     seed: int,
-    chooses_personas: bool = False,
     progress: Progress | None = None,
 ) -> FittedMixture:
     """Embed, score and fit: from texts to a mixture that can be simulated.
@@ -80,8 +73,6 @@ def fit_mixture(
     settings : FitConfig
         Its ``method`` decides between `fit_rounds` and `fit_paper`.
     seed : int
-    chooses_personas : bool
-        Whether ``personas`` are candidates, of which those are kept that held-out likelihood asks for.
     progress : callable, optional
 
     Returns
@@ -121,22 +112,20 @@ def fit_mixture(
             scorer=scorer, store=store, task=task, stage="fit", progress=progress,
         )  # fmt: skip
 
-    growth: dict[str, Any] = {}
-    grown = Selection((), ())
-    if chooses_personas:
-        grown = selection = choose_personas(problem, scorer_of(personas), settings, seed=seed)
-        if settings.max_lm_tokens:
-            left = max(1, settings.max_lm_tokens - grown.n_tokens)
-            settings = replace(settings, max_lm_tokens=left)
-        path = [{**row, "persona": personas[row["persona"]].key} for row in selection.path]
-        growth = {"growth": {"n_candidates": len(personas), "path": path}}
-        personas = [personas[k] for k in selection.kept]
-        problem = replace(problem, hg=hg[list(selection.kept)])
+    pool = None
+    stranger = problem.own < 0  # a record that is an exemplar is no news of the target
+    if int(stranger.sum()) > 1 and len(exemplars) > 1:
+        of_pool, of_target = (
+            embed([r.response for r in some], encoder, store=store, progress=progress)
+            for some in (exemplars, [records[i] for i in np.flatnonzero(stranger)])
+        )
+        pool = two_samples(of_pool, of_target, problem.weight[stranger], seed=seed)
+        logger.info(
+            "exemplars against responses: energy distance %.4f, p = %.3f",
+            pool["distance"], pool["p_value"],
+        )  # fmt: skip
     fit = fit_paper if settings.method == "paper" else fit_rounds
     result = fit(problem, scorer_of(personas), settings, seed=seed, progress=progress)
-    for gate in (result.gate, result.unconditional):
-        if gate is not None:
-            gate.requires_grad_(False)
     info = {
         "lm": scorer.name,
         "score_identity": scorer.score_identity,
@@ -148,15 +137,18 @@ def fit_mixture(
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
         "n_records": len(records) if result.rows is None else len(result.rows),
-        "n_cells": grown.n_cells + result.n_cells,
-        "n_tokens": grown.n_tokens + result.n_tokens,
+        "n_cells": result.n_cells,
+        "n_tokens": result.n_tokens,
         "stopped": result.stopped,
         "certificate": result.certificate,
-        "temperatures": result.temperatures,
+        "pool": pool,
+        "headroom": result.headroom,
+        "gain": result.gain,
         "best_component": result.best_component,
         "history": result.history,
-        **growth,
     }
+    if result.gain is not None:
+        logger.info("%s", fit_sentence(info))
     fitted = FittedMixture(
         tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional
     )
@@ -186,7 +178,7 @@ def _check_personas(personas: Sequence[Persona]) -> None:
         )
 
 
-# ---------------------------------------------------------------- ours: propose, score, fit in rounds
+# ---------------------------------------------------------------------------- ours: score, fit, in rounds
 
 
 def fit_rounds(
@@ -198,12 +190,10 @@ def fit_rounds(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FitResult:
-    """Fit in rounds: propose components, score them, fit gates and temperatures to all scores so far.
+    """Fit in rounds: deal components, score them, fit weights to all scores so far.
 
-    Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says enough,
-    the rest is filled in (see `mop.completion`), the gates are fitted to whole tables, and later rounds are as even as
-    the first: aimed ones gained less. Else they are fitted on that part with importance weights, normalised over it, so
-    that weight cannot be hidden on components that nobody scored (see `mop.candidates`), and later rounds are aimed. If
+    Every record is scored under a random part of the K × N components (see `mop.design`). Where that part says
+    enough, the rest is filled in (see `mop.completion`); weights are fitted to the tables (see `mop.em`). If
     ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by
@@ -218,7 +208,7 @@ def fit_rounds(
         See `ScoreCells`.
     settings : FitConfig
     seed : int
-        Of proposals and initial weights.
+        Of the design and of folds.
     progress : callable, optional
         Called as ``progress("fit rounds", round, n_rounds)``.
     clock : callable
@@ -246,73 +236,61 @@ def fit_rounds(
         problem, score = problem.of(rows), _of_rows(score, rows)
     design = Design(problem, settings, seed)
     history: list[dict[str, Any]] = []
-    kept: _State | None = None
-    stopped = ""
+    kept: Choice | None = None
+    kept_round, stopped, room = 0, "", {}
     while not stopped:
         round_ = len(history)
         if progress is not None:
             progress("fit rounds", round_, settings.n_rounds)
         if history:
             share = _affordable_share(design, settings)
-        gate = gains = None
-        if kept is not None and not kept.choice.is_filled_in:
-            gate = kept.choice.gate
-            gains = component_gains(gate, problem, kept.cells)
-        design.extend(score, gate, round_, gains=gains, share=share)
+        design.extend(score, share=share)
         cells = design.table()
-        choice = choose(problem, cells, settings, seed=seed, progress=progress)
-        gain = None if kept is None else mean_of(choice.values - kept.judged_on(cells), problem)
+        if not history:
+            room = headroom(problem, cells, settings.n_folds, seed=seed)
+            for line in headroom_lines(room):
+                logger.info("%s", line)
+        choice = choose(problem, cells, settings.n_folds, seed=seed, progress=progress)
+        gain = None
+        if kept is not None:
+            before = _judged_on(kept, problem, cells, settings.n_folds, seed)
+            gain = mean_of(choice.values - before, problem)
         history.append({"round": round_, **_row(choice, problem, design, gain)})
         if kept is None or gain is None or gain >= 0:
-            kept = _State(choice, cells, round_, problem, settings, seed)
+            kept, kept_round = choice, round_
         spent = clock() - began
         stopped = _reason_to_stop(history, design, settings, share=share, seconds=spent)
     assert kept is not None
-    history[-1] |= {"stopped": stopped, "kept_round": kept.round_}
+    history[-1] |= {"stopped": stopped, "kept_round": kept_round}
     if progress is not None:
         progress("fit rounds", settings.n_rounds, settings.n_rounds)
-    return replace(kept.result(design, history, stopped), rows=rows)
+    return FitResult(
+        gate=kept.gate,
+        history=history,
+        chosen=kept.shape.name,
+        uniform_tau=best_single_tau(cells, problem.weight, problem.betas)[0],
+        n_cells=design.n_cells,
+        n_tokens=design.n_tokens,
+        stopped=stopped,
+        gain=kept.gain(problem),
+        headroom=room
+        if len(history) == 1
+        else headroom(problem, cells, settings.n_folds, seed=seed),
+        certificate=certificate(kept.gate, problem, cells),
+        unconditional=kept.unconditional,
+        best_component=best_component(problem, cells),
+        cells=cells,
+        rows=rows,
+    )
 
 
-@dataclass(frozen=True)
-class _State:
-    """The best fit so far, and the cells that it was fitted to."""
-
-    choice: Choice
-    cells: Cells
-    round_: int
-    problem: Problem
-    settings: FitConfig
-    seed: int
-
-    def judged_on(self, cells: Cells) -> Floats:
-        """Values of all records (n,) on other cells, each under the fit that has not seen it."""
-        values = np.zeros(len(self.problem.hx))
-        parts = folds(len(values), self.settings.n_folds, self.seed)
-        filled_in = FilledIn(self.problem, cells, self.settings, seed=self.seed)
-        for gate, fold in zip(self.choice.fold_gates, parts, strict=True):
-            values[fold] = filled_in.part(fold).values(gate)
-        return values
-
-    def result(self, design: Design, history: list[dict[str, Any]], stopped: str) -> FitResult:
-        """What is known at the end, from all cells."""
-        problem, cells = self.problem, design.table()
-        return FitResult(
-            gate=self.choice.gate,
-            history=history,
-            chosen=self.choice.candidate.name,
-            uniform_tau=best_single_tau(cells, problem.weight, problem.betas)[0],
-            n_cells=design.n_cells,
-            n_tokens=design.n_tokens,
-            stopped=stopped,
-            certificate=certificate(self.choice.gate, problem, cells),
-            temperatures=temperature_report(
-                self.choice, problem, self.cells, self.settings, seed=self.seed
-            ),
-            unconditional=self.choice.unconditional,
-            best_component=best_component(problem, cells),
-            cells=cells,
-        )
+def _judged_on(choice: Choice, problem: Problem, cells: Cells, n_folds: int, seed: int) -> Floats:
+    """Values of all records (n,) on other cells, each under the fit that has not seen it."""
+    tau = best_single_tau(cells, problem.weight, problem.betas)[0]
+    values, filled_in = np.zeros(len(problem.hx)), FilledIn(problem, cells, tau, seed=seed)
+    for gate, fold in zip(choice.fold_gates, folds(len(values), n_folds, seed), strict=True):
+        values[fold] = filled_in.scores(fold, float(gate.temperatures()[0])).of_gate(gate)
+    return values
 
 
 def _row(choice: Choice, problem: Problem, design: Design, gain: float | None) -> dict[str, Any]:
@@ -321,7 +299,7 @@ def _row(choice: Choice, problem: Problem, design: Design, gain: float | None) -
         "valid": mean_of(choice.values, problem),
         "valid_uniform": mean_of(choice.others["uniform"], problem),
         "valid_unconditional": mean_of(choice.others["unconditional"], problem),
-        "chosen": choice.candidate.name,
+        "chosen": choice.shape.name,
         "n_cells": design.n_cells,
         "n_tokens": design.n_tokens,
     }

@@ -18,6 +18,7 @@ from mop.artifacts import write_atomic
 from mop.embed import embed
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.index import ExemplarIndex
+from mop.kernel import Counts, KernelGate
 from mop.mixture import Floats, draw, log_sum_exp
 from mop.randomness import derive_seed, uniforms
 from mop.score import own_exemplars
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-"""Of the folder that `save_mixture` writes."""
+FORMAT_VERSION = 2
+"""Of the folder that `save_mixture` writes; 1 knew the paper's gates alone, and is read as well."""
 
 MANY = 50_000
 """Exemplars above which draws of one exemplar for a prompt go through an index: see `mop.index`."""
 
 _TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
-_CONTEXT_FREE = ("log_tau", "a", "delta", "v")
+_OF_KERNEL = ("hg", "all_he", "log_tau", "persona", "exemplar", "anchors", "record_weight")
+_COUNTS = ("row", "column", "expected", "exposed")
+_SCALARS = ("slope", "prior", "bandwidth")
+_OF_REFERENCE = ("log_tau", "persona", "exemplar")
 _REFERENCE = "unconditional."
 """Before the names of the reference's tensors; a file may lack them."""
 
@@ -79,13 +83,13 @@ class FittedMixture:
     """K personas."""
     exemplars: tuple[Record, ...]
     """N records that prompts may show."""
-    gate: Gate
-    """Holds the embeddings of both, the projections and the temperatures."""
+    gate: KernelGate | Gate
+    """Holds the embeddings of both, the weights and the temperatures; a `Gate` if fitted by the paper's recipe."""
     task: str
     """One line on what is being written; part of every prompt."""
     info: dict[str, Any]
     """JSON-able: encoder, language model, prompt version, betas, how it was fitted, single best τ."""
-    unconditional: Gate | None = None
+    unconditional: KernelGate | Gate | None = None
     """The best weights that ignore the context, fitted to the same scores: a reference."""
 
     def check_encoder(self, identity: str) -> None:
@@ -99,8 +103,8 @@ class FittedMixture:
 
     @cached_property
     def index(self) -> ExemplarIndex | None:
-        """Exemplars in groups, for draws that need not look at each; None for few exemplars."""
-        if len(self.exemplars) <= MANY:
+        """Exemplars in groups, for draws that need not look at each; None for few exemplars, or weights by context."""
+        if len(self.exemplars) <= MANY or isinstance(self.gate, KernelGate):
             return None
         gate, size = self.gate, 65536
         w_e, v = gate.w_e.float(), gate.v.float()
@@ -136,10 +140,11 @@ class FittedMixture:
         return self._of_label[label]
 
     def queries(self, hx: NDArray[np.float32], persona: NDArray[np.int64]) -> NDArray[np.float32]:
-        """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d)."""
+        """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d), as the `index` knows them."""
         import torch
 
         gate = self.gate
+        assert not isinstance(gate, KernelGate)
         with torch.inference_mode():
             value = torch.as_tensor(hx).double() @ gate.w_x.T + gate.hg[persona] @ gate.w_g.T
         return np.asarray(value.float().numpy())
@@ -150,9 +155,9 @@ class FittedMixture:
         By the cosine of what the gates see of them (`exemplar_vectors`); fewer where there are no more.
         """
         if (exemplar, n) not in self._neighbours:
-            he = self.gate.he
+            he = self._vectors
             # One exemplar at a time: a product's last bits depend on its shape, a choice must not.
-            similar = (he @ he[exemplar]).double().numpy() / self._lengths
+            similar = (he @ he[exemplar]) / self._lengths
             similar[exemplar] = -np.inf
             # One to spare, for `own` may be among them.
             first = np.argsort(-similar, kind="stable")[: min(n + 1, len(similar) - 1)]
@@ -160,9 +165,14 @@ class FittedMixture:
         return [row for row in self._neighbours[exemplar, n] if row != own][:n]
 
     @cached_property
+    def _vectors(self) -> Floats:
+        """What the gates see of the exemplars, (N, D) or (N, 2D)."""
+        return np.asarray(self.gate.he, dtype=np.float64)
+
+    @cached_property
     def _lengths(self) -> Floats:
-        """Of the exemplars' vectors, (N,)."""
-        return np.asarray(self.gate.he.norm(dim=1).double().numpy()) + 1e-12
+        """Of these vectors, (N,)."""
+        return np.asarray(np.linalg.norm(self._vectors, axis=1) + 1e-12)
 
     @cached_property
     def _neighbours(self) -> dict[tuple[int, int], list[int]]:
@@ -172,7 +182,18 @@ class FittedMixture:
     @property
     def temperatures(self) -> Floats:
         """(K,) τ of each persona."""
-        return np.asarray(self.gate.temperatures().detach().numpy(), dtype=np.float64)
+        return self._of_gate("temperatures")
+
+    def _of_gate(self, name: str, *arrays: NDArray[Any]) -> Floats:
+        """What a method of the gate says of arrays; the paper's gates work with tensors."""
+        method = getattr(self.gate, name)
+        if isinstance(self.gate, KernelGate):
+            return np.asarray(method(*arrays), dtype=np.float64)
+        import torch
+
+        with torch.inference_mode():
+            value = method(*(torch.as_tensor(array) for array in arrays))
+        return np.asarray(value.numpy(), dtype=np.float64)
 
     def own(self, records: Sequence[Record]) -> NDArray[np.int64]:
         """Row of the exemplar that is the record itself (n,), -1 for a record that is no exemplar."""
@@ -180,22 +201,13 @@ class FittedMixture:
 
     def log_pi(self, hx: NDArray[np.float32]) -> Floats:
         """Log persona weights of contexts hx (n, D): shape (n, K)."""
-        import torch
-
-        with torch.inference_mode():
-            return np.asarray(self.gate.log_pi(torch.as_tensor(hx)).numpy())
+        return self._of_gate("log_pi", hx)
 
     def log_omega(
         self, hx: NDArray[np.float32], persona: NDArray[np.int64], own: NDArray[np.int64]
     ) -> Floats:
         """Log exemplar weights (n, N) of each context under one given persona each (n,)."""
-        import torch
-
-        with torch.inference_mode():
-            value = self.gate.log_omega(
-                torch.as_tensor(hx), torch.as_tensor(persona), torch.as_tensor(own)
-            )
-        return np.asarray(value.numpy())
+        return self._of_gate("log_omega", hx, persona, own)
 
     def log_weight(
         self,
@@ -205,21 +217,23 @@ class FittedMixture:
         own: NDArray[np.int64],
     ) -> Floats:
         """Log weights (n, m) of given components of each context, (n, m) each, normalised over all K × N."""
-        import torch
-
         every = hx, np.ascontiguousarray(persona), np.ascontiguousarray(exemplar), own
         value = np.empty(persona.shape)
-        with torch.inference_mode():
-            for start in range(0, len(hx), _CONTEXTS):  # the gates look at all exemplars of each
-                rows = slice(start, start + _CONTEXTS)
-                value[rows] = self.gate.log_weight(*(torch.as_tensor(of[rows]) for of in every))
+        for start in range(0, len(hx), _CONTEXTS):  # the gates look at all exemplars of each
+            rows = slice(start, start + _CONTEXTS)
+            value[rows] = self._of_gate("log_weight", *(of[rows] for of in every))
         return value
 
 
 def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
-    """The same personas and exemplars with untrained gates and the single temperature that suits them best."""
-    tau = float(fitted.info["uniform_tau"])
-    return replace(fitted, gate=_plain_gate(fitted, tau), info={**fitted.info, "chosen": "uniform"})
+    """The same personas and exemplars with equal weights and the single temperature that suits them best."""
+    gate = KernelGate.fixed(*_embeddings(fitted.gate), float(fitted.info["uniform_tau"]))
+    return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
+
+
+def _embeddings(gate: KernelGate | Gate) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of personas and exemplars."""
+    return np.asarray(gate.hg, dtype=np.float32), np.asarray(gate.he, dtype=np.float32)
 
 
 def unconditional_mixture(fitted: FittedMixture) -> FittedMixture | None:
@@ -232,23 +246,7 @@ def unconditional_mixture(fitted: FittedMixture) -> FittedMixture | None:
 
 def with_temperatures(fitted: FittedMixture, tau: float | Floats) -> FittedMixture:
     """The same gates with other temperatures: one for all, or (K,)."""
-    import torch
-
-    gate = _plain_gate(fitted, 1.0)
-    gate.load_state_dict(fitted.gate.state_dict())
-    with torch.no_grad():
-        gate.log_tau.copy_(
-            torch.log(torch.as_tensor(tau, dtype=torch.float64)).expand(len(gate.hg))
-        )
-    return replace(fitted, gate=gate)
-
-
-def _plain_gate(fitted: FittedMixture, tau: float) -> Gate:
-    from mop.gate import Gate
-
-    size = fitted.gate.w_x.shape[0]
-    gate = Gate(fitted.gate.hg, fitted.gate.he, dim=size, seed=0, log_tau=float(np.log(tau)))
-    return gate.requires_grad_(False)
+    return replace(fitted, gate=fitted.gate.with_temperatures(tau))
 
 
 def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixture:
@@ -265,17 +263,7 @@ def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixtur
     ------
     DataError
         If they are no such weights.
-
-    Notes
-    -----
-    π sees W_x and W_g only in the product of W_x h(x) and W_g h(g), Ω only in their products with
-    W_e h(e). With twice the dimensions, W_x = [W_x; 0], W_g = [0; W_g] and W_e = [W_e; W_e], the
-    first product vanishes and the other two are what they were.
     """
-    import torch
-
-    from mop.gate import Gate
-
     given = np.asarray(weights, dtype=np.float64)
     n_personas = len(fitted.personas)
     if (
@@ -288,18 +276,7 @@ def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixtur
             f"{n_personas} numbers of at least 0 that add up to 1 are needed; divide them by "
             "their sum"
         )
-    old = fitted.gate
-    gate = Gate(old.hg, old.he, dim=2 * len(old.w_x), seed=0)
-    nothing = torch.zeros_like(old.w_x)
-    with torch.no_grad():
-        gate.w_x.copy_(torch.cat([old.w_x, nothing]))
-        gate.w_g.copy_(torch.cat([nothing, old.w_g]))
-        gate.w_e.copy_(torch.cat([old.w_e, old.w_e]))
-        gate.a.copy_(torch.as_tensor(np.log(np.maximum(given, 1e-12))))
-        for name in ("log_tau", "delta", "v"):
-            getattr(gate, name).copy_(getattr(old, name))
-    gate.requires_grad_(False)
-    return replace(fitted, gate=gate)
+    return replace(fitted, gate=fitted.gate.with_persona_weights(np.maximum(given, 1e-12)))
 
 
 def persona_shares(fitted: FittedMixture, hx: NDArray[np.float32], weight: Floats) -> Floats:
@@ -528,17 +505,17 @@ def pools(
 
 def save_mixture(fitted: FittedMixture, folder: Path) -> None:
     """Write a folder that `load_mixture` can read by itself: ``gate.safetensors`` and ``mixture.json``."""
-    from safetensors.torch import save
+    from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: getattr(fitted.gate, name).detach().contiguous() for name in _TENSORS}
-    if fitted.unconditional is not None:
-        state |= {
-            # A copy, since it may be the gate itself, and the file's format takes no tensor twice.
-            _REFERENCE + name: getattr(fitted.unconditional, name).detach().clone()
-            for name in _CONTEXT_FREE
-        }
-    weights = save(state)
+    gate, free = fitted.gate, fitted.unconditional
+    if isinstance(gate, KernelGate):
+        state = _kernel_state(gate)
+    else:
+        state = {name: getattr(gate, name).detach().contiguous().numpy() for name in _TENSORS}
+    if free is not None:
+        state |= {_REFERENCE + name: getattr(free, name) for name in _OF_REFERENCE}
+    weights = save({name: np.ascontiguousarray(array) for name, array in state.items()})
     document = {
         "format_version": FORMAT_VERSION,
         "weights": hashlib.sha256(weights).hexdigest(),
@@ -562,9 +539,7 @@ def load_mixture(folder: Path) -> FittedMixture:
         not finite or shapes that do not agree.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    from mop.gate import Gate
+    from safetensors.numpy import load
 
     try:
         document = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
@@ -580,10 +555,10 @@ def load_mixture(folder: Path) -> FittedMixture:
             f"the fitted mixture in {folder} is damaged ({error}); fit again"
         ) from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise ArtifactError(
             f"the fitted mixture in {folder} has format version {version}, this program reads "
-            f"version {FORMAT_VERSION}; use the version of mop that wrote it, or fit again"
+            f"versions 1 and {FORMAT_VERSION}; use the version of mop that wrote it, or fit again"
         )
     known = document.get("weights", "")  # earlier files have none
     if known and known != hashlib.sha256(weights).hexdigest():
@@ -596,23 +571,61 @@ def load_mixture(folder: Path) -> FittedMixture:
         for p in document["personas"]
     )
     exemplars = tuple(Record(**record) for record in document["exemplars"])
-    missing = set(_TENSORS) - set(state)
-    if missing or any(not bool(t.isfinite().all()) for t in state.values()):
+    names = set(_TENSORS) if "w_x" in state else {*_OF_KERNEL, *_SCALARS, *_of_counts()}
+    missing = names - set(state)
+    if missing or any(not bool(np.isfinite(array).all()) for array in state.values()):
         raise ArtifactError(
             f"the weights in {folder} are incomplete or not finite (missing: {sorted(missing)}); fit again"
         )
-    if len(state["hg"]) != len(personas) or len(state["he"]) != len(exemplars):
+    n_personas, n_exemplars = len(state["hg"]), len(state["he" if "w_x" in state else "all_he"])
+    if n_personas != len(personas) or n_exemplars != len(exemplars):
         raise ArtifactError(
-            f"the weights in {folder} are for {len(state['hg'])} personas and {len(state['he'])} exemplars, "
+            f"the weights in {folder} are for {n_personas} personas and {n_exemplars} exemplars, "
             f"mixture.json lists {len(personas)} and {len(exemplars)}; fit again"
         )
-    gate = Gate(state["hg"], state["he"], dim=state["w_x"].shape[0], seed=0)
-    gate.load_state_dict({name: state[name] for name in _TENSORS})
-    gate.requires_grad_(False)
-    fitted = FittedMixture(personas, exemplars, gate, document["task"], document["info"])
-    if not all(_REFERENCE + name in state for name in _CONTEXT_FREE):
-        return fitted
-    plain = _plain_gate(fitted, 1.0)
-    reference = {name: state[_REFERENCE + name] for name in _CONTEXT_FREE}
-    plain.load_state_dict(reference, strict=False)
-    return replace(fitted, unconditional=plain)
+    gate = _kernel_gate(state)
+    if gate is None:
+        return FittedMixture(
+            personas, exemplars, _paper_gate(state), document["task"], document["info"]
+        )
+    free = None
+    if all(_REFERENCE + name in state for name in _OF_REFERENCE):
+        of: dict[str, Any] = {name: state[_REFERENCE + name] for name in _OF_REFERENCE}
+        free = replace(KernelGate.fixed(gate.hg, gate.all_he, 1.0), **of)
+    return FittedMixture(personas, exemplars, gate, document["task"], document["info"], free)
+
+
+def _of_counts() -> list[str]:
+    return [f"{factor}.{name}" for factor in ("of_persona", "of_exemplar") for name in _COUNTS]
+
+
+def _kernel_state(gate: KernelGate) -> dict[str, NDArray[Any]]:
+    state = {name: np.asarray(getattr(gate, name)) for name in _OF_KERNEL}
+    state |= {name: np.array([getattr(gate, name)], dtype=np.float64) for name in _SCALARS}
+    for name in _of_counts():
+        factor, _, field = name.partition(".")
+        state[name] = getattr(getattr(gate, factor), field)
+    return state
+
+
+def _kernel_gate(state: dict[str, NDArray[Any]]) -> KernelGate | None:
+    """The gate of a file; None if it is the paper's."""
+    if "w_x" in state:
+        return None
+    fields: dict[str, Any] = {name: state[name] for name in _OF_KERNEL}
+    fields |= {name: float(state[name][0]) for name in _SCALARS}
+    for factor in ("of_persona", "of_exemplar"):
+        fields[factor] = Counts(*(state[f"{factor}.{name}"] for name in _COUNTS))
+    return KernelGate(**fields)
+
+
+def _paper_gate(state: dict[str, NDArray[Any]]) -> Gate:
+    import torch
+
+    from mop.gate import Gate
+
+    # A copy, since the file's arrays cannot be written to.
+    tensors = {name: torch.as_tensor(state[name].copy()) for name in _TENSORS}
+    gate = Gate(tensors["hg"], tensors["he"], dim=len(tensors["w_x"]), seed=0)
+    gate.load_state_dict(tensors)
+    return gate.requires_grad_(False)

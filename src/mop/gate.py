@@ -1,4 +1,4 @@
-"""The gates: embeddings of context, personas and exemplars to log mixing weights; the only thing that learns.
+"""The paper's gates: embeddings of context, personas and exemplars to log mixing weights. Ours: `mop.kernel`.
 
 Letters: B contexts, K personas, N exemplars, D embedding size, d gate size.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mop.errors import DataError
+from mop.kernel import KernelGate
 
 _SAFE = {torch.float64: 1e-200, torch.float32: 1e-20}
 """Sums of exponentials below this may have lost terms to underflow (they end at 1e-308 and 1e-38)."""
@@ -180,26 +181,6 @@ class Gate(nn.Module):
         log_pi = torch.log_softmax(self.a.to(dtype) + from_x @ from_g.T, dim=-1)
         return ((log_pi - norm).gather(1, persona) + logit).double()
 
-    def context_free_log_weight(self, persona: Tensor, exemplar: Tensor, own: Tensor) -> Tensor:
-        """`log_weight` of biases alone, as if the projections were zero: no context is looked at.
-
-        Parameters
-        ----------
-        persona, exemplar : Tensor of int, shape (B, M)
-        own : Tensor of int, shape (B,)
-
-        Returns
-        -------
-        Tensor, shape (B, M), float64
-        """
-        bias = self.he @ self.v + self.delta
-        log_share = torch.log_softmax(bias, dim=0)
-        # Without its own exemplar a record's weights sum to 1 - share of that exemplar.
-        missing = torch.where(own >= 0, log_share[own.clamp(min=0)].exp(), 0.0)
-        value = torch.log_softmax(self.a, dim=0)[persona] + log_share[exemplar]
-        value = value - torch.log1p(-missing)[:, None]
-        return value.masked_fill(exemplar == own[:, None], -torch.inf)
-
     def log_omega(self, hx: Tensor, persona: Tensor, own: Tensor | None = None) -> Tensor:
         """Log exemplar weights (B, N) of each context under one given persona each (B,)."""
         query = hx.double() @ self.w_x.T + (self.hg[persona] @ self.w_g.T)  # (B, d)
@@ -213,15 +194,44 @@ class Gate(nn.Module):
         """τ_k > 0, shape (K,)."""
         return torch.exp(self.log_tau)
 
+    def with_temperatures(self, tau: float | NDArray[np.float64]) -> Gate:
+        """The same gate with other temperatures: one for all, or (K,)."""
+        gate = Gate(self.hg, self.he, dim=len(self.w_x), seed=0)
+        gate.load_state_dict(self.state_dict())
+        with torch.no_grad():
+            given = torch.as_tensor(tau, dtype=torch.float64)
+            gate.log_tau.copy_(torch.log(given).expand(len(self.hg)))
+        return gate.requires_grad_(False)
+
+    def with_persona_weights(self, weights: NDArray[np.float64]) -> Gate:
+        """The same gate with persona weights (K,), > 0, for every context.
+
+        Notes
+        -----
+        π sees W_x and W_g only in the product of W_x h(x) and W_g h(g), Ω only in their products with
+        W_e h(e). With twice the dimensions, W_x = [W_x; 0], W_g = [0; W_g] and W_e = [W_e; W_e], the
+        first product vanishes and the other two are what they were.
+        """
+        gate = Gate(self.hg, self.he, dim=2 * len(self.w_x), seed=0)
+        nothing = torch.zeros_like(self.w_x)
+        with torch.no_grad():
+            gate.w_x.copy_(torch.cat([self.w_x, nothing]))
+            gate.w_g.copy_(torch.cat([nothing, self.w_g]))
+            gate.w_e.copy_(torch.cat([self.w_e, self.w_e]))
+            gate.a.copy_(torch.as_tensor(np.log(weights)))
+            for name in ("log_tau", "delta", "v"):
+                getattr(gate, name).copy_(getattr(self, name))
+        return gate.requires_grad_(False)
+
 
 def mean_weight(
-    gate: Gate, hx: NDArray[np.float32], own: NDArray[np.int64], *, chunk: int = 64
+    gate: Gate | KernelGate, hx: NDArray[np.float32], own: NDArray[np.int64], *, chunk: int = 64
 ) -> NDArray[np.float64]:
     """Average gate weight of every component over some contexts.
 
     Parameters
     ----------
-    gate : Gate
+    gate : Gate or KernelGate
     hx : ndarray, shape (n, D)
     own : ndarray of int, shape (n,)
         Row of the exemplar that a context must not use, -1 for none.
@@ -233,6 +243,8 @@ def mean_weight(
     ndarray, shape (K·N,)
         Component (k, j) at k·N + j; sums to 1.
     """
+    if isinstance(gate, KernelGate):
+        return gate.mean_weight(hx, own)
     n_personas, n_exemplars = len(gate.hg), len(gate.he)
     total = np.zeros((n_personas, n_exemplars))
     with torch.inference_mode():

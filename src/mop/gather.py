@@ -16,6 +16,7 @@ from mop.config import RunConfig, config_to_dict
 from mop.data import read_records
 from mop.embedded import EMBEDDED
 from mop.fitted import load_mixture
+from mop.headroom import fit_sentence, headroom_lines
 from mop.likelihood import REFERENCES
 from mop.report import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
 from mop.simulate import cut_notes, cut_share, is_drawn, outcomes, read_responses
@@ -95,18 +96,13 @@ def report_data(
                 description=persona.description,
                 weight=weight,
                 temperature=tau,
-                temperature_interval=interval,
                 size=persona.size,
                 writer=persona.writer,
                 sources=[exemplars[key].response for key in persona.sources if key in exemplars],
                 doubts=persona.doubts,
             )
-            for persona, weight, tau, interval in zip(
-                fitted.personas,
-                weights,
-                fitted.temperatures.tolist(),
-                (fitted.info["temperatures"] or {}).get("intervals") or [()] * len(fitted.personas),
-                strict=True,
+            for persona, weight, tau in zip(
+                fitted.personas, weights, fitted.temperatures.tolist(), strict=True
             )
         ],
         exemplars=[
@@ -234,30 +230,27 @@ def _weights_note(info: Mapping[str, Any]) -> list[str]:
 
 def fit_notes(info: Mapping[str, Any]) -> list[str]:
     """What the fit found out about itself, a sentence each."""
-    notes = []
+    notes = [fit_sentence(info)] if info.get("gain") else []
     if info.get("stopped"):
         notes.append(f"The fit chose: {info['chosen']}. It ended because {info['stopped']}.")
-    if info.get("growth"):
-        kept = sum(1 if row["step"] == "grow" else -1 for row in info["growth"]["path"])
+    notes += [f"{line}." for line in headroom_lines(info.get("headroom"))]
+    pool = info.get("pool")
+    if pool:
         notes.append(
-            f"{kept} of {info['growth']['n_candidates']} candidate personas were kept, by held-out "
-            "likelihood."
+            f"Exemplars against the responses of the fit: energy distance {pool['distance']:.4f}, "
+            f"p = {pool['p_value']:.3f} that two samples of one population differ as much "
+            f"({pool['n_pool']} and {pool['n_target']} texts)."
         )
     certificate = info.get("certificate")
     if certificate:
+        some = certificate["n_components"] < certificate["n_all"]
         notes.append(
-            f"Certificate: on the {certificate['n_records']} validation records, no fixed weighting of the "
-            f"{certificate['n_components']} components scored for all of them can gain more than "
-            f"{certificate['bound']:.3f} nats per record over this fit."
-        )
-    taus = info.get("temperatures")
-    if taus:
-        low, high = taus["gain_interval"]
-        notes.append(
-            f"A temperature per persona gains {taus['gain_over_single']:+.3f} nats per record over a "
-            f"single one (cross-validated, 95 % interval {low:+.3f} to {high:+.3f})"
-            + ("; a single one was kept." if taus["is_single"] else ".")
-        )
+            f"Certificate: on the {certificate['n_records']} validation records, no fixed weighting of "
+            + (f"the {certificate['n_components']} components scored for all of them (of {certificate['n_all']})"
+               if some else "all components")
+            + f" can gain more than {certificate['bound']:.3f} nats per record over this fit"
+            + ("; what was not scored counts as impossible, so the bound is loose." if some else ".")
+        )  # fmt: skip
     return notes
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ class Effects:
     # ------------------------------------------------------------------------- common to all records
 
     @cached_property
-    def _design(self) -> NDArray[np.object_]:
+    def _design(self) -> Any:
         """Sparse (n·m, 1 + K + J): z, persona and exemplar of every cell."""
         from scipy.sparse import csr_array, hstack
 
@@ -176,7 +177,7 @@ class Effects:
         found.transpose(0, 2, 1)[missing, :] = 0.0
         diagonal = np.einsum("nmm->nm", found)
         diagonal[missing] = 1.0
-        return found
+        return np.asarray(found)
 
     def _contrasts(self, v: Variances) -> Floats:
         """Precision of every record's cells with r_i taken out, (n, m, m): V⁻¹ − V⁻¹ 1 1ᵀ V⁻¹ / 1ᵀ V⁻¹ 1."""
@@ -192,7 +193,7 @@ class Effects:
             return np.ones(len(within))
         distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
         freedom = self.variances.freedom
-        return (freedom - 2 + distance) / (freedom + self.scored.used.sum(axis=1) - 1)
+        return np.asarray((freedom - 2 + distance) / (freedom + self.scored.used.sum(axis=1) - 1))
 
     def _learn_within(self) -> None:
         """Maximise the likelihood of the residuals, s_i² and r_i integrated out, over v_g, v_x, v_e and freedom."""
@@ -298,8 +299,8 @@ class Effects:
                 pull.sum()
             )
             off = (rest - level[:, None] - g[:, k] - x[:, j] - e_scored) @ precision
-            np.add.at(g, (slice(None), k), v.own_persona * off)
-            np.add.at(x, (slice(None), j), v.own_exemplar * off)
+            np.add.at(g.T, k, v.own_persona * off.T)
+            np.add.at(x.T, j, v.own_exemplar * off.T)
             found = level[:, None] + slope * z[i] + a[:, persona] + b[:, exemplar]
             found += g[:, persona] + x[:, exemplar] + e
             where = np.minimum(

@@ -337,7 +337,7 @@ class Likelihood:
         every = self._log_weights(self.fitted)
         centre = np.where(np.isfinite(every), every, 0.0).mean(axis=1, keepdims=True)
         # A weight of 0 says no more than a very small one.
-        return tuple(np.maximum(of - centre, -50.0) for of in (scored, every))  # type: ignore[return-value]
+        return np.maximum(scored - centre, -50.0), np.maximum(every - centre, -50.0)
 
     def _terms(self, mixture: FittedMixture) -> tuple[Ints, Iterator[Floats]]:
         """Persona of the sum's terms, and of each record in turn the terms (B, C): log w_c p_c."""
@@ -631,7 +631,8 @@ def _even_values(
 
 def _even_mean(log_lik: Floats, allowed: NDArray[np.bool_]) -> Floats:
     """Log of the mean likelihood of the allowed components, over the last axis."""
-    return log_sum_exp(np.where(allowed, log_lik, -np.inf)) - np.log(allowed.sum(axis=-1))
+    total = log_sum_exp(np.where(allowed, log_lik, -np.inf))
+    return np.asarray(total - np.log(allowed.sum(axis=-1)))
 
 
 def _best_tau(curves: NDArray[np.float32], allowed: NDArray[np.bool_], table: Table) -> float:

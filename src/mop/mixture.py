@@ -95,63 +95,6 @@ def responsibilities(
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Estimated log-likelihood of each record, when only some components were scored."""
-
-    log_mix: Floats
-    """(N,) nats. Its expectation is at most the true value (Jensen), so it errs on the safe side."""
-    standard_error: Floats
-    """(N,) nats, delta method; 0 where every component was scored."""
-    effective_components: Floats
-    """(N,) number of equally useful components that the estimate rests on; near 1 means: do not trust it."""
-
-
-def estimate_log_mixture(
-    log_lik: NDArray[np.floating],
-    log_weight: NDArray[np.floating],
-    log_proposal: NDArray[np.floating],
-    *,
-    allowed: NDArray[np.bool_] | None = None,
-) -> Estimate:
-    """Importance-sampling estimate of the mixture log-likelihood from drawn components.
-
-    The m columns are components drawn with replacement from the proposal q, the same for all
-    records or others for each; then p(y|x) = E_q[w_c p_c / q_c] is estimated by its mean.
-
-    Parameters
-    ----------
-    log_lik : ndarray, shape (N, m)
-        Nats.
-    log_weight : ndarray, shape (N, m)
-        Log mixing weight of the drawn components, normalised over *all* components.
-    log_proposal : ndarray, shape (m,) or (N, m)
-        Log probability with which each drawn component is drawn, normalised likewise.
-    allowed : ndarray of bool, shape (N, m), optional
-        False where a component must not be used for a record (its own exemplar).
-        Such terms count as zero, which is right because their weight is zero.
-
-    Returns
-    -------
-    Estimate
-
-    Notes
-    -----
-    Source: importance sampling; the Jensen gap as in Burda et al. 2016, arXiv 1509.00519.
-    """
-    _check(log_lik, log_weight)
-    log_term = np.asarray(log_lik + log_weight - log_proposal, dtype=np.float64)
-    if allowed is not None:
-        log_term = np.where(allowed, log_term, -np.inf)
-    m = log_term.shape[1]
-    log_mix = log_sum_exp(log_term) - np.log(m)
-    share = np.exp(log_term - np.where(np.isfinite(log_mix), log_mix, 0.0)[:, None])  # mean 1
-    variance = share.var(axis=1, ddof=1) / m if m > 1 else np.full(len(log_term), np.inf)
-    squared = np.square(share).sum(axis=1)
-    effective = np.square(share.sum(axis=1)) / np.where(squared > 0, squared, 1.0)
-    return Estimate(log_mix, np.sqrt(variance), effective)
-
-
-@dataclass(frozen=True)
 class Unconditional:
     """The best weights that do not look at the context, with their certificate."""
 
@@ -295,37 +238,6 @@ def spread_draw(
     return np.asarray(rng.permutation(order[hits]), dtype=np.int64)
 
 
-def dealing_order(n_personas: int, n_exemplars: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the place of every component in an order whose evenly spaced parts are varied.
-
-    Exemplar by exemplar, in random order, each with all personas in an order of its own. Whoever is
-    dealt every s-th component meets as many different exemplars as possible and random personas.
-    In the order of their numbers, whenever s is a multiple of N, it would be one exemplar.
-
-    Parameters
-    ----------
-    n_personas, n_exemplars : int
-        K and N.
-    rng : numpy Generator
-
-    Returns
-    -------
-    ndarray of int, shape (K·N,)
-        Place of component (k, j) at k·N + j.
-
-    Examples
-    --------
-    >>> place = dealing_order(3, 4, np.random.default_rng(0))
-    >>> sorted((np.argsort(place)[::3] % 4).tolist())  # every third component: all exemplars
-    [0, 1, 2, 3]
-    """
-    personas = rng.permuted(np.tile(np.arange(n_personas), (n_exemplars, 1)), axis=1)
-    order = personas * n_exemplars + rng.permutation(n_exemplars)[:, None]
-    place = np.empty(n_personas * n_exemplars, dtype=np.int64)
-    place[order.ravel()] = np.arange(len(place))
-    return place
-
-
 def diagonal_order(
     n_personas: int, n_exemplars: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -354,66 +266,6 @@ def diagonal_order(
     exemplar = (step + step // math.lcm(n_personas, n_exemplars)) % n_exemplars
     persona = rng.permutation(n_personas)[step % n_personas]
     return np.asarray(persona * n_exemplars + rng.permutation(n_exemplars)[exemplar])
-
-
-def varied_draw(
-    chance: NDArray[np.floating],
-    n: int,
-    n_personas: int,
-    n_exemplars: int,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Draw n different components with given chances, spread over personas and exemplars.
-
-    Parameters
-    ----------
-    chance : ndarray, shape (K·N,)
-        See `inclusion_chances`; they sum to n.
-    n, n_personas, n_exemplars : int
-    rng : numpy Generator
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        A `spread_draw` along an order whose evenly spaced parts are neighbours in a `diagonal_order`.
-    """
-    order = diagonal_order(n_personas, n_exemplars, rng)
-    order = order[np.argsort(np.arange(len(order)) % n, kind="stable")]
-    return order[spread_draw(np.asarray(chance)[order], n, rng)]
-
-
-def inclusion_chances(weight: NDArray[np.floating], n: int) -> Floats:
-    """Chances with which n *different* components are drawn, in proportion to their weights.
-
-    Parameters
-    ----------
-    weight : ndarray, shape (C,)
-        Non-negative, at least one positive.
-    n : int
-        Components to draw.
-
-    Returns
-    -------
-    ndarray, shape (C,)
-        Proportional to the weights, but at most 1; they sum to n, or to C if there are no more.
-        `spread_draw` with these draws each component at most once.
-
-    Examples
-    --------
-    >>> inclusion_chances(np.array([8.0, 1.0, 1.0]), 2).tolist()
-    [1.0, 0.5, 0.5]
-    """
-    weight = np.asarray(weight, dtype=np.float64)
-    if n >= len(weight):
-        return np.ones(len(weight))
-    certain = np.zeros(len(weight), dtype=bool)
-    while True:
-        left = np.where(certain, 0.0, weight)
-        scale = (n - certain.sum()) / left.sum() if left.sum() > 0 else 0.0
-        chance = np.where(certain, 1.0, left * scale)
-        if not bool((chance > 1.0 + 1e-12).any()):
-            return np.asarray(np.minimum(chance, 1.0))
-        certain |= chance >= 1.0
 
 
 def _check(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> None:

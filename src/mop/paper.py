@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.candidates import FitResult, best_single_tau, keep_in_range
 from mop.cells import Ints, Problem, ScoreCells, pack_cells
 from mop.config import FitConfig
 from mop.curve import weights as curve_weights
+from mop.em import FitResult, best_single_tau
 from mop.errors import ConfigError
 from mop.mixture import log_sum_exp, spread_draw
 from mop.randomness import derive_seed, generator
@@ -176,6 +176,15 @@ def _reason_to_stop(
     return ""
 
 
+def keep_in_range(gate: Gate, betas: tuple[float, ...]) -> None:
+    """Temperatures stay where the curves were measured; beyond their ends an interpolation means nothing."""
+    import torch
+
+    if len(betas) > 1:
+        with torch.no_grad():
+            gate.log_tau.clamp_(-math.log(betas[-1]), -math.log(betas[0]))
+
+
 def _state(gate: Gate) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in gate.state_dict().items()}
 
@@ -185,11 +194,9 @@ def _single_tau(
 ) -> float:
     """The best single temperature of uniform gates, chosen on the validation records."""
     n_train, n_exemplars = problem.n_train, len(problem.he)
-    n_all = len(problem.hg) * n_exemplars
     table = pack_cells(
         [[c for c in rest if c % n_exemplars != own] for own in problem.own[n_train:]],
         lambda i, c: cells[i + n_train, c],
-        np.zeros((len(problem.hx) - n_train, n_all)),
         n_exemplars=n_exemplars,
         n_nodes=len(problem.betas),
     )

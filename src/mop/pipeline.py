@@ -49,6 +49,7 @@ from mop.fitted import (
 )
 from mop.gather import report_data, response_files
 from mop.given import load_splits, split_files
+from mop.headroom import fit_sentence
 from mop.judge import JUDGED, log_lik_per_token
 from mop.likelihood import (
     Likelihood,
@@ -722,7 +723,6 @@ def make_fit(work: Work) -> Made:
         task=config.data.task,
         settings=config.fit,
         seed=config.seed,
-        chooses_personas=config.personas.n_personas == "auto",
         progress=work.progress,
     )
     info = {
@@ -735,12 +735,14 @@ def make_fit(work: Work) -> Made:
     work.__dict__.pop("fitted", None)
     history = fitted.info["history"]
     headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
-    certificate = fitted.info["certificate"]
+    certificate = fitted.info["certificate"] or {"n_components": 0, "n_all": 1}
+    is_whole = certificate["n_components"] == certificate["n_all"]
     return [work.folder.mixture], {
+        **({"says": fit_sentence(fitted.info)} if fitted.info["gain"] else {}),
         **headline,
         "valid": history[history[-1]["kept_round"]]["valid"],
         "n_personas": len(fitted.personas),
-        "certificate": None if certificate is None else certificate["bound"],
+        "certificate": certificate["bound"] if is_whole else None,
     }
 
 
