@@ -35,8 +35,8 @@ from mop.embed import embed, open_encoder
 from mop.evaluate import evaluate
 from mop.fit import FEW, fit_rounds
 from mop.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
-from mop.likelihood import Table, estimate, gain_interval
-from mop.mixture import log_sum_exp
+from mop.likelihood import Likelihood, Table, gain_over
+from mop.mixture import Floats, log_sum_exp
 from mop.paper import fit_paper
 from mop.score import ScoreTable, score_table
 from mop.simulate import simulate
@@ -144,6 +144,7 @@ class Case:
             own=own[n:],
             weight=np.ones(len(own) - n),
             betas=truth.betas,
+            cluster=np.arange(len(own) - n),
         )
         return cls(truth, problem, test)
 
@@ -179,7 +180,11 @@ class Case:
 
     def value(self, mixture: FittedMixture) -> float:
         """Mean log-likelihood of the test records, nats."""
-        return float(estimate(self.test, mixture).log_mix.mean())
+        return float(self.values(mixture).mean())
+
+    def values(self, mixture: FittedMixture) -> Floats:
+        """Log-likelihood of each test record, (1, n) nats; the table is whole."""
+        return Likelihood(self.test, mixture, seed=0).values(mixture)
 
     def fit(self, share: float, seed: int) -> tuple[FitResult, CountedScores]:
         """Our fit with at most a share of the cells."""
@@ -222,9 +227,10 @@ def measure(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
     uniform = case.value(uniform_mixture(case.mixture(full[0].gate, full[0].uniform_tau)))
     value_full = float(np.mean([case.value(case.mixture(r.gate, r.uniform_tau)) for r in full]))
     best = case.mixture(full[0].gate, full[0].uniform_tau)
-    against_uniform = gain_interval(case.test, best, uniform_mixture(best), seed=0)
+    values = case.values(best)
+    against_uniform = gain_over(values, case.values(uniform_mixture(best)), case.test)
     unconditional = case.mixture(full[0].unconditional, full[0].uniform_tau)
-    against_unconditional = gain_interval(case.test, best, unconditional, seed=0)
+    against_unconditional = gain_over(values, case.values(unconditional), case.test)
     ours = ours_curve(case, seeds)
     paper = paper_curve(case, seeds)
     claimed = ours[CLAIMED_SHARE]
