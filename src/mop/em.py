@@ -21,7 +21,7 @@ from mop.cells import Cells, Ints, Problem
 from mop.completion import Completion
 from mop.curve import weights as curve_weights
 from mop.errors import DataError
-from mop.kernel import Counts, KernelGate, cosines, mean_distance, nearness
+from mop.kernel import Counts, KernelGate, cosines, mean_distance
 from mop.mixture import Floats, log_sum_exp
 from mop.randomness import generator
 from mop.types import Progress
@@ -180,6 +180,11 @@ class Scores:
         return np.asarray(np.exp(slope * (self._cosine - 1.0)))
 
     @cached_property
+    def cosines(self) -> Floats:
+        """Of the contexts with each other, (n, n), at most 1."""
+        return np.minimum(cosines(self.hx, self.hx), 1.0)
+
+    @cached_property
     def _cosine(self) -> Floats:
         return np.take_along_axis(cosines(self.hx, self.problem.he), self.exemplars, axis=1)
 
@@ -251,7 +256,7 @@ def fit_local(
     those near it. No sum is known that each step raises; it ends when values move no more.
     """
     gate = gate_of(scores.problem, fixed, 1.0)
-    kappa = nearness(scores.hx, scores.hx, bandwidth) * scores.weight
+    kappa = np.exp((scores.cosines - 1.0) / bandwidth) * scores.weight
     base = fixed.persona[None], np.atleast_2d(gate.without_anchors(scores.hx))
     options = scores.personas, scores.exemplars
     cells = [_at(b, o) for b, o in zip(base, options, strict=True)]

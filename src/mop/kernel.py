@@ -159,8 +159,7 @@ class KernelGate:
 
     def log_pi(self, hx: Vectors) -> Floats:
         """Log persona weights of contexts hx (B, D): shape (B, K), ``exp`` sums to 1 over K."""
-        kappa = self._kappa(hx)
-        return np.asarray(np.log(self.of_persona.local(kappa, self.persona, self.prior)))
+        return self._log_pi(self._kappa(hx))
 
     def log_omega(self, hx: Vectors, persona: Ints, own: Ints | None = None) -> Floats:
         """Log exemplar weights (B, N) of each context; ``persona`` (B,) makes no difference.
@@ -168,7 +167,25 @@ class KernelGate:
         ``own`` (B,) names the exemplar that a context must not use, -1 for none; its weight is 0.
         """
         del persona
-        weight = self.of_exemplar.local(self._kappa(hx), self.without_anchors(hx), self.prior)
+        return self._log_omega(hx, self._kappa(hx), own)
+
+    def log_weight(
+        self, hx: Vectors, persona: Ints, exemplar: Ints, own: Ints | None = None
+    ) -> Floats:
+        """Log weights (B, M) of given components (B, M), normalised over all K · N; -inf for the own exemplar."""
+        kappa = self._kappa(hx)
+        of_persona = np.take_along_axis(self._log_pi(kappa), persona, axis=1)
+        omega = self._log_omega(hx, kappa, own)
+        return np.asarray(of_persona + np.take_along_axis(omega, exemplar, axis=1))
+
+    def _kappa(self, hx: Vectors) -> Floats:
+        return nearness(hx, self.anchors, self.bandwidth) * self.record_weight
+
+    def _log_pi(self, kappa: Floats) -> Floats:
+        return np.asarray(np.log(self.of_persona.local(kappa, self.persona, self.prior)))
+
+    def _log_omega(self, hx: Vectors, kappa: Floats, own: Ints | None) -> Floats:
+        weight = self.of_exemplar.local(kappa, self.without_anchors(hx), self.prior)
         if self.shown is not None:
             weight = weight[:, self.shown]
         if own is not None:
@@ -177,14 +194,6 @@ class KernelGate:
         weight /= weight.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(weight))
-
-    def log_weight(
-        self, hx: Vectors, persona: Ints, exemplar: Ints, own: Ints | None = None
-    ) -> Floats:
-        """Log weights (B, M) of given components (B, M), normalised over all K · N; -inf for the own exemplar."""
-        of_persona = np.take_along_axis(self.log_pi(hx), persona, axis=1)
-        omega = self.log_omega(hx, persona[:, 0], own)
-        return np.asarray(of_persona + np.take_along_axis(omega, exemplar, axis=1))
 
     def mean_weight(self, hx: Vectors, own: Ints) -> Floats:
         """Average weight (K·N,) of every component over contexts; component (k, j) at k·N + j, sum 1."""
@@ -204,9 +213,6 @@ class KernelGate:
     def with_persona_weights(self, weights: Floats) -> KernelGate:
         """The same with persona weights (K,), > 0, for every context."""
         return replace(self, persona=weights / weights.sum(), of_persona=Counts.none())
-
-    def _kappa(self, hx: Vectors) -> Floats:
-        return nearness(hx, self.anchors, self.bandwidth) * self.record_weight
 
     def without_anchors(self, hx: Vectors) -> Floats:
         """Ω⁰(x), (B, N) where likeness counts, else (N,)."""
