@@ -115,7 +115,7 @@ def repeat(
     n: int = 60,
     n_groups: int = 0,
     n_exemplars: int = 300,
-    n_truth: int = 600,
+    n_truth: int = 2_400,
 ) -> dict[str, float]:
     """One sample of records, scored under some components: estimates, intervals and the truth."""
     rng = generator(seed, "planted likelihood", n_components, n_groups)

@@ -184,23 +184,13 @@ def test_a_weight_of_two_is_a_cluster_of_two():
     assert weighted == doubled
 
 
-def test_what_imputations_have_in_common_widens_an_interval():
+def test_the_spread_between_imputations_widens_an_interval_by_rubins_rules():
     rng = np.random.default_rng(0)
-    of_record, shift = rng.normal(size=200), np.array([-0.5, 0.5, 1.0])
-    found = mean_interval(of_record + shift[:, None], np.ones(200), np.arange(200))
-    alone = mean_interval(of_record, np.ones(200), np.arange(200))["standard_error"] ** 2
-    between = shift.var(ddof=1)
-    # Each record varies between imputations as their means do, a 200th of which is its own doing.
-    expected = alone + between * (1 - 1 / 200) + between / 3
-    assert found["standard_error"] ** 2 == pytest.approx(expected)
-
-
-def test_noise_of_each_record_is_not_counted_twice():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=400) + rng.normal(size=(16, 400))
-    found = mean_interval(values, np.ones(400), np.arange(400))
-    once = mean_interval(values.mean(axis=0), np.ones(400), np.arange(400))
-    assert found["standard_error"] == pytest.approx(once["standard_error"], rel=0.08)
+    values = rng.normal(size=(1, 200)) + np.array([[-0.5], [0.5], [1.0]])
+    found = mean_interval(values, np.ones(200), np.arange(200))
+    within = mean_interval(values[0], np.ones(200), np.arange(200))["standard_error"] ** 2
+    between = np.var([-0.5, 0.5, 1.0], ddof=1) * (1 + 1 / 3)
+    assert found["standard_error"] ** 2 == pytest.approx(within + between)
 
 
 def test_one_cluster_alone_has_no_interval():
@@ -233,8 +223,9 @@ def test_intervals_hold_planted_truth():
 @pytest.mark.parametrize("n_groups", [0, 12])
 def test_intervals_hold_planted_truth_as_often_as_they_say(n_groups):
     found = coverage(16, n_repeats=200, n_groups=n_groups)
-    assert 0.90 <= found["gain"] <= 0.99
-    assert 0.90 <= found["score"] <= 0.99
+    assert 0.90 <= found["score"] <= 0.98
+    assert 0.90 <= found["rival"] <= 0.99
+    assert found["gain"] >= 0.92  # on the safe side: both mixtures share their imputations
 
 
 # ----------------------------------------------------------------------------------- simpler models
