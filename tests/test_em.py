@@ -218,6 +218,24 @@ def test_equal_weights_are_kept_unless_others_win_by_a_standard_error():
         assert trial.best(np.arange(60)) == expected
 
 
+def test_a_fold_is_judged_by_what_the_other_folds_choose():
+    """Each of two settings is good where the other is bad: whoever chooses on the rest gets the bad one."""
+    rng = np.random.default_rng(0)
+    problem, cells = table(rng.normal(-50, 1.5, (60, 12)), 3)
+    trial = em._Trial(problem, cells, 2, 0, None)
+    trial.validate(em.Shape("uniform"))
+    for kind, shape in (
+        ("a", em.Shape("unconditional", 10.0)),
+        ("b", em.Shape("unconditional", 3.0)),
+    ):
+        trial.validate(shape)
+        trial.values[shape] = trial.values[em.Shape("uniform")] + 1.0
+        trial.values[shape][trial.folds[0 if kind == "a" else 1]] += 5.0
+    trial.validate(em.Shape("unconditional", em.PRIORS_FIXED[-1]))
+    choice = trial.choice()
+    assert choice.values - choice.others["uniform"] == pytest.approx(np.ones(60))
+
+
 def test_all_personas_under_a_prior_lose_little_where_all_are_equal():
     """24 equally common personas, 100 records."""
     losses = []

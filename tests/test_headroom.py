@@ -268,6 +268,18 @@ def test_few_records_cannot_say():
     assert sentence == UNKNOWN
 
 
+def test_what_is_not_known_surely_is_not_called_right():
+    gain = {
+        "kind": "uniform",
+        "mean": 0.0,
+        "standard_error": 0.0,
+        "freest": 0.02,
+        "freest_error": 0.03,
+    }
+    assert fit_sentence({"gain": gain, "pool": None}) == RIGHT
+    assert fit_sentence({"gain": {**gain, "freest_error": 0.05}, "pool": None}) == UNKNOWN
+
+
 def test_the_best_component_is_the_one_with_the_largest_mean():
     rng = np.random.default_rng(0)
     problem, cells = table(rng.normal(-30, 2, (30, 12)), 3)

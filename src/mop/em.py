@@ -365,7 +365,15 @@ def choose(
     in equal weights, what likeness counts for, then belief and bandwidth of weights near a context. Weights that
     ignore the context, and equal ones, are preferred unless they lose by more than a standard error and `SMALLEST`.
     """
-    trial = _Trial(problem, cells, n_folds, seed, progress)
+    from threadpoolctl import threadpool_limits
+
+    # Products are small, and threads that wait for each other make them several times slower.
+    with threadpool_limits({"openblas": 1}):
+        return _choose(_Trial(problem, cells, n_folds, seed, progress))
+
+
+def _choose(trial: _Trial) -> Choice:
+    problem = trial.problem
     trial.validate(Shape("uniform"))
     free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]
     for shape in free:
