@@ -254,7 +254,7 @@ def test_empty_data_are_an_error(tmp_path, capsys):
 def test_with_json_an_error_is_one_document_too(tmp_path, capsys):
     assert main(["run", "--json", "--out", str(tmp_path), "--set", "fit.dim=0"]) == USAGE
     assert json.loads(capsys.readouterr().out)["error"] == {
-        "type": "ConfigError", "message": "fit.dim must be at least 2, got 0",
+        "type": "ConfigError", "message": "fit.dim must be at least 1, got 0",
     }  # fmt: skip
 
 

@@ -402,8 +402,9 @@ def mean_interval(
     Notes
     -----
     Linearised ratio with totals of clusters, t quantiles; the variance between imputations by Rubin's rules
-    (1987), with his degrees of freedom where they are fewer. On planted truth they are on the safe side for gains of one mixture
-    over another, which share their imputations (docs/log.md). One cluster alone has no interval: it is infinite.
+    (1987), with his degrees of freedom where they are fewer. On planted truth they are on the safe side for gains
+    of one mixture over another, which share their imputations (docs/log.md). One cluster alone has no interval:
+    it is infinite.
     """
     from scipy.stats import t
 
