@@ -27,7 +27,7 @@ from mop.compare import (
 from mop.config import PRESETS, resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults
-from mop.pipeline import Models, simulate_method, verify
+from mop.pipeline import Models, simulate_method
 from mop.store import Store
 from mop.types import Record
 from test_remote import N_PROBES
@@ -162,9 +162,6 @@ def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, s
           for name in ("paper-fit", "n-12")}  # fmt: skip
     assert of["paper-fit"]["description"].startswith("You are Dutch. ")
     assert not of["n-12"]["description"].startswith("You are Dutch. ")
-    variant = path / "compare/variants/paper-fit"  # has its run's store
-    assert not (variant / "store.sqlite").exists()
-    assert verify(variant)["counts"] == verify(path)["counts"]
 
 
 def bare_bench(tmp_path, **more):
