@@ -10,13 +10,11 @@ from mop.mixture import (
     diagonal_order,
     draw,
     estimate_log_mixture,
-    inclusion_chances,
     log_mixture,
     log_sum_exp,
     responsibilities,
     spread_draw,
     unconditional_weights,
-    varied_draw,
 )
 
 
@@ -190,14 +188,3 @@ def test_every_component_is_as_likely_to_come_first_on_the_diagonal():
     count = np.bincount(first, minlength=24)
     assert count.min() > 60
     assert count.max() < 140
-
-
-def test_varied_draws_have_the_chances_asked_for_and_are_spread():
-    weight = np.random.default_rng(1).random(96) + 0.2
-    chance = inclusion_chances(weight, 12)
-    drawn = [varied_draw(chance, 12, 24, 4, np.random.default_rng(s)) for s in range(3000)]
-    assert all(len(set(d.tolist())) == 12 for d in drawn)
-    share = np.bincount(np.concatenate(drawn), minlength=96) / 3000
-    assert np.abs(share - chance).max() < 4.5 * np.sqrt(0.25 / 3000)
-    assert np.mean([len(set((d % 4).tolist())) for d in drawn]) > 3.5
-    assert np.mean([len(set((d // 4).tolist())) for d in drawn]) > 9

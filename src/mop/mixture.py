@@ -356,66 +356,6 @@ def diagonal_order(
     return np.asarray(persona * n_exemplars + rng.permutation(n_exemplars)[exemplar])
 
 
-def varied_draw(
-    chance: NDArray[np.floating],
-    n: int,
-    n_personas: int,
-    n_exemplars: int,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Draw n different components with given chances, spread over personas and exemplars.
-
-    Parameters
-    ----------
-    chance : ndarray, shape (K·N,)
-        See `inclusion_chances`; they sum to n.
-    n, n_personas, n_exemplars : int
-    rng : numpy Generator
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        A `spread_draw` along an order whose evenly spaced parts are neighbours in a `diagonal_order`.
-    """
-    order = diagonal_order(n_personas, n_exemplars, rng)
-    order = order[np.argsort(np.arange(len(order)) % n, kind="stable")]
-    return order[spread_draw(np.asarray(chance)[order], n, rng)]
-
-
-def inclusion_chances(weight: NDArray[np.floating], n: int) -> Floats:
-    """Chances with which n *different* components are drawn, in proportion to their weights.
-
-    Parameters
-    ----------
-    weight : ndarray, shape (C,)
-        Non-negative, at least one positive.
-    n : int
-        Components to draw.
-
-    Returns
-    -------
-    ndarray, shape (C,)
-        Proportional to the weights, but at most 1; they sum to n, or to C if there are no more.
-        `spread_draw` with these draws each component at most once.
-
-    Examples
-    --------
-    >>> inclusion_chances(np.array([8.0, 1.0, 1.0]), 2).tolist()
-    [1.0, 0.5, 0.5]
-    """
-    weight = np.asarray(weight, dtype=np.float64)
-    if n >= len(weight):
-        return np.ones(len(weight))
-    certain = np.zeros(len(weight), dtype=bool)
-    while True:
-        left = np.where(certain, 0.0, weight)
-        scale = (n - certain.sum()) / left.sum() if left.sum() > 0 else 0.0
-        chance = np.where(certain, 1.0, left * scale)
-        if not bool((chance > 1.0 + 1e-12).any()):
-            return np.asarray(np.minimum(chance, 1.0))
-        certain |= chance >= 1.0
-
-
 def _check(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> None:
     if log_lik.ndim != 2 or log_weight.shape not in (log_lik.shape, log_lik.shape[1:]):
         raise DataError(
