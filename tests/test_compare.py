@@ -27,7 +27,7 @@ from mop.compare import (
 from mop.config import PRESETS, resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
 from mop.fake_server import FakeServer, Faults
-from mop.pipeline import Models, simulate_method, verify
+from mop.pipeline import Models, simulate_method
 from mop.store import Store
 from mop.types import Record
 from test_remote import N_PROBES
