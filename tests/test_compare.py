@@ -167,7 +167,6 @@ def test_a_fit_with_the_same_personas_has_those_that_a_person_edited(finished, s
           for name in ("paper-fit", "n-12")}  # fmt: skip
     assert of["paper-fit"]["description"].startswith("You are Dutch. ")
     assert not of["n-12"]["description"].startswith("You are Dutch. ")
-    assert verify(path / "compare/variants/paper-fit")["counts"]
 
 
 def bare_bench(tmp_path, **more):

@@ -16,6 +16,7 @@ from mop.curve import weights as curve_weights
 from mop.design import similar_groups
 from mop.em import Scores, best_single_tau, folds
 from mop.kernel import KernelGate
+from mop.metrics import energy_distance
 from mop.mixture import Floats, log_sum_exp, unconditional_weights
 from mop.randomness import generator
 
@@ -146,9 +147,8 @@ def two_samples(
     Returns
     -------
     dict
-        ``distance``: energy distance 2 E|s - g| - E|s - s'| - E|g - g'| over different texts, 0 in expectation
-        for samples of one population; ``p_value``: share of `N_PERMUTATIONS` relabellings with at least as large a
-        value; ``n_pool``, ``n_target``.
+        ``distance``: see `mop.metrics.energy_distance`; ``p_value``: share of `N_PERMUTATIONS` relabellings with
+        at least as large a value; ``n_pool``, ``n_target``.
 
     Notes
     -----
@@ -165,19 +165,12 @@ def two_samples(
     between = np.sqrt(np.maximum(square[:, None] + square - 2 * both @ both.T, 0.0))
     np.fill_diagonal(between, 0.0)
     share = np.concatenate([np.full(len(pool), 1 / len(pool)), -weight / weight.sum()])
-    sides = share[: len(pool)], share[len(pool) :]
-    blocks = between[: len(pool), : len(pool)], between[len(pool) :, len(pool) :]
-    within = sum(
-        float(side @ block @ side) / max(1.0 - float(np.square(side).sum()), 1e-12)
-        for side, block in zip(sides, blocks, strict=True)
-    )
-    across = -2.0 * float(sides[0] @ between[: len(pool), len(pool) :] @ sides[1])
     observed = -float(share @ between @ share)
     shuffled = rng.permuted(np.tile(share, (N_PERMUTATIONS, 1)), axis=1)
     values = -np.einsum("bi,bi->b", shuffled @ between, shuffled)
     n_larger = int((values >= observed - 1e-12).sum())
     return {
-        "distance": across - within,
+        "distance": energy_distance(target, pool, golden_weight=weight).distance,
         "p_value": (1 + n_larger) / (1 + N_PERMUTATIONS),
         "n_pool": len(pool),
         "n_target": len(target),
