@@ -258,14 +258,38 @@ def test_folds_do_not_see_what_they_judge():
     log_lik = rng.normal(-50, 1.5, (40, 12))
     problem, cells = table(log_lik, 3)
     choice = em.choose(problem, cells, 4, seed=0)
-    for gate, fold in zip(choice.fold_gates, em.folds(40, 4, 0), strict=True):
+    for gate, fold in zip(choice.fold_gates, em.folds(problem, 4, 0), strict=True):
         rest = np.setdiff1d(np.arange(40), fold)
         again = em.fit_shape(em.Scores(problem, cells, rest, 1.0), choice.shape, 1.0)
         assert again.log_pi(problem.hx) == pytest.approx(gate.log_pi(problem.hx))
 
 
 def test_more_folds_than_records_are_as_many_as_there_are():
-    assert [fold.tolist() for fold in em.folds(2, 5, seed=0)] in ([[0], [1]], [[1], [0]])
+    problem = replace(table(np.zeros((3, 12)), 3)[0], cluster=np.array([0, 0, 1]))
+    found = [fold.tolist() for fold in em.folds(problem, 5, seed=0)]
+    assert found in ([[0, 1], [2]], [[2], [0, 1]])
+
+
+def test_records_of_a_group_are_never_divided_between_folds():
+    problem, _ = table(np.zeros((40, 12)), 3)
+    grouped = replace(problem, cluster=np.arange(40) % 9 + 5)
+    found = em.folds(grouped, 4, seed=0)
+    assert sorted(np.concatenate(found).tolist()) == list(range(40))
+    assert [len(set(fold % 9)) * 4 <= len(fold) * 1.1 + 4 for fold in found] == [True] * 4
+    parts = [set(grouped.clusters[fold].tolist()) for fold in found]
+    assert sum(len(part) for part in parts) == 9
+    one = replace(problem, cluster=np.zeros(40, dtype=int))
+    assert len(em.folds(one, 4, seed=0)) == 4  # one group of all can only be divided
+
+
+def test_a_group_counts_as_one_observation():
+    problem, _ = table(np.zeros((40, 12)), 3)
+    gain = np.random.default_rng(0).normal(size=10)
+    alone, _ = table(np.zeros((10, 12)), 3)
+    fourfold = replace(problem, cluster=np.arange(40) % 10)
+    assert em.mean_and_error(np.tile(gain, 4), fourfold) == pytest.approx(
+        em.mean_and_error(gain, alone)
+    )
 
 
 def test_the_best_single_temperature_is_found():

@@ -17,7 +17,8 @@ from mop.errors import (
     ScoringUnsupportedError,
 )
 from mop.estimator import _as_records
-from mop.likelihood import clusters, mean_interval
+from mop.likelihood import mean_interval
+from mop.score import clusters
 from mop.types import Record
 
 SETTINGS = FitConfig(

@@ -226,6 +226,21 @@ def said(problem, cells, pool):
     return fit_sentence({"gain": choice.gain(problem), "pool": pool}), choice
 
 
+def test_texts_of_one_person_are_no_sign_that_pool_and_target_differ():
+    """Ten people with six texts each, all of a person on one side: by texts they differ, by people they do not."""
+    rng = np.random.default_rng(0)
+    by_text, by_person = [], []
+    for seed in range(30):
+        texts = np.repeat(rng.normal(size=(10, 6)), 6, axis=0) + 0.2 * rng.normal(size=(60, 6))
+        pool, target = np.split(texts.astype(np.float32), 2)
+        person = np.repeat(np.arange(10), 6)
+        by_text.append(two_samples(pool, target, np.ones(30), seed=seed)["p_value"])
+        found = two_samples(pool, target, np.ones(30), cluster=person, seed=seed)
+        by_person.append(found["p_value"])
+    assert np.mean(np.array(by_text) < 0.05) > 0.5
+    assert np.mean(np.array(by_person) < 0.05) < 0.2
+
+
 def test_the_same_pool_is_called_right():
     """Every exemplar is as common as any other, and texts of both sides are of one population."""
     rng = np.random.default_rng(0)

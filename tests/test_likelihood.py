@@ -12,7 +12,6 @@ from mop.fitted import unconditional_mixture, with_temperatures
 from mop.likelihood import (
     REFERENCES,
     Likelihood,
-    clusters,
     component_posterior,
     draw_components,
     gain_over,
@@ -23,6 +22,7 @@ from mop.likelihood import (
     score_for_likelihood,
     summarise,
 )
+from mop.score import clusters
 from mop.store import Store
 from mop.types import Record
 from planted_likelihood import coverage

@@ -41,8 +41,17 @@ class Problem:
     """How many of the n records are for training; the others validate."""
     betas: tuple[float, ...]
     """Nodes of the score curves; one node means that temperatures cannot be learned."""
+    cluster: Ints | None = None
+    """(n,) records of one number belong together and are never divided between folds; None: each by itself."""
     characters: Floats | None = None
     """(n,) in each record's response, by which budgets guess what scoring it costs; None: all alike."""
+
+    @property
+    def clusters(self) -> Ints:
+        """(n,) `cluster`, from 0 without gaps; a number for each record where there is but one or none."""
+        if self.cluster is None or bool((self.cluster == self.cluster[0]).all()):
+            return np.arange(len(self.hx))
+        return np.unique(self.cluster, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     @property
     def cost(self) -> Floats:
@@ -80,6 +89,7 @@ class Problem:
             hx=self.hx[rows],
             own=self.own[rows],
             weight=self.weight[rows],
+            cluster=None if self.cluster is None else self.cluster[rows],
             characters=None if self.characters is None else self.characters[rows],
             n_train=int((rows < self.n_train).sum()),
         )

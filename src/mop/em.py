@@ -310,11 +310,18 @@ def fit_shape(scores: Scores, shape: Shape, tau: float, fixed: Fixed | None = No
 # ---------------------------------------------------------------------------------------- the choice
 
 
-def folds(n: int, n_folds: int, seed: int) -> list[Ints]:
-    """Split n records into folds, each in ascending order; the same in every round. At most n of them."""
-    n_folds = min(n_folds, n)
-    order = generator(seed, "folds").permutation(n)
-    return [np.sort(order[f::n_folds]).astype(np.int64) for f in range(n_folds)]
+def folds(problem: Problem, n_folds: int, seed: int) -> list[Ints]:
+    """Split records into folds, each in ascending order; the same in every round. No more folds than clusters.
+
+    Clusters, in random order, go whole to whichever fold has the fewest records.
+    """
+    cluster = problem.clusters
+    size = np.bincount(cluster)
+    fold_of, filled = np.zeros(len(size), dtype=np.int64), np.zeros(min(n_folds, len(size)))
+    for number in generator(seed, "folds").permutation(len(size)):
+        fold_of[number] = int(np.argmin(filled))
+        filled[fold_of[number]] += size[number]
+    return [np.flatnonzero(fold_of[cluster] == f) for f in range(len(filled))]
 
 
 @dataclass(frozen=True)
@@ -345,8 +352,8 @@ class Choice:
         Nats per record, cross-validated. ``freest`` and ``freest_error`` are about what the best weights that
         ignore the context may gain (`freest`): what so many records leave open.
         """
-        mean, error = mean_and_error(self.values - self.others["uniform"], problem.weight)
-        free, free_error = mean_and_error(self.freest - self.others["uniform"], problem.weight)
+        mean, error = mean_and_error(self.values - self.others["uniform"], problem)
+        free, free_error = mean_and_error(self.freest - self.others["uniform"], problem)
         return {
             "kind": self.shape.kind,
             "mean": mean,
@@ -416,7 +423,7 @@ class _Trial:
         self.problem, self.progress = problem, progress
         self.tau = best_single_tau(cells, problem.weight, problem.betas)[0]
         everyone = np.arange(len(problem.hx))
-        self.folds = folds(len(problem.hx), n_folds, seed)
+        self.folds = folds(problem, n_folds, seed)
         self.filled_in = FilledIn(problem, cells, self.tau, seed=seed)
         self.whole = self.filled_in.scores(everyone)
         self.parts = [
@@ -448,7 +455,7 @@ class _Trial:
 
     def is_clearly_worse(self, shape: Shape, rival: Shape) -> bool:
         """Whether a shape loses by more than two standard errors."""
-        loss, error = mean_and_error(self.values[rival] - self.values[shape], self.problem.weight)
+        loss, error = mean_and_error(self.values[rival] - self.values[shape], self.problem)
         return loss > 2 * error
 
     def best(self, rows: Ints, kind: str = "") -> Shape:
@@ -460,7 +467,7 @@ class _Trial:
             rivals = [shape for shape in tried if shape.kind == simple]
             if rivals and simple != winner.kind:
                 rival = max(rivals, key=lambda shape: float(weight @ tried[shape]))
-                if not _is_clear(tried[winner] - tried[rival], weight):
+                if not _is_clear(tried[winner] - tried[rival], self.problem, rows):
                     return rival
         return winner
 
@@ -477,7 +484,7 @@ class _Trial:
             rest = np.setdiff1d(everyone, fold)
             honest[fold] = self.values[self.best(rest)][fold]
             others["unconditional"][fold] = self.values[self.best(rest, "unconditional")][fold]
-        if not _is_clear(honest - others["uniform"], self.problem.weight):
+        if not _is_clear(honest - others["uniform"], self.problem, everyone):
             shape, honest = Shape("uniform"), others["uniform"]
         gate = fit_shape(self.whole, shape, self.tau)
         freest = Shape("unconditional", PRIORS_FIXED[-1])
@@ -489,9 +496,9 @@ class _Trial:
         )  # fmt: skip
 
 
-def _is_clear(gain: Floats, weight: Floats) -> bool:
-    """Whether a gain (n,) exceeds a standard error, and what is worth having."""
-    mean, error = mean_and_error(gain, weight)
+def _is_clear(gain: Floats, problem: Problem, rows: Ints) -> bool:
+    """Whether a gain of some records exceeds a standard error, and what is worth having."""
+    mean, error = mean_and_error(gain, problem, rows)
     return mean > max(error, SMALLEST)
 
 
@@ -500,12 +507,15 @@ def mean_of(values: Floats, problem: Problem) -> float:
     return float(np.average(values, weights=problem.weight))
 
 
-def mean_and_error(values: Floats, weight: Floats) -> tuple[float, float]:
-    """Weighted mean of independent records, and its linearised standard error."""
-    share = weight / weight.sum()
+def mean_and_error(
+    values: Floats, problem: Problem, rows: Ints | slice = slice(None)
+) -> tuple[float, float]:
+    """Weighted mean over records, and its linearised standard error; a cluster counts as one observation."""
+    share = problem.weight[rows] / problem.weight[rows].sum()
     mean = float(share @ values)
-    n = len(values)
-    return mean, float(np.sqrt(np.square(share * (values - mean)).sum() * n / max(n - 1, 1)))
+    sums = np.bincount(problem.clusters[rows], share * (values - mean))
+    n = len(np.unique(problem.clusters[rows]))
+    return mean, float(np.sqrt(np.square(sums).sum() * n / max(n - 1, 1)))
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:

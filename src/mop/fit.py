@@ -38,7 +38,7 @@ from mop.mixture import Floats
 from mop.paper import fit_paper
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import generator
-from mop.score import cell_scorer, own_exemplars
+from mop.score import cell_scorer, clusters, own_exemplars
 from mop.store import Store
 from mop.types import Persona, Progress, Record
 
@@ -95,6 +95,7 @@ def fit_mixture(
         weight=np.array([r.weight for r in records]),
         n_train=len(train),
         betas=scorer.betas,
+        cluster=clusters(records),
         characters=np.array([float(len(r.response)) for r in records]),
     )
     if len(scorer.betas) == 1:
@@ -115,11 +116,15 @@ def fit_mixture(
     pool = None
     stranger = problem.own < 0  # a record that is an exemplar is no news of the target
     if int(stranger.sum()) > 1 and len(exemplars) > 1:
+        strangers = [records[i] for i in np.flatnonzero(stranger)]
         of_pool, of_target = (
             embed([r.response for r in some], encoder, store=store, progress=progress)
-            for some in (exemplars, [records[i] for i in np.flatnonzero(stranger)])
+            for some in (exemplars, strangers)
         )
-        pool = two_samples(of_pool, of_target, problem.weight[stranger], seed=seed)
+        pool = two_samples(
+            of_pool, of_target, problem.weight[stranger],
+            cluster=clusters([*exemplars, *strangers]), seed=seed,
+        )  # fmt: skip
         logger.info(
             "exemplars against responses: energy distance %.4f, p = %.3f",
             pool["distance"], pool["p_value"],
@@ -288,7 +293,7 @@ def _judged_on(choice: Choice, problem: Problem, cells: Cells, n_folds: int, see
     """Values of all records (n,) on other cells, each under the fit that has not seen it."""
     tau = best_single_tau(cells, problem.weight, problem.betas)[0]
     values, filled_in = np.zeros(len(problem.hx)), FilledIn(problem, cells, tau, seed=seed)
-    for gate, fold in zip(choice.fold_gates, folds(len(values), n_folds, seed), strict=True):
+    for gate, fold in zip(choice.fold_gates, folds(problem, n_folds, seed), strict=True):
         values[fold] = filled_in.scores(fold, float(gate.temperatures()[0])).of_gate(gate)
     return values
 

@@ -66,7 +66,7 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
     is_whole = bool(
         (cells.present.sum(axis=1) == n_personas * (n_exemplars - (problem.own >= 0))).all()
     )
-    fold_rows = folds(len(problem.hx), n_folds, seed)
+    fold_rows = folds(problem, n_folds, seed)
     component = cells.persona * n_exemplars + cells.exemplar
     found: dict[str, Any] = {"n_groups": int(groups.max()) + 1, "is_whole": is_whole}
     for name, option, n in (
@@ -129,7 +129,12 @@ def _bounds(
 
 
 def two_samples(
-    pool: NDArray[np.float32], target: NDArray[np.float32], weight: Floats, *, seed: int
+    pool: NDArray[np.float32],
+    target: NDArray[np.float32],
+    weight: Floats,
+    *,
+    cluster: Ints | None = None,
+    seed: int,
 ) -> dict[str, Any]:
     """Test whether two sets of responses are samples of one population, by their embeddings.
 
@@ -141,6 +146,8 @@ def two_samples(
         Responses that are to be simulated.
     weight : ndarray, shape (n,)
         Survey weights of these.
+    cluster : ndarray of int, shape (N + n,), optional
+        Texts of one number, of either side, belong together: a relabelling moves them together. None: each by itself.
     seed : int
         Of the permutations, and of the choice of at most `MOST_POOL` texts of each.
 
@@ -155,18 +162,24 @@ def two_samples(
     Source: Székely and Rizzo 2013.
     """
     rng = generator(seed, "two-samples")
-    if len(pool) > MOST_POOL:
-        pool = pool[np.sort(rng.permutation(len(pool))[:MOST_POOL])]
-    if len(target) > MOST_POOL:
-        rows = np.sort(rng.permutation(len(target))[:MOST_POOL])
-        target, weight = target[rows], weight[rows]
+    cluster = np.arange(len(pool) + len(target)) if cluster is None else cluster
+    of_pool, of_target = (
+        np.sort(rng.permutation(len(side))[:MOST_POOL]) for side in (pool, target)
+    )
+    cluster = np.concatenate([cluster[of_pool], cluster[len(pool) + of_target]])
+    pool, target, weight = pool[of_pool], target[of_target], weight[of_target]
     both = np.concatenate([pool, target]).astype(np.float64)
     square = np.square(both).sum(axis=1)
     between = np.sqrt(np.maximum(square[:, None] + square - 2 * both @ both.T, 0.0))
     np.fill_diagonal(between, 0.0)
     share = np.concatenate([np.full(len(pool), 1 / len(pool)), -weight / weight.sum()])
     observed = -float(share @ between @ share)
-    shuffled = rng.permuted(np.tile(share, (N_PERMUTATIONS, 1)), axis=1)
+    number = np.unique(cluster, return_inverse=True)[1].reshape(-1)
+    shuffled = np.empty((N_PERMUTATIONS, len(share)))
+    for row in shuffled:
+        # Clusters in random order, and their texts in random order: the first of them are called the pool.
+        order = np.lexsort((rng.random(len(share)), rng.permutation(number.max() + 1)[number]))
+        row[order] = share
     values = -np.einsum("bi,bi->b", shuffled @ between, shuffled)
     n_larger = int((values >= observed - 1e-12).sum())
     return {
@@ -200,7 +213,7 @@ def fit_sentence(info: Mapping[str, Any]) -> str:
         )
         return (
             f"The weights correct the pool: {how}, they gain {gain['mean']:+.2f} ± {gain['standard_error']:.2f} "
-            f"nats per record over equal ones, cross-validated{why}."
+            f"nats per record over equal ones among the prompts scored, cross-validated{why}."
         )
     surely = gain["freest"] + 2 * gain["freest_error"]
     return RIGHT if surely < SMALL and not differs else UNKNOWN

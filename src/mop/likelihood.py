@@ -28,7 +28,7 @@ from mop.fitted import (
 from mop.imputation import Effects, Scored, Variances
 from mop.mixture import Floats, log_sum_exp, spread_draw
 from mop.randomness import derive_seed, generator
-from mop.score import Component, score_columns
+from mop.score import Component, clusters, score_columns
 from mop.store import Store
 from mop.types import Progress, Record
 
@@ -145,15 +145,6 @@ def components_of(
         flat[rows] = draw_components(weight, n_components, n_exemplars, rng)
         log_proposal[rows] = np.log(weight[flat[rows]])
     return *np.divmod(flat, n_exemplars), log_proposal
-
-
-def clusters(records: Sequence[Record]) -> Ints:
-    """Number the groups of records (n,); a record without one is a group by itself."""
-    number: dict[object, int] = {}
-    return np.array(
-        [number.setdefault(i if r.group is None else ("group", r.group), len(number)) for i, r in enumerate(records)],
-        dtype=np.int64,
-    )  # fmt: skip
 
 
 def score_for_likelihood(

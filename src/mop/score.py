@@ -104,6 +104,15 @@ def own_exemplars(records: Sequence[Record], exemplars: Sequence[Record]) -> NDA
     return own
 
 
+def clusters(records: Sequence[Record]) -> NDArray[np.int64]:
+    """Number the groups of records (n,); a record without one is a group by itself."""
+    number: dict[object, int] = {}
+    return np.array(
+        [number.setdefault(i if r.group is None else ("group", r.group), len(number)) for i, r in enumerate(records)],
+        dtype=np.int64,
+    )  # fmt: skip
+
+
 def score_requests(
     requests: Sequence[ScoreRequest],
     scorer: Scorer,
