@@ -113,7 +113,7 @@ COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-
 NO_PICLE = "PICLe with its fine-tuned model was not run, only its prompted stand-in."
 
 ABLATIONS = (
-    "no-exemplars", "raw-records", "no-gates", "random-personas", "single-tau", "fitted-tau",
+    "no-exemplars", "raw-records", "no-gates", "random-personas", "fitted-tau",
     "any-label", "paper-drawing", "tokens-2", "tokens-4", "tokens-8",
     "prompt-1", "prompt-2", "prompt-3", "prompt-4", "prompt-8", "neighbours-2", "neighbours-5",
 )  # fmt: skip
