@@ -647,7 +647,9 @@ def _show_run(result: dict[str, Any]) -> str:
     lines += [*_metric_lines(metrics["methods"], 14), *_metric_notes(metrics)]
     held = metrics["held_out"]
     low, high = held["gain_interval"]
+    says = result.get("fit", {}).get("says")
     lines += [
+        *([f"fit: {says}"] if says else []),
         f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, untrained gates "
         f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})",
         *_reference_lines(held),
@@ -920,7 +922,7 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
     """Show the package's log on standard error while a command runs, secrets hidden."""
     from mop.redact import RedactingFilter
 
-    logger = logging.getLogger("mop")
+    logger, of_fit = logging.getLogger("mop"), logging.getLogger("mop.fit")
     level = logger.level
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -929,11 +931,14 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
     logger.setLevel(
         logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
     )
+    # What weights could gain at all is said before they are fitted.
+    of_fit.setLevel(logging.NOTSET if args.quiet or args.verbose else logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        of_fit.setLevel(logging.NOTSET)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

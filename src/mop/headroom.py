@@ -82,11 +82,15 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
 def headroom_lines(room: Mapping[str, Any] | None) -> list[str]:
     """What `headroom` found, a line each, for people; none of nothing."""
     return [
-        f"By {room['n_groups']} groups of contexts, weights of {name} can gain at least {room[name]['at_least']:+.3f} "
+        f"{_groups(room['n_groups'])} of contexts: weights of {name} can gain at least {room[name]['at_least']:+.3f} "
         f"(cross-validated) and at most {room[name]['at_most']:.3f} nats per record over equal ones"
         for name in ("components", "personas", "exemplars")
         if room and room[name]
     ]
+
+
+def _groups(n: int) -> str:
+    return "One group" if n == 1 else f"{n} groups"
 
 
 def context_groups(problem: Problem) -> Ints:
