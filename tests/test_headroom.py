@@ -226,6 +226,33 @@ def said(problem, cells, pool):
     return fit_sentence({"gain": choice.gain(problem), "pool": pool}), choice
 
 
+def test_groups_with_texts_on_both_sides_do_not_hide_a_difference():
+    rng = np.random.default_rng(0)
+    group = np.tile(np.arange(15), 4)
+    found = []
+    for seed in range(10):
+        texts = rng.normal(size=(15, 6))[group] + rng.normal(size=(60, 6))
+        texts[30:] += 0.8
+        pool, target = np.split(texts.astype(np.float32), 2)
+        found.append(two_samples(pool, target, np.ones(30), cluster=group, seed=seed)["p_value"])
+    assert np.mean(np.array(found) < 0.05) > 0.7
+
+
+def test_bounds_of_a_partial_table_are_about_all_components():
+    """One exemplar of fifty is better by four nats, and four of fifty are scored for each of 120 records."""
+    rng = np.random.default_rng(0)
+    log_lik = rng.normal(0, 0.7, (120, 50))
+    log_lik[:, 7] += 4.0
+    scored = np.zeros(log_lik.shape, bool)
+    for i in range(120):
+        scored[i, (np.arange(4) + 4 * i) % 50] = True
+    problem, cells = table(log_lik, 1, scored=scored)
+    best = log_lik[:, 7].mean() - np.log(np.exp(log_lik).mean(axis=1)).mean()
+    found = headroom(problem, cells, 4, seed=0)["exemplars"]
+    assert found["at_most"] > 0.8 * best
+    assert found["at_least"] < best
+
+
 def test_texts_of_one_person_are_no_sign_that_pool_and_target_differ():
     """Ten people with six texts each, all of a person on one side: by texts they differ, by people they do not."""
     rng = np.random.default_rng(0)
@@ -291,8 +318,10 @@ def test_what_is_not_known_surely_is_not_called_right():
         "freest": 0.02,
         "freest_error": 0.03,
     }
-    assert fit_sentence({"gain": gain, "pool": None}) == RIGHT
-    assert fit_sentence({"gain": {**gain, "freest_error": 0.05}, "pool": None}) == UNKNOWN
+    alike = {"p_value": 0.4, "distance": 0.0, "n_pool": 30, "n_target": 30}
+    assert fit_sentence({"gain": gain, "pool": alike}) == RIGHT
+    assert fit_sentence({"gain": gain, "pool": None}) == UNKNOWN  # no test was made
+    assert fit_sentence({"gain": {**gain, "freest_error": 0.05}, "pool": alike}) == UNKNOWN
 
 
 def test_the_best_component_is_the_one_with_the_largest_mean():

@@ -646,12 +646,11 @@ def _show_run(result: dict[str, Any]) -> str:
         )
     lines += [*_metric_lines(metrics["methods"], 14), *_metric_notes(metrics)]
     held = metrics["held_out"]
-    low, high = held["gain_interval"]
     says = result.get("fit", {}).get("says")
     lines += [
         *([f"fit: {says}"] if says else []),
-        f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, untrained gates "
-        f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})",
+        f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, equal weights "
+        f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {_range(held['gain_interval'], '+.2f')})",
         *_reference_lines(held),
         *cut_lines,
         f"report: {run}/report.html",
@@ -742,9 +741,10 @@ def _reference_lines(held: dict[str, Any]) -> list[str]:
     )
     lines = [head]
     for name, row in rows.items():
-        low, high = row["gain_interval"]
+        if row.get("best_of"):
+            name = f"best of {row['best_of']} pairs"
         lines.append(
-            f"{name:<18}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{f'{low:+.2f} to {high:+.2f}':>20}"
+            f"{name:<18}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{_range(row['gain_interval'], '+.2f'):>20}"
             f"{row['gain_per_token']:>+11.4f}"
         )
     return lines
@@ -761,8 +761,14 @@ def _show_pull(result: dict[str, Any]) -> str:
     )
 
 
+def _range(interval: Sequence[float] | None, form: str) -> str:
+    """An interval in words; records of one group have none."""
+    if interval is None:
+        return "unknown: one group"
+    return f"{interval[0]:{form}} to {interval[1]:{form}}"
+
+
 def _show_score(result: dict[str, Any]) -> str:
-    low, high = result["gain_interval"]
     kind = (
         "exact"
         if result["is_exact"]
@@ -773,10 +779,14 @@ def _show_score(result: dict[str, Any]) -> str:
         with_lm += f", temperatures refitted on {result['refitted_on']} records"
     text = (
         f"mean log p(y|x) over {result['n_records']} records{with_lm}, {kind}, nats per record:\n"
-        f"  mixture          {result['mop']:10.3f}  (95 % interval {result['mop_interval'][0]:.3f} to "
-        f"{result['mop_interval'][1]:.3f})\n"
-        f"  untrained gates  {result['mop-uniform']:10.3f}\n"
-        f"  gain             {result['gain']:+10.3f}  (95 % interval {low:+.3f} to {high:+.3f})"
+        f"  mixture          {result['mop']:10.3f}  (95 % interval {_range(result['mop_interval'], '.3f')})\n"
+        + (
+            ""
+            if result["is_exact"]
+            else f"  at least         {result['lower_bound']:10.3f}  (by what was scored alone)\n"
+        )
+        + f"  equal weights    {result['mop-uniform']:10.3f}\n"
+        f"  gain             {result['gain']:+10.3f}  (95 % interval {_range(result['gain_interval'], '+.3f')})"
     )
     at_one = [
         f"all at temperature {result['scored_at']:g}, the only one that {result['scored_by']} scores at: the "

@@ -121,6 +121,11 @@ class Scores:
         self.personas, self.exemplars = part.persona, part.exemplar
         log_lik = part.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas)
         log_lik = np.where(part.present, log_lik, -np.inf)
+        if not bool(part.present.any(axis=1).all()):
+            raise DataError(
+                f"{int((~part.present.any(axis=1)).sum())} of {len(rows)} records were scored under no component but "
+                "themselves as exemplar; raise fit.components_per_record and fit.valid_components to 2 or more"
+            )
         self.top = log_lik.max(axis=1)
         self.exposure = part.present.astype(np.float64)
         """(n, M) 1 where something was scored, else 0."""
@@ -484,7 +489,8 @@ class _Trial:
             rest = np.setdiff1d(everyone, fold)
             honest[fold] = self.values[self.best(rest)][fold]
             others["unconditional"][fold] = self.values[self.best(rest, "unconditional")][fold]
-        if not _is_clear(honest - others["uniform"], self.problem, everyone):
+        is_clear = _is_clear(honest - others["uniform"], self.problem, everyone)
+        if shape.kind == "uniform" or not is_clear:
             shape, honest = Shape("uniform"), others["uniform"]
         gate = fit_shape(self.whole, shape, self.tau)
         freest = Shape("unconditional", PRIORS_FIXED[-1])

@@ -360,7 +360,9 @@ class MixtureOfPersonas:
 
         table = self._table(_as_records(records, on_unusable="warn"))
         found = mean_interval(self._values(table), table.weight, table.cluster)
-        return (found["mean"], found["standard_error"]) if return_std else float(found["mean"])
+        error = found["standard_error"]
+        mean = float(found["mean"])
+        return (mean, float("inf") if error is None else error) if return_std else mean
 
     def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""

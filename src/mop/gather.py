@@ -85,7 +85,7 @@ def report_data(
             key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")
         },
         references=[
-            {"name": name, "what": REFERENCES[name], **row}
+            {"name": name, "what": _what(name, row), **row}
             for name, row in metrics["held_out"]["references"].items()
         ],
         fit_notes=fit_notes(fitted.info),
@@ -228,6 +228,12 @@ def _weights_note(info: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _what(name: str, row: Mapping[str, Any]) -> str:
+    """What a reference is, in words."""
+    n = row.get("best_of")
+    return f"one persona with one exemplar, the best of {n} such pairs" if n else REFERENCES[name]
+
+
 def fit_notes(info: Mapping[str, Any]) -> list[str]:
     """What the fit found out about itself, a sentence each."""
     notes = [fit_sentence(info)] if info.get("gain") else []
@@ -242,15 +248,11 @@ def fit_notes(info: Mapping[str, Any]) -> list[str]:
             f"({pool['n_pool']} and {pool['n_target']} texts)."
         )
     certificate = info.get("certificate")
-    if certificate:
-        some = certificate["n_components"] < certificate["n_all"]
+    if certificate and certificate["n_components"] == certificate["n_all"]:  # else it is loose
         notes.append(
-            f"Certificate: on the {certificate['n_records']} validation records, no fixed weighting of "
-            + (f"the {certificate['n_components']} components scored for all of them (of {certificate['n_all']})"
-               if some else "all components")
-            + f" can gain more than {certificate['bound']:.3f} nats per record over this fit"
-            + ("; what was not scored counts as impossible, so the bound is loose." if some else ".")
-        )  # fmt: skip
+            f"Certificate: on the {certificate['n_records']} validation records, no fixed weighting of all components "
+            f"can gain more than {certificate['bound']:.3f} nats per record over this fit."
+        )
     return notes
 
 

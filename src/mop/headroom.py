@@ -15,15 +15,18 @@ from mop.cells import Cells, Ints, Problem
 from mop.curve import weights as curve_weights
 from mop.design import similar_groups
 from mop.em import Scores, best_single_tau, folds
+from mop.imputation import Effects, Scored
 from mop.kernel import KernelGate
 from mop.metrics import energy_distance
 from mop.mixture import Floats, log_sum_exp, unconditional_weights
-from mop.randomness import generator
+from mop.randomness import derive_seed, generator
 
 PER_GROUP = 20
 """Records of a group of contexts, at least, on average."""
 BELIEF = 3.0
 """Records' worth of belief in equal weights, where weights are judged on records that they have not seen."""
+MOST_COMPONENTS = 20_000
+"""K · N above which nothing is imputed for bounds."""
 MOST_POOL = 1_000
 """Texts of either side that a two-sample test looks at."""
 N_PERMUTATIONS = 999
@@ -50,32 +53,70 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
 
     Contexts are a group each where `PER_GROUP` records share one on average; else they are divided into groups of about
     `PER_GROUP` like ones, and weights that change within a group may gain more. Of one factor, personas or exemplars,
-    the other counts evenly; where not all components are scored, r̄ is estimated from those that are, and
-    there are no bounds for components.
+    the other counts evenly. Where not all components are scored the others are imputed (`mop.imputation`), r is the
+    mean over imputations, and there are no bounds for components; beyond `MOST_COMPONENTS` there are none at all.
 
     Returns
     -------
     dict
-        ``n_groups``, ``is_whole``, and for ``components`` (None where not whole), ``personas`` and ``exemplars`` each
-        ``at_least`` and ``at_most`` (nats per record).
+        ``n_groups``, ``is_whole``, and for ``components``, ``personas`` and ``exemplars`` each
+        ``at_least`` and ``at_most`` (nats per record), or None.
     """
     tau = best_single_tau(cells, problem.weight, problem.betas)[0]
     scores = Scores(problem, cells, np.arange(len(problem.hx)), tau)
     groups = context_groups(problem)
     n_personas, n_exemplars = len(problem.hg), len(problem.he)
+    n_all = n_personas * n_exemplars
     is_whole = bool(
         (cells.present.sum(axis=1) == n_personas * (n_exemplars - (problem.own >= 0))).all()
     )
+    found: dict[str, Any] = {
+        "n_groups": int(groups.max()) + 1, "is_whole": is_whole,
+        "components": None, "personas": None, "exemplars": None,
+    }  # fmt: skip
+    if is_whole:
+        posterior = np.zeros((len(scores.rows), n_all))
+        share = scores.ratio / scores.ratio.sum(axis=1, keepdims=True)
+        np.add.at(
+            posterior,
+            (scores.rows[:, None], cells.persona * n_exemplars + cells.exemplar),
+            share,
+        )
+        table = posterior.reshape(-1, n_personas, n_exemplars)
+        of = {
+            "components": posterior,
+            "personas": table.sum(axis=2),
+            "exemplars": table.sum(axis=1),
+        }
+    elif n_all <= MOST_COMPONENTS:
+        of = _imputed_posteriors(problem, cells, tau, seed=seed)
+    else:
+        of = {}
     fold_rows = folds(problem, n_folds, seed)
-    component = cells.persona * n_exemplars + cells.exemplar
-    found: dict[str, Any] = {"n_groups": int(groups.max()) + 1, "is_whole": is_whole}
-    for name, option, n in (
-        ("components", component, n_personas * n_exemplars),
-        ("personas", cells.persona, n_personas),
-        ("exemplars", cells.exemplar, n_exemplars),
-    ):
-        known = name != "components" or is_whole
-        found[name] = _bounds(scores, option, n, groups, fold_rows) if known else None
+    for name, posterior in of.items():
+        found[name] = _bounds(posterior, scores.weight, groups, fold_rows)
+    return found
+
+
+def _imputed_posteriors(
+    problem: Problem, cells: Cells, tau: float, *, seed: int
+) -> dict[str, Floats]:
+    """Posterior of every persona (n, K) and exemplar (n, N) under equal weights, mean over imputations."""
+    n, n_personas, n_exemplars = len(problem.hx), len(problem.hg), len(problem.he)
+    log_lik = cells.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas)
+    scored = Scored(log_lik, cells.persona, cells.exemplar, cells.present, np.zeros(log_lik.shape))
+    persona, exemplar = np.divmod(np.arange(n_personas * n_exemplars), n_exemplars)
+    none = np.zeros((n, len(persona)))
+    drawn = Effects(scored, n_personas).draws(
+        persona, exemplar, none, seed=derive_seed(seed, "headroom")
+    )
+    found = {"personas": np.zeros((n, n_personas)), "exemplars": np.zeros((n, n_exemplars))}
+    for i, values in enumerate(drawn):
+        if problem.own[i] >= 0:
+            values[:, exemplar == problem.own[i]] = -np.inf
+        share = np.exp(values - log_sum_exp(values)[:, None]).mean(axis=0)
+        table = share.reshape(n_personas, n_exemplars)
+        found["personas"][i], found["exemplars"][i] = table.sum(axis=1), table.sum(axis=0)
     return found
 
 
@@ -104,32 +145,26 @@ def context_groups(problem: Problem) -> Ints:
 
 
 def _bounds(
-    scores: Scores, option: Ints, n_options: int, groups: Ints, fold_rows: list[Ints]
+    posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Ints]
 ) -> dict[str, float]:
-    equal = np.ones(option.shape)
-    posterior = scores.ratio / scores.ratio.sum(axis=1, keepdims=True)
-    chance = scores.exposure / scores.exposure.sum(axis=1, keepdims=True)
-    n_groups = int(groups.max()) + 1
+    """Both sides for U options, from their posterior (n, U) under equal weights."""
+    n_options, n_groups = posterior.shape[1], int(groups.max()) + 1
 
-    def sums(rows: Ints, values: Floats) -> Floats:
-        flat = groups[rows, None] * n_options + option[rows]
-        weighted = values[rows] * scores.weight[rows, None]
-        total = np.bincount(flat.reshape(-1), weighted.reshape(-1), n_groups * n_options)
-        return np.asarray(total.reshape(n_groups, n_options))
+    def mean(rows: Ints, belief: float) -> Floats:
+        """U r̄ of every group (n_groups, U), pulled towards 1."""
+        total, count = np.zeros((n_groups, n_options)), np.zeros(n_groups)
+        np.add.at(total, groups[rows], weight[rows, None] * posterior[rows])
+        np.add.at(count, groups[rows], weight[rows])
+        return np.asarray((n_options * total + belief) / np.maximum(count + belief, 1e-12)[:, None])
 
-    everyone = scores.rows
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = sums(everyone, posterior) / sums(everyone, chance)
-    share = np.bincount(groups, scores.weight, n_groups) / scores.weight.sum()
-    at_most = float(share @ np.log(np.nanmax(ratio, axis=1)))
-    gain = np.zeros(len(everyone))
+    share = np.bincount(groups, weight, n_groups) / weight.sum()
+    everyone = np.arange(len(posterior))
+    at_most = float(share @ np.log(mean(everyone, 0.0).max(axis=1)))
+    gain = np.zeros(len(posterior))
     for fold in fold_rows:
-        rest = np.setdiff1d(everyone, fold)
-        ratio = (sums(rest, posterior) + BELIEF / n_options) / (
-            sums(rest, chance) + BELIEF / n_options
-        )
-        gain[fold] = (scores.values(ratio[groups[:, None], option]) - scores.values(equal))[fold]
-    return {"at_least": float(np.average(gain, weights=scores.weight)), "at_most": at_most}
+        ratio = mean(np.setdiff1d(everyone, fold), BELIEF)
+        gain[fold] = np.log((ratio[groups[fold]] * posterior[fold]).sum(axis=1))
+    return {"at_least": float(np.average(gain, weights=weight)), "at_most": at_most}
 
 
 def two_samples(
@@ -151,7 +186,8 @@ def two_samples(
     weight : ndarray, shape (n,)
         Survey weights of these.
     cluster : ndarray of int, shape (N + n,), optional
-        Texts of one number, of either side, belong together: a relabelling moves them together. None: each by itself.
+        Texts of one number belong together: a relabelling moves them together, or among each other where a cluster
+        has texts on both sides. None: each by itself.
     seed : int
         Of the permutations, and of the choice of at most `MOST_POOL` texts of each.
 
@@ -179,11 +215,19 @@ def two_samples(
     share = np.concatenate([np.full(len(pool), 1 / len(pool)), -weight / weight.sum()])
     observed = -float(share @ between @ share)
     number = np.unique(cluster, return_inverse=True)[1].reshape(-1)
+    is_pool = np.arange(len(share)) < len(pool)
+    straddles = (np.bincount(number, is_pool) > 0) & (np.bincount(number, ~is_pool) > 0)
+    apart = np.flatnonzero(~straddles[number])
+    on_both = [np.flatnonzero(number == c) for c in np.flatnonzero(straddles)]
     shuffled = np.empty((N_PERMUTATIONS, len(share)))
     for row in shuffled:
-        # Clusters in random order, and their texts in random order: the first of them are called the pool.
-        order = np.lexsort((rng.random(len(share)), rng.permutation(number.max() + 1)[number]))
-        row[order] = share
+        # Whole clusters in random order, and their texts in random order: the first of them are called the pool.
+        order = np.lexsort(
+            (rng.random(len(apart)), rng.permutation(number.max() + 1)[number[apart]])
+        )
+        row[apart[order]] = share[apart]
+        for rows in on_both:
+            row[rows] = share[rng.permutation(rows)]
     values = -np.einsum("bi,bi->b", shuffled @ between, shuffled)
     n_larger = int((values >= observed - 1e-12).sum())
     return {
@@ -204,8 +248,8 @@ def fit_sentence(info: Mapping[str, Any]) -> str:
     """The first thing to say about a fit, from its ``info``.
 
     Weights are used where they gain more than a standard error on records that they have not seen; then they correct
-    the pool. Else equal weights are right if the two-sample test finds no difference and the best fixed weights gain
-    less than `SMALL` for all that is known (two standard errors); else nobody knows.
+    the pool. Else equal weights are right if the two-sample test was made and finds no difference, and the best weights
+    that ignore the context gain less than `SMALL` for all that is known (two standard errors); else nobody knows.
     """
     gain = info["gain"]
     pool = info.get("pool")
@@ -220,7 +264,7 @@ def fit_sentence(info: Mapping[str, Any]) -> str:
             f"nats per record over equal ones among the prompts scored, cross-validated{why}."
         )
     surely = gain["freest"] + 2 * gain["freest_error"]
-    return RIGHT if surely < SMALL and not differs else UNKNOWN
+    return RIGHT if pool is not None and surely < SMALL and not differs else UNKNOWN
 
 
 def certificate(gate: KernelGate, problem: Problem, cells: Cells) -> dict[str, Any] | None:

@@ -40,6 +40,8 @@ MOST_COMMON = 2_000
 """J above which exemplars have no effect common to all records: solving for it would take longer than scoring."""
 N_STEPS = 2
 """Alternations between common effects and variances within records."""
+N_COMMON = 8
+"""Steps of EM for the variances of common effects in each: it is slow where these effects are large."""
 FLAT = 100.0
 """Prior variance of β."""
 
@@ -104,11 +106,23 @@ class Effects:
         both = used[:, :, None] & used[:, None, :]
         self._same_persona = both & (scored.persona[:, :, None] == scored.persona[:, None, :])
         self._same_exemplar = both & (scored.exemplar[:, :, None] == scored.exemplar[:, None, :])
-        self.variances = variances or Variances(0.1, 0.1, 0.2, 1.0, 0.3, 10.0)
+        self.variances = variances or self._first_guess()
         for _ in range(N_STEPS):
-            self._solve_common(learns=variances is None)
+            for _ in range(N_COMMON if variances is None else 1):
+                self._solve_common(learns=variances is None)
             if variances is None:
                 self._learn_within()
+
+    def _first_guess(self) -> Variances:
+        """Shares of the variance within records."""
+        log_lik = np.where(self.scored.used, self.scored.log_lik, np.nan)
+        several = self.scored.used.sum(axis=1) > 1
+        spread = float(np.nanvar(log_lik[several], axis=1, ddof=1).mean()) if several.any() else 1.0
+        parts = np.array([0.05, 0.05, 0.1, 0.6, 0.2]) * max(spread, 1e-6)
+        if not len(self.exemplars):
+            parts[1] = 1e-12  # a record's own effect has it
+        a, b, g, x, e = parts.tolist()
+        return Variances(a, b, g, x, e, 10.0)
 
     # ------------------------------------------------------------------------- common to all records
 
@@ -159,8 +173,8 @@ class Effects:
             personas, exemplars = squares[1 : 1 + n_personas], squares[1 + n_personas :]
             self.variances = replace(
                 v,
-                persona=max(1e-4, float(personas.mean())),
-                exemplar=max(1e-4, float(exemplars.mean())) if len(exemplars) else v.exemplar,
+                persona=max(1e-9, float(personas.mean())),
+                exemplar=max(1e-9, float(exemplars.mean())) if len(exemplars) else v.exemplar,
             )
 
     # ----------------------------------------------------------------------------- within one record
@@ -188,7 +202,7 @@ class Effects:
         return np.asarray(inverse - pull[:, :, None] * pull[:, None, :] / total[:, None, None])
 
     def _scales(self, within: Floats) -> Floats:
-        """(n,) posterior mode of s_i², 1 before anything is known of the residuals."""
+        """(n,) the value of s_i² whose inverse is expected, 1 before anything is known of the residuals."""
         if not hasattr(self, "_residual"):
             return np.ones(len(within))
         distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
@@ -205,7 +219,7 @@ class Effects:
         residual, v = self._residual[rows], self.variances
 
         def at(x: Floats) -> Variances:
-            spread = np.exp(np.clip(x, -9.0, 6.0))
+            spread = np.exp(np.clip(x, -20.0, 9.0))
             return replace(
                 v,
                 own_persona=float(spread[0]),

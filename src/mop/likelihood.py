@@ -311,7 +311,8 @@ class Likelihood:
 
         weight = 0.5 / n_all + 0.5 * mean_weight(self.fitted.gate, self.table.hx, self.table.own)
         drawn = spread_draw(weight, MOST_COMPONENTS, generator(self.seed, "components"))
-        return *np.divmod(drawn, n_exemplars), -np.log(weight[drawn] * MOST_COMPONENTS)
+        drawn, times = np.unique(drawn, return_counts=True)
+        return *np.divmod(drawn, n_exemplars), np.log(times / (weight[drawn] * MOST_COMPONENTS))
 
     def _log_weights(self, mixture: FittedMixture) -> Floats:
         """Of the sum's terms, (n, C)."""
@@ -388,14 +389,14 @@ def mean_interval(
     Returns
     -------
     dict
-        ``mean``, ``standard_error``, ``interval`` [low, high].
+        ``mean``, ``standard_error``, ``interval`` [low, high]; the latter None for one cluster.
 
     Notes
     -----
     Linearised ratio with totals of clusters, t quantiles; the variance between imputations by Rubin's rules
     (1987), with his degrees of freedom where they are fewer. On planted truth they are on the safe side for gains
-    of one mixture over another, which share their imputations (docs/log.md). One cluster alone has no interval:
-    it is infinite.
+    of one mixture over another, which share their imputations (docs/log.md). One cluster alone has no
+    interval and no error: both are None.
     """
     from scipy.stats import t
 
@@ -408,7 +409,7 @@ def mean_interval(
     number = np.unique(cluster, return_inverse=True)[1]
     n_clusters = int(number.max()) + 1
     if n_clusters < 2:
-        return {"mean": mean, "standard_error": np.inf, "interval": [-np.inf, np.inf]}
+        return {"mean": mean, "standard_error": None, "interval": None}
     away = share * (values - means[:, None] * size)
     sums = np.stack([np.bincount(number, row, minlength=n_clusters) for row in away])
     within = float(np.square(sums).sum(axis=1).mean()) * n_clusters / (n_clusters - 1)
@@ -485,9 +486,9 @@ def summarise(likelihood: Likelihood) -> dict[str, Any]:
 
 
 REFERENCES: dict[str, str] = {
-    "mop-uniform": "uniform gates",
+    "mop-uniform": "equal weights",
     "unconditional": "weights that ignore the context",
-    "single-component": "one persona with one exemplar, the best of those scored for all validation records",
+    "single-component": "one persona with one exemplar: the best of those scored for all validation records",
     "no-persona": "exemplars alone, weighted evenly",
     "no-exemplar": "personas alone, weighted evenly",
     "zero-shot": "neither persona nor exemplar",
@@ -528,7 +529,8 @@ def references(
     dict
         A name in `REFERENCES` to ``log_lik`` (mean, nats per record), ``kind`` (``exact`` or
         ``estimate``), ``temperature`` (None where each persona has its own), ``n_components`` (prompts scored per
-        record) and what `gain_over` gives: the mixture's gain over the reference.
+        record) and what `gain_over` gives: the mixture's gain over the reference. The single component has ``best_of``:
+        of how many it is the best, None where that is not known.
     """
     table, fitted, seed = likelihood.table, likelihood.fitted, likelihood.seed
     mixtures = {
@@ -571,6 +573,8 @@ def references(
             log_lik, rows, allowed, n_all, table.own if name == "no-persona" else None, seed
         )
         add(name, theirs, best, rows.shape[1], rows.shape[1] == n_all)
+    if "single-component" in found:
+        found["single-component"]["best_of"] = fitted.info["best_component"].get("n_compared")
     return found
 
 

@@ -555,14 +555,16 @@ def _held_out(data: ReportData) -> dict[str, Any] | None:
     low, high = _interval(held_out, "gain")
     if math.isnan(low):
         verdict = ""
+    elif low == high == 0:
+        verdict = "The fit kept equal weights, so that there is nothing to gain."
     elif low > 0:
-        verdict = "The interval lies above zero: fitting the gates helped, beyond chance."
+        verdict = "The interval lies above zero: fitted weights helped, beyond chance."
     elif high < 0:
         verdict = (
-            "The interval lies below zero: fitting the gates did harm on texts it had not seen."
+            "The interval lies below zero: fitted weights did harm on texts that they had not seen."
         )
     else:
-        verdict = "The interval contains zero: fitting the gates made no clear difference here."
+        verdict = "The interval contains zero: fitted weights made no clear difference here."
     return {
         "values": [(name, number(_value(held_out, name))) for name in names],
         "gain": None if math.isnan(gain) else ("+" if gain > 0 else "") + number(gain),
@@ -579,13 +581,13 @@ def _reference_row(row: Mapping[str, Any]) -> dict[str, str]:
     def signed(value: float) -> str:
         return ("+" if value > 0 else "") + number(value)
 
-    low, high = row["gain_interval"]
+    low, high = _interval(row, "gain")
     return {
         "name": row["name"],
         "what": row["what"],
         "value": number(row["log_lik"]),
         "gain": signed(row["gain"]),
-        "interval": f"{signed(low)} to {signed(high)}",
+        "interval": "–" if math.isnan(low) else f"{signed(low)} to {signed(high)}",
         "per_token": signed(row["gain_per_token"]),
     }
 
@@ -620,7 +622,7 @@ def _key_figures(data: ReportData) -> list[dict[str, str]]:
             arrow = "higher is better" if guide.better > 0 else "lower is better"
             tiles.append((number(mine), f"{guide.title}, {arrow}", " · ".join(others)))
     held_out = _held_out(data)
-    if held_out and held_out["gain"]:
+    if held_out and held_out["gain"] and _interval(data.held_out or {}, "gain") != (0.0, 0.0):
         note = f"interval {held_out['interval']}" if held_out["interval"] else ""
         tiles.append((held_out["gain"], "nats per held-out text, gained by the fit", note))
     return [{"value": value, "label": label, "note": note} for value, label, note in tiles]
