@@ -8,6 +8,7 @@ truth of a repeat is the mean over many further records of its population, summe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,11 +68,18 @@ class Population:
         )
 
     def draw(
-        self, n: int, rng: np.random.Generator, *, n_groups: int = 0, alike: float = 0.2
+        self,
+        n: int,
+        rng: np.random.Generator,
+        *,
+        n_groups: int = 0,
+        alike: float = 0.2,
+        skewness: float = 0.0,
     ) -> tuple[NDArray[np.float32], Floats, Floats, Floats, NDArray[np.int64]]:
         """Contexts (n, D), log-likelihoods and log weights (n, C), the rival's log-likelihood (n,), groups (n,).
 
-        With groups, the share ``alike`` of the variance of everything but pairs is common to a group.
+        With groups, the share ``alike`` of the variance of everything but pairs is common to a group. With ``skewness``
+        effects of exemplars are gamma variables of that skewness, or mirrored ones, each record's own.
         """
         group = np.arange(n) if not n_groups else np.arange(n) % n_groups
         own, common = (np.sqrt(1 - alike), np.sqrt(alike)) if n_groups else (1.0, 0.0)
@@ -86,7 +94,13 @@ class Population:
         spread = np.exp(SD_SPREAD * rng.normal(size=n))[:, None, None]
         level = SD_RECORD * effect()
         away = SD_PERSONA * effect(N_PERSONAS)[:, :, None]
-        away = away + SD_EXEMPLAR * effect(len(self.fitted.exemplars))[:, None, :]
+        of_exemplar = effect(len(self.fitted.exemplars))
+        if skewness:
+            shape = 4 / skewness**2
+            of_exemplar = (
+                np.sign(skewness) * (rng.gamma(shape, size=of_exemplar.shape) - shape) / shape**0.5
+            )
+        away = away + SD_EXEMPLAR * of_exemplar[:, None, :]
         away += SD_PAIR * rng.normal(size=away.shape)
         centred = log_weight - log_weight.mean(axis=1, keepdims=True)
         everybody = self.of_persona[:, None] + self.of_exemplar
@@ -116,9 +130,10 @@ def repeat(
     n_groups: int = 0,
     n_exemplars: int = 300,
     n_truth: int = 2_400,
+    skewness: float = 0.0,
 ) -> dict[str, float]:
     """One sample of records, scored under some components: estimates, intervals and the truth."""
-    rng = generator(seed, "planted likelihood", n_components, n_groups)
+    rng = generator(seed, "planted likelihood", n_components, n_groups, f"{skewness:g}")
     population = Population.planted(rng, n_exemplars)
     fitted, n_all = population.fitted, N_PERSONAS * n_exemplars
 
@@ -127,13 +142,17 @@ def repeat(
 
     truth = []
     for _ in range(max(1, n_truth // 300)):  # in parts, for memory
-        _, log_lik, log_weight, rival, _ = population.draw(min(300, n_truth), rng)
+        _, log_lik, log_weight, rival, _ = population.draw(
+            min(300, n_truth), rng, skewness=skewness
+        )
         mop, even = exact(log_lik, log_weight)
         # A rival's mean is known, so the score needs no mean over levels, which differ most.
         over_rival = (mop - rival).mean()
         truth.append([MEAN + RIVAL + over_rival, (mop - even).mean(), over_rival])
     score, gain, over_rival = np.mean(truth, axis=0)
-    hx, log_lik, log_weight, rival, group = population.draw(n, rng, n_groups=n_groups)
+    hx, log_lik, log_weight, rival, group = population.draw(
+        n, rng, n_groups=n_groups, skewness=skewness
+    )
     own = np.full(n, -1)
     persona, exemplar, log_proposal = components_of(fitted, hx, own, n_components, seed=seed)
     flat = persona * n_exemplars + exemplar
@@ -164,7 +183,7 @@ def _holds(interval: list[float], value: float) -> bool:
 
 
 def coverage(
-    n_components: int, *, n_repeats: int, seed: int = 0, **options: int
+    n_components: int, *, n_repeats: int, seed: int = 0, **options: Any
 ) -> dict[str, float]:
     """Means of `repeat` over repeats: shares of intervals that hold the truth, and biases in nats."""
     found = [repeat(n_components, seed + r, **options) for r in range(n_repeats)]
