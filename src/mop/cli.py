@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     _fitted_options(score)
     score.add_argument(
         "--lm", help="another language model than the one it was fitted with: the mixture is compared "
-        "with untrained gates and plain prompts under that one"
+        "with equal weights and plain prompts under that one"
     )  # fmt: skip
     score.add_argument(
         "--refit-tau", type=_not_negative, default=0, metavar="N",
@@ -524,7 +524,7 @@ def _refit(args: argparse.Namespace) -> dict[str, Any]:
     if not args.black_box:
         raise ConfigError(
             "mop refit was asked for without --black-box; give it to match embeddings of samples; "
-            "to fit the gates again from the scores in the store: mop fit --out "
+            "to fit again from the scores in the store: mop fit --out "
             f"{args.run} --set fit.NAME=VALUE"
         )
     config = _assigned(read_config(args.run), args.assignments)

@@ -56,7 +56,7 @@ class DataConfig:
     exemplars: int = 300
     """N: records that prompts may show; personas are found in them too."""
     train: int = 200
-    """Records that gates and temperatures are fitted on."""
+    """Records that weights and the temperature are fitted on."""
     valid: int = 80
     """Records that the same components are scored for: they decide when the paper's recipe stops."""
     test: int = 400
@@ -80,7 +80,7 @@ class ModelConfig:
     lm: str = "smollm2-135m"
     """smollm2-135m or gemma3-270m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
     scorer: str = ""
-    """Model whose likelihoods gates and temperatures are fitted to, if not lm: a small one, where lm is too large or
+    """Model whose likelihoods weights and the temperature are fitted to, if not lm: a small one, where lm is too large or
     cannot score. Empty: lm itself."""
     encoder: str = "minilm"
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
@@ -244,7 +244,7 @@ class PersonaConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:
-    """How gates and temperatures are learned."""
+    """How weights and the temperature are learned."""
 
     method: str = "rounds"
     """rounds (ours: EM) or paper (the paper's recipe: sum over the gate's top pairs)."""

@@ -38,7 +38,7 @@ class MixtureOfPersonas:
         ``smollm2-135m``, ``hf:ORG/NAME``, a folder, ``openai:MODEL@URL``, ``fake``, or a ready backend.
         It writes; it also scores, unless there is a ``scorer``.
     scorer : str or Scorer, optional
-        Another model for the likelihoods that gates and temperatures are fitted to, such as
+        Another model for the likelihoods that weights and the temperature are fitted to, such as
         ``smollm2-135m`` for a served model that cannot score; a served one is passed ready-made.
     remote : RemoteSettings or dict, optional
         How to use the server that ``lm`` names.
@@ -165,7 +165,7 @@ class MixtureOfPersonas:
     # ---------------------------------------------------------------------------------------- fitting
 
     def fit(self, records: Iterable[Record | Mapping[str, Any]], y: None = None) -> Self:
-        """Find personas in the records and fit gates and temperatures to them.
+        """Find personas in the records and fit weights and a temperature to them.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""A fitted mixture: personas, exemplars, gates and temperatures, apart from any language model."""
+"""A fitted mixture: personas, exemplars, weights and temperatures, apart from any language model."""
 
 from __future__ import annotations
 

@@ -452,7 +452,7 @@ def gain_over(ours: Floats, theirs: Floats, table: Table) -> dict[str, Any]:
 
 
 def summarise(likelihood: Likelihood) -> dict[str, Any]:
-    """Mean log-likelihood per record of a mixture and of untrained gates, in nats, by survey weight.
+    """Mean log-likelihood per record of a mixture and of equal weights, in nats, by survey weight.
 
     Returns
     -------

@@ -710,7 +710,7 @@ def _digest(path: Path) -> str:
 
 
 def make_fit(work: Work) -> Made:
-    """Learn gates and temperatures from scores of the frozen model."""
+    """Learn weights and a temperature from scores of the frozen model."""
     config = work.config
     fitted = fit_mixture(
         read_personas(work.folder.personas),
