@@ -267,9 +267,9 @@ def test_an_unknown_metric_is_shown_under_its_own_name_unranked():
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [
-        ([0.1, 0.9], "The interval lies above zero: fitting the gates helped, beyond chance."),
-        ([-0.1, 0.9], "The interval contains zero: fitting the gates made no clear difference"),
-        ([-0.9, -0.1], "The interval lies below zero: fitting the gates did harm on texts"),
+        ([0.1, 0.9], "The interval lies above zero: fitted weights helped, beyond chance."),
+        ([-0.1, 0.9], "The interval contains zero: fitted weights made no clear difference"),
+        ([-0.9, -0.1], "The interval lies below zero: fitted weights did harm on texts"),
     ],
 )
 def test_the_verdict_follows_the_interval(interval, verdict):

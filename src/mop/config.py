@@ -80,7 +80,7 @@ class ModelConfig:
     lm: str = "smollm2-135m"
     """smollm2-135m or gemma3-270m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
     scorer: str = ""
-    """Model whose likelihoods weights and the temperature are fitted to, if not lm: a small one, where lm is too large or
+    """Model whose likelihoods weights and temperature are fitted to, if not lm: a small one, where lm is too large or
     cannot score. Empty: lm itself."""
     encoder: str = "minilm"
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
