@@ -19,7 +19,7 @@ Source: mixed-model equations (Henderson 1975); draws given some cells by correc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -263,7 +263,13 @@ class Effects:
     # ------------------------------------------------------------------------------------ imputations
 
     def draws(
-        self, persona: Ints, exemplar: Ints, z: Floats, *, seed: int, n_draws: int = N_IMPUTATIONS
+        self,
+        persona: Ints,
+        exemplar: Ints,
+        z: Iterable[Floats],
+        *,
+        seed: int,
+        n_draws: int = N_IMPUTATIONS,
     ) -> Iterator[Floats]:
         """Log-likelihoods of chosen components of every record in turn, n_draws times.
 
@@ -271,8 +277,8 @@ class Effects:
         ----------
         persona, exemplar : ndarray of int, shape (C,)
             Components, the same for all records.
-        z : ndarray, shape (n, C)
-            Their log weights by the gates.
+        z : iterable of n ndarrays, shape (C,)
+            Their log weights by the gates, record by record.
         seed : int
             Draw b of record i depends on (seed, i), and on the common effects, drawn with (seed) alone.
 
@@ -292,7 +298,7 @@ class Effects:
         order = np.argsort(number)
         within = self._contrasts(v)
         distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
-        for i in range(len(self._residual)):
+        for i, z_i in enumerate(z):
             use = self.scored.used[i]
             k, j, y = (
                 of[i, use]
@@ -315,7 +321,7 @@ class Effects:
             off = (rest - level[:, None] - g[:, k] - x[:, j] - e_scored) @ precision
             np.add.at(g.T, k, v.own_persona * off.T)
             np.add.at(x.T, j, v.own_exemplar * off.T)
-            found = level[:, None] + slope * z[i] + a[:, persona] + b[:, exemplar]
+            found = level[:, None] + slope * z_i + a[:, persona] + b[:, exemplar]
             found += g[:, persona] + x[:, exemplar] + e
             where = np.minimum(
                 np.searchsorted(number, k * n_exemplars + j, sorter=order), len(order) - 1

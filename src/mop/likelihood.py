@@ -43,6 +43,7 @@ AGAIN = 0.25
 to a record from what a pair is."""
 MOST_COMPONENTS = 20_000
 """C. Where there are more, so many are drawn, and stand for the others by their weights."""
+_BLOCK = 64  # records whose weights are worked out together
 
 
 @dataclass(frozen=True)
@@ -295,9 +296,11 @@ class Likelihood:
     def _effects(self, mixture: FittedMixture, variances: Variances | None) -> Effects:
         table = self.table
         log_lik, _ = log_terms(table, mixture)
+        _, log_weight = log_terms(table, self.fitted)
         number = table.persona * len(self.fitted.exemplars) + table.exemplar
         used = table.allowed & _first(number)
-        scored = Scored(log_lik, table.persona, table.exemplar, used, self._z[0])
+        z = self._covariate(log_weight, self._centre[:, None])
+        scored = Scored(log_lik, table.persona, table.exemplar, used, z)
         return Effects(scored, len(self.fitted.personas), variances=variances)
 
     @cached_property
@@ -314,22 +317,27 @@ class Likelihood:
         drawn, times = np.unique(drawn, return_counts=True)
         return *np.divmod(drawn, n_exemplars), np.log(times / (weight[drawn] * MOST_COMPONENTS))
 
-    def _log_weights(self, mixture: FittedMixture) -> Floats:
-        """Of the sum's terms, (n, C)."""
+    def _rows(self, mixture: FittedMixture) -> Iterator[Floats]:
+        """Log weights (C,) of the sum's terms, record by record."""
         persona, exemplar, _ = self._components
-        n = len(self.table.hx)
-        return mixture.log_weight(
-            self.table.hx, np.tile(persona, (n, 1)), np.tile(exemplar, (n, 1)), self.table.own
-        )
+        table = self.table
+        for start in range(0, len(table.hx), _BLOCK):
+            hx, own = table.hx[start : start + _BLOCK], table.own[start : start + _BLOCK]
+            shape = (len(hx), 1)
+            yield from mixture.log_weight(
+                hx, np.tile(persona, shape), np.tile(exemplar, shape), own
+            )
 
     @cached_property
-    def _z(self) -> tuple[Floats, Floats]:
-        """Covariate of the scored cells (n, m), and of the sum's terms (n, C)."""
-        _, scored = log_terms(self.table, self.fitted)
-        every = self._log_weights(self.fitted)
-        centre = np.where(np.isfinite(every), every, 0.0).mean(axis=1, keepdims=True)
-        # A weight of 0 says no more than a very small one.
-        return np.maximum(scored - centre, -50.0), np.maximum(every - centre, -50.0)
+    def _centre(self) -> Floats:
+        """Mean log weight of each record's terms by the fitted gates, (n,); what has no weight counts as 0."""
+        return np.array(
+            [np.where(np.isfinite(row), row, 0.0).mean() for row in self._rows(self.fitted)]
+        )
+
+    def _covariate(self, log_weight: Floats, centre: Floats) -> Floats:
+        """Covariate of the imputation; a weight of 0 says no more than a very small one."""
+        return np.asarray(np.maximum(log_weight - centre, -50.0))
 
     def _terms(self, mixture: FittedMixture) -> tuple[Ints, Iterator[Floats]]:
         """Persona of the sum's terms, and of each record in turn the terms (B, C): log w_c p_c."""
@@ -339,9 +347,11 @@ class Likelihood:
             return table.persona[0], iter((log_lik + log_weight)[:, None, :])
         persona, exemplar, offset = self._components
         effects = self._effects(mixture, self._variances)
-        weights = self._log_weights(mixture) + offset
-        drawn = effects.draws(persona, exemplar, self._z[1], seed=self.seed)
-        return persona, (found + weights[i] for i, found in enumerate(drawn))
+        rows = zip(self._rows(self.fitted), self._centre, strict=True)
+        z = (self._covariate(row, centre) for row, centre in rows)
+        drawn = effects.draws(persona, exemplar, z, seed=self.seed)
+        both = zip(drawn, self._rows(mixture), strict=True)
+        return persona, (found + row + offset for found, row in both)
 
     @cached_property
     def ours(self) -> Floats:

@@ -1070,14 +1070,9 @@ def refit(
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``.
-
-    A version of the mixture that `mop compare` fitted may have the store of its run.
-    """
+    """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``."""
     folder = RunFolder.open(path)
     problems, file = folder.damaged(), folder.store
-    if not file.is_file() and folder.path.parent.name == "variants":
-        file = folder.path.parents[2] / file.name
     if not file.is_file():
         return {"problems": [*problems, f"{file}: missing"], "counts": {}}
     with Store(file) as store:
