@@ -320,7 +320,7 @@ def number(value: object) -> str:
         return "–"
     size = abs(value)
     if 0 < size < 0.00005:
-        return "<0.0001" if value > 0 else "−<0.0001"
+        return "<0.0001" if value > 0 else ">−0.0001"
     decimals = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 else 3
     if 0 < size < 0.0995:
         decimals = 4
