@@ -127,3 +127,21 @@ def test_many_exemplars_do_without_an_effect_common_to_all(monkeypatch):
     assert len(effects.exemplars) == 0
     for i, drawn in enumerate(effects.draws(*every(), z.reshape(6, -1), seed=0)):
         assert np.abs(drawn.mean(axis=0) - log_lik[i].ravel()).max() < 8
+
+
+def test_exemplars_that_a_record_has_not_met_depart_as_those_that_it_has_met():
+    """Left-skewed effects: imputed cells are left-skewed as well; normal ones would not be."""
+    rng = np.random.default_rng(6)
+    n, m, n_exemplars = 80, 12, 60
+    effect = -(rng.gamma(4.0, size=(n, n_exemplars)) - 4.0)
+    j = np.stack([rng.permutation(n_exemplars)[:m] for _ in range(n)])
+    values = np.take_along_axis(effect, j, 1)
+    used, z = np.ones(j.shape, dtype=bool), np.zeros((n, n_exemplars))
+    effects = Effects(Scored(values, np.zeros_like(j), j, used, np.zeros(j.shape)), 1)
+    every = np.arange(n_exemplars)
+    skewness = []
+    for i, drawn in enumerate(effects.draws(np.zeros_like(every), every, z, seed=0)):
+        unseen = drawn[:, np.setdiff1d(every, j[i])]
+        away = unseen - unseen.mean(axis=1, keepdims=True)
+        skewness.append((away**3).mean() / (away**2).mean() ** 1.5)
+    assert np.mean(skewness) < -0.5  # planted: -1

@@ -42,6 +42,8 @@ N_STEPS = 2
 """Alternations between common effects and variances within records."""
 N_COMMON = 8
 """Steps of EM for the variances of common effects in each: it is slow where these effects are large."""
+FEWEST = 100
+"""Scored cells below which effects of exemplars are drawn as normal."""
 FLAT = 100.0
 """Prior variance of β."""
 
@@ -262,6 +264,22 @@ class Effects:
 
     # ------------------------------------------------------------------------------------ imputations
 
+    @cached_property
+    def _departures(self) -> Floats:
+        """Of scored cells from their record's level, in the record's units, pooled: mean 0, variance 1."""
+        used = self.scored.used
+        within = self._contrasts(self.variances)
+        inverse = np.linalg.inv(self._covariances(self.variances)) * (
+            used[:, :, None] & used[:, None, :]
+        )
+        pull = inverse.sum(axis=2)
+        level = (pull * self._residual).sum(axis=1) / np.maximum(pull.sum(axis=1), 1e-300)
+        away = (self._residual - level[:, None]) / np.sqrt(self._scales(within))[:, None]
+        pooled = away[used & (used.sum(axis=1) > 2)[:, None]]
+        if len(pooled) < FEWEST:
+            return np.zeros(0)
+        return np.asarray((pooled - pooled.mean()) / max(float(pooled.std()), 1e-12))
+
     def draws(
         self,
         persona: Ints,
@@ -308,7 +326,13 @@ class Effects:
             chi2 = rng.chisquare(v.freedom + use.sum() - 1, n_draws)
             s = np.sqrt((v.freedom - 2 + distance[i]) / chi2)[:, None]
             g = s * np.sqrt(v.own_persona) * rng.standard_normal((n_draws, self.n_personas))
-            x = s * np.sqrt(v.own_exemplar) * rng.standard_normal((n_draws, n_exemplars))
+            x = rng.standard_normal((n_draws, n_exemplars))
+            if len(
+                self._departures
+            ):  # an exemplar that the record has not met departs as those that it has met
+                unseen = np.setdiff1d(np.arange(n_exemplars), j)
+                x[:, unseen] = rng.choice(self._departures, size=(n_draws, len(unseen)))
+            x *= s * np.sqrt(v.own_exemplar)
             e = s * np.sqrt(v.cell) * rng.standard_normal((n_draws, len(persona)))
             e_scored = s * np.sqrt(v.cell) * rng.standard_normal((n_draws, len(k)))
             rest = y - slope * self.scored.z[i, use] - a[:, k] - b[:, j]
