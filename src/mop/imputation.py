@@ -327,9 +327,8 @@ class Effects:
             s = np.sqrt((v.freedom - 2 + distance[i]) / chi2)[:, None]
             g = s * np.sqrt(v.own_persona) * rng.standard_normal((n_draws, self.n_personas))
             x = rng.standard_normal((n_draws, n_exemplars))
-            if len(
-                self._departures
-            ):  # an exemplar that the record has not met departs as those that it has met
+            # An exemplar that the record has not met departs as those that it has met.
+            if len(self._departures):
                 unseen = np.setdiff1d(np.arange(n_exemplars), j)
                 x[:, unseen] = rng.choice(self._departures, size=(n_draws, len(unseen)))
             x *= s * np.sqrt(v.own_exemplar)
