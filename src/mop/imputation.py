@@ -9,10 +9,11 @@ For record i and component (k, j), at fixed temperatures:
     L_i(k, j) = r_i + β z_i(k, j) + a_k + b_j + s_i (g_ik + x_ij + e_ikj)
     a_k ~ N(0, v_a),  b_j ~ N(0, v_b),  g_ik ~ N(0, v_g),  x_ij ~ N(0, v_x),  e_ikj ~ N(0, v_e)
 
-with a flat prior on r_i, z the log weight that the gates give, and s_i² inverse gamma with mean 1: the departures of a
-record together have Student's t. Which components are scored depends on gates alone, so with z in the model the
-choice may be ignored (Rubin 1976). Variances are point estimates; all else is drawn from its posterior, and results are
-pooled by Rubin's rules (1987).
+except that x of an exemplar that the record has not met is drawn from the departures of those that it has met, pooled
+over records: they need not be normal. There is a flat prior on r_i; z is the log weight that the gates give, and s_i²
+is inverse gamma with mean 1: the departures of a record together have Student's t. Which components are scored depends
+on gates alone, so with z in the model the choice may be ignored (Rubin 1976). Variances are point estimates; all else
+is drawn from its posterior, and results are pooled by Rubin's rules (1987).
 
 Source: mixed-model equations (Henderson 1975); draws given some cells by correcting an unconditional draw (Matheron).
 """
