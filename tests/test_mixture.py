@@ -11,7 +11,6 @@ from mop.mixture import (
     draw,
     log_mixture,
     log_sum_exp,
-    responsibilities,
     spread_draw,
     unconditional_weights,
 )
@@ -35,20 +34,6 @@ def loop_log_mixture(log_lik, log_weight):
 
 def test_log_mixture_equals_the_plain_sum(tables):
     assert log_mixture(*tables) == pytest.approx(loop_log_mixture(*tables), rel=1e-12)
-
-
-def test_responsibilities_sum_to_one_and_equal_likelihoods_give_back_the_prior(tables):
-    _, log_weight = tables
-    _, log_resp = responsibilities(np.full((5, 6), -700.0), log_weight)
-    assert np.exp(log_resp).sum(axis=1) == pytest.approx(np.ones(5))
-    assert log_resp == pytest.approx(log_weight)
-
-
-def test_permuting_components_permutes_the_responsibilities(tables):
-    order = [3, 1, 5, 0, 2, 4]
-    _, plain = responsibilities(*tables)
-    _, permuted = responsibilities(tables[0][:, order], tables[1][:, order])
-    assert permuted == pytest.approx(plain[:, order])
 
 
 def test_a_very_unlikely_response_stays_finite():

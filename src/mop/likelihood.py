@@ -671,8 +671,8 @@ def refit_temperatures(
     -------
     FittedMixture
         Every log τ is moved by a common amount and an own one, also of the weights that ignore the context;
-        ``info`` has the refitted ``uniform_tau``, no ``temperatures`` (those of the fit), and no ``tau`` of
-        the best component: it is found on the records that this is held against.
+        ``info`` has the refitted ``uniform_tau``, and no ``tau`` of the
+        best component: it is found on the records that this is held against.
 
     Raises
     ------
@@ -699,7 +699,6 @@ def refit_temperatures(
         info={
             **fitted.info,
             "uniform_tau": float(1.0 / grid[int(np.argmax(values))]),
-            "temperatures": None,
             "best_component": None if best is None else {**best, "tau": None},
         },
     )

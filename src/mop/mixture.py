@@ -67,33 +67,6 @@ def log_mixture(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating])
     return log_sum_exp(log_lik + log_weight)
 
 
-def responsibilities(
-    log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]
-) -> tuple[Floats, Floats]:
-    """Mixture log-likelihood and the posterior weight of every component.
-
-    Parameters
-    ----------
-    log_lik, log_weight : ndarray
-        As in `log_mixture`.
-
-    Returns
-    -------
-    log_mix : ndarray, shape (N,)
-        Nats per record.
-    log_resp : ndarray, shape (N, C)
-        Log posterior; ``exp`` sums to 1 over C.
-
-    Examples
-    --------
-    >>> _, log_resp = responsibilities(np.log([[0.2, 0.6]]), np.log([0.5, 0.5]))
-    >>> np.exp(log_resp).round(4).tolist()
-    [[0.25, 0.75]]
-    """
-    log_mix = log_mixture(log_lik, log_weight)
-    return log_mix, np.asarray(log_lik + log_weight - log_mix[:, None], dtype=np.float64)
-
-
 @dataclass(frozen=True)
 class Unconditional:
     """The best weights that do not look at the context, with their certificate."""

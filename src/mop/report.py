@@ -62,8 +62,6 @@ class PersonaRow:
     """Share of the population: mean gate weight over the contexts; all personas add up to 1."""
     temperature: float
     """τ after the fit."""
-    temperature_interval: Sequence[float] = ()
-    """Its 95 % interval [low, high], if there is one."""
     size: int = 0
     """Records in the cluster it was written from; 0 if it was not written from one."""
     writer: str = "user"
