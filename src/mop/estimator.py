@@ -441,20 +441,20 @@ class MixtureOfPersonas:
             ``exemplar``, ``log_lik`` at the persona's temperature, ``log_weight``, ``posterior``;
             ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or estimate), ``n_scored``.
         """
-        from mop.likelihood import component_posterior, log_terms
+        from mop.likelihood import Likelihood, component_posterior, log_terms
 
         (one,) = _as_records([record])
         fitted, table = self._fitted(), self._table([one])
         posterior = component_posterior(table, fitted)[0]
         log_lik, log_weight = (part[0].tolist() for part in log_terms(table, fitted))
-        values = self._values(table)[:, 0]
-        by_persona = [0.0] * len(fitted.personas)
+        likelihood = Likelihood(table, fitted, seed=self.seed)
+        values = likelihood.ours[:, 0]
+        by_persona = likelihood.persona_posterior(fitted)[0].tolist()
         by_exemplar: dict[int, float] = {}
         by_component: dict[tuple[int, int], float] = {}
         components = list(zip(table.persona[0].tolist(), table.exemplar[0].tolist(), strict=True))
         place = {component: m for m, component in enumerate(components)}
         for (k, j), share in zip(components, posterior.tolist(), strict=True):
-            by_persona[k] += share
             by_exemplar[j] = by_exemplar.get(j, 0.0) + share
             by_component[k, j] = by_component.get((k, j), 0.0) + share
         ranked = sorted(range(len(by_persona)), key=lambda k: -by_persona[k])
