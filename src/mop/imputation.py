@@ -275,7 +275,12 @@ class Effects:
         )
         pull = inverse.sum(axis=2)
         level = (pull * self._residual).sum(axis=1) / np.maximum(pull.sum(axis=1), 1e-300)
-        away = (self._residual - level[:, None]) / np.sqrt(self._scales(within))[:, None]
+        away, v = self._residual - level[:, None], self.variances
+        # Divided by a spread that they have no part in: a share of their own variance would cut their tails.
+        own = np.square(away) / (v.own_persona + v.own_exemplar + v.cell)
+        n_used = used.sum(axis=1)[:, None]
+        rest = self._scales(within)[:, None] * (v.freedom + n_used - 1) - own
+        away /= np.sqrt(np.maximum(rest, 0.1 * v.freedom) / (v.freedom + n_used - 2))
         pooled = away[used & (used.sum(axis=1) > 2)[:, None]]
         if len(pooled) < FEWEST:
             return np.zeros(0)

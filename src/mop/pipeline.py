@@ -81,7 +81,7 @@ from mop.types import Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 6, "simulate": 2, "evaluate": 7, "report": 4}
+STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 6, "simulate": 2, "evaluate": 8, "report": 4}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
