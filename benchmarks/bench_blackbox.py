@@ -2,7 +2,7 @@
 
 A population is planted: known weights, responses written by the model itself, each under one
 persona with an exemplar of that persona's own. The weights are then found twice from the responses:
-by matching embeddings (`mop.refit`, which asks the model for samples only) and by likelihood (EM on
+by matching embeddings (`mop.simulate.refit`, which asks the model for samples only) and by likelihood (EM on
 the scores of all responses under all personas). Equal weights are the third row. The measure is the
 total-variation distance to the truth, half the sum of absolute differences: 0 is perfect.
 
@@ -28,24 +28,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from mop import pull
 from mop.backends import open_model
 from mop.backends.base import as_generator, as_scorer
+from mop.backends.curve import weights as curve_weights
+from mop.backends.encoder import embed, open_encoder
 from mop.backends.fake import FakeModel
 from mop.config import resolve_config
-from mop.curve import weights as curve_weights
-from mop.data import read_records
-from mop.embed import embed, open_encoder
-from mop.fitted import FittedMixture, context_text, draw_agents, with_persona_weights
-from mop.gate import Gate
-from mop.mixture import unconditional_weights
-from mop.personas import read_personas
+from mop.data import pull
+from mop.data.records import read_records
+from mop.mixture.fitted import FittedMixture, context_text, draw_agents, with_persona_weights
+from mop.mixture.gate import Gate
+from mop.mixture.score import score_table
+from mop.mixture.sums import unconditional_weights
+from mop.personas.writers import read_personas
 from mop.pipeline import run
 from mop.randomness import generator
-from mop.refit import refit_black_box
-from mop.score import score_table
-from mop.simulate import simulate
-from mop.store import Store
+from mop.simulate.refit import refit_black_box
+from mop.simulate.write import simulate
+from mop.storage.store import Store
 from mop.types import Decoding, Persona, Record
 from results_file import write_results_file
 

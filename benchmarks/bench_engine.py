@@ -41,7 +41,7 @@ from typing import Any
 import torch
 
 from llama_file import gguf_file
-from mop import pull
+from mop.backends.curve import BETAS, ONE
 from mop.backends.local import (
     ENGINE_VERSION,
     LocalModel,
@@ -50,7 +50,7 @@ from mop.backends.local import (
 )
 from mop.backends.tokens import load_tokenizer
 from mop.backends.tree import Node, plan
-from mop.curve import BETAS, ONE
+from mop.data import pull
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest
 from results_file import machine, write_results_file

@@ -30,7 +30,7 @@ import bench_estimator
 import planted_k
 import planted_likelihood
 import planted_metrics
-from mop import pull
+from mop.data import pull
 from results_file import ROOT, commit, machine, write_results_file
 
 log = logging.getLogger("bench_figures")

@@ -27,20 +27,20 @@ import fit_tables
 from fit_tables import LM, ROOT, Truth
 from mop.backends import open_model
 from mop.backends.base import as_generator, as_scorer
-from mop.cells import Problem
+from mop.backends.curve import weights as curve_weights
+from mop.backends.encoder import embed, open_encoder
 from mop.config import FitConfig, resolve_config
-from mop.curve import weights as curve_weights
-from mop.em import FitResult
-from mop.embed import embed, open_encoder
-from mop.evaluate import evaluate
-from mop.fit import FEW, fit_rounds
-from mop.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
-from mop.likelihood import Likelihood, Table, gain_over
-from mop.mixture import Floats, log_sum_exp
-from mop.paper import fit_paper
-from mop.score import ScoreTable, score_table
-from mop.simulate import simulate
-from mop.store import Store
+from mop.evaluate.samples import evaluate
+from mop.mixture.cells import Problem
+from mop.mixture.em import FitResult
+from mop.mixture.fit import FEW, fit_rounds
+from mop.mixture.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
+from mop.mixture.likelihood import Likelihood, Table, gain_over
+from mop.mixture.paper import fit_paper
+from mop.mixture.score import ScoreTable, score_table
+from mop.mixture.sums import Floats, log_sum_exp
+from mop.simulate.write import simulate
+from mop.storage.store import Store
 from mop.types import Agent, Decoding
 from results_file import commit, machine, write_results_file
 

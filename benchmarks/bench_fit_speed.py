@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.backends.curve import BETAS
 from mop.config import FitConfig
-from mop.curve import BETAS
-from mop.fit import fit_mixture
-from mop.index import ExemplarIndex
-from mop.mixture import draw
+from mop.mixture.fit import fit_mixture
+from mop.mixture.index import ExemplarIndex
+from mop.mixture.sums import draw
 from mop.randomness import derive_seed, uniforms
-from mop.store import Store
+from mop.storage.store import Store
 from mop.types import Persona, Record, Score, ScoreRequest
 from results_file import write_results_file
 

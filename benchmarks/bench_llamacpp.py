@@ -30,22 +30,22 @@ from pathlib import Path
 from typing import Any
 
 from llama_file import gguf_file
-from mop import pull
-from mop.artifacts import RunFolder, hash_of, read_json, write_json
 from mop.backends.base import as_generator
+from mop.backends.encoder import Encoder, open_encoder
 from mop.backends.remote import RemoteGenerator, open_remote, require_scorer
+from mop.backends.spending import Rows, Spending
 from mop.config import RunConfig
-from mop.data import read_records
-from mop.embed import Encoder, open_encoder
+from mop.data import pull
+from mop.data.records import read_records
 from mop.errors import MopError, ScoringUnsupportedError
-from mop.evaluate import FLOOR, MIN_TEXTS, evaluate
-from mop.fitted import FittedMixture, load_mixture
-from mop.methods import Ingredients, respond
+from mop.evaluate.samples import FLOOR, MIN_TEXTS, evaluate
+from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.pipeline import read_config
 from mop.progress import ProgressDisplay
-from mop.simulate import is_drawn, read_responses
-from mop.spending import Rows, Spending
-from mop.store import Store
+from mop.rivals.methods import Ingredients, respond
+from mop.simulate.write import is_drawn, read_responses
+from mop.storage.run_folder import RunFolder, hash_of, read_json, write_json
+from mop.storage.store import Store
 from mop.types import Record, Response
 from results_file import write_results_file
 

@@ -39,8 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from mop.artifacts import hash_of, read_json, write_atomic, write_json
-from mop.compare import compare, draw_piece, pieces
+from mop.backends.encoder import open_encoder
 from mop.config import (
     METHODS,
     RIVALS,
@@ -49,18 +48,19 @@ from mop.config import (
     config_to_dict,
     method_and_tau,
 )
-from mop.data import load_records
-from mop.downstream import downstream_f1
-from mop.embed import open_encoder
+from mop.data.pull import sha256
+from mop.data.records import load_records
 from mop.errors import ConfigError, MopError
-from mop.judge import JUDGED
-from mop.methods import METHODS_VERSION
+from mop.evaluate.downstream import downstream_f1
+from mop.evaluate.sense import JUDGED
 from mop.pipeline import STAGE_VERSIONS
 from mop.progress import ProgressDisplay
-from mop.pull import sha256
 from mop.randomness import generator
-from mop.report import number
-from mop.store import Store
+from mop.report.page import number
+from mop.rivals.methods import METHODS_VERSION
+from mop.runs.compare import compare, draw_piece, pieces
+from mop.storage.run_folder import hash_of, read_json, write_atomic, write_json
+from mop.storage.store import Store
 from results_file import commit, machine, write_results_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -313,7 +313,7 @@ def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
     columns: dict[str, Any] = {"context": "context", "label": "label", "key": "id"}
     train = load_records(data / "train.jsonl.gz", **columns).records
     chosen = generator(config.seed, "ceiling").permutation(len(train))[: config.compare.n_responses]
-    from mop.data import read_records
+    from mop.data.records import read_records
 
     tests = read_records(path / "records" / "test.jsonl")
     encoder = (config.compare.encoders or (config.model.encoder,))[0]

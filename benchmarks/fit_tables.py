@@ -23,18 +23,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mop import pull
 from mop.backends import open_model
 from mop.backends.base import LanguageModel
-from mop.cluster import cluster
-from mop.data import read_records, save_records
-from mop.embed import Encoder, embed, open_encoder
-from mop.fitted import context_text, exemplar_text, exemplar_vectors
-from mop.personas import keyword_personas, read_personas, save_personas
+from mop.backends.encoder import Encoder, embed, open_encoder
+from mop.data import pull
+from mop.data.records import read_records, save_records
+from mop.mixture.fitted import context_text, exemplar_text, exemplar_vectors
+from mop.mixture.score import score_table
+from mop.personas.cluster import cluster
+from mop.personas.writers import keyword_personas, read_personas, save_personas
 from mop.prompts import simulation_prompt
 from mop.randomness import derive_seed
-from mop.score import score_table
-from mop.store import Store, score_key
+from mop.storage.store import Store, score_key
 from mop.types import Persona, Record, ScoreRequest
 
 ROOT = Path(__file__).resolve().parent.parent

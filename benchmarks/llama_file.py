@@ -5,8 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from mop import pull
-from mop.embedded import EMBEDDED
+from mop.data import pull
+from mop.data.catalogue import EMBEDDED
 
 
 def gguf_file(model: str = "smollm2-135m") -> Path:

@@ -3,7 +3,7 @@
     python benchmarks/planted_k.py
 
 Every record has one persona, and the log-likelihood of a persona is standard normal, 2 nats higher for its own. Weights
-are fitted as the product fits them (`mop.em.choose`), and judged on 4,000 other records.
+are fitted as the product fits them (`mop.mixture.em.choose`), and judged on 4,000 other records.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.cells import Cells, Problem
-from mop.em import choose
-from mop.mixture import log_sum_exp
+from mop.mixture.cells import Cells, Problem
+from mop.mixture.em import choose
+from mop.mixture.sums import log_sum_exp
 from mop.randomness import generator
 
 N_TEST = 4_000

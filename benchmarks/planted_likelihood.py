@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mop.fitted import FittedMixture, uniform_mixture
-from mop.gate import Gate
-from mop.likelihood import (
+from mop.mixture.fitted import FittedMixture, uniform_mixture
+from mop.mixture.gate import Gate
+from mop.mixture.likelihood import (
     Likelihood,
     Table,
     components_of,
@@ -24,7 +24,7 @@ from mop.likelihood import (
     lower_bound,
     mean_interval,
 )
-from mop.mixture import log_sum_exp
+from mop.mixture.sums import log_sum_exp
 from mop.randomness import generator
 from mop.types import Persona, Record
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.metrics import energy_distance, frechet, gaussian, within_distances
+from mop.metrics.distances import energy_distance, frechet, gaussian, within_distances
 from mop.randomness import generator
 
 D, N_GOLDEN, N_LARGE_AXES = 384, 5_000, 20

@@ -74,13 +74,13 @@ class SmallRun:
 
 @pytest.fixture(scope="session")
 def small_run():
+    from mop.backends.encoder import FakeEncoder, embed
     from mop.backends.fake import FakeModel
-    from mop.cluster import cluster
     from mop.config import FitConfig
-    from mop.embed import FakeEncoder, embed
-    from mop.fit import fit_mixture
-    from mop.personas import keyword_personas
-    from mop.store import Store
+    from mop.mixture.fit import fit_mixture
+    from mop.personas.cluster import cluster
+    from mop.personas.writers import keyword_personas
+    from mop.storage.store import Store
 
     records = reviews(64)
     exemplars, train, valid, held_out = records[:10], records[:32], records[32:48], records[48:]
@@ -111,7 +111,7 @@ def quick_run(folder: Path, until: str) -> tuple[Any, Path]:
 
 def sum_over_components(run: SmallRun) -> list[float]:
     """log p(y|x) by two nested loops, each score asked of the fake model by itself at τ_k."""
-    from mop.curve import weights
+    from mop.backends.curve import weights
     from mop.prompts import simulation_prompt
     from mop.types import ScoreRequest
 

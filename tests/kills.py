@@ -87,10 +87,10 @@ def chain(source: str, path: str) -> None:
 
 def remote(url: str, path: str) -> None:
     """A simulation on a server; the file appears after the last response."""
+    from mop.backends.fake_server import ToyEncoder
     from mop.backends.remote import open_remote
-    from mop.fake_server import ToyEncoder
-    from mop.simulate import simulate, write_responses
-    from mop.store import Store
+    from mop.simulate.write import simulate, write_responses
+    from mop.storage.store import Store
     from mop.types import Agent, Decoding, Persona, Record
 
     folder = Path(path)
@@ -260,7 +260,13 @@ def say(line: str) -> None:
 def prepare(*, for_chain: bool) -> ForkServerContext:
     """A process that has everything imported; there is one per Python process, so this is called once."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["mop.backends.remote", "mop.fake_server", "mop.simulate", "mop.store", "httpx"]
+    modules = [
+        "mop.backends.remote",
+        "mop.backends.fake_server",
+        "mop.simulate.write",
+        "mop.storage.store",
+        "httpx",
+    ]
     if for_chain:
         modules += ["mop.pipeline", "torch", "safetensors.torch", "sklearn.cluster", "sklearn.manifold",
                     "scipy.optimize", "scipy.linalg", "pyarrow.parquet"]  # fmt: skip
@@ -289,7 +295,7 @@ def kill_chain(context: ForkServerContext, kills: int, folder: Path, seed: int) 
 
 def kill_remote(context: ForkServerContext, kills: int, folder: Path, seed: int) -> Count:
     """Kill a simulation on a server with faults so many times; the server lives on."""
-    from mop.fake_server import FakeServer, Faults, Reply, start
+    from mop.backends.fake_server import FakeServer, Faults, Reply, start
 
     class Listening(FakeServer):
         """Remembers the seeds it was asked for; those of items have 64 bits, those of the probe are small."""

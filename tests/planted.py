@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mop.cells import Problem
-from mop.curve import BETAS
-from mop.gate import Gate
+from mop.backends.curve import BETAS
+from mop.mixture.cells import Problem
+from mop.mixture.gate import Gate
 
 
 def unit(rng, n, d):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mop.randomness import generator
-from mop.report import ExemplarUse, MapPoint, PersonaRow, ReportData, write_report
+from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData, write_report
 from mop.types import Response
 
 VOICES = (

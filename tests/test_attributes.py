@@ -2,8 +2,8 @@
 
 import pytest
 
-from mop.baselines.attributes import ATTRIBUTES, FILMS, NEWS, RESTAURANTS
 from mop.errors import DataError
+from mop.rivals.attributes import ATTRIBUTES, FILMS, NEWS, RESTAURANTS
 
 
 @pytest.mark.parametrize(

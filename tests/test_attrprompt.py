@@ -7,11 +7,11 @@ import pytest
 from conftest import reviews
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
-from mop.baselines.attributes import FILMS, Attributes
-from mop.baselines.attrprompt import attrprompt, clean, draw_attributes, propose_attributes
 from mop.errors import BackendError, DataError
 from mop.randomness import derive_seed, generator
-from mop.store import Store
+from mop.rivals.attributes import FILMS, Attributes
+from mop.rivals.attrprompt import attrprompt, clean, draw_attributes, propose_attributes
+from mop.storage.store import Store
 from mop.types import Decoding, Record
 from scripted import Scripted
 

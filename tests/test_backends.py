@@ -43,7 +43,7 @@ def test_an_embedded_name_scores_and_writes():
 
 def test_a_servers_tokenizer_brings_its_control_strings(tmp_path):
     pytest.importorskip("transformers")
-    from mop.fake_server import FakeServer, start
+    from mop.backends.fake_server import FakeServer, start
     from mop.prompts import simulation_prompt
     from mop.types import Branch, Decoding, GenerateRequest
     from tiny_models import byte_tokenizer

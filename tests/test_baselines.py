@@ -5,8 +5,8 @@ import json
 import pytest
 
 from conftest import reviews
-from mop.artifacts import read_jsonl
 from mop.cli import OK, USAGE, main
+from mop.storage.run_folder import read_jsonl
 
 
 def options(tmp_path):

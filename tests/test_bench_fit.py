@@ -16,12 +16,12 @@ from bench_fit import (
     tokens_ratio,
     write_results,
 )
+from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
 from mop.config import FitConfig
-from mop.embed import FakeEncoder
-from mop.fit import fit_rounds
-from mop.fitted import uniform_mixture
-from mop.store import Store
+from mop.mixture.fit import fit_rounds
+from mop.mixture.fitted import uniform_mixture
+from mop.storage.store import Store
 from mop.types import Persona, Record
 from planted import plant
 

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mop.blackbox import WeightMatch, match_weights
 from mop.errors import DataError
 from mop.randomness import generator
+from mop.simulate.blackbox import WeightMatch, match_weights
 
 CENTRES = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0.6, 0.6, 0, 0.5]])
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mop.cells import Cells, pack_cells
 from mop.errors import DataError
+from mop.mixture.cells import Cells, pack_cells
 from planted import plant
 
 

@@ -146,7 +146,7 @@ def test_a_damaged_run_fails_verification(run_folder, tmp_path, capsys):
 
 
 def test_the_doctor_examines_a_server_and_fails_if_it_is_unusable(capsys):
-    from mop.fake_server import FakeServer, start
+    from mop.backends.fake_server import FakeServer, start
 
     with start(FakeServer("vllm")) as running:
         name = f"openai:toy@{running.url}"

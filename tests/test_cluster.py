@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mop.cluster import cluster
+from mop.personas.cluster import cluster
 
 
 def planted(sizes, *, spread=0.01, dims=6, seed=0):

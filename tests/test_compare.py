@@ -8,9 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import reviews
-from mop.artifacts import read_json, read_jsonl, write_json
+from mop.backends.fake_server import FakeServer, Faults
 from mop.cli import OK, _show_compare, main
-from mop.compare import (
+from mop.config import PRESETS, resolve_config
+from mop.errors import ConfigError, DataError, ScoringUnsupportedError
+from mop.pipeline import Models, simulate_method
+from mop.runs.compare import (
     Arm,
     _Bench,
     _draw_further,
@@ -24,11 +27,8 @@ from mop.compare import (
     pieces,
     variant_settings,
 )
-from mop.config import PRESETS, resolve_config
-from mop.errors import ConfigError, DataError, ScoringUnsupportedError
-from mop.fake_server import FakeServer, Faults
-from mop.pipeline import Models, simulate_method
-from mop.store import Store
+from mop.storage.run_folder import read_json, read_jsonl, write_json
+from mop.storage.store import Store
 from mop.types import Record
 from test_remote import N_PROBES
 from test_remote_run import WRITER, served
@@ -180,7 +180,7 @@ def bare_bench(tmp_path, **more):
 
 def test_what_comes_before_the_draws_is_timed_apart(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("mop.compare.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mop.runs.compare.time.monotonic", lambda: now[0])
     bench = bare_bench(tmp_path)
     for _ in range(2):  # nothing is new in the second attempt, so both count
         with bench._clock("picle", "simulate/picle"):
@@ -214,7 +214,7 @@ def test_further_seeds_are_drawn_until_the_best_rival_has_them(tmp_path, is_quic
     )
     arms = [bench.arm(method, 0) for method in bench.methods]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mop.compare.best_rivals", lambda means, methods: {
+        patch.setattr("mop.runs.compare.best_rivals", lambda means, methods: {
             "energy": min(("a", "b"), key=lambda m: means[m]["energy"])})  # fmt: skip
         found = _draw_further(bench, arms, "first", is_quick=is_quick)
     # a looked best until its second seed; then b had to draw again too.

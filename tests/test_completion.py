@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mop.cells import Cells, Problem
-from mop.completion import MOST_CELLS, Completion, _Model
-from mop.em import FilledIn, Scores, fit_fixed, gate_of
-from mop.kernel import KernelGate
+from mop.mixture.cells import Cells, Problem
+from mop.mixture.completion import MOST_CELLS, Completion, _Model
+from mop.mixture.em import FilledIn, Scores, fit_fixed, gate_of
+from mop.mixture.kernel import KernelGate
 
 K, J, N = 6, 4, 120
 EVERY = np.arange(N)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from conftest import reviews
-from mop.baselines.controls import few_shot_agents, persona_only_agents, zero_shot_agents
 from mop.errors import ConfigError
+from mop.rivals.controls import few_shot_agents, persona_only_agents, zero_shot_agents
 
 
 def test_zero_shot_shows_nothing():

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from mop.convert import (
+from mop.data.convert import (
     convert_gguf,
     copy_member,
     film_title,
@@ -243,7 +243,7 @@ def test_data_read_without_added_tokens_splits_the_same():
 def smollm2():
     """The real model and tokenizer."""
     transformers = pytest.importorskip("transformers")
-    from mop.pull import pull
+    from mop.data.pull import pull
 
     folder = pull("smollm2-135m")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -292,7 +292,7 @@ def test_the_tokenizer_of_smollm2_is_whole(smollm2):
 
 @pytest.mark.model
 def test_every_review_survives_the_tokenizer(smollm2):
-    from mop.pull import pull
+    from mop.data.pull import pull
 
     _, tokenizer = smollm2
     with (pull("rotten-tomatoes") / "records.csv").open(encoding="utf-8", newline="") as opened:

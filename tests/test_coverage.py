@@ -5,9 +5,9 @@ import pytest
 
 from conftest import reviews
 from mop.backends.fake import FakeModel
-from mop.cells import Cells
-from mop.coverage import component_gap, coverage, propose_persona
-from mop.store import Store
+from mop.mixture.cells import Cells
+from mop.mixture.coverage import component_gap, coverage, propose_persona
+from mop.storage.store import Store
 
 
 def cells(log_lik):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mop.curve import BETAS, ONE, torch_weights, weights, weights_derivative
+from mop.backends.curve import BETAS, ONE, torch_weights, weights, weights_derivative
 from mop.errors import ConfigError
 
 torch = pytest.importorskip("torch")
 
-from mop.curve import token_curve  # noqa: E402
+from mop.backends.curve import token_curve  # noqa: E402
 
 GRID = np.concatenate([np.linspace(1 / 3, 4, 80), 1 / np.linspace(0.25, 3, 120)])
 
@@ -154,5 +154,7 @@ def test_temperatures_beyond_the_nodes_are_refused(beta, message):
 
 
 def test_other_nodes_are_refused_when_a_curve_is_made():
-    with pytest.raises(ConfigError, match="a curve is made at the nodes BETAS or ONE of mop.curve"):
+    with pytest.raises(
+        ConfigError, match="a curve is made at the nodes BETAS or ONE of mop.backends.curve"
+    ):
         token_curve(torch.zeros(1, 5), torch.tensor([0]), (0.5, 1.0))

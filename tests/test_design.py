@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mop.cells import Problem
 from mop.config import FitConfig
-from mop.design import Design, similar_groups
 from mop.errors import DataError
+from mop.mixture.cells import Problem
+from mop.mixture.design import Design, similar_groups
 from planted import plant
 
 FAST = FitConfig(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mop.backends.fake_server import FakeServer, start
 from mop.config import RemoteSettings
-from mop.doctor import describe, examine
-from mop.fake_server import FakeServer, start
+from mop.runs.doctor import describe, examine
 
 
 def by_what(result: dict[str, object], what: str) -> dict[str, str]:

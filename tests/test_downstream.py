@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from conftest import reviews
-from mop.downstream import (
+from mop.backends.encoder import FakeEncoder
+from mop.errors import ConfigError, DataError
+from mop.evaluate.downstream import (
     _resampled_f1,
     _retrained_sd,
     downstream_f1,
@@ -12,8 +14,6 @@ from mop.downstream import (
     logistic_predictions,
     macro_f1,
 )
-from mop.embed import FakeEncoder
-from mop.errors import ConfigError, DataError
 
 GOOD, BAD = ["great fun", "a great joy", "good fun"], ["so dull", "dull and slow", "slow bore"]
 

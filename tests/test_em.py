@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from mop import em
-from mop.cells import Cells, Problem
 from mop.errors import DataError
-from mop.mixture import log_sum_exp
+from mop.mixture import em
+from mop.mixture.cells import Cells, Problem
+from mop.mixture.sums import log_sum_exp
 from planted import plant, unit
 
 

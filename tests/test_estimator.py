@@ -7,8 +7,8 @@ import pytest
 
 from conftest import reviews
 from mop import MixtureOfPersonas, Persona
+from mop.backends.encoder import FakeEncoder
 from mop.config import FitConfig
-from mop.embed import FakeEncoder
 from mop.errors import (
     ArtifactError,
     ConfigError,
@@ -17,8 +17,8 @@ from mop.errors import (
     ScoringUnsupportedError,
 )
 from mop.estimator import _as_records
-from mop.likelihood import mean_interval
-from mop.score import clusters
+from mop.mixture.likelihood import mean_interval
+from mop.mixture.score import clusters
 from mop.types import Record
 
 SETTINGS = FitConfig(
@@ -50,7 +50,7 @@ def test_scores_are_log_likelihoods_and_score_is_their_mean(model):
 def test_loaded_rows_and_tables_can_be_fitted_to_with_their_labels_and_weights():
     import pandas as pd
 
-    from mop.data import load_records
+    from mop.data.records import load_records
 
     rows = [
         {

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mop import curve
+from mop.backends import curve
 from mop.backends.base import Generator, Scorer
 from mop.backends.fake import OTHER, FakeModel
 from mop.errors import BackendError, ConfigError

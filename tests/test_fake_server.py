@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 from mop.backends.fake import FakeModel
-from mop.errors import ConfigError
-from mop.fake_server import (
+from mop.backends.fake_server import (
     DIALECTS,
     END,
     FAULTS,
@@ -30,6 +29,7 @@ from mop.fake_server import (
     ToyEncoder,
     start,
 )
+from mop.errors import ConfigError
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, Prompt, ScoreRequest, Segment, Turn
 
@@ -259,8 +259,6 @@ def test_the_verb_says_where_it_is_and_what_to_call_it_and_stops_cleanly(sent: i
 
 
 def test_the_server_needs_no_torch() -> None:
-    check = (
-        "import mop.fake_server, sys; print([m for m in ('torch', 'httpx') if m in sys.modules])"
-    )
+    check = "import mop.backends.fake_server, sys; print([m for m in ('torch', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

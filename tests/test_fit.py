@@ -8,9 +8,9 @@ import pytest
 from conftest import reviews
 from mop.config import FitConfig
 from mop.errors import ConfigError
-from mop.fit import fit_mixture, fit_rounds
-from mop.headroom import fit_sentence
-from mop.kernel import KernelGate
+from mop.mixture.fit import fit_mixture, fit_rounds
+from mop.mixture.headroom import fit_sentence
+from mop.mixture.kernel import KernelGate
 from planted import plant
 
 FAST = FitConfig(
@@ -228,9 +228,9 @@ class Refusing:
 
 
 def test_a_refit_from_the_store_asks_the_model_for_nothing():
+    from mop.backends.encoder import FakeEncoder
     from mop.backends.fake import FakeModel
-    from mop.embed import FakeEncoder
-    from mop.store import Store
+    from mop.storage.store import Store
     from mop.types import Persona
 
     records, store, lm = reviews(40), Store(":memory:"), FakeModel()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from mop.embed import FakeEncoder, embed
+from mop.backends.encoder import FakeEncoder, embed
 from mop.errors import ArtifactError, DataError
-from mop.fitted import (
+from mop.mixture.fitted import (
     FittedMixture,
     draw_agents,
     draw_writers,
@@ -26,8 +26,8 @@ from mop.fitted import (
     with_persona_weights,
     with_temperatures,
 )
-from mop.gate import Gate
-from mop.kernel import Counts, KernelGate
+from mop.mixture.gate import Gate
+from mop.mixture.kernel import Counts, KernelGate
 from mop.types import Persona, Record
 
 
@@ -213,7 +213,7 @@ def test_given_a_label_the_record_itself_is_left_out_of_its_share(sharp):
 def test_several_exemplars_need_no_index_to_be_exact(sharp, monkeypatch):
     hx, people = np.repeat(SHARP_CONTEXT, 50, axis=0), contexts(50)
     few = draw_writers(sharp, hx, people, seed=0, n_agents=3, mix="prompt")
-    monkeypatch.setattr("mop.fitted.MANY", 1)
+    monkeypatch.setattr("mop.mixture.fitted.MANY", 1)
     assert draw_writers(replace(sharp), hx, people, seed=0, n_agents=3, mix="prompt") == few
 
 
@@ -248,7 +248,7 @@ def test_many_exemplars_of_a_label_are_drawn_through_an_index(fitted, monkeypatc
     mixture = labelled(fitted, ["a", "b", "a", "b"])
     hx = np.ones((3000, 5), np.float32)
     people = [replace(one, label="b") for one in contexts(3000)]
-    monkeypatch.setattr("mop.fitted.MANY", 1)
+    monkeypatch.setattr("mop.mixture.fitted.MANY", 1)
     assert mixture.of_label("b").index is not None
     drawn = draw_agents(mixture, hx, people, seed=0, same_label=True)
     for k in range(3):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mop.errors import DataError
-from mop.gate import Gate, mean_weight
+from mop.mixture.gate import Gate, mean_weight
 
 
 @pytest.fixture(params=[5, 10], ids=["exemplars D", "exemplars 2D"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from mop import em
-from mop.cells import Cells
-from mop.headroom import (
+from mop.mixture import em
+from mop.mixture.cells import Cells
+from mop.mixture.headroom import (
     RIGHT,
     UNKNOWN,
     best_component,
@@ -19,8 +19,8 @@ from mop.headroom import (
     headroom_lines,
     two_samples,
 )
-from mop.kernel import KernelGate
-from mop.mixture import log_sum_exp
+from mop.mixture.kernel import KernelGate
+from mop.mixture.sums import log_sum_exp
 from planted import unit
 from test_em import table
 

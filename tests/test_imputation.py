@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mop.imputation import Effects, Scored, Variances
+from mop.mixture.imputation import Effects, Scored, Variances
 
 K, N = 3, 5
 VARIANCES = Variances(0.3, 0.4, 0.5, 1.2, 0.2, 1e6)
@@ -120,7 +120,7 @@ def test_a_record_is_drawn_by_its_own_number_alone():
 
 
 def test_many_exemplars_do_without_an_effect_common_to_all(monkeypatch):
-    monkeypatch.setattr("mop.imputation.MOST_COMMON", 2)
+    monkeypatch.setattr("mop.mixture.imputation.MOST_COMMON", 2)
     rng = np.random.default_rng(5)
     scored, log_lik, z = planted(rng, 6, 8)
     effects = Effects(scored, K)

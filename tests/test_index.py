@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import mop.index
-from mop.index import ExemplarIndex
+import mop.mixture.index
+from mop.mixture.index import ExemplarIndex
 from mop.randomness import derive_seed
 
 
@@ -73,4 +73,4 @@ def test_keys_that_cannot_be_grouped_are_drawn_from_the_plain_way():
         200 * np.exp(truth.max()), abs=30
     )
     assert log_omega == pytest.approx(truth[rows], abs=0.2)
-    assert mop.index.ROUNDS * mop.index.PROPOSALS == 4096
+    assert mop.mixture.index.ROUNDS * mop.mixture.index.PROPOSALS == 4096

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mop.interrupts import import_whole, undisturbed
+from mop.runs.interrupts import import_whole, undisturbed
 
 FRAGILE = """
 import os, signal
@@ -18,7 +18,7 @@ after = "ended"
 """
 PROGRAM = """
 import importlib.util, signal, sys, time
-from mop.interrupts import import_whole
+from mop.runs.interrupts import import_whole
 def stop(number, frame):
     raise KeyboardInterrupt
 for number in (signal.SIGINT, signal.SIGTERM):

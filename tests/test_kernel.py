@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mop.kernel import Counts, KernelGate, mean_distance, nearness
+from mop.mixture.kernel import Counts, KernelGate, mean_distance, nearness
 from planted import unit
 
 K, N, D, A = 3, 5, 4, 6

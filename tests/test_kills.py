@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kills
-from mop.store import Store
+from mop.storage.store import Store
 from mop.types import Generation
 
 

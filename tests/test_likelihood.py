@@ -8,8 +8,8 @@ import pytest
 from conftest import sum_over_components
 from mop.backends.fake import FakeModel
 from mop.errors import ConfigError
-from mop.fitted import unconditional_mixture, with_temperatures
-from mop.likelihood import (
+from mop.mixture.fitted import unconditional_mixture, with_temperatures
+from mop.mixture.likelihood import (
     REFERENCES,
     Likelihood,
     component_posterior,
@@ -22,8 +22,8 @@ from mop.likelihood import (
     score_for_likelihood,
     summarise,
 )
-from mop.score import clusters
-from mop.store import Store
+from mop.mixture.score import clusters
+from mop.storage.store import Store
 from mop.types import Record
 from planted_likelihood import coverage
 
@@ -131,7 +131,7 @@ def test_posteriors_sum_to_one_and_components_add_up_to_personas(small_run):
 
 def test_more_components_than_can_be_summed_stand_for_all(small_run, monkeypatch):
     whole = likelihood(small_run, 12)
-    monkeypatch.setattr("mop.likelihood.MOST_COMPONENTS", 25)
+    monkeypatch.setattr("mop.mixture.likelihood.MOST_COMPONENTS", 25)
     part = likelihood(small_run, 12)
     assert part.ours.mean() == pytest.approx(whole.ours.mean(), abs=0.3)
 
@@ -240,7 +240,7 @@ def held_against(small_run, drawn, **options):
 
 def test_references_are_sums_over_prompts_without_persona_or_exemplar(small_run):
     """Zero-shot, exemplars alone and personas alone, each asked of the fake model prompt by prompt."""
-    from mop.curve import weights
+    from mop.backends.curve import weights
     from mop.prompts import simulation_prompt
     from mop.types import ScoreRequest
 

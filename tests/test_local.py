@@ -16,9 +16,9 @@ pytest.importorskip("transformers")
 from scipy import stats  # noqa: E402
 
 from mop.backends.base import Generator, Scorer  # noqa: E402
+from mop.backends.curve import BETAS, ONE, weights  # noqa: E402
 from mop.backends.local import LocalModel, open_local  # noqa: E402
 from mop.backends.tokens import open_tokens  # noqa: E402
-from mop.curve import BETAS, ONE, weights  # noqa: E402
 from mop.errors import BackendError, ConfigError, DataError, PromptTooLongError  # noqa: E402
 from mop.prompts import simulation_prompt  # noqa: E402
 from mop.types import Branch, Decoding, GenerateRequest, Record, ScoreRequest  # noqa: E402
@@ -631,7 +631,10 @@ def test_the_weights_are_loaded_once_and_late():
         ({"device": "mps"}, "unknown device 'mps'; accepted are cpu, cuda and cuda:N"),
         ({"dtype": "int3"}, "unknown dtype 'int3'; accepted are float32, bfloat16, float16"),
         ({"memory_gib": 0}, "memory_gib must be a number above 0, got 0; leave it out"),
-        ({"betas": (0.5, 1.0)}, r"betas must be mop.curve.BETAS or mop.curve.ONE, got 2 other"),
+        (
+            {"betas": (0.5, 1.0)},
+            r"betas must be mop.backends.curve.BETAS or mop.backends.curve.ONE, got 2 other",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

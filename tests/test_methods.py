@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from mop.compare import draw_ablation
 from mop.config import FIXED_TAU, METHODS, resolve_config
 from mop.errors import ConfigError, NotFittedError, ScoringUnsupportedError
-from mop.fitted import uniform_mixture, with_temperatures
-from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
-from mop.store import Store
+from mop.mixture.fitted import uniform_mixture, with_temperatures
+from mop.rivals.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.runs.compare import draw_ablation
+from mop.storage.store import Store
 from scripted import Scripted
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mop.config import FitConfig
 from mop.errors import ConfigError
-from mop.paper import fit_paper
+from mop.mixture.paper import fit_paper
 from planted import plant
 
 FAST = FitConfig(

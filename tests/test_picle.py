@@ -7,11 +7,11 @@ import pytest
 
 from conftest import reviews
 from mop.backends.fake import FakeModel
-from mop.baselines.picle import picle_agents, prompted_ratio
 from mop.errors import DataError
 from mop.prompts import simulation_prompt
 from mop.randomness import generator
-from mop.store import Store
+from mop.rivals.picle import picle_agents, prompted_ratio
+from mop.storage.store import Store
 from mop.types import Record, ScoreRequest
 
 

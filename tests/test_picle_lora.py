@@ -2,13 +2,13 @@
 
 import pytest
 
+from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
-from mop.baselines.picle_lora import lora_ratio, text_log_likelihoods
 from mop.config import resolve_config
-from mop.embed import FakeEncoder
 from mop.errors import ConfigError
-from mop.methods import Ingredients, prepare, respond
-from mop.store import Store
+from mop.rivals.methods import Ingredients, prepare, respond
+from mop.rivals.picle_lora import lora_ratio, text_log_likelihoods
+from mop.storage.store import Store
 from mop.types import Record
 
 

@@ -14,16 +14,16 @@ import pandas as pd
 import pytest
 
 from conftest import reviews
-from mop.artifacts import read_json, read_jsonl
+from mop.backends.encoder import FakeEncoder
 from mop.cli import OK, main
 from mop.config import resolve_config
-from mop.data import read_records
-from mop.embed import FakeEncoder
+from mop.data.records import read_records
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.evaluate import evaluate
-from mop.personas import read_personas
+from mop.evaluate.samples import evaluate
+from mop.personas.writers import read_personas
 from mop.pipeline import STAGES, read_config, run, simulate_method, verify
-from mop.simulate import CUT_SHARE
+from mop.simulate.write import CUT_SHARE
+from mop.storage.run_folder import read_json, read_jsonl
 
 COMPARED = ("personas.jsonl", "mixture/mixture.json", "mixture/gate.safetensors", "responses.jsonl",
             "methods/zero-shot.jsonl", "methods/mop-uniform.jsonl", "metrics.json", "report.html")  # fmt: skip
@@ -324,7 +324,7 @@ def test_thirty_kills_lose_nothing_double_nothing_and_change_no_byte(finished, s
     # A server process has everything imported; each child starts at once and is killed at a random moment.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["mop.pipeline", "mop.report", "torch", "sklearn.cluster", "sklearn.manifold"]
+        ["mop.pipeline", "mop.report.page", "torch", "sklearn.cluster", "sklearn.manifold"]
     )
     rng, kills, runs = random.Random(0), 0, 0
     while kills < 30:

@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mop import plots
 from mop.errors import ConfigError
+from mop.report import plots
 
 HOSTILE = [
     "</text><script>alert(1)</script>",

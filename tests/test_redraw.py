@@ -6,11 +6,11 @@ import pytest
 
 from conftest import reviews
 from mop.backends.base import Failure
-from mop.baselines.redraw import write_texts
 from mop.errors import BackendError, ConfigError, DataError
 from mop.prompts import context_prompt
 from mop.randomness import derive_seed
-from mop.store import Store
+from mop.rivals.redraw import write_texts
+from mop.storage.store import Store
 from mop.types import Decoding
 from scripted import Scripted
 

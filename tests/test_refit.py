@@ -10,12 +10,11 @@ import torch
 
 from conftest import quick_run, reviews
 from mop import MixtureOfPersonas
-from mop.artifacts import RunFolder
 from mop.backends.fake import FakeModel
+from mop.backends.fake_server import FakeServer, Faults, start
 from mop.cli import FAILED, OK, USAGE, main
 from mop.errors import ConfigError, DataError
-from mop.fake_server import FakeServer, Faults, start
-from mop.fitted import (
+from mop.mixture.fitted import (
     FittedMixture,
     draw_agents,
     load_mixture,
@@ -23,12 +22,13 @@ from mop.fitted import (
     save_mixture,
     with_persona_weights,
 )
-from mop.gate import Gate
-from mop.gather import report_data
+from mop.mixture.gate import Gate
 from mop.pipeline import refit
-from mop.refit import SURROGATE, _order, refit_black_box, samples_of_personas
-from mop.simulate import simulate
-from mop.store import Store
+from mop.report.report_data import report_data
+from mop.simulate.refit import SURROGATE, _order, refit_black_box, samples_of_personas
+from mop.simulate.write import simulate
+from mop.storage.run_folder import RunFolder
+from mop.storage.store import Store
 from mop.types import Decoding, Persona, Record
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,'!?-#"

@@ -21,10 +21,19 @@ import httpx
 import numpy as np
 import pytest
 
-from mop import score
 from mop.backends.base import Generator, Scorer
 from mop.backends.dialects import ScoreDialect, read_json, read_scores
 from mop.backends.fake import FakeModel
+from mop.backends.fake_server import (
+    CHARACTERS,
+    END,
+    FakeServer,
+    Faults,
+    Reply,
+    ServerKind,
+    ToyEncoder,
+    start,
+)
 from mop.backends.ledger import CeilingError
 from mop.backends.link import Clock
 from mop.backends.remote import (
@@ -38,20 +47,11 @@ from mop.backends.remote import (
 from mop.backends.retry import RetryPolicy
 from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
-from mop.fake_server import (
-    CHARACTERS,
-    END,
-    FakeServer,
-    Faults,
-    Reply,
-    ServerKind,
-    ToyEncoder,
-    start,
-)
+from mop.mixture import score
 from mop.prompts import simulation_prompt
 from mop.randomness import generator
-from mop.simulate import outcomes, simulate
-from mop.store import Store
+from mop.simulate.write import outcomes, simulate
+from mop.storage.store import Store
 from mop.types import (
     Agent,
     Branch,
@@ -1730,7 +1730,7 @@ REAL_REQUESTS = [
 
 @pytest.fixture(scope="module")
 def real_server() -> RealModel:
-    from mop import pull
+    from mop.data import pull
 
     return RealModel(Path(pull.resolve("smollm2-135m", kind="lm")))
 

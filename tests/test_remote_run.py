@@ -10,16 +10,16 @@ import pytest
 
 from conftest import reviews
 from mop import MixtureOfPersonas
-from mop.artifacts import read_json, read_jsonl
 from mop.backends.fake import FakeModel
+from mop.backends.fake_server import FakeServer, Faults, start
 from mop.backends.ledger import CeilingError
 from mop.backends.remote import open_remote
 from mop.cli import FAILED, OK, USAGE, main
 from mop.config import FitConfig, RemoteSettings, resolve_config
 from mop.errors import BackendError, ConfigError, ScoringUnsupportedError
-from mop.fake_server import FakeServer, Faults, start
 from mop.pipeline import Models, planned_calls, run
-from mop.simulate import outcomes, read_responses
+from mop.simulate.write import outcomes, read_responses
+from mop.storage.run_folder import read_json, read_jsonl
 from test_remote import N_PROBES, FastClock, InProcess
 
 WRITER = 'model.lm="openai:toy@http://127.0.0.1:1"'
@@ -105,7 +105,7 @@ def scores_of(path):
 
 def test_a_scorer_that_knows_one_temperature_only_says_so(source, tmp_path, caplog):
     config = quick(source)
-    with caplog.at_level(logging.WARNING, logger="mop.fit"):
+    with caplog.at_level(logging.WARNING, logger="mop.mixture.fit"):
         run(config, tmp_path / "run", until="fit", models=Models(config, lm=FakeModel([1.0])))
     assert (
         "fake scores at temperature 1 only: the gates are fitted, temperatures are not, and every "
@@ -417,7 +417,7 @@ def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tm
             options += ["--set", one]
         assert main(["fit", "--out", out, *options]) == OK
         assert (
-            "WARNING mop.spending: forecast for the lm to the end of this run, from "
+            "WARNING mop.backends.spending: forecast for the lm to the end of this run, from "
             in capsys.readouterr().err
         )
         manifest = tmp_path / "run" / "manifest.json"

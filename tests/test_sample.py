@@ -12,10 +12,10 @@ from conftest import quick_run, reviews
 from mop.backends.fake import FakeModel
 from mop.cli import OK, USAGE, main
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.fitted import load_mixture, save_mixture
+from mop.mixture.fitted import load_mixture, save_mixture
 from mop.pipeline import Models, refit, run
-from mop.sample import drawn_contexts, sample
-from mop.simulate import read_responses
+from mop.runs.sample import drawn_contexts, sample
+from mop.simulate.write import read_responses
 
 
 @pytest.fixture(scope="module")

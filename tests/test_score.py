@@ -8,8 +8,7 @@ import pytest
 
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, DataError
-from mop.prompts import simulation_prompt
-from mop.score import (
+from mop.mixture.score import (
     MASKED,
     cell_scorer,
     component_requests,
@@ -20,7 +19,8 @@ from mop.score import (
     score_requests,
     score_table,
 )
-from mop.store import Store
+from mop.prompts import simulation_prompt
+from mop.storage.store import Store
 from mop.types import Persona, Record, Score, ScoreRequest
 
 BETAS = (0.5, 1.0, 2.0)

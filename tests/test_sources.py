@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mop import sources
+from mop.data import sources
+from mop.data.sources import BadRow, open_source
 from mop.errors import DataError, MissingDependencyError
-from mop.sources import BadRow, open_source
 
 
 def read(source, *wanted):

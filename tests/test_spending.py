@@ -8,9 +8,9 @@ import pytest
 
 from mop.backends.dialects import Meter
 from mop.backends.ledger import Ledger, Spent
+from mop.backends.spending import Planned, Spending
 from mop.config import Ceilings
 from mop.progress import ProgressDisplay
-from mop.spending import Planned, Spending
 
 
 def use(ledger, tokens_in, tokens_out, *, n=1):
@@ -67,7 +67,7 @@ def test_a_forecast_is_made_once_from_the_pilot_and_leaves_probes_out(caplog):
     display = ProgressDisplay(stream=stream)
     spending = Spending({"lm": ledger}, kept={}, keep=lambda _: None, progress=display)
     spending.begin("simulate")
-    with caplog.at_level(logging.INFO, logger="mop.spending"):
+    with caplog.at_level(logging.INFO, logger="mop.backends.spending"):
         spending("simulate/mop", 100, 500)
         probe(ledger, 9000)
         use(ledger, 20, 10, n=16)

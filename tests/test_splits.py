@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mop.data import split_records
+from mop.data.records import split_records
 from mop.errors import ConfigError, DataError
 from mop.types import Record
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mop.errors import ArtifactError, BackendError
-from mop.store import Cost, Store, embedding_key, generation_key, score_key
+from mop.storage.store import Cost, Store, embedding_key, generation_key, score_key
 from mop.types import (
     Branch,
     Decoding,
@@ -334,7 +334,7 @@ FILL = """
 import resource, sys
 import numpy as np
 from mop.errors import ArtifactError
-from mop.store import Store
+from mop.storage.store import Store
 from mop.types import Generation
 
 store = Store(sys.argv[1])
@@ -367,7 +367,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_space(tmp_p
 WRITE = """
 import sys
 import numpy as np
-from mop.store import Store
+from mop.storage.store import Store
 from mop.types import Score
 
 first = int(sys.argv[2])

@@ -7,10 +7,10 @@ import pytest
 from conftest import reviews
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
-from mop.baselines.zerogen import cut, draw_names, zerogen
 from mop.errors import BackendError, ConfigError, DataError
 from mop.prompts import DOMAINS
-from mop.store import Store
+from mop.rivals.zerogen import cut, draw_names, zerogen
+from mop.storage.store import Store
 from mop.types import Decoding, Record
 from scripted import Scripted
 

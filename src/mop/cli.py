@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mop import __version__
 from mop.errors import ConfigError, MopError
-from mop.interrupts import import_whole
+from mop.runs.interrupts import import_whole
 
 if TYPE_CHECKING:
     from mop.config import RunConfig
@@ -357,15 +357,15 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             return simulate_method(_settings(args), args.out, args.method, progress=progress)
         result = run(_settings(args), args.out, until=args.until, progress=progress)
     if args.until == "report":
-        from mop.artifacts import read_json
+        from mop.storage.run_folder import read_json
 
         result["metrics"] = read_json(args.out / "metrics.json")
     return result
 
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.compare import compare
     from mop.progress import ProgressDisplay
+    from mop.runs.compare import compare
 
     with ProgressDisplay(quiet=args.quiet) as progress:
         return compare(_settings(args), args.out, progress=progress)
@@ -398,8 +398,8 @@ def _assigned(config: RunConfig, assignments: list[str]) -> RunConfig:
 
 
 def _pull(args: argparse.Namespace) -> dict[str, Any]:
+    from mop.data.pull import EMBEDDED, is_pulled, notice, pull
     from mop.progress import ProgressDisplay
-    from mop.pull import EMBEDDED, is_pulled, notice, pull
 
     if not args.names:
         return {
@@ -428,7 +428,7 @@ def _open_fitted(
     """The mixture of a run with the run's own models and account, and the records in question."""
     from dataclasses import replace
 
-    from mop.data import load_records, read_records
+    from mop.data.records import load_records, read_records
     from mop.estimator import MixtureOfPersonas
     from mop.pipeline import Models, open_work, read_config
 
@@ -467,7 +467,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
     ):
         sample: list[Record] = []
         if args.refit_tau:
-            from mop.data import read_records
+            from mop.data.records import read_records
 
             known = read_records(args.run / "records" / "valid.jsonl")
             sample = known[: args.refit_tau]
@@ -538,7 +538,7 @@ def _refit(args: argparse.Namespace) -> dict[str, Any]:
 def _sample(args: argparse.Namespace) -> dict[str, Any]:
     from mop.pipeline import read_config
     from mop.progress import ProgressDisplay
-    from mop.sample import sample
+    from mop.runs.sample import sample
 
     config = _assigned(read_config(args.run), args.assignments)
     with ProgressDisplay(quiet=args.quiet) as progress:
@@ -563,7 +563,7 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
     from mop.config import RemoteSettings
-    from mop.doctor import examine
+    from mop.runs.doctor import examine
 
     settings = RemoteSettings(
         api_key_env=args.api_key_env,
@@ -577,7 +577,7 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
 
 def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
     """Serve until interrupted, which is how it is meant to end; None then."""
-    from mop.fake_server import DIALECTS, FAULTS, LIES, FakeServer, Faults, start
+    from mop.backends.fake_server import DIALECTS, FAULTS, LIES, FakeServer, Faults, start
     from mop.redact import Secret
 
     if args.list:
@@ -696,7 +696,7 @@ def _has(rows: Mapping[str, Mapping[str, Any]], name: str) -> bool:
 
 def _metric_notes(metrics: Mapping[str, Any]) -> list[str]:
     """What to know about the table of a run."""
-    from mop.report import way_closed
+    from mop.report.page import way_closed
 
     way = way_closed(metrics["methods"])
     judge = metrics["judged_by"]
@@ -891,7 +891,7 @@ def _show_verify(result: dict[str, Any]) -> str:
 
 
 def _show_doctor(result: dict[str, Any]) -> str:
-    from mop.doctor import describe
+    from mop.runs.doctor import describe
 
     return describe(result)
 
@@ -932,7 +932,7 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
     """Show the package's log on standard error while a command runs, secrets hidden."""
     from mop.redact import RedactingFilter
 
-    logger, of_fit = logging.getLogger("mop"), logging.getLogger("mop.fit")
+    logger, of_fit = logging.getLogger("mop"), logging.getLogger("mop.mixture.fit")
     level = logger.level
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mop.backends.base import Generator, LanguageModel, Scorer
+    from mop.backends.encoder import Encoder
     from mop.config import FitConfig, RemoteSettings
-    from mop.embed import Encoder
-    from mop.fitted import FittedMixture
-    from mop.likelihood import Table
-    from mop.store import Store
+    from mop.mixture.fitted import FittedMixture
+    from mop.mixture.likelihood import Table
+    from mop.storage.store import Store
 
 
 class MixtureOfPersonas:
@@ -170,7 +170,7 @@ class MixtureOfPersonas:
         Parameters
         ----------
         records : iterable of Record, DataFrame, or iterable of mappings
-            The observed population: what `mop.data.load_records` returns, or rows with ``context`` and
+            The observed population: what `mop.data.records.load_records` returns, or rows with ``context`` and
             ``response``, perhaps ``label``, ``key``, ``weight`` and ``group``. Rows that cannot be
             used are left out with a warning, and so are repeated ones, unless a ``key`` or a ``weight``
             tells that they are different people. An unusable Record is an error.
@@ -189,9 +189,9 @@ class MixtureOfPersonas:
             If there are too few records for the personas or the splits, no persona, or one twice.
         """
         from mop.config import FitConfig
-        from mop.data import split_records
-        from mop.fit import fit_mixture
-        from mop.score import distinct
+        from mop.data.records import split_records
+        from mop.mixture.fit import fit_mixture
+        from mop.mixture.score import distinct
 
         self._check_parameters()
         observed = _as_records(records, on_unusable="warn", drops_repeated=True)
@@ -238,7 +238,7 @@ class MixtureOfPersonas:
     ) -> Self:
         """Replace the persona gate by weights for the present ``lm``, which need not be able to score.
 
-        A surrogate: see `mop.refit.refit_black_box`. Give the records of the fit, and ``tau_factor``
+        A surrogate: see `mop.simulate.refit.refit_black_box`. Give the records of the fit, and ``tau_factor``
         and ``same_label`` as `sample` will have them.
 
         Examples
@@ -249,7 +249,7 @@ class MixtureOfPersonas:
         >>> model.refit_black_box(records, samples_per_persona=4).mixture_.info["chosen"]
         'surrogate: matched embeddings'
         """
-        from mop.refit import refit_black_box
+        from mop.simulate.refit import refit_black_box
 
         self.mixture_ = refit_black_box(
             self._fitted(),
@@ -312,7 +312,7 @@ class MixtureOfPersonas:
         """Log-likelihood of each record under the mixture, shape (n,), in nats.
 
         Exact if K × N is at most ``score_components``; otherwise an estimate in which components that
-        were not scored are imputed (see `mop.imputation`). `score_report` says which.
+        were not scored are imputed (see `mop.mixture.imputation`). `score_report` says which.
 
         Parameters
         ----------
@@ -356,7 +356,7 @@ class MixtureOfPersonas:
         ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean, over
         records and over what was not scored; infinite for a single record, or records of one group.
         """
-        from mop.likelihood import mean_interval
+        from mop.mixture.likelihood import mean_interval
 
         table = self._table(_as_records(records, on_unusable="warn"))
         found = mean_interval(self._values(table), table.weight, table.cluster)
@@ -366,14 +366,14 @@ class MixtureOfPersonas:
 
     def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
-        from mop.likelihood import Likelihood
+        from mop.mixture.likelihood import Likelihood
 
         fitted, table = self._fitted(), self._table(_as_records(records))
         return Likelihood(table, fitted, seed=self.seed).persona_posterior(fitted)
 
     def _values(self, table: Table) -> NDArray[np.float64]:
         """Log-likelihood of each record, once for each imputation: (B, n) nats."""
-        from mop.likelihood import Likelihood
+        from mop.mixture.likelihood import Likelihood
 
         return Likelihood(table, self._fitted(), seed=self.seed).values(self._fitted())
 
@@ -392,9 +392,9 @@ class MixtureOfPersonas:
         Returns
         -------
         dict
-            See `mop.likelihood.summarise`; ``references`` as in `mop.likelihood.references`.
+            See `mop.mixture.likelihood.summarise`; ``references`` as in `mop.mixture.likelihood.references`.
         """
-        from mop.likelihood import Likelihood, references, summarise
+        from mop.mixture.likelihood import Likelihood, references, summarise
 
         observed = _as_records(records)
         likelihood = Likelihood(self._table(observed), self._fitted(), seed=self.seed)
@@ -419,7 +419,7 @@ class MixtureOfPersonas:
         -------
         self
         """
-        from mop.likelihood import refit_temperatures
+        from mop.mixture.likelihood import refit_temperatures
 
         self.mixture_ = refit_temperatures(self._fitted(), self._table(_as_records(records)))
         return self
@@ -441,7 +441,7 @@ class MixtureOfPersonas:
             ``exemplar``, ``log_lik`` at the persona's temperature, ``log_weight``, ``posterior``;
             ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or estimate), ``n_scored``.
         """
-        from mop.likelihood import Likelihood, component_posterior, log_terms
+        from mop.mixture.likelihood import Likelihood, component_posterior, log_terms
 
         (one,) = _as_records([record])
         fitted, table = self._fitted(), self._table([one])
@@ -542,8 +542,8 @@ class MixtureOfPersonas:
             For one string in place of several, or a row that cannot be used.
         """
         from mop.config import SimulateConfig
-        from mop.fitted import draw_writers
-        from mop.simulate import simulate
+        from mop.mixture.fitted import draw_writers
+        from mop.simulate.write import simulate
 
         SimulateConfig(n_agents=n_agents, mix=mix, tau_factor=tau_factor)
 
@@ -582,7 +582,7 @@ class MixtureOfPersonas:
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted mixture to a folder; the language model is named in it, not copied."""
-        from mop.fitted import save_mixture
+        from mop.mixture.fitted import save_mixture
 
         names = {
             "lm": self.lm if isinstance(self.lm, str) else None,
@@ -620,7 +620,7 @@ class MixtureOfPersonas:
             Further constructor arguments, such as ``store``; ``seed`` and ``score_components`` are
             those of the fit unless given.
         """
-        from mop.fitted import load_mixture
+        from mop.mixture.fitted import load_mixture
 
         for name in ("n_personas", "task", "personas"):
             if name in params:
@@ -654,8 +654,8 @@ class MixtureOfPersonas:
 
     def _context_vectors(self, records: Sequence[Record]) -> NDArray[np.float32]:
         """Embeddings of contexts (n, D), by the encoder that the gates know."""
-        from mop.embed import embed
-        from mop.fitted import context_text
+        from mop.backends.encoder import embed
+        from mop.mixture.fitted import context_text
 
         encoder = self._open_encoder()
         self._fitted().check_encoder(encoder.identity)
@@ -670,9 +670,9 @@ class MixtureOfPersonas:
         return fitted
 
     def _write_personas(self, exemplars: Sequence[Record]) -> list[Persona]:
-        from mop.cluster import cluster
-        from mop.embed import embed
-        from mop.personas import keyword_personas, llm_personas
+        from mop.backends.encoder import embed
+        from mop.personas.cluster import cluster
+        from mop.personas.writers import keyword_personas, llm_personas
 
         store = self._open_store()
         vectors = embed([r.response for r in exemplars], self._open_encoder(), store=store)
@@ -700,7 +700,7 @@ class MixtureOfPersonas:
         raise ConfigError(f"writer must be 'keywords' or 'llm', got {self.writer!r}")
 
     def _table(self, records: Sequence[Record]) -> Table:
-        from mop.likelihood import score_for_likelihood
+        from mop.mixture.likelihood import score_for_likelihood
 
         return score_for_likelihood(
             self._fitted(),
@@ -764,7 +764,7 @@ class MixtureOfPersonas:
         return as_generator(self._open_lm())
 
     def _open_encoder(self) -> Encoder:
-        from mop.embed import open_encoder
+        from mop.backends.encoder import open_encoder
 
         given = self.encoder
         encoder: Encoder = self._opened(
@@ -773,7 +773,7 @@ class MixtureOfPersonas:
         return encoder
 
     def _open_store(self) -> Store:
-        from mop.store import Store
+        from mop.storage.store import Store
 
         given = self.store if self.store is not None else ":memory:"
         store: Store = self._opened("store", (given,), lambda: Store(given))
@@ -847,13 +847,13 @@ def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[R
 def _opened_rows(
     given: Iterable[Any], what: str, accepted: str
 ) -> tuple[object, list[Any] | None, tuple[str, ...]]:
-    """What `mop.data.load_records` takes, its rows unless it is a table, and the names of columns."""
+    """What `mop.data.records.load_records` takes, its rows unless it is a table, and the names of columns."""
     if isinstance(given, str | os.PathLike):
         raise DataError(
             f"{what} are expected, got the path {os.fspath(given)!r}; accepted are {accepted}; "
-            "load a file with mop.data.load_records"
+            "load a file with mop.data.records.load_records"
         )
-    from mop.sources import open_source
+    from mop.data.sources import open_source
 
     columns = open_source(given).columns
     if columns is not None:  # a table
@@ -872,7 +872,7 @@ def _loaded(
     what: str,
     **options: Any,
 ) -> list[Record]:
-    from mop.data import load_records
+    from mop.data.records import load_records
 
     columns: dict[str, Any] = {name: name for name in asked if name in names}
     loaded = load_records(source, **columns, **options)

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop import __version__
-from mop.artifacts import RunFolder, hash_of, read_json, write_json, write_parquet
 from mop.backends import open_model
 from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
+from mop.backends.encoder import Encoder, embed, open_encoder
 from mop.backends.ledger import Ledger
 from mop.backends.remote import RemoteGenerator
-from mop.cluster import cluster
+from mop.backends.spending import Planned, Spending
 from mop.config import (
     RemoteSettings,
     RunConfig,
@@ -34,32 +34,32 @@ from mop.config import (
     config_to_dict,
     method_and_tau,
 )
-from mop.data import load_records, read_records, save_records, split_records
-from mop.embed import Encoder, embed, open_encoder
-from mop.embedded import EMBEDDED
+from mop.data.catalogue import EMBEDDED
+from mop.data.pull import resolve, sha256
+from mop.data.records import load_records, read_records, save_records, split_records
+from mop.data.split_files import load_splits, split_files
 from mop.errors import ArtifactError, ConfigError
-from mop.evaluate import FLOOR, evaluate, text_map
-from mop.fit import fit_mixture
-from mop.fitted import (
+from mop.evaluate.samples import FLOOR, evaluate, text_map
+from mop.evaluate.sense import JUDGED, log_lik_per_token
+from mop.mixture.fit import fit_mixture
+from mop.mixture.fitted import (
     FittedMixture,
     context_text,
     load_mixture,
     persona_shares,
     save_mixture,
 )
-from mop.gather import report_data, response_files
-from mop.given import load_splits, split_files
-from mop.headroom import fit_sentence
-from mop.judge import JUDGED, log_lik_per_token
-from mop.likelihood import (
+from mop.mixture.headroom import fit_sentence
+from mop.mixture.likelihood import (
     Likelihood,
     Table,
     references,
     score_for_likelihood,
     summarise,
 )
-from mop.methods import Ingredients, needs_mixture, needs_scorer, respond
-from mop.personas import (
+from mop.mixture.score import distinct
+from mop.personas.cluster import cluster
+from mop.personas.writers import (
     keyword_personas,
     llm_personas,
     random_personas,
@@ -67,16 +67,23 @@ from mop.personas import (
     record_personas,
     save_personas,
 )
-from mop.plots import save_figures
 from mop.prompts import PROMPT_VERSION
-from mop.pull import resolve, sha256
 from mop.randomness import derive_seed
-from mop.refit import refit_black_box
-from mop.report import draw_figures, write_report
-from mop.score import distinct
-from mop.simulate import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
-from mop.spending import Planned, Spending
-from mop.store import Store
+from mop.report.page import draw_figures, write_report
+from mop.report.plots import save_figures
+from mop.report.report_data import report_data, response_files
+from mop.rivals.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.simulate.refit import refit_black_box
+from mop.simulate.write import (
+    cut_share,
+    is_drawn,
+    outcomes,
+    read_responses,
+    shown_to,
+    write_responses,
+)
+from mop.storage.run_folder import RunFolder, hash_of, read_json, write_json, write_parquet
+from mop.storage.store import Store
 from mop.types import Progress, Record, Response
 
 logger = logging.getLogger(__name__)
@@ -857,7 +864,7 @@ def make_metrics(work: Work) -> Made:
 
 
 def judged(work: Work, texts: Mapping[str, Sequence[Response | Record]]) -> dict[str, list[float]]:
-    """Log-likelihood per token of each text under the judge, by set; see `mop.judge`."""
+    """Log-likelihood per token of each text under the judge, by set; see `mop.evaluate.sense`."""
     return {
         name: log_lik_per_token(
             [row.context for row in rows],
@@ -1012,7 +1019,7 @@ def refit(
     Returns
     -------
     dict
-        ``run``, ``out``, ``persona_weights`` (see `mop.refit.refit_black_box`) and ``personas``: key,
+        ``run``, ``out``, ``persona_weights`` (see `mop.simulate.refit.refit_black_box`) and ``personas``: key,
         description, ``before`` (mean weight over the population), ``weight`` and ``failed`` (samples
         that could not be had).
 

@@ -32,7 +32,7 @@ def open_model(
         For a model on this machine; None lets `mop.backends.local` choose.
     tokenizer : str, optional
         For a server: whose tokenizer makes the ids that it is sent, as an embedded name,
-        ``hf:ORG/NAME``, path, or ``fake`` for the toy model of `mop.fake_server`.
+        ``hf:ORG/NAME``, path, or ``fake`` for the toy model of `mop.backends.fake_server`.
     **options
         For a server: what `mop.backends.remote.open_remote` takes.
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from mop.artifacts import without_surrogates
 from mop.backends.retry import CallError
+from mop.storage.run_folder import without_surrogates
 from mop.types import Decoding, FinishReason, Prompt
 
 ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "other"]

@@ -49,7 +49,7 @@ class FakeModel:
     Parameters
     ----------
     betas : sequence of float, optional
-        Inverse temperatures of the score curves, ascending; those of `mop.curve` if None.
+        Inverse temperatures of the score curves, ascending; those of `mop.backends.curve` if None.
     alphabet : str
         Distinct characters.
     strength : float
@@ -92,7 +92,7 @@ class FakeModel:
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
         if betas is None:
-            from mop.curve import BETAS
+            from mop.backends.curve import BETAS
 
             betas = BETAS
         if list(betas) != sorted(set(betas)) or not betas or betas[0] <= 0:

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mop.backends.curve import BETAS, ONE, token_curve
 from mop.backends.decode import Draft, write
 from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix, can_pack
 from mop.backends.lanes import side_by_side
 from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
-from mop.curve import BETAS, ONE, token_curve
 from mop.errors import BackendError, ConfigError, MopError, PromptTooLongError, require
 from mop.prompts import PROMPT_VERSION
 from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
@@ -62,7 +62,7 @@ class LocalModel:
     memory_gib : float, optional
         What keys, values and activations may take together; a third of what is free if None.
     betas : tuple of float
-        Nodes of the score curves: `mop.curve.BETAS`, or `mop.curve.ONE` for τ = 1 alone.
+        Nodes of the score curves: `mop.backends.curve.BETAS`, or `mop.backends.curve.ONE` for τ = 1 alone.
     lanes : int
         Parts of the work that go side by side (`mop.backends.lanes`); 0 chooses: two on a processor
         of two or more cores, if the model is one of `LLAMA_LIKE`.
@@ -88,7 +88,7 @@ class LocalModel:
     ) -> None:
         if betas not in (BETAS, ONE):
             raise ConfigError(
-                f"betas must be mop.curve.BETAS or mop.curve.ONE, got {len(betas)} other nodes; "
+                f"betas must be mop.backends.curve.BETAS or mop.backends.curve.ONE, got {len(betas)} other nodes; "
                 "leave the setting out for the whole curve"
             )
         if memory_gib is not None and not memory_gib > 0:
@@ -536,7 +536,7 @@ def open_local(
     MissingDependencyError
         If torch or transformers is not installed.
     """
-    from mop import pull
+    from mop.data import pull
 
     place = pull.resolve(name, kind="lm")
 

@@ -20,10 +20,12 @@ import numpy as np
 from mop.backends import dialects
 from mop.backends.base import Failure, Scorer
 from mop.backends.dialects import Json, Meter, ScoreDialect
+from mop.backends.fake_server import ToyEncoder
 from mop.backends.ledger import Ledger
 from mop.backends.link import Clock, Findings, Job, Link, is_loopback
 from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
+from mop.backends.spending import PILOT_ITEMS
 from mop.backends.tokens import open_tokens
 from mop.config import RemoteSettings
 from mop.errors import (
@@ -33,11 +35,9 @@ from mop.errors import (
     ScoringUnsupportedError,
     require,
 )
-from mop.fake_server import ToyEncoder
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes, without_password
-from mop.spending import PILOT_ITEMS
 from mop.types import (
     Branch,
     Decoding,
@@ -329,7 +329,7 @@ def load_encoder(tokenizer: str) -> Encoder:
     ----------
     tokenizer : str
         An embedded name, ``hf:ORG/NAME``, a folder, or ``fake`` for the toy model of
-        `mop.fake_server`.
+        `mop.backends.fake_server`.
 
     Raises
     ------

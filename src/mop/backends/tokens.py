@@ -309,7 +309,7 @@ def open_tokens(name: str) -> PromptEncoder:
     ConfigError
         If there is no such model, or its tokenizer cannot be used.
     """
-    from mop import pull
+    from mop.data import pull
 
     return PromptEncoder(load_tokenizer(pull.resolve(name, kind="lm")))
 
@@ -402,7 +402,7 @@ def _without_added_tokens(state: dict[str, Any], control_ids: frozenset[int]) ->
 
 
 def _hidden(token: int) -> str:
-    # NUL cannot occur in text: `mop.data` refuses it, and byte-level tokenizers write it otherwise.
+    # NUL cannot occur in text: `mop.data.records` refuses it, and byte-level tokenizers write it otherwise.
     return f"\0{token}\0"
 
 

@@ -1,0 +1,361 @@
+"""Texts to unit vectors: h(·) of the method, a frozen sentence encoder; `mop.personas.cluster` is next.
+
+Whatever was encoded once is found in the cache by content, and the model is not even loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop import randomness
+from mop.data.pull import EMBEDDED, resolve, revision
+from mop.errors import ConfigError, DataError, require
+from mop.storage.store import embedding_key
+from mop.types import Progress
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16")
+"""Arithmetic that an encoder may use."""
+
+BATCH = 64
+"""Texts encoded at once; small enough for a laptop, large enough to be fast."""
+STEP = 512
+"""Texts between two writes to the cache."""
+FAKE_DIMS = 64
+
+
+class Encoder(Protocol):
+    """A frozen sentence encoder."""
+
+    @property
+    def identity(self) -> str:
+        """All that a vector depends on besides the text, as one canonical string."""
+        ...
+
+    @property
+    def n_dims(self) -> int:
+        """D."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one vector per text, shape (n, D), of unit length, in the order of the texts."""
+        ...
+
+
+class EmbeddingCache(Protocol):
+    """Where vectors are kept by content; `mop.storage.store.Store` is one."""
+
+    def get_embeddings(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return the vectors that are there, shape (D,) each."""
+        ...
+
+    def put_embeddings(self, pairs: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
+        """Keep vectors, shape (D,) each."""
+        ...
+
+
+def embed(
+    texts: Sequence[str],
+    encoder: Encoder,
+    *,
+    store: EmbeddingCache | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Encode texts, each different one once.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        None of them empty.
+    encoder : Encoder
+        From `open_encoder`.
+    store : EmbeddingCache, optional
+        Asked first, and filled as the work goes on: an interrupted call loses one step at most.
+    progress : callable, optional
+        Called with the different texts done and in all.
+
+    Returns
+    -------
+    ndarray, shape (n, D), float32
+        Row i belongs to ``texts[i]``; equal texts have equal rows.
+
+    Raises
+    ------
+    DataError
+        If a text is empty or white space.
+    """
+    for index, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(
+                f"text {index} of {len(texts)} is empty ({text!r}); an encoder needs at least one "
+                f"character that is not white space; leave such rows out"
+            )
+    keys = {text: embedding_key(encoder.identity, text) for text in dict.fromkeys(texts)}
+    known = store.get_embeddings(keys.values()) if store is not None else {}
+    # Texts of like length share a batch, so that little is spent on padding.
+    missing = sorted((text for text in keys if keys[text] not in known), key=len)
+    for start in range(0, len(missing), STEP):
+        if progress is not None:
+            progress("embed", len(keys) - len(missing) + start, len(keys))
+        step = missing[start : start + STEP]
+        fresh = list(zip((keys[text] for text in step), encoder.encode(step), strict=True))
+        if store is not None:
+            store.put_embeddings(fresh)
+        known.update(fresh)
+    if progress is not None:
+        progress("embed", len(keys), len(keys))
+    vectors = np.empty((len(texts), encoder.n_dims), dtype=np.float32)
+    for index, text in enumerate(texts):
+        vectors[index] = known[keys[text]]
+    return vectors
+
+
+def open_encoder(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    max_length: int | None = None,
+    normalize: bool = True,
+    dtype: str = "float32",
+) -> Encoder:
+    """Find an encoder by name; a model is loaded when the first text has to be encoded.
+
+    Parameters
+    ----------
+    name : str or Path
+        ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder that sentence-transformers can read, or
+        ``fake``, see `FakeEncoder`.
+    device : str, optional
+        As torch names it; by default an accelerator if there is one.
+    max_length : int, optional
+        Word pieces read of each text, the two marks around it included. By default what the model
+        was published with: 256 for ``minilm``, 384 for ``mpnet``.
+    normalize : bool
+        Whether to scale vectors to unit length; if not, they are as the model gives them
+        (``minilm`` and ``mpnet`` give unit length by themselves).
+    dtype : {"float32", "bfloat16"}
+        Of the model's arithmetic; part of the identity unless it is float32.
+
+    Raises
+    ------
+    ConfigError
+        If the name or ``dtype`` is unknown, or ``max_length`` is not what the model can read.
+    MissingDependencyError
+        If sentence-transformers is not installed.
+    PullError
+        If an embedded encoder cannot be fetched.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"dtype of the encoder {name!r} is {dtype!r}; choose one of: {', '.join(DTYPES)}"
+        )
+    if name == "fake":
+        return FakeEncoder()
+    place = resolve(name, kind="encoder")
+    # Where a folder lies says nothing about its vectors.
+    short = str(name) if str(name) in EMBEDDED or isinstance(place, str) else place.name
+    return SentenceEncoder(
+        short,
+        place,
+        revision=revision(name),
+        device=device,
+        max_length=max_length,
+        normalize=normalize,
+        dtype=dtype,
+    )
+
+
+class FakeEncoder:
+    """Sums a fixed random direction per word: texts that share words lie near each other.
+
+    For tests, examples and dry runs. It depends on nothing but numpy, and its vectors are the
+    same on every machine.
+
+    Examples
+    --------
+    >>> near, far = FakeEncoder().encode(["a dull film", "A dull, dull film!", "tax law"])[1:]
+    >>> first = FakeEncoder().encode(["a dull film"])[0]
+    >>> bool(first @ near > 0.8), bool(abs(first @ far) < 0.5)
+    (True, True)
+    """
+
+    identity = f"fake-encoder/1 D={FAKE_DIMS}"
+    n_dims = FAKE_DIMS
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one vector per text, shape (n, D), of unit length."""
+        directions: dict[str, NDArray[np.float64]] = {}
+        vectors = np.empty((len(texts), FAKE_DIMS), dtype=np.float64)
+        for index, text in enumerate(texts):
+            words = re.findall(r"\w+", text.lower()) or list(text)
+            for word in words:
+                if word not in directions:
+                    seed = randomness.derive_seed(0, "fake-encoder", word)
+                    directions[word] = randomness.uniforms(seed, 0, FAKE_DIMS) - 0.5
+            vectors[index] = np.sum([directions[word] for word in words], axis=0)
+        return unit_rows(vectors)
+
+
+class SentenceEncoder:
+    """A model of sentence-transformers.
+
+    Parameters
+    ----------
+    name : str
+        As the user named it.
+    place : Path or str
+        A folder, or ``ORG/NAME`` on Hugging Face.
+    revision : str
+        Names the content, see `mop.data.pull.revision`.
+    device, max_length, normalize, dtype
+        As in `open_encoder`.
+
+    Raises
+    ------
+    ConfigError
+        If ``max_length`` is not what the model can read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        place: Path | str,
+        *,
+        revision: str,
+        device: str | None,
+        max_length: int | None,
+        normalize: bool,
+        dtype: str,
+    ) -> None:
+        self._place = place
+        self._dtype = dtype
+        self._device = device
+        self._normalize = normalize
+        self._loaded: Any = None
+        self.n_dims, cut, most = _published(place) or self._measured()
+        self.max_length = cut if max_length is None else max_length
+        if not 3 <= self.max_length <= most:
+            raise ConfigError(
+                f"max_length of the encoder {name!r} is {max_length}; it reads 3 to {most} word "
+                f"pieces, {cut} unless told otherwise; choose a number in that range"
+            )
+        self.identity = json.dumps(
+            {
+                "encoder": name,
+                "revision": revision,
+                "n_dims": self.n_dims,
+                "max_length": self.max_length,
+                "normalize": normalize,
+                **({} if dtype == "float32" else {"dtype": dtype}),
+            },
+            sort_keys=True,
+        )
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one vector per text, shape (n, D).
+
+        A text beyond ``max_length`` is read up to there, which is how these models are made; how
+        many were is logged. A lone surrogate, which no tokenizer takes, is read as a question mark.
+        """
+        model = self._model()
+        model.max_seq_length = self.max_length
+        readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        self._say_what_is_cut(readable)
+        vectors = model.encode(
+            readable, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True
+        )
+        vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.n_dims)
+        return unit_rows(vectors) if self._normalize else vectors
+
+    def _measured(self) -> tuple[int, int, int]:
+        """Ask the model itself for what `_published` tells."""
+        model = self._model()
+        (vector,) = model.encode(["x"], show_progress_bar=False, convert_to_numpy=True)
+        return len(vector), int(model.max_seq_length), int(model.tokenizer.model_max_length)
+
+    def _model(self) -> Any:
+        """Return the model, reading the weights the first time; a local folder fetches nothing."""
+        if self._loaded is not None:
+            return self._loaded
+        package = require("sentence_transformers", extra="local")
+        # Bars of the libraries would run into ours.
+        talk = require("transformers.utils.logging", extra="local")
+        bars = talk.is_progress_bar_enabled()
+        talk.disable_progress_bar()
+        try:
+            loaded = package.SentenceTransformer(
+                str(self._place),
+                device=self._device,
+                local_files_only=isinstance(self._place, Path),
+            )
+            self._loaded = loaded.bfloat16() if self._dtype == "bfloat16" else loaded.float()
+        finally:
+            if bars:
+                talk.enable_progress_bar()
+        return self._loaded
+
+    def _say_what_is_cut(self, texts: Sequence[str]) -> None:
+        """Log how many texts are longer than what is read."""
+        # A word piece has at least one character; two pieces are marks around the text.
+        suspects = [text for text in texts if len(text) > self.max_length - 2]
+        if not suspects:
+            return
+        pieces = self._model().tokenizer(suspects, truncation=False, verbose=False)["input_ids"]
+        n_cut = sum(len(ids) > self.max_length for ids in pieces)
+        if n_cut:
+            log.warning(
+                "%d of %d texts are longer than the %d word pieces that the encoder reads; "
+                "their ends do not count",
+                n_cut,
+                len(texts),
+                self.max_length,
+            )
+
+
+def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale every row to unit length, in float64 until the last step.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+
+    Examples
+    --------
+    >>> unit_rows(np.array([[3.0, 4.0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929]]
+    """
+    wide = vectors.astype(np.float64)
+    scaled: NDArray[np.float32] = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return scaled
+
+
+def _published(place: Path | str) -> tuple[int, int, int] | None:
+    """D, word pieces read by default and at most, from a folder's small files; None if not told."""
+    if not isinstance(place, Path):
+        return None
+    found = []
+    for file, key in (
+        ("1_Pooling/config.json", "word_embedding_dimension"),
+        ("sentence_bert_config.json", "max_seq_length"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        try:
+            value = json.loads((place / file).read_text(encoding="utf-8")).get(key)
+        except FileNotFoundError:
+            return None
+        if not isinstance(value, int):
+            return None
+        found.append(value)
+    n_dims, cut, most = found
+    return n_dims, cut, most

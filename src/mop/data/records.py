@@ -1,0 +1,520 @@
+"""Records from files, tables and data sets; their splits; records in the run folder.
+
+Bad rows are left out or mended, counted and named by file and line. `sources` reads the rows,
+`splits` deals the records, `embed` takes them on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mop.data.sources import BadRow, Row, Source, open_source
+from mop.data.splits import split_records
+from mop.errors import ArtifactError, ConfigError, DataError
+from mop.storage.run_folder import SURROGATE, read_jsonl, write_jsonl
+from mop.types import Record
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "MAX_LISTED",
+    "Loaded",
+    "RowProblem",
+    "load_records",
+    "read_records",
+    "save_records",
+    "split_records",
+]
+
+MAX_LISTED = 1000
+"""Problems of one code that are listed one by one; the counts are always complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """What was wrong with one row; never holds the row's text, so that it can be logged."""
+
+    code: str
+    """A word to count by; ``docs/data.md`` lists them."""
+    place: str
+    """``reviews.csv:17``, ``reviews.parquet row 17`` or ``row 17``; lines and rows count from 1."""
+    message: str
+    is_kept: bool
+    """Whether the row was mended or tolerated; otherwise it was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The usable records of a source, and what was wrong with the rest."""
+
+    records: list[Record] = field(repr=False)
+    problems: list[RowProblem] = field(repr=False)
+    """In order of the rows; at most `MAX_LISTED` per code."""
+    counts: dict[str, int]
+    """Problems by code, complete."""
+    n_rows: int
+    """Rows read: records plus rows left out."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """Go over the records."""
+        return iter(self.records)
+
+    def __getitem__(self, row: int) -> Record:
+        """One record, as from a list: scikit-learn's splitters ask so."""
+        return self.records[row]
+
+    def __len__(self) -> int:
+        """How many records are usable."""
+        return len(self.records)
+
+    def warn(
+        self,
+        source: object,
+        *,
+        remedy: str = "kept with duplicates='keep', or where groups tell people apart",
+    ) -> None:
+        """Log each kind of problem with its count, and how equal answers of different people are kept."""
+        for code, count in self.counts.items():
+            how = f" ({remedy})" if code == "duplicate" else ""
+            logger.warning("%d rows of %s: %s%s", count, source, code, how)
+
+
+def load_records(
+    source: object,
+    *,
+    context: str = "context",
+    response: str | None = "response",
+    label: str | None = None,
+    key: str | None = None,
+    weight: str | None = None,
+    group: str | None = None,
+    attributes: Sequence[str] = (),
+    duplicates: Literal["drop", "keep"] = "drop",
+    strict: bool = False,
+) -> Loaded:
+    """Read records, leaving out and counting the rows that cannot be used.
+
+    Parameters
+    ----------
+    source : str, path, datasets.Dataset, DataFrame or iterable of mappings
+        A path to a .csv, .tsv, .jsonl, .ndjson or .json file (each also with .gz) or a .parquet
+        file; ``hf:ORG/NAME[/SUBSET][@REVISION][:SPLIT]`` (split ``train`` if none is named); or
+        the rows themselves.
+    context : str
+        A column; or a template with columns in braces, ``"Film: {title}."`` (``{{`` and ``}}``
+        stand for braces); or ``"text:"`` and a text that is the context of every record.
+    response : str or None
+        The column of what the person wrote. None: the rows are contexts to be answered, and the
+        responses of the records are empty.
+    label, key, weight, group : str or None
+        Columns of `Record`. Without a key column, the key is a digest of context, response and
+        group. No weight column means weight 1.
+    attributes : sequence of str
+        Columns to keep as they are.
+    duplicates : {"drop", "keep"}
+        What becomes of a row with the context, response and group of an earlier one. Keep them
+        where many people give the same answer and no group column tells the people apart.
+    strict : bool
+        Stop at the first problem, also at one that would be mended.
+
+    Returns
+    -------
+    Loaded
+
+    Raises
+    ------
+    DataError
+        If the source or a column does not exist, no row is usable, or `strict` meets a problem.
+    ConfigError
+        If the template or another argument is malformed.
+    MissingDependencyError
+        If an ``hf:`` name is given and ``datasets`` is not installed.
+
+    Examples
+    --------
+    >>> rows = [{"film": "Up", "text": "Lovely."}, {"film": "Up", "text": " "}]
+    >>> loaded = load_records(rows, context="Film: {film}.", response="text")
+    >>> loaded.records[0].context, loaded.counts
+    ('Film: Up.', {'empty_response': 1})
+    >>> loaded.problems[0].place
+    'row 2'
+    """
+    if isinstance(attributes, str) or duplicates not in {"drop", "keep"}:
+        raise ConfigError(
+            f"attributes is {attributes!r} and duplicates is {duplicates!r}; accepted are a list "
+            "of column names, and 'drop' or 'keep'; correct them"
+        )
+    opened = open_source(source)
+    columns = _Columns(response, label, key, weight, group, tuple(attributes))
+    template = _parse_context(context, opened.columns)
+    asked = columns.asked() | dict.fromkeys(template.fields, "context")
+    if opened.columns is not None:
+        _check_columns(opened, opened.columns, asked)
+    found: set[str] = set(opened.columns or ())
+    tally = _Tally(opened, strict)
+    names = _Names(opened, keeps_duplicates=duplicates == "keep")
+    records: list[Record] = []
+    n_rows = 0
+    for number, row in opened.rows(tuple(asked)):
+        n_rows += 1
+        try:
+            if isinstance(row, BadRow):
+                raise _Unusable(row)
+            if n_rows <= MAX_LISTED or not asked.keys() <= found:
+                found.update(map(str, row))
+            repairs: list[BadRow] = []
+            record = _record(row, number, template, columns, names, repairs)
+        except _Unusable as error:
+            tally.add(number, error.reason, is_kept=False)
+            continue
+        for reason in repairs:
+            tally.add(number, reason, is_kept=True)
+        records.append(record)
+    if opened.columns is None and found:
+        _check_columns(opened, tuple(sorted(found)), asked)
+    if not records:
+        raise DataError(_nothing_usable(opened, tally, n_rows))
+    return Loaded(records, tally.problems, dict(tally.counts), n_rows)
+
+
+# From a row to a record
+
+
+class _Unusable(Exception):  # noqa: N818 - never leaves this module
+    """Carries the reason why a row makes no record."""
+
+    def __init__(self, reason: BadRow) -> None:
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    response: str | None
+    label: str | None
+    key: str | None
+    weight: str | None
+    group: str | None
+    attributes: tuple[str, ...]
+
+    def asked(self) -> dict[str, str]:
+        """Each column with the argument that asks for it."""
+        pairs = [(getattr(self, role), role) for role in ("label", "key", "weight", "group")]
+        pairs += [(name, "attributes") for name in self.attributes] + [(self.response, "response")]
+        return {name: role for name, role in pairs if name is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """Literal texts with a column between each two: n + 1 literals, n fields."""
+
+    literals: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+_TEMPLATE_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]|[^{}]+")
+
+
+# As an integer looks once it is a float: no "-0.0" and no "007.0", which are text.
+_WHOLE = re.compile(r"(?:0|-?[1-9][0-9]*)\.0")
+
+
+def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
+    """Read the argument `context`; the exact name of a column always wins."""
+    has_braces = "{" in context or "}" in context
+    if context in (columns or ()) or not (has_braces or context.startswith("text:")):
+        return _Template(("", ""), (context,))
+    if context.startswith("text:"):
+        return _Template((context.removeprefix("text:").strip(),), ())
+    literals, fields = [""], []
+    for part in _TEMPLATE_PARTS.finditer(context):
+        if part[1] is not None:
+            fields.append(part[1])
+            literals.append("")
+        elif part[0] in {"{", "}"}:
+            raise ConfigError(
+                f"context has a lone {part[0]!r} at character {part.start() + 1} of {context!r}; "
+                "accepted are columns in braces, as in 'Film: {title}.'; "
+                f"for the character itself write {part[0] * 2!r}"
+            )
+        else:
+            literals[-1] += part[0][0] if part[0] in {"{{", "}}"} else part[0]
+    return _Template(tuple(literals), tuple(fields))
+
+
+def _record(
+    row: Row,
+    number: int,
+    template: _Template,
+    columns: _Columns,
+    names: _Names,
+    repairs: list[BadRow],
+) -> Record:
+    """Make a record of a row; `repairs` takes what had to be mended."""
+    response = ""
+    if columns.response is not None:
+        response = _text(row, columns.response, repairs, takes_numbers=False)
+        if not response or response.isspace():
+            raise _Unusable(BadRow("empty_response", f"has no text in {columns.response!r}"))
+    context = _context(row, template, repairs)
+    label = _class(row, columns.label, repairs)
+    group = _class(row, columns.group, repairs)
+    weight = 1.0 if columns.weight is None else _weight(row, columns.weight)
+    attributes = {
+        name: value
+        for name in columns.attributes
+        if (value := _optional(row, name, repairs)) is not None
+    }
+    own_key = None if columns.key is None else _key(row, columns.key, repairs)
+    return Record(
+        key=names.key(own_key, (context, response, group or ""), number),  # last: it takes note
+        context=context,
+        response=response,
+        label=label,
+        weight=weight,
+        group=group,
+        attributes=attributes,
+    )
+
+
+def _context(row: Row, template: _Template, repairs: list[BadRow]) -> str:
+    parts = [template.literals[0]]
+    for name, literal in zip(template.fields, template.literals[1:], strict=True):
+        text = _text(row, name, repairs)
+        if not text or text.isspace():
+            repairs.append(BadRow("empty_context", f"has no text in {name!r}; kept as it is"))
+        parts += text, literal
+    return "".join(parts)
+
+
+def _text(row: Row, name: str, repairs: list[BadRow], *, takes_numbers: bool = True) -> str:
+    """Take a column as text that UTF-8 can hold."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        value = _spelled(value, name, takes_numbers=takes_numbers)
+    if "\0" in value:
+        raise _Unusable(BadRow("nul", f"has a NUL character in {name!r}; remove it"))
+    if not value.isascii() and SURROGATE.search(value):
+        value, n = SURROGATE.subn("\ufffd", value)
+        message = f"has lone surrogates ({n}) in {name!r}; replaced by U+FFFD"
+        repairs.append(BadRow("surrogate", message))
+    return value
+
+
+def _spelled(value: object, name: str, *, takes_numbers: bool) -> str:
+    """Write a number or truth value as text; refuse everything else."""
+    if isinstance(value, BadRow):
+        raise _Unusable(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise _Unusable(BadRow("missing_value", f"has no value for {name!r}"))
+    if takes_numbers and isinstance(value, bool):
+        return str(value).lower()
+    if takes_numbers and isinstance(value, int | float):
+        return str(value)
+    raise _Unusable(
+        BadRow("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text")
+    )
+
+
+def _optional(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
+    """Take a column that may be missing or empty; a CSV cannot tell the two apart."""
+    if name is None:
+        return None
+    value = row.get(name)
+    if isinstance(value, np.generic):
+        value = value.item()
+    is_text = isinstance(value, str)
+    if value is None or (is_text and not value) or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return _text(row, name, repairs)
+
+
+def _class(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
+    """Take a label or group; a whole number is the same with and without a point."""
+    value = _optional(row, name, repairs)
+    # pandas writes 1.0 for 1 where a value is missing in the column.
+    return value[:-2] if value is not None and _WHOLE.fullmatch(value) else value
+
+
+def _key(row: Row, name: str, repairs: list[BadRow]) -> str:
+    """Take a key; responses name several exemplars joined by spaces, so it has none itself."""
+    key = _text(row, name, repairs)
+    if not key or any(c.isspace() for c in key):
+        raise _Unusable(BadRow("bad_key", f"has an empty key or white space in it, in {name!r}"))
+    return key
+
+
+def _weight(row: Row, name: str) -> float:
+    value = row.get(name)
+    try:
+        if isinstance(value, bool | np.bool_) or not isinstance(
+            value, str | int | float | np.number
+        ):
+            raise ValueError
+        weight = float(value)
+        if not 0 < weight < math.inf:
+            raise ValueError
+    except (ValueError, OverflowError):
+        message = f"has no finite number above 0 in {name!r}, which holds the weight"
+        raise _Unusable(BadRow("bad_weight", message)) from None
+    return weight
+
+
+class _Names:
+    """The records seen so far: tells duplicates, and gives keys where the data has none."""
+
+    def __init__(self, source: Source, *, keeps_duplicates: bool) -> None:
+        self._source = source
+        self._keeps_duplicates = keeps_duplicates
+        self._first: dict[bytes, int] = {}
+        self._named: Counter[bytes] = Counter()
+        self._keys: dict[str, int] = {}
+
+    def key(self, own: str | None, identity: tuple[str, str, str], number: int) -> str:
+        """Return the row's own key, or one made of its identity: context, response, group."""
+        content = _digest(part.strip() for part in identity)
+        first = self._first.get(content)
+        if first is not None and not self._keeps_duplicates:
+            place = self._source.place(first)
+            message = f"has the context, response and group of {place}"
+            raise _Unusable(BadRow("duplicate", message))
+        if own is not None and own in self._keys:
+            message = (
+                f"has the key of {self._source.place(self._keys[own])}; a key names one record, "
+                "a person or film is a group"
+            )
+            raise _Unusable(BadRow("duplicate_key", message))
+        self._first.setdefault(content, number)
+        if own is not None:
+            self._keys[own] = number
+            return own
+        name = _digest(identity)
+        self._named[name] += 1
+        copy = f"-{self._named[name]}" if self._named[name] > 1 else ""
+        return f"{name[:8].hex()}{copy}"
+
+
+def _digest(parts: Iterable[str]) -> bytes:
+    # Loaded text has no NUL, so that the joint is not to be mistaken.
+    return blake2b("\0".join(parts).encode("utf-8"), digest_size=16).digest()
+
+
+class _Tally:
+    """Problems, listed and counted; the first one is an error if that was asked for."""
+
+    def __init__(self, source: Source, strict: bool) -> None:
+        self._source = source
+        self._strict = strict
+        self.problems: list[RowProblem] = []
+        self.counts: Counter[str] = Counter()
+
+    def add(self, number: int, reason: BadRow, *, is_kept: bool) -> None:
+        place = self._source.place(number)
+        if self._strict:
+            raise DataError(
+                f"{place} {reason.message} ({reason.code}); with strict, every row must be clean; "
+                "mend the row, or load without strict to have such rows counted instead"
+            )
+        self.counts[reason.code] += 1
+        if self.counts[reason.code] <= MAX_LISTED:
+            self.problems.append(RowProblem(reason.code, place, reason.message, is_kept))
+
+
+def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, str]) -> None:
+    """Stop if a column that was asked for is not there, or is there twice."""
+    where = source.name or "the data"
+    for name, role in asked.items():
+        if columns.count(name) > 1:
+            raise DataError(
+                f"{where} has {columns.count(name)} columns named {name!r}, which {role} asks "
+                "for; accepted is one of that name; rename the others"
+            )
+        if name not in columns:
+            listed = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
+            near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]!r}?" if near else f"set {role} to one of them"
+            raise DataError(
+                f"{where} has no column {name!r}, which {role} asks for; "
+                f"its columns are {listed}; {advice}"
+            )
+
+
+def _nothing_usable(source: Source, tally: _Tally, n_rows: int) -> str:
+    where = source.name or "the data"
+    if n_rows == 0:
+        return f"{where} has no rows; at least one is needed; check that it is the right source"
+    counts = ", ".join(f"{n} {code}" for code, n in tally.counts.items())
+    first = tally.problems[0]
+    return (
+        f"none of the {n_rows} rows of {where} can be used ({counts}); the first: {first.place} "
+        f"{first.message}; at least one good row is needed; check the columns and the format"
+    )
+
+
+# Records in the run folder
+
+_FIELDS = ("key", "context", "response", "label", "weight", "group", "attributes")
+
+
+def save_records(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
+    """Write records as JSON Lines in UTF-8: the whole file or none of it.
+
+    Raises
+    ------
+    ArtifactError
+        If the file cannot be written, or a weight is not finite.
+    """
+    rows = (
+        {name: getattr(record, name) for name in _FIELDS[:-1]}
+        | {"attributes": dict(record.attributes)}
+        for record in records
+    )
+    write_jsonl(Path(path), rows)
+
+
+def read_records(path: str | os.PathLike[str]) -> list[Record]:
+    """Read what `save_records` wrote; anything else is an error.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing, or a row is not such a record or repeats a key.
+    """
+    records: dict[str, Record] = {}
+    for number, row in enumerate(read_jsonl(Path(path)), start=1):
+        if not _is_saved(row) or row["key"] in records:
+            raise ArtifactError(
+                f"{path} row {number} is not a record, or repeats a key; accepted are rows with "
+                f"the fields {', '.join(_FIELDS)}, each key once; load the data again, or mend it"
+            )
+        records[row["key"]] = Record(**row)
+    return list(records.values())
+
+
+def _is_saved(row: Mapping[str, object]) -> bool:
+    if row.keys() != set(_FIELDS):
+        return False
+    weight, attributes = row["weight"], row["attributes"]
+    return (
+        all(isinstance(row[name], str) for name in ("key", "context", "response"))
+        and all(row[name] is None or isinstance(row[name], str) for name in ("label", "group"))
+        and (
+            isinstance(weight, float) or (isinstance(weight, int) and not isinstance(weight, bool))
+        )
+        and weight > 0
+        and isinstance(attributes, dict)
+        and all(isinstance(value, str) for value in attributes.values())
+    )

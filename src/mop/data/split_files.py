@@ -1,0 +1,132 @@
+"""A folder with one file per split to records: for data whose division is given, not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mop.data.records import Loaded, load_records, split_records
+from mop.errors import ConfigError, DataError
+from mop.types import Record
+
+_ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """File of each split in a folder: ``exemplars``, ``train``, ``test``, ``golden``, perhaps ``valid``.
+
+    Returns
+    -------
+    dict of str to Path
+        Empty if the folder has no file for ``exemplars``.
+
+    Raises
+    ------
+    DataError
+        If it has one for ``exemplars`` but not for the others, or two for one split.
+    """
+    found: dict[str, Path] = {}
+    for name in ("exemplars", "train", "valid", "test", "golden"):
+        there = [file for ending in _ENDINGS if (file := folder / f"{name}{ending}").is_file()]
+        if len(there) > 1:
+            raise DataError(
+                f"{folder} has {len(there)} files for {name}: {', '.join(file.name for file in there)}; "
+                "accepted is one for each split; move the others away"
+            )
+        if there:
+            found[name] = there[0]
+    if "exemplars" not in found:
+        return {}
+    missing = [name for name in ("train", "test", "golden") if name not in found]
+    if missing:
+        raise DataError(
+            f"{folder} has a file for exemplars but none for {', '.join(missing)}; accepted are "
+            f"{missing[0]}{', '.join(_ENDINGS)}; add the file, or give one file with all records"
+        )
+    return found
+
+
+def load_splits(
+    files: Mapping[str, Path], sizes: Mapping[str, int], *, seed: int, **columns: Any
+) -> tuple[dict[str, list[Record]], list[Loaded]]:
+    """Read given splits and take as many records of each as asked for.
+
+    Parameters
+    ----------
+    files : mapping of str to Path
+        From `split_files`.
+    sizes : mapping of str to int
+        Records of each split. Without a file, ``valid`` is taken from the training records.
+    seed : int
+        Of the choice; with labels, shares of labels are kept, where no groups have to be kept together.
+    **columns
+        As for `mop.data.records.load_records`.
+
+    Returns
+    -------
+    splits : dict of str to list of Record
+    loaded : list of Loaded
+        What was read, file by file, with its problems.
+
+    Raises
+    ------
+    DataError
+        If a file has too few records, or two files share a record or a group.
+    ConfigError
+        If a column or size cannot be used.
+    """
+    splits: dict[str, list[Record]] = {}
+    everything: list[Loaded] = []
+    for name, file in files.items():
+        loaded = load_records(file, **columns)
+        everything.append(loaded)
+        wanted = {part: sizes[part] for part in (name, "valid") if part == name or (
+            name == "train" and "valid" not in files)}  # fmt: skip
+        if sum(wanted.values()) > len(loaded.records):
+            raise ConfigError(
+                f"{file} has {len(loaded.records)} usable records and "
+                + " + ".join(f"data.{part} = {size}" for part, size in wanted.items())
+                + " are asked for; lower the size"
+            )
+        # Only where a file is divided: whole groups alone would make a split of few of them.
+        by_group = len(wanted) > 1 and any(record.group is not None for record in loaded.records)
+        has_labels = all(record.label is not None for record in loaded.records)
+        splits |= split_records(
+            loaded.records,
+            wanted,
+            seed=seed,
+            by_group=by_group,
+            stratify=has_labels and not by_group,
+        )
+    _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
+    return {name: splits[name] for name in sizes}, everything
+
+
+_REMEDIES = {
+    "key": "each record belongs to one; remove it from the other, or give the splits different keys",
+    "text": 'each record belongs to one; remove it from the other, or data.duplicates = "keep" for equal answers',
+    "group": "data.group names what must not be split apart; move its records to one file, or leave data.group out",
+}
+
+
+def _refuse_shared(splits: Mapping[str, list[Record]], *, by_text: bool) -> None:
+    """A record, or a group, in two splits would be shown to a method and used to judge it."""
+    where: dict[tuple[str, ...], str] = {}
+    for name, records in splits.items():
+        for record in records:
+            for trait, what in _traits(record, by_text=by_text):
+                if (other := where.setdefault(trait, name)) != name:
+                    raise DataError(
+                        f"{what} is in the splits {other!r} and {name!r}; {_REMEDIES[trait[0]]}"
+                    )
+
+
+def _traits(record: Record, *, by_text: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What belongs to one split, and how to call it."""
+    yield ("key", record.key), f"record {record.key!r}"
+    if by_text:
+        words = record.context.strip(), record.response.strip(), record.group or ""
+        yield ("text", *words), f"the context and response of record {record.key!r}"
+    if record.group is not None:
+        yield ("group", record.group), f"the group {record.group!r}"

@@ -1,0 +1,1265 @@
+"""Two samples of texts, as vectors or as words, to numbers that say how far apart they are.
+
+Pure functions: vectors are sentence embeddings of responses alone, never of contexts. Which
+sample is compared with which, and how sure a figure is, is decided in `mop.evaluate.samples`.
+Definitions, alternatives and limits: ``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import DataError
+from mop.randomness import derive_seed, generator, uniforms
+from mop.types import FloatArray
+
+Shown = str | Sequence[str] | None
+"""What a text was written from: one text, several, or none."""
+
+N_BINS = 100
+"""Equal bins on [-1, 1] of a cosine histogram; 50 to 400 bins move KL-cosine by under 2 %."""
+ALL_PAIRS_UP_TO = 2_000
+"""Up to so many texts every pair is used; above, a fixed number of random pairs."""
+N_RANDOM_PAIRS = 200_000
+MAUVE_ADVISED = 1_000
+"""Fewer texts a side give an optimistic MAUVE (its authors advise 5,000); chosen, not tuned."""
+PCA_SHARE = 0.9
+"""Share of the variance that MAUVE keeps before it clusters."""
+Z_95 = 1.96
+"""Half-width of a 95 % interval in standard deviations of a normal variable."""
+BLOCK = 4_000_000
+"""Distances held at once: 32 MB."""
+RESOLVED_FROM = 1e-3
+"""In mean eigenvalues: below, the eigenvalues of a sample say nothing of its population's."""
+
+REFUSAL_PHRASES = (
+    "as an ai",
+    "as a language model",
+    "as a large language model",
+    "i am an ai",
+    "i'm an ai",
+    "i'm just an ai",
+    "i am a language model",
+    "i'm a language model",
+    "i cannot assist",
+    "i can't assist",
+    "i cannot help with",
+    "i can't help with",
+    "i cannot fulfill",
+    "i can't fulfill",
+    "i cannot provide",
+    "i can't provide",
+    "i cannot comply",
+    "i can't comply",
+    "i cannot generate",
+    "i can't generate",
+    "i cannot create",
+    "i can't create",
+    "i cannot write",
+    "i can't write",
+    "i'm unable to",
+    "i am unable to",
+    "i'm not able to",
+    "i am not able to",
+    "i'm sorry, but i can't",
+    "i'm sorry, but i cannot",
+    "i am sorry, but i can't",
+    "i am sorry, but i cannot",
+    "i apologize, but i",
+    "i don't have personal opinions",
+    "i do not have personal opinions",
+    "i don't have the ability",
+    "i do not have the ability",
+)
+"""What marks a refusal when it stands in the first `REFUSAL_REACH` characters; English only."""
+REFUSAL_REACH = 120
+"""A person may write "I can't provide" deep in a text; a model that refuses says so at once."""
+
+COPY_RUN = 5
+COPY_SHARE = 0.6
+"""A near-copy has this share of the shorter text's runs of `COPY_RUN` words in common,"""
+COPY_STRETCH = 10
+"""or so many words in a row: of 5 million random pairs of AG News or IMDB, 33 and 8 have them."""
+SELF_BLEU_TEXTS = 500
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+class DoubtfulMetricWarning(UserWarning):
+    """A metric could be computed, but the samples are too small to read much into it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaussian:
+    """The moments of one sample, in the form in which the Fréchet distance needs them."""
+
+    mean: NDArray[np.float64]
+    """Shape (D,)."""
+    root: NDArray[np.float64]
+    """Shape (D, D): symmetric square root of the sample covariance (divisor n - 1)."""
+    variances: NDArray[np.float64]
+    """Shape (D,): eigenvalues of the covariance, ascending, at least 0."""
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(self.variances.sum())
+
+
+class Frechet(NamedTuple):
+    """Fréchet distance of a sample, as it is and as it would be without sampling."""
+
+    distance: float
+    """At least 0; falls with the size of the sample, faster for a wide one than for a narrow one."""
+    limit: float
+    """Estimate for endless texts; may be below 0 by chance."""
+
+
+class Energy(NamedTuple):
+    """Energy distance with its 95 % interval for two populations."""
+
+    distance: float
+    """0 in the mean for equal populations, so it may be slightly below 0."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MauveResult:
+    """MAUVE at one clustering, with its companions."""
+
+    mauve: float
+    """Area under the divergence curve, 0 to 1, higher is better."""
+    mauve_star: float
+    """The same with 0.5 added to every cluster count: steadier when clusters are empty."""
+    frontier_integral: float
+    """0 to 1, lower is better; 1 when no cluster is shared."""
+    n_clusters: int
+    curve: NDArray[np.float64]
+    """Shape (n_weights + 2, 2), end points included, in order of the weight."""
+
+
+class KLCosine(NamedTuple):
+    """KL-cosine in both directions, nats."""
+
+    golden_synthetic: float
+    """KL(golden ‖ synthetic): large where real texts have similarities that synthetic ones lack."""
+    synthetic_golden: float
+    """KL(synthetic ‖ golden)."""
+
+
+def _vectors(name: str, values: FloatArray) -> NDArray[np.float64]:
+    """Float64 rows, or a sentence about what is wrong with them."""
+    rows: NDArray[Any] = np.asarray(values)
+    if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1:
+        raise DataError(
+            f"the {name} vectors have shape {rows.shape}; a metric needs two-dimensional (n, D) "
+            "vectors with n of at least 2; embed more texts"
+        )
+    if rows.dtype.kind not in "fiu":
+        raise DataError(
+            f"the {name} vectors have the type {rows.dtype}; accepted are real numbers; "
+            "pass what mop.backends.encoder.embed returns"
+        )
+    rows = np.asarray(rows, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of the {name} vectors, shape {rows.shape}, hold nan or infinity (first: "
+            f"row {bad[0]}); accepted are finite numbers; look at the texts and the encoder"
+        )
+    return rows
+
+
+def _both(
+    golden: FloatArray, synthetic: FloatArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two checked samples of one dimension."""
+    left, right = _vectors("golden", golden), _vectors("synthetic", synthetic)
+    if left.shape[1] != right.shape[1]:
+        raise DataError(
+            f"the golden vectors have shape {left.shape} and the synthetic ones {right.shape}; "
+            "both need the same number of columns; embed both with one encoder"
+        )
+    return left, right
+
+
+def _unit(name: str, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of length 1."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    zeros = np.flatnonzero(norms[:, 0] == 0)
+    if zeros.size:
+        raise DataError(
+            f"{zeros.size} of the {name} vectors, shape {rows.shape}, are all zeros (first: row "
+            f"{zeros[0]}); a cosine needs a direction; leave out the texts that have none"
+        )
+    return np.asarray(rows / norms)
+
+
+def scaled_weight(
+    weight: FloatArray | None, n: int, *, name: str = "given"
+) -> NDArray[np.float64] | None:
+    """Scale survey weights to a mean of 1; None where they are even.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (n,), optional
+        At least 0, two or more above 0.
+    n : int
+        Number of texts.
+    name : str
+        What to call the sample in an error message.
+
+    Returns
+    -------
+    ndarray, shape (n,), or None
+
+    Raises
+    ------
+    DataError
+        If there is not one finite weight of at least 0 per text, or fewer than two are above 0.
+
+    Examples
+    --------
+    >>> scaled_weight(np.array([1.0, 3.0]), 2), scaled_weight(np.array([5.0, 5.0]), 2)
+    (array([0.5, 1.5]), None)
+    """
+    if weight is None:
+        return None
+    values = np.asarray(weight, np.float64)
+    good = np.isfinite(values) & (values >= 0)
+    if values.shape != (n,) or not good.all() or (values > 0).sum() < 2:
+        raise DataError(
+            f"the {name} weights have shape {values.shape} for {n} texts, {int((~good).sum())} of "
+            f"them negative or not finite and {int((values > 0).sum())} above 0; accepted is one "
+            "weight of at least 0 per text, two or more above 0; pass none to weight evenly"
+        )
+    return None if (values == values[0]).all() else values * (n / values.sum())
+
+
+def _moments(
+    rows: NDArray[np.float64], weight: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean, and X with XᵀX the covariance: divisor n - 1, or W - Σw²/W of weights that sum to W."""
+    if weight is None:
+        mean = rows.mean(axis=0)
+        return mean, (rows - mean) / math.sqrt(len(rows) - 1)
+    total = weight.sum()
+    mean = weight @ rows / total
+    divisor = total - (weight**2).sum() / total
+    return mean, (rows - mean) * np.sqrt(weight / divisor)[:, None]
+
+
+def gaussian(
+    vectors: FloatArray, *, weight: FloatArray | None = None, name: str = "golden"
+) -> Gaussian:
+    """Fit a Gaussian to a sample.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+        n of at least 2.
+    weight : ndarray, shape (n,), optional
+        Survey weights; only their ratios count.
+    name : str
+        What to call the sample in an error message.
+
+    Returns
+    -------
+    Gaussian
+        Mean, square root and eigenvalues of the sample covariance.
+
+    Raises
+    ------
+    DataError
+        If the vectors are not (n, D) with n of at least 2, or not finite, or weights do not fit.
+    """
+    rows = _vectors(name, vectors)
+    mean, centred = _moments(rows, scaled_weight(weight, len(rows), name=name))
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    values = np.clip(values, 0, None)  # rounding leaves the zeros of a rank-poor sample below 0
+    return Gaussian(mean, (axes * np.sqrt(values)) @ axes.T, values)
+
+
+def frechet(
+    golden: Gaussian,
+    synthetic: FloatArray,
+    *,
+    weight: FloatArray | None = None,
+    is_rough: bool = False,
+) -> Frechet:
+    """Fréchet distance between a fitted Gaussian and the Gaussian of a sample, and its limit.
+
+    Parameters
+    ----------
+    golden : Gaussian
+        From `gaussian`; fitted once, used for every sample.
+    synthetic : ndarray, shape (n, D)
+    weight : ndarray, shape (n,), optional
+        Survey weights; only their ratios count.
+    is_rough : bool
+        Whether about seven digits are enough, in half the time or less: for the many distances
+        that an interval is made of.
+
+    Returns
+    -------
+    Frechet
+        |m_g - m_s|² + tr(S_g + S_s - 2 (S_g S_s)^(1/2)), at least 0, and the same without the
+        sampling error of m_s and S_s. That of the golden side stays in both.
+
+    Raises
+    ------
+    DataError
+        If the vectors are not finite, not (n, D), or of another dimension than the Gaussian, or
+        weights do not fit.
+
+    Notes
+    -----
+    tr (S_g S_s)^(1/2) is the sum of the square roots of the eigenvalues of A S_s A with
+    A = S_g^(1/2), that is, of the singular values of X A for any X with XᵀX = S_s. Taking X as the
+    centred sample (or its triangular factor, if the sample has more rows than columns) squares
+    nothing, so the distance of a sample from itself is 0 to rounding, also with n < D. The rough way
+    squares: eigenvalues of the smaller of X A (X A)ᵀ and (X A)ᵀ X A.
+
+    For the limit, |m_g - m_s|² loses tr S_s / n, and the sum of roots is that of the population, as
+    `_population_roots` finds it.
+    """
+    rows = _vectors("synthetic", synthetic)
+    if rows.shape[1] != golden.mean.shape[0]:
+        raise DataError(
+            f"the golden Gaussian has dimension {golden.mean.shape[0]} and the synthetic vectors "
+            f"have shape {rows.shape}; both need one dimension; embed both with one encoder"
+        )
+    even = scaled_weight(weight, len(rows), name="synthetic")
+    if even is not None:
+        rows, even = rows[even > 0], scaled_weight(even[even > 0], int((even > 0).sum()))
+    mean, centred = _moments(rows, even)
+    trace = float(np.vdot(centred, centred))
+    if is_rough:
+        both = centred @ golden.root
+        small = both @ both.T if both.shape[0] < both.shape[1] else both.T @ both
+        values = np.clip(np.linalg.eigvalsh(small), 0, None)
+    else:
+        if centred.shape[0] > centred.shape[1]:
+            centred = np.asarray(np.linalg.qr(centred, mode="r"))
+        values = np.linalg.svd(centred @ golden.root, compute_uv=False) ** 2
+    gap = golden.mean - mean
+    apart = float(gap @ gap) + golden.trace + trace
+    share = 1 / len(rows) if even is None else float((even**2).sum()) / len(rows) ** 2
+    roots = _population_roots(values, len(rows), golden.variances**2, even)
+    return Frechet(
+        max(0.0, apart - 2 * float(np.sqrt(values).sum())), apart - trace * share - 2 * roots
+    )
+
+
+def _population_roots(
+    values: NDArray[np.float64],
+    n: int,
+    shape: NDArray[np.float64],
+    weight: NDArray[np.float64] | None,
+) -> float:
+    """Σ τ^(1/2) over the eigenvalues τ of a population, from those of a sample of n texts.
+
+    With φ(m) = Σ τ / (1 + τ m), Σ τ^(1/2) = (1/π) ∫ φ(m) m^(-1/2) dm over m > 0. The law of
+    Marchenko and Pastur ties φ to the sample (Silverstein and Bai 1995): for any t > 0 and
+    s = Σ λ/(λ + t) / (n - 1), m = (1 - s)/t has φ(m) = (n - 1) t s/(1 - s). With weights of mean 1,
+    m = s/(e t) and φ = (n - 1) t e, where e solves mean(w e/(1 + w e)) = s; even weights give the
+    former. Small t, that is, large m, lies beyond what few texts resolve: there τ takes the golden
+    shape, c S_g², with c such that φ(m) joins.
+    """
+    freedom = n - 1
+    if not values.max() > 0:
+        return 0.0
+    t = np.geomspace(values.max() * 1e4, RESOLVED_FROM * values.sum() / freedom, 1_000)
+    s = (values[:, None] / (values[:, None] + t)).sum(axis=0) / freedom
+    if weight is None:
+        e = s / (1 - s)
+    else:
+        tried = np.geomspace(s[0] / 2, 1e6, 600)
+        found = [float(np.mean(weight * x / (1 + weight * x))) for x in tried]
+        e = np.exp(np.interp(s, found, np.log(tried)))
+    root, phi = np.sqrt(s / (e * t)), freedom * t * e
+    seen = 2 * phi[0] * root[0] + ((phi[1:] + phi[:-1]) * np.diff(root)).sum()
+    low, high = -700.0, 700.0
+    relative = shape / max(shape.max(), 1e-300)
+    for _ in range(60):
+        middle = (low + high) / 2
+        joined = math.exp(middle) * relative
+        low, high = (
+            (middle, high) if (joined / (1 + joined)).sum() < freedom * s[-1] else (low, middle)
+        )
+    joined = np.sqrt(joined)
+    unseen = 2 * (joined * np.arctan2(1, joined)).sum() / root[-1]
+    return float(seen + unseen) / math.pi
+
+
+def fid(golden: FloatArray, synthetic: FloatArray) -> float:
+    """Fréchet distance between two samples of embeddings, each seen as one Gaussian.
+
+    Lower is better, 0 for equal moments. Two samples of one population are not at 0: the distance
+    falls with n, and a narrow sample is favoured; `frechet` has the limit that is not.
+
+    Parameters
+    ----------
+    golden, synthetic : ndarray, shape (n, D) and (m, D)
+        n and m of at least 2.
+
+    Returns
+    -------
+    float
+        At least 0; unscaled.
+
+    Raises
+    ------
+    DataError
+        If a sample is not (n, D) with n of at least 2, not finite, or of another dimension.
+
+    Warns
+    -----
+    DoubtfulMetricWarning
+        If a sample has fewer rows than columns: its covariance is then singular.
+
+    Notes
+    -----
+    Source: the usual Fréchet distance of the text-generation literature. The paper's own scale is
+    not known, see ``docs/metrics.md``.
+
+    Examples
+    --------
+    >>> square = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> round(fid(square, square + [3.0, 4.0]), 6)
+    25.0
+    """
+    left, right = _both(golden, synthetic)
+    if min(len(left), len(right)) < left.shape[1]:
+        warnings.warn(
+            f"FID from {len(left)} golden and {len(right)} synthetic texts in {left.shape[1]} "
+            "dimensions is dominated by sample size, which favours the narrower set; read the energy "
+            "distance or the limit of frechet",
+            DoubtfulMetricWarning,
+            stacklevel=2,
+        )
+    return frechet(gaussian(left), right).distance
+
+
+def within_distances(
+    vectors: FloatArray, *, weight: FloatArray | None = None, name: str = "golden"
+) -> NDArray[np.float64]:
+    """Sum up the Euclidean distances from each text to the others of its sample.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+        n of at least 2.
+    weight : ndarray, shape (n,), optional
+        Survey weights, scaled to a mean of 1.
+    name : str
+        What to call the sample in an error message.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Σ_j w_j |x_i - x_j|.
+
+    Raises
+    ------
+    DataError
+        If the vectors are not (n, D) with n of at least 2, or not finite, or weights do not fit.
+    """
+    rows = _vectors(name, vectors)
+    even = scaled_weight(weight, len(rows), name=name)
+    return _summed_distances(rows, rows, even, is_same=True)
+
+
+def _summed_distances(
+    rows: NDArray[np.float64],
+    others: NDArray[np.float64],
+    weight: NDArray[np.float64] | None,
+    *,
+    is_same: bool = False,
+) -> NDArray[np.float64]:
+    """Σ_j w_j |row_i - other_j| for each row, a block of rows at a time."""
+    squares = np.einsum("nd,nd->n", others, others)
+    summed = np.empty(len(rows))
+    step = max(1, BLOCK // len(others))
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        apart = block @ others.T
+        apart *= -2
+        apart += squares
+        apart += np.einsum("nd,nd->n", block, block)[:, None]
+        np.sqrt(np.clip(apart, 0, None, out=apart), out=apart)
+        if is_same:  # rounding leaves the distance of a text from itself above 0
+            apart[np.arange(len(block)), start + np.arange(len(block))] = 0
+        summed[start : start + step] = apart.sum(axis=1) if weight is None else apart @ weight
+    return summed
+
+
+def _left_out(
+    cross: NDArray[np.float64], within: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Mean distance to the other sample, mean distance within, and the jackknife variance.
+
+    The variance is that of 2 cross - within when each text of this sample is left out in turn.
+    """
+    n, total, squares = len(weight), weight.sum(), (weight**2).sum()
+    far, near = weight @ cross, weight @ within
+    apart, inside = far / total, near / (total**2 - squares)
+    pairs = (total - weight) ** 2 - (squares - weight**2)
+    # A sample of two has no pair left when one is out; its own spread then counts as 0.
+    inside_without = np.divide(
+        near - 2 * weight * within, pairs, out=np.full(n, inside), where=pairs > 1e-9 * total
+    )
+    without = 2 * (far - weight * cross) / (total - weight) - inside_without
+    return float(apart), float(inside), float((n - 1) * np.var(without))
+
+
+def energy_distance(
+    golden: FloatArray,
+    synthetic: FloatArray,
+    *,
+    golden_weight: FloatArray | None = None,
+    synthetic_weight: FloatArray | None = None,
+    golden_within: NDArray[np.float64] | None = None,
+) -> Energy:
+    """Energy distance between two samples of embeddings, unbiased, with its interval.
+
+    Lower is better, 0 only for equal populations. Its mean does not depend on how many texts there
+    are, nor on how varied they are.
+
+    Parameters
+    ----------
+    golden, synthetic : ndarray, shape (n, D) and (m, D)
+        n and m of at least 2. Memory stays bounded, time grows with (n + m)².
+    golden_weight, synthetic_weight : ndarray, shape (n,) and (m,), optional
+        Survey weights; only their ratios count.
+    golden_within : ndarray, shape (n,), optional
+        From `within_distances` with the same weights, where one golden sample serves often.
+
+    Returns
+    -------
+    Energy
+        2 E|s - g| - E|s - s'| - E|g - g'| with Euclidean distances, in the unit of the vectors, and
+        its 95 % interval for the two populations.
+
+    Raises
+    ------
+    DataError
+        If a sample is not (n, D) with n of at least 2, not finite, of another dimension, or weights
+        do not fit.
+
+    Notes
+    -----
+    Source: Székely and Rizzo 2013. No text is paired with itself (U-statistic): with weights,
+    E|s - s'| is Σ_{i≠j} w_i w_j |s_i - s_j| / (W² - Σ w²). The interval is ± 1.96 errors of the
+    jackknife that leaves out each text of either sample in turn, in closed form from row sums
+    (Arvesen 1969). For equal populations, where the statistic is degenerate, it is too long.
+
+    Examples
+    --------
+    >>> found = energy_distance(np.array([[0.0], [2.0]]), np.array([[5.0], [7.0]]))
+    >>> round(found.distance, 6)  # 2 * 5 - 2 - 2
+    6.0
+    """
+    real, ours = _both(golden, synthetic)
+    left = scaled_weight(golden_weight, len(real), name="golden")
+    right = scaled_weight(synthetic_weight, len(ours), name="synthetic")
+    even_left = np.ones(len(real)) if left is None else left
+    even_right = np.ones(len(ours)) if right is None else right
+    if golden_within is None:
+        golden_within = _summed_distances(real, real, left, is_same=True)
+    apart, inside, variance = _left_out(
+        _summed_distances(ours, real, left) / even_left.sum(),
+        _summed_distances(ours, ours, right, is_same=True),
+        even_right,
+    )
+    _, golden_inside, golden_variance = _left_out(
+        _summed_distances(real, ours, right) / even_right.sum(), golden_within, even_left
+    )
+    distance = 2 * apart - inside - golden_inside
+    reach = Z_95 * math.sqrt(variance + golden_variance)
+    return Energy(distance, distance - reach, distance + reach)
+
+
+def principal_axes(
+    vectors: FloatArray,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Principal axes of a sample, largest variance first, with a sign that does not depend on luck.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+
+    Returns
+    -------
+    centred : ndarray, shape (n, D)
+    axes : ndarray, shape (D, D)
+        One axis per column; its entry of largest size is positive.
+    variances : ndarray, shape (D,)
+        Descending, at least 0.
+
+    Raises
+    ------
+    DataError
+        If the vectors are not (n, D) with n of at least 2, or not finite.
+    """
+    rows = _vectors("given", vectors)
+    centred = rows - rows.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred.T @ centred / (len(rows) - 1))
+    variances, axes = np.clip(variances[::-1], 0, None), axes[:, ::-1]
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return centred, axes * np.sign(largest), variances
+
+
+def _spread_starts(
+    rows: NDArray[np.float32], n_clusters: int, draw: np.random.Generator
+) -> NDArray[np.float32]:
+    """First centres by k-means++: each further one is a row drawn by its squared distance.
+
+    One candidate a step, as first published. scikit-learn tries several, which at 500 clusters
+    takes seven times as long as the steps that follow and lowers the inertia by 2 % (AG News).
+    """
+    norms = np.einsum("nd,nd->n", rows, rows)
+    chosen = [int(draw.integers(len(rows)))]
+    nearest = np.full(len(rows), np.inf)
+    for _ in range(n_clusters - 1):
+        newest = rows[chosen[-1]]
+        nearest = np.minimum(nearest, np.maximum(norms - 2 * rows @ newest + newest @ newest, 0))
+        nearest[chosen[-1]] = 0
+        summed = np.cumsum(nearest)
+        # All rows may coincide with a centre already; then any row is as good as another.
+        target = draw.random() * summed[-1]
+        chosen.append(min(int(np.searchsorted(summed, target, side="right")), len(rows) - 1))
+    return rows[chosen]
+
+
+def joint_clusters(
+    synthetic: FloatArray,
+    golden: FloatArray,
+    *,
+    seeds: Sequence[int],
+    n_clusters: int | None = None,
+) -> tuple[list[tuple[NDArray[np.intp], NDArray[np.intp]]], int]:
+    """Cluster both samples together, once per seed, as MAUVE does.
+
+    Parameters
+    ----------
+    synthetic, golden : ndarray, shape (n, D) and (m, D)
+    seeds : sequence of int
+        One k-means run (best of 5 starts) each.
+    n_clusters : int, optional
+        None: a tenth of the smaller sample, rounded, at least 2.
+
+    Returns
+    -------
+    memberships : list of (ndarray (n,), ndarray (m,))
+        For each seed the clusters of the synthetic and of the golden rows.
+    n_clusters : int
+
+    Raises
+    ------
+    DataError
+        If a sample cannot be used, or there are more clusters than rows or fewer than 2.
+
+    Notes
+    -----
+    Source: Pillutla et al. 2021 and 2023. Rows are scaled to unit length, the stack is projected
+    on its principal axes up to the one at which they hold 0.9 of the variance, unwhitened. k-means
+    is scikit-learn's from our k-means++ starts; the authors' package uses random starts.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    right, left = _both(golden, synthetic)
+    stack = np.concatenate([_unit("synthetic", left), _unit("golden", right)])
+    if n_clusters is None:
+        n_clusters = max(2, round(min(len(left), len(right)) / 10))
+    if not 2 <= n_clusters <= len(stack):
+        raise DataError(
+            f"{n_clusters} clusters were asked for with synthetic vectors {left.shape} and golden "
+            f"{right.shape}; MAUVE accepts 2 to {len(stack)} here; leave n_clusters at None"
+        )
+    centred, axes, variances = principal_axes(stack)
+    total = variances.sum()
+    kept = int(np.searchsorted(np.cumsum(variances), PCA_SHARE * total)) + 1 if total else 1
+    reduced = (centred @ axes[:, :kept]).astype(np.float32)
+    memberships = []
+    for seed in seeds:
+        best: KMeans | None = None
+        for start in range(5):
+            centres = _spread_starts(reduced, n_clusters, generator(seed, "mauve k-means", start))
+            with warnings.catch_warnings():
+                # Repeated texts can leave fewer distinct points than clusters. An empty cluster
+                # holds no mass on either side, so nothing follows from it.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                fitted = KMeans(n_clusters, init=centres, n_init=1, max_iter=500).fit(reduced)
+            if best is None or fitted.inertia_ < best.inertia_:
+                best = fitted
+        assert best is not None
+        memberships.append((best.labels_[: len(left)], best.labels_[len(left) :]))
+    return memberships, n_clusters
+
+
+def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL(p ‖ q) along the last axis, nats, with 0 log 0 = 0; q is positive wherever p is."""
+    safe_p, safe_q = np.where(p > 0, p, 1.0), np.where(p > 0, q, 1.0)
+    return np.asarray((p * np.log(safe_p / safe_q)).sum(axis=-1))
+
+
+def _curve(
+    p: NDArray[np.float64], q: NDArray[np.float64], c: float, n_weights: int
+) -> NDArray[np.float64]:
+    """Points of the divergence curve between the end points (1, 0) and (0, 1)."""
+    weights = np.linspace(1e-6, 1 - 1e-6, n_weights)[:, None]
+    mixed = weights * p + (1 - weights) * q
+    inner = np.exp(-c * np.stack([_kl(q, mixed), _kl(p, mixed)], axis=1))
+    return np.concatenate([[[1.0, 0.0]], inner, [[0.0, 1.0]]])
+
+
+def _area(curve: NDArray[np.float64]) -> float:
+    """Mean of the two trapezoid areas under the curve, y over x and x over y."""
+    areas = []
+    for points in (curve, curve[:, ::-1]):
+        # Ties go to the larger other coordinate first. Otherwise equal histograms, all of whose
+        # points lie at (1, 1), could be joined to the end point (1, 0) too early and score 0.75.
+        x, y = points[np.lexsort((-points[:, 1], points[:, 0]))].T
+        areas.append(float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum()))
+    return min(1.0, sum(areas) / 2)
+
+
+def _frontier(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """2 ∫ [w KL(p ‖ r_w) + (1 - w) KL(q ‖ r_w)] dw in closed form, summed over clusters."""
+    both = (p > 0) & (q > 0) & (p != q)
+    a, b = p[both], q[both]
+    # Where p = q the summand is 0; where one of them is 0 it is half of the other.
+    alone = np.abs(p - q)[(p == 0) | (q == 0)].sum() / 2
+    return float(alone + ((a + b) / 2 - a * b / (a - b) * np.log(a / b)).sum())
+
+
+def mauve_of_counts(
+    synthetic_counts: NDArray[Any],
+    golden_counts: NDArray[Any],
+    *,
+    c: float = 5.0,
+    n_weights: int = 25,
+) -> MauveResult:
+    """MAUVE from the number of texts of each side in each cluster.
+
+    Parameters
+    ----------
+    synthetic_counts, golden_counts : ndarray, shape (n_clusters,)
+        At least 0, each with a positive sum.
+    c : float
+        Scale of the divergences, > 0.
+    n_weights : int
+        Points on the curve, at least 2.
+
+    Returns
+    -------
+    MauveResult
+
+    Raises
+    ------
+    DataError
+        If the counts differ in shape, are negative or empty, or a setting is out of range.
+
+    Notes
+    -----
+    Source: Pillutla et al. 2021, and 2023 for the frontier integral and the Krichevsky-Trofimov
+    smoothing of MAUVE*. Deviation: ties on the curve are broken so that equal histograms score 1.
+
+    Examples
+    --------
+    >>> round(mauve_of_counts(np.array([5, 5]), np.array([5, 5])).mauve, 6)
+    1.0
+    >>> round(mauve_of_counts(np.array([9, 0]), np.array([0, 9])).mauve, 5)
+    0.00407
+    """
+    p, q = np.asarray(synthetic_counts, np.float64), np.asarray(golden_counts, np.float64)
+    if p.ndim != 1 or p.shape != q.shape or min(p.min(initial=0), q.min(initial=0)) < 0:
+        raise DataError(
+            f"cluster counts have shapes {p.shape} and {q.shape} and a least value of "
+            f"{min(p.min(initial=0), q.min(initial=0)):g}; accepted are two equally long lists of "
+            "numbers of at least 0; count both samples over the same clusters"
+        )
+    if not (p.sum() > 0 and q.sum() > 0):
+        raise DataError(
+            f"cluster counts sum to {p.sum():g} and {q.sum():g}; MAUVE needs texts on both sides; "
+            "pass counts with a positive sum"
+        )
+    if not (c > 0 and n_weights >= 2):
+        raise DataError(
+            f"c is {c} and n_weights is {n_weights}; accepted are c > 0 and n_weights of at least "
+            "2; leave them at 5 and 25 to compare with other work"
+        )
+    star_p, star_q = (p + 0.5) / (p + 0.5).sum(), (q + 0.5) / (q + 0.5).sum()
+    p, q = p / p.sum(), q / q.sum()
+    curve = _curve(p, q, c, n_weights)
+    star = _area(_curve(star_p, star_q, c, n_weights))
+    return MauveResult(_area(curve), star, _frontier(p, q), len(p), curve)
+
+
+def mauve(
+    synthetic: FloatArray,
+    golden: FloatArray,
+    *,
+    seed: int = 25,
+    n_clusters: int | None = None,
+    c: float = 5.0,
+) -> MauveResult:
+    """MAUVE between two samples of embeddings: one number for both kinds of error.
+
+    Parameters
+    ----------
+    synthetic, golden : ndarray, shape (n, D) and (m, D)
+        n and m of at least 2.
+    seed : int
+        Seed of k-means. The score moves by 0.003 to 0.01 with it: report several.
+    n_clusters : int, optional
+        None: a tenth of the smaller sample, at least 2.
+    c : float
+        Scale of the divergences; 5 is everyone's choice.
+
+    Returns
+    -------
+    MauveResult
+
+    Raises
+    ------
+    DataError
+        If a sample cannot be used or a setting is out of range.
+
+    Warns
+    -----
+    DoubtfulMetricWarning
+        With fewer than 1,000 texts a side: the score is then too high.
+
+    Notes
+    -----
+    Source: Pillutla et al. 2021 and 2023; steps in `joint_clusters` and `mauve_of_counts`.
+    Deviation: the features are sentence embeddings, not the last hidden state of GPT-2 large.
+    """
+    small = min(len(synthetic), len(golden))
+    memberships, k = joint_clusters(synthetic, golden, seeds=[seed], n_clusters=n_clusters)
+    if small < MAUVE_ADVISED:
+        warnings.warn(
+            f"MAUVE from {len(synthetic)} synthetic and {len(golden)} golden texts is optimistic; "
+            f"at least {MAUVE_ADVISED:,} a side are advised; compare it only at equal n and beside "
+            "the floor",
+            DoubtfulMetricWarning,
+            stacklevel=2,
+        )
+    ours, theirs = memberships[0]
+    return mauve_of_counts(np.bincount(ours, minlength=k), np.bincount(theirs, minlength=k), c=c)
+
+
+def pair_bins(
+    vectors: FloatArray, *, seed: int, name: str = "given"
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Histogram bins of the cosines between texts of one sample.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+    seed : int
+        Chooses the 200,000 random pairs if n is above 2,000; otherwise all pairs are used.
+    name : str
+        What to call the sample in an error message.
+
+    Returns
+    -------
+    first, second : ndarray, shape (n_pairs,)
+        The rows of each pair, never equal.
+    bins : ndarray, shape (n_pairs,)
+        0 to `N_BINS` - 1, equal bins on [-1, 1].
+
+    Raises
+    ------
+    DataError
+        If the vectors are not (n, D) with n of at least 2, not finite, or a row is zero.
+    """
+    rows = _unit(name, _vectors(name, vectors))
+    n = len(rows)
+    if n <= ALL_PAIRS_UP_TO:
+        first, second = np.triu_indices(n, 1)
+        cosines = (rows @ rows.T)[first, second]
+    else:
+        draws = uniforms(derive_seed(seed, "cosine pairs"), 0, 2 * N_RANDOM_PAIRS)
+        first = (draws[0::2] * n).astype(np.intp)
+        second = (draws[1::2] * (n - 1)).astype(np.intp)
+        second += second >= first  # skips the text itself
+        cosines = np.empty(N_RANDOM_PAIRS)
+        for start in range(
+            0, N_RANDOM_PAIRS, 8_192
+        ):  # both sides of all pairs would take gigabytes
+            part = slice(start, start + 8_192)
+            cosines[part] = np.einsum("nd,nd->n", rows[first[part]], rows[second[part]])
+    # Rounding puts the cosine of two equal rows on either side of 1; both belong to the last bin.
+    bins = np.clip(np.floor((cosines + 1) / 2 * N_BINS), 0, N_BINS - 1).astype(np.intp)
+    return first, second, bins
+
+
+def count_pairs(
+    first: NDArray[np.intp],
+    second: NDArray[np.intp],
+    bins: NDArray[np.intp],
+    weight: NDArray[np.float64] | None,
+) -> NDArray[Any]:
+    """Pairs per bin; with weights, a pair counts by the product of its two, in all as many."""
+    if weight is None:
+        return np.bincount(bins, minlength=N_BINS)
+    both = weight[first] * weight[second]
+    # Pairs drawn at random may all weigh nothing; then they count for nothing.
+    return np.bincount(bins, both * (len(bins) / max(both.sum(), 1e-300)), minlength=N_BINS)
+
+
+def cosine_histogram(
+    vectors: FloatArray, *, seed: int, weight: FloatArray | None = None
+) -> NDArray[Any]:
+    """Count the cosines between pairs of texts of one sample.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+    seed : int
+        See `pair_bins`.
+    weight : ndarray, shape (n,), optional
+        Survey weights; only their ratios count.
+
+    Returns
+    -------
+    ndarray, shape (N_BINS,)
+        Pairs per bin, from cosine -1 to 1: whole numbers without weights.
+
+    Raises
+    ------
+    DataError
+        As `pair_bins`.
+
+    Examples
+    --------
+    >>> counts = cosine_histogram(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), seed=0)
+    >>> int(counts[50]), int(counts[99]), int(counts.sum())
+    (2, 1, 3)
+    """
+    even = scaled_weight(weight, len(vectors))
+    return count_pairs(*pair_bins(vectors, seed=seed), even)
+
+
+def kl_of_histograms(golden: NDArray[Any], synthetic: NDArray[Any]) -> KLCosine:
+    """KL divergence between two histograms, 0.5 added to every count so that it is finite.
+
+    Parameters
+    ----------
+    golden, synthetic : ndarray, shape (n_bins,)
+        Counts.
+
+    Returns
+    -------
+    KLCosine
+        Both directions, nats, at least 0.
+
+    Examples
+    --------
+    >>> kl = kl_of_histograms(np.array([1, 0]), np.array([0, 1]))
+    >>> [round(value, 4) for value in kl]  # 0.75 log 3 + 0.25 log (1/3)
+    [0.5493, 0.5493]
+    """
+    p, q = (np.asarray(golden) + 0.5), (np.asarray(synthetic) + 0.5)
+    p, q = p / p.sum(), q / q.sum()
+    return KLCosine(max(0.0, float(_kl(p, q))), max(0.0, float(_kl(q, p))))
+
+
+def kl_cosine(golden: FloatArray, synthetic: FloatArray, *, seed: int) -> KLCosine:
+    """How differently two samples spread: the KL divergence of their cosine histograms.
+
+    Pairs are formed within each sample. It sees spread, not content: reviews of films and of
+    restaurants are close by this measure. Never read it alone.
+
+    Parameters
+    ----------
+    golden, synthetic : ndarray, shape (n, D) and (m, D)
+        n and m of at least 2.
+    seed : int
+        See `pair_bins`; the same for both samples.
+
+    Returns
+    -------
+    KLCosine
+        KL(golden ‖ synthetic), the headline, and the other direction; nats.
+
+    Raises
+    ------
+    DataError
+        If a sample is not (n, D) with n of at least 2, not finite, of another dimension, or has a
+        zero row.
+
+    Notes
+    -----
+    The paper names the measure without pairs, bins, smoothing or direction; these are ours.
+    """
+    left, right = _both(golden, synthetic)
+    return kl_of_histograms(cosine_histogram(left, seed=seed), cosine_histogram(right, seed=seed))
+
+
+def words(text: str) -> list[str]:
+    """Words of a text without case and punctuation.
+
+    Scripts that put no space between words give one word per stretch.
+
+    Examples
+    --------
+    >>> words("It's GOOD, isn't it?")
+    ["it's", 'good', "isn't", 'it']
+    """
+    return _WORD.findall(text.casefold().replace("’", "'"))
+
+
+def _runs(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """All stretches of n words."""
+    return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def _some(texts: Sequence[str], what: str) -> None:
+    """Stop at an empty list."""
+    if not texts:
+        raise DataError(f"{what} was asked of 0 texts; it needs at least 1; pass some texts")
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Share of different runs of n words among all runs of n words; falls with the number of texts.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    n : int
+        At least 1.
+
+    Returns
+    -------
+    float
+        0 to 1, higher is more varied; 0 if no text has n words.
+
+    Raises
+    ------
+    DataError
+        If there is no text.
+
+    Examples
+    --------
+    >>> distinct_n(["a good film", "a bad film"], 1)  # a, good, film, bad among 6
+    0.6666666666666666
+    """
+    _some(texts, f"distinct-{n}")
+    runs = Counter(run for text in texts for run in _runs(words(text), n))
+    return len(runs) / max(1, runs.total())
+
+
+def self_bleu(texts: Sequence[str], *, seed: int, n: int = 4) -> float:
+    """Mean BLEU of each text against all the others: how much the texts repeat each other.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Those without a word are left out; above 500, a choice of 500 that depends on the seed alone.
+    seed : int
+        64-bit.
+    n : int
+        Longest run of words that counts.
+
+    Returns
+    -------
+    float
+        0 to 1, lower is more varied.
+
+    Raises
+    ------
+    DataError
+        If fewer than two texts have a word.
+
+    Notes
+    -----
+    Precisions of runs of 1 to n words, geometric mean, brevity penalty against the closest length.
+    A precision of 0 counts as 0.1 of one run (Chen and Cherry 2014, their first smoothing); a text
+    shorter than n words is judged by the runs it has.
+
+    Examples
+    --------
+    >>> self_bleu(["one fine day in may", "one fine day in may"], seed=0)
+    1.0
+    """
+    tokens = [found for found in map(words, texts) if found]
+    if len(tokens) > SELF_BLEU_TEXTS:
+        order = np.argsort(uniforms(derive_seed(seed, "self_bleu"), 0, len(tokens)), kind="stable")
+        tokens = [tokens[i] for i in sorted(order[:SELF_BLEU_TEXTS])]
+    if len(tokens) < 2:
+        raise DataError(
+            f"self-BLEU was asked of {len(tokens)} texts with words in them; it compares each with "
+            "the others and needs at least 2; pass more texts"
+        )
+    log_precision = np.zeros(len(tokens))
+    for order_n in range(1, n + 1):
+        counts = [Counter(_runs(found, order_n)) for found in tokens]
+        best, second = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+        for count in counts:
+            for run, times in count.items():
+                best[run], second[run] = sorted((best[run], second[run], times))[:0:-1]
+        for i, count in enumerate(counts):
+            if count:
+                # The largest count among the *other* texts: the runner-up where this one is first.
+                hits = sum(
+                    min(times, second[run] if times == best[run] else best[run])
+                    for run, times in count.items()
+                )
+                share = min(n, len(tokens[i]))
+                log_precision[i] += math.log(max(hits, 0.1) / count.total()) / share
+    lengths = np.array([len(found) for found in tokens])
+    penalties = [_log_brevity(lengths, i) for i in range(len(tokens))]
+    return float(np.exp(log_precision + penalties).mean())
+
+
+def _log_brevity(lengths: NDArray[np.intp], i: int) -> float:
+    """Log of BLEU's penalty for a text shorter than the closest of the others."""
+    others = np.delete(lengths, i)
+    gaps = np.abs(others - lengths[i])
+    closest = others[gaps == gaps.min()].min()
+    return min(0.0, 1 - float(closest) / float(lengths[i]))
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Mean length in words, as `words` finds them.
+
+    Raises
+    ------
+    DataError
+        If there is no text.
+
+    Examples
+    --------
+    >>> mean_words(["a good film", "bad"])
+    2.0
+    """
+    _some(texts, "the mean length")
+    return sum(len(words(text)) for text in texts) / len(texts)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the text begins as a model does that declines (`REFUSAL_PHRASES`).
+
+    Examples
+    --------
+    >>> is_refusal("I’m sorry, but I can't write that."), is_refusal("I can't recommend it.")
+    (True, False)
+    """
+    start = " ".join(text.split())[:REFUSAL_REACH].casefold().replace("’", "'")
+    return any(re.search(rf"\b{re.escape(phrase)}\b", start) for phrase in REFUSAL_PHRASES)
+
+
+def refusal_share(texts: Sequence[str]) -> float:
+    """Share of texts that begin like a refusal.
+
+    Raises
+    ------
+    DataError
+        If there is no text.
+    """
+    _some(texts, "the refusal share")
+    return sum(map(is_refusal, texts)) / len(texts)
+
+
+def empty_share(texts: Sequence[str]) -> float:
+    """Share of texts without anything but white space.
+
+    Raises
+    ------
+    DataError
+        If there is no text.
+
+    Examples
+    --------
+    >>> empty_share(["fine", "  "])
+    0.5
+    """
+    _some(texts, "the share of empty texts")
+    return sum(not text.strip() for text in texts) / len(texts)
+
+
+def duplicate_share(texts: Sequence[str]) -> float:
+    """Share of texts that repeat an earlier one, white space at the ends aside.
+
+    Raises
+    ------
+    DataError
+        If there is no text.
+
+    Examples
+    --------
+    >>> duplicate_share(["a", "b", "a ", "A"])
+    0.25
+    """
+    _some(texts, "the duplicate share")
+    return 1 - len({text.strip() for text in texts}) / len(texts)
+
+
+def is_near_copy(text: str, exemplar: str) -> bool:
+    """Whether a text repeats the exemplar it was shown.
+
+    True if ten words in a row stand in both, or at least 0.6 of the different five-word runs of
+    the shorter text also stand in the longer one. A text of fewer than five words has none and must
+    be equal, case and punctuation aside.
+
+    Examples
+    --------
+    >>> is_near_copy("One of the best films of the year!", "It's one of the best films of the year")
+    True
+    >>> is_near_copy("One of the worst films of the year", "One of the best films of the year")
+    False
+    """
+    shorter, longer = sorted((words(text), words(exemplar)), key=len)
+    if len(shorter) < COPY_RUN:
+        return bool(shorter) and shorter == longer
+    if not set(_runs(shorter, COPY_STRETCH)).isdisjoint(_runs(longer, COPY_STRETCH)):
+        return True
+    runs = set(_runs(shorter, COPY_RUN))
+    return len(runs & set(_runs(longer, COPY_RUN))) >= COPY_SHARE * len(runs)
+
+
+def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown]) -> float | None:
+    """Share of near-copies among the texts that were written with exemplars in view.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    exemplars : sequence of str, of sequence of str, or of None
+        The exemplar of each text, or several, of which any may be repeated; None, or an empty one,
+        where there was none.
+
+    Returns
+    -------
+    float or None
+        None if no text had an exemplar.
+
+    Raises
+    ------
+    DataError
+        If the two differ in length.
+    """
+    if len(texts) != len(exemplars):
+        raise DataError(
+            f"near-copies were asked of {len(texts)} texts and {len(exemplars)} exemplars; "
+            "one exemplar, several, or None are needed per text; pass lists of equal length"
+        )
+    shots = [(of,) if isinstance(of, str) else tuple(of or ()) for of in exemplars]
+    shown = [(text, of) for text, of in zip(texts, shots, strict=True) if of]
+    if not shown:
+        return None
+    return sum(any(is_near_copy(text, shot) for shot in of) for text, of in shown) / len(shown)

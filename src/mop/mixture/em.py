@@ -1,0 +1,549 @@
+"""Weights of personas and exemplars from scored components: EM, and EM smoothed over contexts.
+
+A component (k, j) weighs π_k(x) Ω_j(x). Every record i is scored under some components m, all components being equally
+likely to be among them, and its value is
+
+    log Σ_m w_m p_m - log Σ_m w_m
+
+so that weight cannot be hidden on components that nobody scored; where everything is scored, that is
+log Σ_c w_c p_c exactly. Letters as in `mop.mixture.cells`; U options of a factor (K personas or N exemplars).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mop.backends.curve import weights as curve_weights
+from mop.errors import DataError
+from mop.mixture.cells import Cells, Ints, Problem
+from mop.mixture.completion import Completion
+from mop.mixture.kernel import Counts, KernelGate, cosines, mean_distance
+from mop.mixture.sums import Floats, log_sum_exp
+from mop.randomness import generator
+from mop.types import Progress
+
+if TYPE_CHECKING:
+    from mop.mixture.gate import Gate
+
+PRIORS_FIXED = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
+"""Records' worth of belief in equal weights, for weights that ignore the context."""
+SLOPES = (0.0, 3.0, 10.0, 30.0)
+"""Nats for a cosine of one between the contexts of a record and of an exemplar."""
+PRIORS_LOCAL = (100.0, 30.0, 10.0, 3.0, 1.0)
+"""Records' worth of belief in these, for weights near a context."""
+BANDWIDTHS = (1.0, 0.3, 0.1)
+"""Of the kernel over contexts, in mean distances (1 - cosine) between two of them."""
+SMALLEST = 0.01
+"""Nats per record that are not worth a departure from equal weights, or from weights that ignore the context."""
+N_STEPS, ACCURACY = 200, 1e-4
+"""Steps of EM at the most; it ends when one gains less than so many nats per record."""
+
+
+@dataclass
+class FitResult:
+    """Fitted weights and how they came about."""
+
+    gate: KernelGate | Gate
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One row per round (or epoch): bounds, full-sum values, cells and tokens so far."""
+    chosen: str = ""
+    """Which weights validation chose: a `Shape.name`."""
+    uniform_tau: float = 1.0
+    """Best single temperature under equal weights: the reference that has to be beaten."""
+    n_cells: int = 0
+    """Scores asked for."""
+    n_tokens: int = 0
+    """LM tokens of these scores."""
+    stopped: str = ""
+    """Why no further round was made."""
+    gain: dict[str, Any] | None = None
+    """See `Choice.gain`."""
+    headroom: dict[str, Any] | None = None
+    """See `mop.mixture.headroom.headroom`."""
+    certificate: dict[str, Any] | None = None
+    """See `mop.mixture.headroom.certificate`; None where no component was scored for all validation records."""
+    unconditional: KernelGate | None = None
+    """The best weights that ignore the context, fitted to the same cells: a reference."""
+    best_component: dict[str, Any] | None = None
+    """See `mop.mixture.headroom.best_component`."""
+    cells: Cells | None = None
+    """All that was scored."""
+    rows: Ints | None = None
+    """The records that `cells` are of, rows of the problem; None: all of them."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much weights may depart from equal ones; a point of the grid."""
+
+    kind: str
+    """``uniform``, ``unconditional`` (weights ignore the context) or ``context``."""
+    fixed: float = np.inf
+    """Records' worth of belief in equal weights."""
+    slope: float = 0.0
+    """s of `mop.mixture.kernel.KernelGate`."""
+    local: float = np.inf
+    """Records' worth of belief in weights without anchors; infinite: there are none."""
+    bandwidth: float = 1.0
+    """In mean distances."""
+
+    @property
+    def name(self) -> str:
+        """As histories and reports call it."""
+        return {"context": "weights by context"}.get(self.kind, self.kind)
+
+
+class Scores:
+    """Scored components of some records at one temperature, ready for sums.
+
+    Parameters
+    ----------
+    problem : Problem
+    cells : Cells
+        Of all n records.
+    rows : ndarray of int
+        The records of this part.
+    tau : float
+    """
+
+    def __init__(self, problem: Problem, cells: Cells, rows: Ints, tau: float) -> None:
+        part = cells.of(rows)
+        if not bool(np.isfinite(part.curves[part.present]).all()):
+            raise DataError(
+                "the fit met a score that is not finite; check the scores with: mop verify RUN"
+            )
+        self.problem, self.rows, self.hx = problem, rows, problem.hx[rows]
+        self.weight = problem.weight[rows] / problem.weight.mean()
+        self.personas, self.exemplars = part.persona, part.exemplar
+        log_lik = part.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas)
+        log_lik = np.where(part.present, log_lik, -np.inf)
+        if not bool(part.present.any(axis=1).all()):
+            raise DataError(
+                f"{int((~part.present.any(axis=1)).sum())} of {len(rows)} records were scored under no component but "
+                "themselves as exemplar; raise fit.components_per_record and fit.valid_components to 2 or more"
+            )
+        self.top = log_lik.max(axis=1)
+        self.exposure = part.present.astype(np.float64)
+        """(n, M) 1 where something was scored, else 0."""
+        self.ratio = np.exp(log_lik - self.top[:, None])
+        """(n, M) p, relative to the best component; 0 where nothing was scored."""
+
+    def values(self, weight: Floats) -> Floats:
+        """Log-likelihood of each record (n,) under weights of its cells (n, M), nats."""
+        mix, norm = (self.ratio * weight).sum(axis=1), (self.exposure * weight).sum(axis=1)
+        return np.asarray(np.log(mix) - np.log(norm) + self.top)
+
+    def of_gate(self, gate: KernelGate) -> Floats:
+        """The same under a gate, for its weights only."""
+        own = self.problem.own[self.rows]
+        return self.values(np.exp(gate.log_weight(self.hx, self.personas, self.exemplars, own)))
+
+    @cached_property
+    def _slots(self) -> tuple[tuple[Counts, Ints], tuple[Counts, Ints]]:
+        return self._slot(self.personas), self._slot(self.exemplars)
+
+    def _slot(self, option: Ints) -> tuple[Counts, Ints]:
+        """Which sum over cells of one record and one option each cell (n, M) belongs to."""
+        n_options = int(option.max()) + 1
+        flat = np.arange(len(option))[:, None] * n_options + option
+        kept, slot = np.unique(flat, return_inverse=True)
+        row, column = np.divmod(kept, n_options)
+        nothing = np.zeros(len(kept))
+        return Counts(row, column, nothing, nothing), slot.reshape(-1)
+
+    def counts(self, factor: int, weight: Floats, of_factor: Floats) -> Counts:
+        """What every record says about the options of a factor, personas (0) or exemplars (1), at some weights.
+
+        The numerator of an EM step, and the slope of what the second logarithm takes away.
+
+        Parameters
+        ----------
+        factor : int
+        weight : ndarray, shape (n, M)
+            Of the cells.
+        of_factor : ndarray, shape (n, M)
+            What of it is this factor's.
+        """
+        where, slot = self._slots[factor]
+        mix, norm = (self.ratio * weight).sum(axis=1), (self.exposure * weight).sum(axis=1)
+        expected = self.ratio * weight / mix[:, None]
+        exposed = self.exposure * weight / of_factor / norm[:, None]
+        sums = [
+            np.asarray(np.bincount(slot, each.reshape(-1), len(where.row)), dtype=np.float64)
+            for each in (expected, exposed)
+        ]
+        return Counts(where.row, where.column, *sums)
+
+    def tilt(self, slope: float) -> Floats:
+        """exp(s (cos(x_i, x_j) - 1)) of the cells, (n, M)."""
+        if not slope:
+            return np.ones(self.personas.shape)
+        return np.asarray(np.exp(slope * (self._cosine - 1.0)))
+
+    @cached_property
+    def cosines(self) -> Floats:
+        """Of the contexts with each other, (n, n), at most 1."""
+        return np.minimum(cosines(self.hx, self.hx), 1.0)
+
+    @cached_property
+    def _cosine(self) -> Floats:
+        return np.take_along_axis(cosines(self.hx, self.problem.he), self.exemplars, axis=1)
+
+
+@dataclass
+class Fixed:
+    """Weights without anchors."""
+
+    persona: Floats
+    """(K,)"""
+    exemplar: Floats
+    """(N,)"""
+    slope: float
+    path: list[float] = field(default_factory=list)
+    """Penalised log-likelihood after each step, nats of all records together; it never falls."""
+
+
+def fit_fixed(scores: Scores, prior: float, slope: float = 0.0) -> Fixed:
+    """Weights that maximise Σ_i ω_i value_i + prior (mean_k log π_k + mean_j log Ω_j).
+
+    Parameters
+    ----------
+    scores : Scores
+    prior : float
+        Records' worth of belief in equal weights, above 0.
+    slope : float
+        Ω_j is multiplied by exp(s cos(x_i, x_j)) for record i.
+
+    Notes
+    -----
+    EM for the first logarithm of a value; the second enters with a minus, so it is bounded by its tangent, and each
+    step, one factor at a time, raises the sum (Hunter and Lange 2004, on minorising and maximising).
+    """
+    sizes, weight = (len(scores.problem.hg), len(scores.problem.he)), scores.weight
+    factors, options = [np.full(n, 1.0 / n) for n in sizes], (scores.personas, scores.exemplars)
+    tilt, path = scores.tilt(slope), [-np.inf]
+    while True:
+        here = factors[0][options[0]] * factors[1][options[1]] * tilt
+        belief = sum(float(np.log(each).mean()) for each in factors)
+        path.append(float(weight @ scores.values(here)) + prior * belief)
+        if len(path) > N_STEPS or path[-1] - path[-2] < ACCURACY * weight.sum():
+            return Fixed(factors[0], factors[1], slope, path[1:])
+        for f, n in enumerate(sizes):
+            here = factors[0][options[0]] * factors[1][options[1]] * tilt
+            found = scores.counts(f, here, factors[f][options[f]])
+            expected = np.bincount(found.column, found.expected * weight[found.row], n)
+            exposed = np.bincount(found.column, found.exposed * weight[found.row], n)
+            factors[f] = (expected + prior / n) / (exposed + prior)
+            factors[f] = factors[f] / factors[f].sum()
+
+
+def fit_local(
+    scores: Scores, fixed: Fixed, prior: float, bandwidth: float
+) -> tuple[Counts, Counts]:
+    """What records say about personas and exemplars near their contexts, when all have agreed.
+
+    Parameters
+    ----------
+    scores : Scores
+    fixed : Fixed
+    prior : float
+        Records' worth of belief in the fixed weights, above 0.
+    bandwidth : float
+        h of the kernel, in 1 - cosine.
+
+    Notes
+    -----
+    Smoothed EM (Silverman, Jones, Wilson and Nychka 1990): an M step for every record from the responsibilities of
+    those near it. No sum is known that each step raises; it ends when values move no more.
+    """
+    gate = gate_of(scores.problem, fixed, 1.0)
+    kappa = np.exp((scores.cosines - 1.0) / bandwidth) * scores.weight
+    base = fixed.persona[None], np.atleast_2d(gate.without_anchors(scores.hx))
+    options = scores.personas, scores.exemplars
+    cells = [_at(b, o) for b, o in zip(base, options, strict=True)]
+    last = -np.inf
+    for _ in range(N_STEPS):
+        here = cells[0] * cells[1]
+        counts = scores.counts(0, here, cells[0]), scores.counts(1, here, cells[1])
+        value = float(scores.weight @ scores.values(here))
+        if abs(value - last) < ACCURACY * scores.weight.sum():
+            break
+        last = value
+        cells = [
+            _at(c.local(kappa, b, prior), o) for c, b, o in zip(counts, base, options, strict=True)
+        ]
+    return counts
+
+
+def _at(weight: Floats, option: Ints) -> Floats:
+    """Weights (n, U) or (1, U) of the options of cells (n, M)."""
+    every = np.broadcast_to(weight, (len(option), weight.shape[1]))
+    return np.asarray(np.take_along_axis(every, option, axis=1))
+
+
+def gate_of(problem: Problem, fixed: Fixed, tau: float) -> KernelGate:
+    """Weights without anchors as a gate."""
+    return KernelGate.fixed(problem.hg, problem.he, tau, fixed.persona, fixed.exemplar, fixed.slope)
+
+
+def fit_shape(scores: Scores, shape: Shape, tau: float, fixed: Fixed | None = None) -> KernelGate:
+    """Fit weights of one shape to some records; ``fixed``: what it would find without anchors."""
+    problem = scores.problem
+    if shape.kind == "uniform":
+        return KernelGate.fixed(problem.hg, problem.he, tau)
+    fixed = fixed or fit_fixed(scores, shape.fixed, shape.slope)
+    gate = gate_of(problem, fixed, tau)
+    if not np.isfinite(shape.local):
+        return gate
+    bandwidth = shape.bandwidth * mean_distance(problem.hx)
+    personas, exemplars = fit_local(scores, fixed, shape.local, bandwidth)
+    return replace(
+        gate,
+        anchors=scores.hx,
+        record_weight=scores.weight,
+        of_persona=personas,
+        of_exemplar=exemplars,
+        prior=shape.local,
+        bandwidth=bandwidth,
+    )
+
+
+# ---------------------------------------------------------------------------------------- the choice
+
+
+def folds(problem: Problem, n_folds: int, seed: int) -> list[Ints]:
+    """Split records into folds, each in ascending order; the same in every round. No more folds than clusters.
+
+    Clusters, in random order, go whole to whichever fold has the fewest records.
+    """
+    cluster = problem.clusters
+    size = np.bincount(cluster)
+    fold_of, filled = np.zeros(len(size), dtype=np.int64), np.zeros(min(n_folds, len(size)))
+    for number in generator(seed, "folds").permutation(len(size)):
+        fold_of[number] = int(np.argmin(filled))
+        filled[fold_of[number]] += size[number]
+    return [np.flatnonzero(fold_of[cluster] == f) for f in range(len(filled))]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The shape that cross-validation preferred, fitted to all records."""
+
+    shape: Shape
+    gate: KernelGate
+    values: Floats
+    """(n,) log-likelihood of each record, nats, under a fit that has not seen it, of a shape that was chosen without
+    it: choosing the best of many adds nothing."""
+    fold_gates: tuple[KernelGate, ...]
+    """Fits of the chosen shape without one of the `folds` each."""
+    others: dict[str, Floats]
+    """Values of ``uniform`` weights and of the best that ignore the context, ``unconditional``, under fits that have
+    not seen the record."""
+    unconditional: KernelGate
+    """Fitted to all records."""
+    fitted_values: Floats
+    """(n,) log-likelihood of each record under `gate`, which was fitted to it."""
+    freest: Floats
+    """(n,) values of weights that ignore the context, with the weakest belief in equal ones: the mean of what they are
+    on records that a fit has seen and on others. One is too high and one too low by about as much."""
+
+    def gain(self, problem: Problem) -> dict[str, Any]:
+        """What the weights gain over equal ones: ``kind`` of the shape, ``mean`` and ``standard_error`` of the gain.
+
+        Nats per record, cross-validated. ``freest`` and ``freest_error`` are about what the best weights that
+        ignore the context may gain (`freest`): what so many records leave open.
+        """
+        mean, error = mean_and_error(self.values - self.others["uniform"], problem)
+        free, free_error = mean_and_error(self.freest - self.others["uniform"], problem)
+        return {
+            "kind": self.shape.kind,
+            "mean": mean,
+            "standard_error": error,
+            "freest": free,
+            "freest_error": free_error,
+        }
+
+
+def choose(
+    problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress: Progress | None = None
+) -> Choice:
+    """Cross-validate shapes, then fit the best to all records.
+
+    Every record is judged by fits that have not seen it. The grid is gone through one setting after another: the belief
+    in equal weights, what likeness counts for, then belief and bandwidth of weights near a context. Weights that
+    ignore the context, and equal ones, are preferred unless they lose by more than a standard error and `SMALLEST`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    # Products are small, and threads that wait for each other make them several times slower.
+    with threadpool_limits({"openblas": 1}):
+        return _choose(_Trial(problem, cells, n_folds, seed, progress))
+
+
+def _choose(trial: _Trial) -> Choice:
+    problem = trial.problem
+    trial.validate(Shape("uniform"))
+    free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]
+    for shape in free:
+        trial.validate(shape)
+    best = max(free, key=trial.mean)
+    if mean_distance(problem.hx) > 1e-5:
+        likeness = [replace(best, kind="context", slope=slope) for slope in SLOPES[1:]]
+        for shape in likeness:
+            trial.validate(shape)
+        start = max([best, *likeness], key=trial.mean)
+        for bandwidth in BANDWIDTHS:
+            for local in PRIORS_LOCAL:
+                shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
+                trial.validate(shape)
+                if trial.is_clearly_worse(shape, start):
+                    break  # and weaker beliefs more so
+    return trial.choice()
+
+
+class FilledIn:
+    """Scores of some records as fits and judges see them: filled in where `mop.mixture.completion` can, else as they are."""
+
+    def __init__(self, problem: Problem, cells: Cells, tau: float, *, seed: int) -> None:
+        self.problem, self.cells, self.tau = problem, cells, tau
+        completion = Completion(problem, cells, tau=tau, seed=seed)
+        self._completion = completion if completion.applies else None
+
+    def scores(self, rows: Ints, tau: float | None = None) -> Scores:
+        """Some records; each part is filled in by itself."""
+        cells = self.cells if self._completion is None else self._completion.filled(rows)
+        return Scores(self.problem, cells, rows, tau or self.tau)
+
+
+class _Trial:
+    """Cross-validated values of the shapes tried so far, and the fits behind them."""
+
+    def __init__(
+        self, problem: Problem, cells: Cells, n_folds: int, seed: int, progress: Progress | None
+    ) -> None:
+        self.problem, self.progress = problem, progress
+        self.tau = best_single_tau(cells, problem.weight, problem.betas)[0]
+        everyone = np.arange(len(problem.hx))
+        self.folds = folds(problem, n_folds, seed)
+        self.filled_in = FilledIn(problem, cells, self.tau, seed=seed)
+        self.whole = self.filled_in.scores(everyone)
+        self.parts = [
+            (self.filled_in.scores(np.setdiff1d(everyone, fold)), self.filled_in.scores(fold))
+            for fold in self.folds
+        ]
+        self.n_trials = len(PRIORS_FIXED) + len(SLOPES) + len(PRIORS_LOCAL) * len(BANDWIDTHS)
+        self.values: dict[Shape, Floats] = {}
+        self.gates: dict[Shape, list[KernelGate]] = {}
+        self._fixed: dict[tuple[int, float, float], Fixed] = {}
+
+    def validate(self, shape: Shape) -> None:
+        """Fit a shape without each fold in turn, and judge that fold."""
+        if self.progress is not None:
+            self.progress("fit weights", len(self.values), self.n_trials)
+        self.values[shape] = np.zeros(len(self.problem.hx))
+        self.gates[shape] = []
+        for f, (rest, fold) in enumerate(self.parts):
+            key = f, shape.fixed, shape.slope
+            if shape.kind != "uniform" and key not in self._fixed:
+                self._fixed[key] = fit_fixed(rest, shape.fixed, shape.slope)
+            gate = fit_shape(rest, shape, self.tau, self._fixed.get(key))
+            self.values[shape][fold.rows] = fold.of_gate(gate)
+            self.gates[shape].append(gate)
+
+    def mean(self, shape: Shape) -> float:
+        """Cross-validated log-likelihood per record, nats."""
+        return mean_of(self.values[shape], self.problem)
+
+    def is_clearly_worse(self, shape: Shape, rival: Shape) -> bool:
+        """Whether a shape loses by more than two standard errors."""
+        loss, error = mean_and_error(self.values[rival] - self.values[shape], self.problem)
+        return loss > 2 * error
+
+    def best(self, rows: Ints, kind: str = "") -> Shape:
+        """The shape that some records prefer, simpler kinds unless they lose by more than a standard error."""
+        weight = self.problem.weight[rows]
+        tried = {s: v[rows] for s, v in self.values.items() if kind in ("", s.kind)}
+        winner = max(tried, key=lambda shape: float(weight @ tried[shape]))
+        for simple in ("uniform", "unconditional"):
+            rivals = [shape for shape in tried if shape.kind == simple]
+            if rivals and simple != winner.kind:
+                rival = max(rivals, key=lambda shape: float(weight @ tried[shape]))
+                if not _is_clear(tried[winner] - tried[rival], self.problem, rows):
+                    return rival
+        return winner
+
+    def choice(self) -> Choice:
+        """Choose, fit to all records, and judge the choice by choosing without each fold in turn."""
+        everyone = self.whole.rows
+        shape, free = self.best(everyone), self.best(everyone, "unconditional")
+        honest = np.zeros(len(everyone))
+        others = {
+            "uniform": self.values[Shape("uniform")],
+            "unconditional": np.zeros(len(everyone)),
+        }
+        for fold in self.folds:
+            rest = np.setdiff1d(everyone, fold)
+            honest[fold] = self.values[self.best(rest)][fold]
+            others["unconditional"][fold] = self.values[self.best(rest, "unconditional")][fold]
+        is_clear = _is_clear(honest - others["uniform"], self.problem, everyone)
+        if shape.kind == "uniform" or not is_clear:
+            shape, honest = Shape("uniform"), others["uniform"]
+        gate = fit_shape(self.whole, shape, self.tau)
+        freest = Shape("unconditional", PRIORS_FIXED[-1])
+        fitted = self.whole.of_gate(fit_shape(self.whole, freest, self.tau))
+        return Choice(
+            shape, gate, honest, tuple(self.gates[shape]), others,
+            fit_shape(self.whole, free, self.tau), self.whole.of_gate(gate),
+            (fitted + self.values[freest]) / 2,
+        )  # fmt: skip
+
+
+def _is_clear(gain: Floats, problem: Problem, rows: Ints) -> bool:
+    """Whether a gain of some records exceeds a standard error, and what is worth having."""
+    mean, error = mean_and_error(gain, problem, rows)
+    return mean > max(error, SMALLEST)
+
+
+def mean_of(values: Floats, problem: Problem) -> float:
+    """Mean over records by survey weight."""
+    return float(np.average(values, weights=problem.weight))
+
+
+def mean_and_error(
+    values: Floats, problem: Problem, rows: Ints | slice = slice(None)
+) -> tuple[float, float]:
+    """Weighted mean over records, and its linearised standard error; a cluster counts as one observation."""
+    share = problem.weight[rows] / problem.weight[rows].sum()
+    mean = float(share @ values)
+    sums = np.bincount(problem.clusters[rows], share * (values - mean))
+    n = len(np.unique(problem.clusters[rows]))
+    return mean, float(np.sqrt(np.square(sums).sum() * n / max(n - 1, 1)))
+
+
+def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:
+    """The temperature that suits uniform gates best, and its mean log-likelihood in nats.
+
+    Examined on a grid of β and refined around the best: the function of one variable is cheap.
+    """
+    from scipy.optimize import minimize_scalar
+
+    log_w = np.where(cells.present, 0.0, -np.inf)
+    norm, share = log_sum_exp(log_w), weight / weight.sum()
+
+    def value(beta: float) -> float:
+        log_lik = cells.curves @ curve_weights(beta, betas)
+        return float((log_sum_exp(log_w + log_lik) - norm) @ share)
+
+    if len(betas) == 1:
+        return 1.0 / betas[0], value(betas[0])
+    grid = np.linspace(betas[0], betas[-1], 24)
+    best = int(np.argmax([value(float(beta)) for beta in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    found = minimize_scalar(
+        lambda beta: -value(float(beta)), bounds=around, method="bounded", options={"xatol": 1e-4}
+    )
+    return 1.0 / float(found.x), -float(found.fun)

@@ -1,0 +1,361 @@
+"""What components that were not scored would have scored: drawn from what the scored ones say.
+
+A held-out record is scored under m of K · N components. The log of a mean over m draws is too low, by nats where
+log-likelihoods within a record differ by nats, so the others are imputed several times and the full sum is taken.
+Letters as in `mop.mixture.cells`; m scored components of a record, B imputations, J exemplars that somebody was
+scored with.
+
+For record i and component (k, j), at fixed temperatures:
+
+    L_i(k, j) = r_i + β z_i(k, j) + a_k + b_j + s_i (g_ik + x_ij + e_ikj)
+    a_k ~ N(0, v_a),  b_j ~ N(0, v_b),  g_ik ~ N(0, v_g),  x_ij ~ N(0, v_x),  e_ikj ~ N(0, v_e)
+
+except that x of an exemplar that the record has not met is drawn from the departures of those that it has met, pooled
+over records: they need not be normal. There is a flat prior on r_i; z is the log weight that the gates give, and s_i²
+is inverse gamma with mean 1: the departures of a record together have Student's t. Which components are scored depends
+on gates alone, so with z in the model the choice may be ignored (Rubin 1976). Variances are point estimates; all else
+is drawn from its posterior, and results are pooled by Rubin's rules (1987).
+
+Source: mixed-model equations (Henderson 1975); draws given some cells by correcting an unconditional draw (Matheron).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.mixture.sums import Floats
+from mop.randomness import generator
+
+Ints = NDArray[np.int64]
+
+N_IMPUTATIONS = 16
+"""B. Rubin's rules allow for their small number."""
+N_LEARNT = 200
+"""Records from which variances within records are learnt, at most; evenly spread over all."""
+MOST_COMMON = 2_000
+"""J above which exemplars have no effect common to all records: solving for it would take longer than scoring."""
+N_STEPS = 2
+"""Alternations between common effects and variances within records."""
+N_COMMON = 8
+"""Steps of EM for the variances of common effects in each: it is slow where these effects are large."""
+FEWEST = 100
+"""Scored cells below which effects of exemplars are drawn as normal."""
+FLAT = 100.0
+"""Prior variance of β."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scored components of n records."""
+
+    log_lik: Floats
+    """(n, m) nats."""
+    persona: Ints
+    """(n, m)"""
+    exemplar: Ints
+    """(n, m)"""
+    used: NDArray[np.bool_]
+    """(n, m) False for cells that are not there, and for all but the first of equal ones."""
+    z: Floats
+    """(n, m) log weight of the component by the gates."""
+
+
+@dataclass(frozen=True)
+class Variances:
+    """Of the effects above, nats²."""
+
+    persona: float
+    """v_a"""
+    exemplar: float
+    """v_b"""
+    own_persona: float
+    """v_g"""
+    own_exemplar: float
+    """v_x"""
+    cell: float
+    """v_e"""
+    freedom: float
+    """Degrees of freedom of s_i², above 2."""
+
+
+class Effects:
+    """The model above, fitted to scored components.
+
+    Parameters
+    ----------
+    scored : Scored
+    n_personas : int
+        K.
+    variances : Variances, optional
+        Known ones, of the same records at other temperatures; None: learn them.
+    """
+
+    def __init__(
+        self, scored: Scored, n_personas: int, *, variances: Variances | None = None
+    ) -> None:
+        self.scored, self.n_personas = scored, n_personas
+        seen, place = np.unique(scored.exemplar, return_inverse=True)
+        if len(seen) > MOST_COMMON:
+            seen, place = seen[:0], np.zeros(0, dtype=np.int64)
+        self.exemplars: Ints = seen
+        """(J,) with an effect common to all records."""
+        self._place = place.reshape(scored.exemplar.shape) if len(seen) else None
+        used = scored.used
+        both = used[:, :, None] & used[:, None, :]
+        self._same_persona = both & (scored.persona[:, :, None] == scored.persona[:, None, :])
+        self._same_exemplar = both & (scored.exemplar[:, :, None] == scored.exemplar[:, None, :])
+        self.variances = variances or self._first_guess()
+        for _ in range(N_STEPS):
+            for _ in range(N_COMMON if variances is None else 1):
+                self._solve_common(learns=variances is None)
+            if variances is None:
+                self._learn_within()
+
+    def _first_guess(self) -> Variances:
+        """Shares of the variance within records."""
+        log_lik = np.where(self.scored.used, self.scored.log_lik, np.nan)
+        several = self.scored.used.sum(axis=1) > 1
+        spread = float(np.nanvar(log_lik[several], axis=1, ddof=1).mean()) if several.any() else 1.0
+        parts = np.array([0.05, 0.05, 0.1, 0.6, 0.2]) * max(spread, 1e-6)
+        if not len(self.exemplars):
+            parts[1] = 1e-12  # a record's own effect has it
+        a, b, g, x, e = parts.tolist()
+        return Variances(a, b, g, x, e, 10.0)
+
+    # ------------------------------------------------------------------------- common to all records
+
+    @cached_property
+    def _design(self) -> Any:
+        """Sparse (n·m, 1 + K + J): z, persona and exemplar of every cell."""
+        from scipy.sparse import csr_array, hstack
+
+        scored, n_cells = self.scored, self.scored.used.size
+        cell, used = np.arange(n_cells), scored.used.reshape(-1).astype(np.float64)
+        parts = [csr_array((used * scored.z.reshape(-1))[:, None])]
+        for column, width in (
+            (scored.persona, self.n_personas),
+            (self._place, len(self.exemplars)),
+        ):
+            if column is not None:
+                parts.append(csr_array((used, (cell, column.reshape(-1))), shape=(n_cells, width)))
+        return hstack(parts, format="csr")
+
+    def _solve_common(self, *, learns: bool) -> None:
+        """Posterior of β, a and b given the variances; then a step of EM for v_a and v_b."""
+        from scipy.sparse import block_diag
+
+        v, n_personas = self.variances, self.n_personas
+        within = self._contrasts(self.variances)
+        scale = self._scales(within)
+        blocks = block_diag(list(within / scale[:, None, None]), format="csr")
+        left = self._design.T @ blocks
+        values = np.where(self.scored.used, self.scored.log_lik, 0.0).reshape(-1)
+        precision = np.asarray((left @ self._design).todense(), dtype=np.float64)
+        own = np.concatenate(
+            [
+                [1.0 / FLAT],
+                np.full(n_personas, 1.0 / v.persona),
+                np.full(len(self.exemplars), 1.0 / v.exemplar),
+            ]
+        )
+        precision[np.diag_indices_from(precision)] += own
+        self._covariance = np.linalg.inv(precision)
+        self._common = self._covariance @ np.asarray(left @ values)
+        self._residual = np.where(
+            self.scored.used,
+            self.scored.log_lik - (self._design @ self._common).reshape(self.scored.used.shape),
+            0.0,
+        )
+        if learns:
+            squares = np.square(self._common) + np.diag(self._covariance)
+            personas, exemplars = squares[1 : 1 + n_personas], squares[1 + n_personas :]
+            self.variances = replace(
+                v,
+                persona=max(1e-9, float(personas.mean())),
+                exemplar=max(1e-9, float(exemplars.mean())) if len(exemplars) else v.exemplar,
+            )
+
+    # ----------------------------------------------------------------------------- within one record
+
+    def _covariances(self, v: Variances, rows: Ints | slice = slice(None)) -> Floats:
+        """(n, m, m) of a record's cells at s = 1; cells that are not there vary without end."""
+        found = (
+            v.own_persona * self._same_persona[rows]
+            + v.own_exemplar * self._same_exemplar[rows]
+            + v.cell * np.eye(self.scored.used.shape[1])
+        )
+        missing = ~self.scored.used[rows]
+        found[missing, :] = 0.0
+        found.transpose(0, 2, 1)[missing, :] = 0.0
+        diagonal = np.einsum("nmm->nm", found)
+        diagonal[missing] = 1.0
+        return np.asarray(found)
+
+    def _contrasts(self, v: Variances) -> Floats:
+        """Precision of every record's cells with r_i taken out, (n, m, m): V⁻¹ − V⁻¹ 1 1ᵀ V⁻¹ / 1ᵀ V⁻¹ 1."""
+        used = self.scored.used.astype(np.float64)
+        inverse = np.linalg.inv(self._covariances(v)) * (used[:, :, None] * used[:, None, :])
+        pull = inverse.sum(axis=2)
+        total = np.maximum(pull.sum(axis=1), 1e-300)
+        return np.asarray(inverse - pull[:, :, None] * pull[:, None, :] / total[:, None, None])
+
+    def _scales(self, within: Floats) -> Floats:
+        """(n,) the value of s_i² whose inverse is expected, 1 before anything is known of the residuals."""
+        if not hasattr(self, "_residual"):
+            return np.ones(len(within))
+        distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
+        freedom = self.variances.freedom
+        return np.asarray((freedom - 2 + distance) / (freedom + self.scored.used.sum(axis=1) - 1))
+
+    def _learn_within(self) -> None:
+        """Maximise the likelihood of the residuals, s_i² and r_i integrated out, over v_g, v_x, v_e and freedom."""
+        from scipy.optimize import minimize
+        from scipy.special import gammaln
+
+        n = len(self._residual)
+        rows = np.unique(np.linspace(0, n - 1, min(n, N_LEARNT)).astype(np.int64))
+        residual, v = self._residual[rows], self.variances
+
+        def at(x: Floats) -> Variances:
+            spread = np.exp(np.clip(x, -20.0, 9.0))
+            return replace(
+                v,
+                own_persona=float(spread[0]),
+                own_exemplar=float(spread[1]),
+                cell=float(spread[2]),
+                freedom=2.5 + float(spread[3]),
+            )
+
+        used = self.scored.used[rows].astype(np.float64)
+        both = np.stack([used, residual], axis=2)
+        df = used.sum(axis=1) - 1.0
+
+        def loss(x: Floats) -> float:
+            here = at(x)
+            covariance = self._covariances(here, rows)
+            root = np.linalg.cholesky(covariance)
+            # 1ᵀV⁻¹1, 1ᵀV⁻¹u and uᵀV⁻¹u; with r_i taken out the last is what a mean common to all cells leaves.
+            form = both.transpose(0, 2, 1) @ np.linalg.solve(covariance, both)
+            distance = form[:, 1, 1] - form[:, 0, 1] ** 2 / form[:, 0, 0]
+            log_det = 2 * np.log(np.einsum("nmm->nm", root)).sum(axis=1) + np.log(form[:, 0, 0])
+            nu, scale = here.freedom, here.freedom - 2
+            value = 0.5 * log_det + 0.5 * df * np.log(scale) + gammaln(nu / 2)
+            value += 0.5 * (nu + df) * np.log1p(distance / scale) - gammaln((nu + df) / 2)
+            # Few records say nothing of the tails: a weak prior that they are those of ten degrees of freedom.
+            return float(value.sum() + 0.02 * (x[3] - 2.0) ** 2)
+
+        x0 = np.log([v.own_persona, v.own_exemplar, v.cell, v.freedom - 2.5])
+        found = minimize(
+            loss,
+            x0,
+            method="Nelder-Mead",
+            options={
+                "maxfev": 100,
+                "xatol": 0.03,
+                "fatol": 0.05,
+                "initial_simplex": np.vstack([x0, x0 + 0.5 * np.eye(4)]),
+            },
+        )
+        self.variances = at(np.asarray(found.x))
+
+    # ------------------------------------------------------------------------------------ imputations
+
+    @cached_property
+    def _departures(self) -> Floats:
+        """Of scored cells from their record's level, in the record's units, pooled: mean 0, variance 1."""
+        used = self.scored.used
+        within = self._contrasts(self.variances)
+        inverse = np.linalg.inv(self._covariances(self.variances)) * (
+            used[:, :, None] & used[:, None, :]
+        )
+        pull = inverse.sum(axis=2)
+        level = (pull * self._residual).sum(axis=1) / np.maximum(pull.sum(axis=1), 1e-300)
+        away, v = self._residual - level[:, None], self.variances
+        # Divided by a spread that they have no part in: a share of their own variance would cut their tails.
+        own = np.square(away) / (v.own_persona + v.own_exemplar + v.cell)
+        n_used = used.sum(axis=1)[:, None]
+        rest = self._scales(within)[:, None] * (v.freedom + n_used - 1) - own
+        away /= np.sqrt(np.maximum(rest, 0.1 * v.freedom) / (v.freedom + n_used - 2))
+        pooled = away[used & (used.sum(axis=1) > 2)[:, None]]
+        if len(pooled) < FEWEST:
+            return np.zeros(0)
+        return np.asarray((pooled - pooled.mean()) / max(float(pooled.std()), 1e-12))
+
+    def draws(
+        self,
+        persona: Ints,
+        exemplar: Ints,
+        z: Iterable[Floats],
+        *,
+        seed: int,
+        n_draws: int = N_IMPUTATIONS,
+    ) -> Iterator[Floats]:
+        """Log-likelihoods of chosen components of every record in turn, n_draws times.
+
+        Parameters
+        ----------
+        persona, exemplar : ndarray of int, shape (C,)
+            Components, the same for all records.
+        z : iterable of n ndarrays, shape (C,)
+            Their log weights by the gates, record by record.
+        seed : int
+            Draw b of record i depends on (seed, i), and on the common effects, drawn with (seed) alone.
+
+        Yields
+        ------
+        ndarray, shape (n_draws, C)
+            Nats; scored cells as they are.
+        """
+        n_exemplars = 1 + int(max(exemplar.max(), self.scored.exemplar.max()))
+        v, common = self.variances, generator(seed, "imputation", "common")
+        root = np.linalg.cholesky(self._covariance)
+        drawn = self._common + common.standard_normal((n_draws, len(root))) @ root.T
+        slope, a = drawn[:, :1], drawn[:, 1 : 1 + self.n_personas]
+        b = np.sqrt(v.exemplar) * common.standard_normal((n_draws, n_exemplars))
+        b[:, self.exemplars] = drawn[:, 1 + self.n_personas :]
+        number = persona * n_exemplars + exemplar
+        order = np.argsort(number)
+        within = self._contrasts(v)
+        distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
+        for i, z_i in enumerate(z):
+            use = self.scored.used[i]
+            k, j, y = (
+                of[i, use]
+                for of in (self.scored.persona, self.scored.exemplar, self.scored.log_lik)
+            )
+            rng = generator(seed, "imputation", i)
+            chi2 = rng.chisquare(v.freedom + use.sum() - 1, n_draws)
+            s = np.sqrt((v.freedom - 2 + distance[i]) / chi2)[:, None]
+            g = s * np.sqrt(v.own_persona) * rng.standard_normal((n_draws, self.n_personas))
+            x = rng.standard_normal((n_draws, n_exemplars))
+            # An exemplar that the record has not met departs as those that it has met.
+            if len(self._departures):
+                unseen = np.setdiff1d(np.arange(n_exemplars), j)
+                x[:, unseen] = rng.choice(self._departures, size=(n_draws, len(unseen)))
+            x *= s * np.sqrt(v.own_exemplar)
+            e = s * np.sqrt(v.cell) * rng.standard_normal((n_draws, len(persona)))
+            e_scored = s * np.sqrt(v.cell) * rng.standard_normal((n_draws, len(k)))
+            rest = y - slope * self.scored.z[i, use] - a[:, k] - b[:, j]
+            covariance = self._covariances(v, np.array([i]))[0][np.ix_(use, use)]
+            precision = np.linalg.inv(covariance)
+            pull = precision.sum(axis=0)
+            level = rest @ pull / pull.sum() + s[:, 0] * rng.standard_normal(n_draws) / np.sqrt(
+                pull.sum()
+            )
+            off = (rest - level[:, None] - g[:, k] - x[:, j] - e_scored) @ precision
+            np.add.at(g.T, k, v.own_persona * off.T)
+            np.add.at(x.T, j, v.own_exemplar * off.T)
+            found = level[:, None] + slope * z_i + a[:, persona] + b[:, exemplar]
+            found += g[:, persona] + x[:, exemplar] + e
+            where = np.minimum(
+                np.searchsorted(number, k * n_exemplars + j, sorter=order), len(order) - 1
+            )
+            hit = number[order[where]] == k * n_exemplars + j
+            found[:, order[where[hit]]] = y[hit]
+            yield found

@@ -1,0 +1,154 @@
+"""Vectors to clusters and the rows nearest to each centre, from which `mop.personas.writers` writes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mop.errors import ConfigError, DataError
+from mop.randomness import derive_seed
+from mop.types import FloatArray
+
+N_STARTS = 4
+"""Runs of k-means from different starts, of which the best counts; chosen, not tuned."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clustering:
+    """K groups of rows, the largest first; none is empty."""
+
+    labels: NDArray[np.int64]
+    """Shape (n,), 0 to K - 1."""
+    centres: NDArray[np.float32]
+    """Shape (K, D), the weighted mean of each group."""
+    nearest: list[NDArray[np.int64]]
+    """K arrays; rows of the group, the nearest to its centre first, equally near ones in order."""
+
+
+def cluster(
+    vectors: FloatArray,
+    n_clusters: int,
+    *,
+    seed: int,
+    weights: ArrayLike | None = None,
+) -> Clustering:
+    """Group vectors by k-means with the k-means++ start.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+        As `mop.backends.encoder.embed` returns them. For unit vectors the squared distance is
+        2 - 2 · cosine, so groups are of like direction.
+    n_clusters : int
+        K, at most the number of different vectors.
+    seed : int
+        The same seed gives the same groups, on any number of cores.
+    weights : array-like, shape (n,), optional
+        How much each row counts, > 0; by default all the same.
+
+    Returns
+    -------
+    Clustering
+
+    Raises
+    ------
+    ConfigError
+        If ``n_clusters`` is below 1 or there are not so many groups in the data.
+    DataError
+        If ``vectors`` or ``weights`` have a wrong shape or a value that is not usable.
+    """
+    _check_vectors(vectors)
+    sample_weight = _checked_weights(weights, len(vectors))
+    n_distinct = len({row.tobytes() for row in vectors})
+    if not 1 <= n_clusters <= n_distinct:
+        raise _too_many(n_clusters, len(vectors), n_distinct)
+    labels = _k_means(vectors, n_clusters, seed, sample_weight)
+    labels, n_found = _largest_first(labels)
+    if n_found < n_clusters:  # vectors that differ by rounding alone
+        raise _too_many(n_clusters, len(vectors), n_found)
+    centres = np.empty((n_clusters, vectors.shape[1]), dtype=np.float32)
+    nearest = []
+    for k in range(n_clusters):
+        rows = np.flatnonzero(labels == k)
+        members = vectors[rows].astype(np.float64)
+        share = None if sample_weight is None else sample_weight[rows]
+        centre = np.average(members, axis=0, weights=share)
+        distance = np.linalg.norm(members - centre, axis=1)
+        nearest.append(rows[np.argsort(distance, kind="stable")])
+        centres[k] = centre
+    return Clustering(labels=labels, centres=centres, nearest=nearest)
+
+
+def _k_means(
+    vectors: FloatArray,
+    n_clusters: int,
+    seed: int,
+    sample_weight: NDArray[np.float64] | None,
+) -> NDArray[np.int64]:
+    """Return the labels of scikit-learn's k-means, shape (n,)."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    model = KMeans(n_clusters, n_init=N_STARTS, random_state=derive_seed(seed, "cluster") % 2**32)
+    # On several threads sums are formed in the order in which threads finish.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        # Fewer groups than asked for is an error of ours, raised by the caller.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(vectors, sample_weight=sample_weight)
+    return np.asarray(model.labels_, dtype=np.int64)
+
+
+def _largest_first(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Renumber the groups by falling size, ties by first row; also return how many there are."""
+    _, first, inverse, sizes = np.unique(
+        labels, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.lexsort((first, -sizes))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[inverse].astype(np.int64), len(order)
+
+
+def _check_vectors(vectors: FloatArray) -> None:
+    """Refuse what no distance can be taken of."""
+    if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
+        raise DataError(
+            f"vectors have the shape {vectors.shape}; expected (n, D), neither of them 0; "
+            f"pass what mop.backends.encoder.embed returns"
+        )
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(vectors)} vectors hold a value that is not finite, the first is "
+            f"row {bad[0]}; expected finite numbers; check the encoder"
+        )
+
+
+def _checked_weights(weights: ArrayLike | None, n_rows: int) -> NDArray[np.float64] | None:
+    """Return weights as float64, shape (n,), or say what is wrong with them."""
+    if weights is None:
+        return None
+    checked = np.asarray(weights, dtype=np.float64)
+    if checked.shape != (n_rows,):
+        raise DataError(
+            f"weights have the shape {checked.shape}; expected ({n_rows},), one for each vector"
+        )
+    bad = np.flatnonzero(~(np.isfinite(checked) & (checked > 0)))
+    if len(bad):
+        raise DataError(
+            f"weight {bad[0]} is {checked[bad[0]]}; expected finite numbers above 0; "
+            f"leave out rows that are not to count"
+        )
+    return checked
+
+
+def _too_many(n_clusters: int, n_rows: int, n_groups: int) -> ConfigError:
+    """Say how many clusters could be had."""
+    return ConfigError(
+        f"{n_clusters} clusters were asked for, but the {n_rows} vectors form only {n_groups} "
+        f"different groups; choose a number from 1 to {n_groups}"
+    )

@@ -1,0 +1,265 @@
+"""PICLe's persona model: a copy of the language model, fine-tuned with LoRA on the texts of one label.
+
+Choi and Li 2024 (see `mop.rivals.picle`). Needs the package ``peft`` and a model on this machine;
+the model that writes the responses stays frozen, only the ratios come from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import ConfigError, require
+from mop.randomness import derive_seed, generator
+from mop.storage.store import Store, score_key
+from mop.types import Progress, Prompt, Record, Score, ScoreRequest
+
+if TYPE_CHECKING:
+    from mop.backends.tokens import PromptEncoder
+
+Floats = NDArray[np.float64]
+
+RANK, ALPHA, LEARNING_RATE, WEIGHT_DECAY, BATCH, N_EPOCHS = 8, 32, 2e-5, 0.01, 8, 4
+"""The published settings; dropout 0, no biases, linear decay, AdamW."""
+MAX_TOKENS = 512
+"""Tokens of a text that are trained on and scored (**ours**)."""
+
+
+def lora_ratio(
+    exemplars: Sequence[Record],
+    *,
+    lm: str,
+    store: Store,
+    seed: int,
+    device: str | None = None,
+    dtype: str | None = None,
+    n_epochs: int = N_EPOCHS,
+    learning_rate: float = LEARNING_RATE,
+    method: str = "picle",
+    progress: Progress | None = None,
+) -> Floats:
+    """Log p_persona(x) - log p_base(x) of each exemplar, the persona fine-tuned on the texts of its label.
+
+    Parameters
+    ----------
+    exemplars : sequence of Record, length N
+    lm : str
+        A model on this machine: an embedded name, ``hf:ORG/NAME`` or a folder.
+    store : Store
+        Keeps the scores; a label whose scores are all there is not trained again.
+    seed : int
+        Of the new weights and the order of the texts.
+    device : str, optional
+        CUDA if there is one, else the processor.
+    dtype : {"float32", "bfloat16", "float16"}, optional
+        Of the frozen weights while the new ones, which are float32, are trained; by default what the
+        device is fast at. Both scores of a text are made in float32 with these same weights.
+    n_epochs, learning_rate
+        The published values by default.
+    method : str
+        For cost (``prepare/NAME``).
+    progress : callable, optional
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        Nats, summed over all tokens of the text but the first; over all of them for a model that puts a begin
+        token before every text.
+
+    Raises
+    ------
+    ConfigError
+        If the language model is not one on this machine, or of a type that peft cannot fine-tune.
+    MissingDependencyError
+        If peft, torch or transformers is not installed.
+    """
+    check_lora(lm)
+    from mop.backends.local import default_device, default_dtype
+    from mop.backends.tokens import open_tokens
+    from mop.data import pull
+
+    encoder = open_tokens(lm)
+    begin = encoder.begin_ids
+    where, stage = device or default_device(), f"prepare/{method}"
+    dtype = dtype or default_dtype(where)
+    ratio = np.empty(len(exemplars))
+    for label in dict.fromkeys(record.label for record in exemplars):
+        rows = [j for j, record in enumerate(exemplars) if record.label == label]
+        texts = [exemplars[j].response for j in rows]
+        identity = "picle-lora/2 " + json.dumps(
+            {
+                "revision": pull.revision(lm),
+                "seed": seed,
+                "epochs": n_epochs,
+                "rate": learning_rate,
+                "dtype": dtype,
+                "settings": [RANK, ALPHA, WEIGHT_DECAY, BATCH, MAX_TOKENS],
+                **({"begin": begin} if begin else {}),
+                "label": label,
+                "texts": texts,
+            }
+        )
+        keys = [score_key(identity, ScoreRequest(Prompt(()), text)) for text in texts]
+        known = store.get_scores(keys, stage=stage)
+        if len(known) < len(set(keys)):
+            scores = _label_scores(
+                texts, lm=lm, encoder=encoder, device=where, dtype=dtype,
+                seed=derive_seed(seed, method, str(label)), n_epochs=n_epochs,
+                learning_rate=learning_rate, progress=progress,
+            )  # fmt: skip
+            store.put_scores(list(zip(keys, scores, strict=True)), stage=stage)
+            known = store.get_scores(keys)
+        for j, key in zip(rows, keys, strict=True):
+            persona, base = known[key].log_lik.astype(np.float64)
+            ratio[j] = persona - base
+    return ratio
+
+
+def check_lora(lm: str) -> None:
+    """Refuse what `lora_ratio` cannot do before anything is paid for.
+
+    Raises
+    ------
+    ConfigError
+        If the language model is not one on this machine.
+    MissingDependencyError
+        If peft, torch or transformers is not installed.
+    """
+    if lm == "fake" or lm.startswith("openai:"):
+        raise ConfigError(
+            f"picle fine-tunes a copy of the language model and {lm!r} has no weights here; "
+            "accepted are embedded names, hf:ORG/NAME and folders; use picle-prompted instead"
+        )
+    for package, extra in (("torch", "local"), ("transformers", "local"), ("peft", "picle")):
+        require(package, extra=extra)
+
+
+def _label_scores(
+    texts: Sequence[str],
+    *,
+    lm: str,
+    encoder: PromptEncoder,
+    device: str,
+    dtype: str,
+    seed: int,
+    n_epochs: int,
+    learning_rate: float,
+    progress: Progress | None,
+) -> list[Score]:
+    """(persona, base) log-likelihood of each text: score, fine-tune, score again."""
+    torch = require("torch", extra="local")
+    peft = require("peft", extra="picle")
+    transformers = require("transformers", extra="local")
+    from mop.data import pull
+
+    transformers.utils.logging.disable_progress_bar()
+    # Without the end of the turn: the persona model is trained on running text. The first token, which is
+    # not scored, is the model's begin token where it has one.
+    ids = [[*encoder.begin_ids, *encoder.response_ids(text)[:-1][:MAX_TOKENS]] for text in texts]
+    # peft and the new weights draw from torch's own stream, which is put back afterwards.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed % 2**63)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            pull.resolve(lm, kind="lm"), dtype=getattr(torch, dtype)
+        ).to(device)
+        config = peft.LoraConfig(
+            r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+        )
+        try:
+            tuned = peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigError(
+                f"picle cannot fine-tune {lm!r}: peft does not know where to put its weights in a model of type "
+                f"{model.config.model_type!r} ({error}); use picle-prompted, or another model"
+            ) from error
+        _fine_tune(
+            tuned, ids, device=device, seed=seed, n_epochs=n_epochs, learning_rate=learning_rate,
+            progress=progress,
+        )  # fmt: skip
+        tuned.float()
+        persona = text_log_likelihoods(tuned, ids, device)
+        with tuned.disable_adapter():
+            base = text_log_likelihoods(tuned, ids, device)
+    return [
+        Score(np.array([p, b], dtype=np.float32), max(1, len(tokens) - 1))
+        for p, b, tokens in zip(persona, base, ids, strict=True)
+    ]
+
+
+def _fine_tune(
+    model: Any,
+    ids: Sequence[Sequence[int]],
+    *,
+    device: str,
+    seed: int,
+    n_epochs: int,
+    learning_rate: float,
+    progress: Progress | None,
+) -> None:
+    """AdamW on the mean loss of a batch's tokens, the rate falling to 0 in a line."""
+    import torch
+
+    n_steps = n_epochs * -(-len(ids) // BATCH)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / n_steps)
+    model.train()
+    step = 0
+    for epoch in range(n_epochs):
+        order = generator(seed, "epoch", epoch).permutation(len(ids)).tolist()
+        for start in range(0, len(order), BATCH):
+            values, _ = _token_log_probs(
+                model, [ids[i] for i in order[start : start + BATCH]], device
+            )
+            loss = -values.mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            decay.step()
+            step += 1
+            if progress is not None:
+                progress("picle: fine-tune", step, n_steps)
+    model.eval()
+
+
+def text_log_likelihoods(model: Any, ids: Sequence[Sequence[int]], device: str) -> list[float]:
+    """Sum of the log-probabilities of all tokens but the first of each text, nats.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    ids : sequence of token id lists
+        Running texts, without prompt.
+    device : str
+    """
+    import torch
+
+    model.eval()
+    found: list[float] = []
+    with torch.inference_mode():
+        for start in range(0, len(ids), BATCH):
+            some = ids[start : start + BATCH]
+            values, rows = _token_log_probs(model, some, device)
+            found += torch.zeros(len(some), device=device).index_add(0, rows, values).tolist()
+    return found
+
+
+def _token_log_probs(model: Any, ids: Sequence[Sequence[int]], device: str) -> tuple[Any, Any]:
+    """Log-probability of each token but the first of its text, and the text's place: both (m,)."""
+    import torch
+
+    length = max(2, *map(len, ids))
+    padded = torch.zeros((len(ids), length), dtype=torch.long)
+    mask = torch.zeros((len(ids), length), dtype=torch.long)
+    for row, tokens in enumerate(ids):
+        padded[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    padded, mask = padded.to(device), mask.to(device)
+    is_target = mask[:, 1:].bool()
+    logits = model(input_ids=padded, attention_mask=mask).logits[:, :-1][is_target].float()
+    loss = torch.nn.functional.cross_entropy(logits, padded[:, 1:][is_target], reduction="none")
+    return -loss, is_target.nonzero()[:, 0]

@@ -1,0 +1,1016 @@
+"""All methods on one data set under equal conditions, to one table: `mop compare`.
+
+Records, personas and fit are those of a run folder. Then each *arm* (a method, or a changed version
+of MoP, at one seed) draws its responses, all are judged together, and a table and a page are
+written. What is done is kept: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
+from mop.backends.remote import RemoteGenerator
+from mop.rivals.attributes import ATTRIBUTES
+from mop.rivals.picle_lora import check_lora
+from mop.rivals.progen import check_labels
+from mop.rivals.zerogen import find_domain
+from mop.report.table import Row, compared_on, comparison_page, latex_table, markdown_table
+from mop.config import (
+    PRESETS,
+    RIVALS,
+    CompareConfig,
+    RunConfig,
+    config_from_dict,
+    config_to_dict,
+    method_and_tau,
+)
+from mop.evaluate.downstream import check_classifier, downstream_f1
+from mop.backends.encoder import Encoder, open_encoder
+from mop.errors import ConfigError
+from mop.evaluate.samples import FLOOR, Evaluation, evaluate, text_map
+from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.evaluate.sense import JUDGED
+from mop.rivals.methods import (
+    METHODS_VERSION,
+    Ingredients,
+    answer,
+    mixture_agents,
+    needs_mixture,
+    needs_preparation,
+    prepare,
+    respond,
+)
+from mop.pipeline import (
+    STAGE_VERSIONS,
+    Models,
+    Work,
+    bring_up,
+    ingredients_of,
+    judged,
+    open_work,
+    run,
+)
+from mop.report.plots import save_figures
+from mop.prompts import PROMPT_VERSION
+from mop.randomness import derive_seed
+from mop.simulate.write import is_drawn, read_responses, shown_to, write_responses
+from mop.storage.store import Cost, Tally
+from mop.types import Agent, Progress, Record, Response
+
+logger = logging.getLogger(__name__)
+
+MAIN = {"energy": -1, "fid_excess": -1, "mauve": 1, "kl_cosine": -1, "f1": 1}
+"""The figures that decide, and whether more (1) or less (-1) is better."""
+SIDE = ("fid", "sense", "improbable", "mean_words", "failed", "empty", "refusals", "near_copies",
+        "duplicates", "distinct_2", "self_bleu_4", "mauve_star", "kl_cosine_reverse")  # fmt: skip
+SEES_REAL = (
+    "mop",
+    "mop-uniform",
+    "few-shot",
+    "few-shot-3",
+    "persona-only",
+    "picle",
+    "picle-prompted",
+)
+"""Methods that see real texts (the exemplars); the others see none."""
+RANGES = {
+    "fid": (0.0, math.inf),
+    "mauve": (0.0, 1.0),
+    "kl_cosine": (0.0, math.inf),
+    "f1": (0.0, 1.0),
+}
+"""Least and most that a figure can be, where there are such ends."""
+QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
+"""k-means seeds and subsamples of the first look, which only chooses the best rivals."""
+JUDGE_VERSION = 5
+"""Raised when a judgement of the same responses would be another one."""
+MAP_TEXTS = 200
+"""Texts of each method on the map."""
+NOTHING = Cost(0, 0)
+
+_ABLATION = re.compile(r"(k|n|tokens|prompt|neighbours)-([1-9]\d*)")
+_PLAIN_ABLATIONS = (
+    "no-exemplars",
+    "raw-records",
+    "random-personas",
+    "no-gates",
+    "fitted-tau",
+    "any-label",
+    "paper-drawing",
+    "paper-fit",
+)
+
+_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "raw-records": {"personas": {"writer": "record", "path": None}},
+    "random-personas": {"personas": {"writer": "random", "path": None}},
+    "paper-fit": {"fit": {**PRESETS["paper"]["fit"]}},
+}
+"""Ablation to the settings that it changes."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One set of responses: a method, or a version of MoP, at one seed."""
+
+    name: str
+    """Of file, rows and costs: the method, and ``-s2`` and so on for further seeds."""
+    method: str
+    seed: int
+    """Of the draws."""
+    n: int
+    """Responses."""
+
+
+# ------------------------------------------------------------------------------------------ the stage
+
+
+def compare(
+    config: RunConfig,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
+) -> dict[str, Any]:
+    """Draw, judge and tabulate all methods of the settings.
+
+    Parameters
+    ----------
+    config : RunConfig
+        ``compare`` names the methods and sizes; everything else is shared by all of them.
+    path : Path
+        Run folder; results go to its ``compare/``.
+    progress : callable, optional
+        ``progress(what, done, total)``.
+    models : Models, optional
+        Instead of those that ``config`` names.
+
+    Returns
+    -------
+    dict
+        What ``comparison.json`` holds (see ``docs/baselines.md``), and ``run``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown ablation, or one that the model that writes cannot do.
+    MopError
+        Whatever stops a method, too many failed draws among it; what is drawn stays drawn.
+    """
+    for ablation in config.compare.ablations:
+        variant_settings(config, ablation)
+    with _open_bench(config, path, progress=progress, models=models) as bench:
+        arms = [
+            bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)
+        ]
+        bench.draw(arms)
+        if config.compare.n_seeds_best > config.compare.n_seeds:
+            _draw_further(bench, arms, "first", is_quick=True)
+            found = _draw_further(bench, arms, "methods")
+        else:
+            found = bench.judge("methods", arms)
+        cut = [bench.ablation_arm(name) for name in config.compare.ablations]
+        bench.draw(cut)
+        ablations = bench.judge("ablations", cut) if cut else None
+        return bench.write(found, ablations)
+
+
+def pieces(config: RunConfig) -> list[str]:
+    """Names of what `compare` draws: first ``fit``, then each arm, then each ablation.
+
+    Further seeds of the best rivals come on top; which they are is known only after the first table.
+    """
+    settings = config.compare
+    methods = list(dict.fromkeys([*settings.methods, "mop"]))
+    arms = [_arm_name(method, s) for method in methods for s in range(settings.n_seeds)]
+    return ["fit", *arms, *(f"mop.{name}" for name in settings.ablations)]
+
+
+def draw_piece(
+    config: RunConfig,
+    path: Path,
+    piece: str,
+    *,
+    progress: Progress | None = None,
+    models: Models | None = None,
+) -> None:
+    """Do one of `pieces` and no more: for long comparisons that are run a part at a time.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown piece.
+    """
+    if piece not in pieces(config):
+        raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
+    if piece == "fit":
+        run(config, path, until="fit", progress=progress, models=models)
+        return
+    with _open_bench(config, path, progress=progress, models=models) as bench:
+        arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
+        arms += [bench.ablation_arm(name) for name in config.compare.ablations]
+        bench.draw([arm for arm in arms if arm.name == piece])
+
+
+@contextmanager
+def _open_bench(
+    config: RunConfig, path: Path, *, progress: Progress | None, models: Models | None
+) -> Iterator[_Bench]:
+    """Bring the run up to its fit and open what the arms share."""
+    models = models or Models(config)
+    mixing = [name for name in config.compare.ablations if name.startswith("tokens-")]
+    if mixing and isinstance(models.generator, RemoteGenerator):
+        raise ConfigError(
+            f"the ablation {mixing[0]} averages next-token distributions, which a server does not "
+            f"give, got {config.model.lm}; leave it out, or use a local model"
+        )
+    if "picle" in {method_and_tau(method)[0] for method in config.compare.methods}:
+        check_lora(config.model.lm)
+    check_classifier(config.compare.classifier)
+    for name in config.compare.encoders:
+        open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
+    also = ("lm", "judge")
+    with open_work(config, path, models, until="fit", also=also, progress=progress) as work:
+        bring_up(work, "records")
+        place = work.folder.path / "compare"
+        bench = _Bench(work, place)
+        bench.check()
+        bring_up(work, "fit")
+        (place / "responses").mkdir(parents=True, exist_ok=True)
+        yield bench
+
+
+def _prepared(method: str) -> str:
+    """Under which name the scores and the time before a method's draws are kept."""
+    return f"prepare/{method_and_tau(method)[0]}"
+
+
+def _arm_name(method: str, s: int) -> str:
+    return method if s == 0 else f"{method}-s{s + 1}"
+
+
+def _draw_further(
+    bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool = False
+) -> dict[str, Any]:
+    """Draw further seeds of MoP and of the rival that is best on each figure, until no other one is.
+
+    Returns
+    -------
+    dict
+        What `_Bench.judge` found of all arms in the end.
+    """
+    settings = bench.config.compare
+    for attempt in count(1):
+        # Looks are kept apart, so that the command again has all of them.
+        name = f"{table}-{attempt}" if is_quick or attempt > 1 else table
+        found = bench.judge(name, arms, is_quick=is_quick)
+        means = bench.means(found)
+        names = ["mop", *dict.fromkeys(best_rivals(means, bench.methods).values())]
+        seeds = range(settings.n_seeds, settings.n_seeds_best)
+        further = [bench.arm(method, s) for method in names for s in seeds]
+        new = [arm for arm in further if arm not in arms]
+        if not new:
+            return found
+        bench.draw(new)
+        arms += new
+    raise AssertionError  # the rivals are finite
+
+
+def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
+    """For each main figure the rival that is best on it; chosen in the rivals' favour, on the golden texts."""
+    rivals = [method for method in methods if method_and_tau(method)[0] in RIVALS]
+    best = {}
+    for metric, better in MAIN.items():
+        have = [m for m in rivals if m in rows and rows[m].get(metric) is not None]
+        if have:
+            best[metric] = max(have, key=lambda m: better * rows[m][metric])
+    return best
+
+
+# ------------------------------------------------------------------------------------------ the pieces
+
+
+def balanced(records: Sequence[Record], n: int) -> list[Record]:
+    """Choose n contexts with equal shares of the labels (to within one), the first ones of each.
+
+    A label with too few is gone through again, with numbered keys; a smaller choice is part of a
+    larger one as long as nothing repeats.
+
+    Examples
+    --------
+    >>> rows = [Record(key=k, context="", response="", label=l) for k, l in zip("abcd", "xxxy")]
+    >>> [record.key for record in balanced(rows, 4)]
+    ['a', 'b', 'd', 'd#2']
+    """
+    groups: dict[str | None, list[int]] = {}
+    for row, record in enumerate(records):
+        groups.setdefault(record.label, []).append(row)
+    order = sorted(groups, key=str)
+    chosen: list[tuple[int, int]] = []
+    for place, label in enumerate(order):
+        share = n // len(order) + (place < n % len(order))
+        rows = groups[label]
+        chosen += [(i // len(rows), rows[i % len(rows)]) for i in range(share)]
+    return [
+        records[row] if again == 0 else replace(records[row], key=f"{records[row].key}#{again + 1}")
+        for again, row in sorted(chosen)
+    ]
+
+
+def variant_settings(config: RunConfig, ablation: str) -> RunConfig | None:
+    """Settings of the fit that an ablation needs, None if it uses the fit that is there.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown ablation, one with more personas or exemplars than there are exemplars, or fewer
+        exemplars than personas; another number of personas where they are given.
+    """
+    numbered = _ABLATION.fullmatch(ablation)
+    if numbered is None and ablation not in _PLAIN_ABLATIONS:
+        raise ConfigError(
+            f"unknown ablation {ablation!r}; known: {', '.join(_PLAIN_ABLATIONS)}, k-NUMBER and "
+            "n-NUMBER (personas, exemplars), tokens-NUMBER, prompt-NUMBER and neighbours-NUMBER (simulate.mix)"
+        )
+    is_k = numbered is not None and numbered[1] == "k"
+    if is_k and config.personas.writer == "file":
+        raise ConfigError(
+            f"the ablation {ablation}: the personas are those of personas.path, and another number of them "
+            "would be other personas; leave it out, or have personas written (personas.writer)"
+        )
+    changes = dict(_CHANGES.get(ablation, {}))
+    if numbered is not None and numbered[1] in ("k", "n"):
+        number, n_exemplars, k = int(numbered[2]), config.data.exemplars, config.personas.n_personas
+        least = k if numbered[1] == "n" and isinstance(k, int) else 1
+        if not least <= number <= n_exemplars:
+            raise ConfigError(
+                f"the ablation {ablation}: with {n_exemplars} exemplars (data.exemplars) and {k} personas "
+                f"(personas.n_personas) the number must be {least} to {n_exemplars}; give another one, or "
+                "change these settings"
+            )
+        changes = {"personas": {"n_personas": number}} if is_k else {"data": {"exemplars": number}}
+    if not changes:
+        return None
+    settings = config_to_dict(config)
+    for section, values in changes.items():
+        settings[section] |= values
+    return config_from_dict(settings)
+
+
+def changes_nothing(config: RunConfig, ablation: str) -> bool:
+    """Whether a changed version is MoP itself, because the settings are those that it changes to."""
+    simulation, numbered = config.simulate, _ABLATION.fullmatch(ablation)
+    is_plain = simulation.tau_factor == 1 and not simulation.same_label
+    if numbered is not None:
+        kind, number = numbered[1], int(numbered[2])
+        if kind in ("k", "n"):
+            return number == (config.personas.n_personas if kind == "k" else config.data.exemplars)
+        return (kind, number) == (simulation.mix, simulation.n_agents) or (
+            number == 1 and simulation.mix == "none"
+        )
+    is_papers = is_plain and simulation.mix == "none"
+    fit = config_to_dict(config)["fit"]
+    return {
+        "fitted-tau": simulation.tau_factor == 1,
+        "any-label": not simulation.same_label,
+        "paper-drawing": is_papers,
+        "paper-fit": is_papers and fit == fit | _CHANGES["paper-fit"]["fit"],
+    }.get(ablation, False)
+
+
+def keeps_personas(ablation: str) -> bool:
+    """Whether a changed version with its own fit has the personas of the run."""
+    return ablation == "paper-fit"
+
+
+class _Bench:
+    """What the steps of one comparison share."""
+
+    def __init__(self, work: Work, place: Path) -> None:
+        self.work = work
+        self.place = place
+        self.config = work.config
+        self._within = 0.0
+        self.methods = list(dict.fromkeys([*work.config.compare.methods, "mop"]))
+        self.notes: list[str] = []
+        settings = work.config.compare
+        everyone = work.records("test")
+        tests = [record for record in everyone if record.label is not None] or everyone
+        self.has_labels = tests[0].label is not None
+        if len(tests) < len(everyone):
+            self.notes.append(
+                f"{len(everyone) - len(tests)} of {len(everyone)} test records have no label and are no contexts."
+            )
+        if not self.has_labels and settings.methods == CompareConfig().methods:
+            self.methods.remove("progen")
+            self.notes.append(
+                "progen was left out: its classifier needs labels, and no context has one."
+            )
+        self.contexts = balanced(tests, settings.n_responses)
+        self.few = balanced(tests, settings.n_ablation or settings.n_responses)
+        picked = {record.key for record in self.contexts}
+        # Other real texts: those of the contexts first, then what no metric compares with.
+        self.floor = [
+            *[r for r in tests if r.key in picked],
+            *[r for r in everyone if r.key not in picked],
+            *work.records("train"),
+            *work.records("valid"),
+        ]
+
+    def check(self) -> None:
+        """Refuse what a method would refuse in the end, before anything is fitted or drawn.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown domain or form.
+        DataError
+            If contexts have no labels, or labels without attributes, and a method needs them.
+        """
+        domain = self.config.compare.domain
+        named = {method_and_tau(method)[0] for method in self.methods}
+        if named & {"zerogen", "attrprompt", "progen"}:
+            find_domain(domain, self.contexts, self.config.compare.form)
+        if "attrprompt" in named and domain in ATTRIBUTES:
+            for label in dict.fromkeys(record.label for record in self.contexts):
+                ATTRIBUTES[domain].of(label)
+        if "progen" in named:
+            check_labels(self.contexts)
+
+    # -- arms
+
+    def arm(self, method: str, s: int) -> Arm:
+        """Arm number s of a method; 0 draws as `mop simulate` does."""
+        needs_mixture(method)
+        seed = self.config.seed if s == 0 else derive_seed(self.config.seed, "compare", s) % 2**63
+        return Arm(_arm_name(method, s), method, seed, len(self.contexts))
+
+    def ablation_arm(self, ablation: str) -> Arm:
+        """Arm of a changed MoP; without a change it is a subset of MoP's own rows."""
+        return Arm(f"mop.{ablation}", ablation, self.config.seed, len(self.few))
+
+    def file(self, arm: Arm) -> Path:
+        """Where the responses of an arm lie."""
+        return self.place / "responses" / f"{arm.name}.jsonl"
+
+    def draw(self, arms: Sequence[Arm]) -> None:
+        """Draw the arms that are not done."""
+        for number, arm in enumerate(arms, start=1):
+            stage, is_ablation = f"compare/{arm.name}", arm.name.startswith("mop.")
+            inputs = hash_of([self._inputs(arm), arm.n])
+            if self.work.folder.stage_done(stage, inputs):
+                continue
+            self.work.progress(f"compare: {arm.name}", number - 1, len(arms))
+            self.work.progress.begin(stage)
+            with self._clock(arm.name, f"simulate/{arm.name}") as tally:
+                rows = self._ablation(arm) if is_ablation else self._method(arm)
+                write_responses(self.file(arm), rows)
+            self.work.progress.save()
+            self.work.describe()
+            self.work.folder.finish_stage(
+                stage,
+                inputs,
+                files=[self.file(arm)],
+                info={"asked": {who: list(cost) for who, cost in tally.costs().items()}},
+            )
+
+    def _inputs(self, arm: Arm) -> dict[str, Any]:
+        """All that the responses of an arm depend on."""
+        config = config_to_dict(self.config)
+        for name in ("methods", "ablations", "n_ablation", "n_responses", "n_seeds", "n_seeds_best",
+                     "encoders", "classifier"):  # fmt: skip
+            del config["compare"][name]
+        return {
+            "records": self.work.folder.stage_hash("records"),
+            "fit": self.work.folder.stage_hash("fit"),
+            "config": {
+                key: config[key] for key in ("data", "personas", "fit", "simulate", "compare")
+            },
+            "lm": self.work.lm.generate_identity,
+            "scorer": self.work.scorer.score_identity,
+            **self.work.tolerance(),
+            "prompts": PROMPT_VERSION,
+            "versions": [METHODS_VERSION, STAGE_VERSIONS["simulate"]],
+            "arm": [arm.name, arm.method, arm.seed],
+        }
+
+    def _method(self, arm: Arm) -> list[Response]:
+        given = replace(ingredients_of(self.work), seed=arm.seed)
+        if needs_preparation(arm.method):
+            name = _prepared(arm.method)
+            with self._clock(name, name):
+                prepare(arm.method, given)
+        return list(respond(arm.method, self.contexts, given, name=arm.name))
+
+    def _ablation(self, arm: Arm) -> list[Response]:
+        settings = variant_settings(self.config, arm.method)
+        given, mixture = ingredients_of(self.work), self.work.fitted
+        if settings is not None:
+            with self._clock(None, "fit"):  # its own run folder keeps what it took
+                mixture = self._fit_variant(arm.method, settings)
+            given = replace(given, mixture=mixture, exemplars=mixture.exemplars)
+        return list(draw_ablation(arm.method, self.few, given, mixture, name=arm.name))
+
+    def _fit_variant(self, ablation: str, settings: RunConfig) -> FittedMixture:
+        """Fit with changed settings on the very same records, in a run folder of its own."""
+        has_labels = any(record.label is not None for record in self.work.records("train"))
+        data = replace(
+            settings.data,
+            source=str(self.work.folder.records),
+            context="context",
+            response="response",
+            label="label" if has_labels else None,
+            key="key",
+            weight="weight",
+            group=None,
+            duplicates="keep",  # equal answers of different groups: the records were looked at before
+        )
+        settings = replace(settings, data=data)
+        if keeps_personas(ablation):
+            # Those of the run, as a person may have edited them and another model may have written them.
+            file = str(self.work.folder.personas)
+            settings = replace(
+                settings, personas=replace(settings.personas, writer="file", path=file)
+            )
+        path = self.place / "variants" / ablation
+        run(
+            settings,
+            path,
+            until="fit",
+            models=self.work.models,
+            progress=self.work.progress,
+        )
+        return load_mixture(path / "mixture")
+
+    @contextmanager
+    def _clock(self, name: str | None, stage: str) -> Iterator[Tally]:
+        """Keep under ``name`` how long something took that asks for scores or draws as ``stage``.
+
+        All attempts count but killed ones, and none of before if nothing of theirs was used. What is
+        timed within is not counted again.
+        """
+        began, outer, self._within = time.monotonic(), self._within, 0.0
+        paid = self._n_paid(stage)
+        with self.work.store.tally() as tally:
+            try:
+                yield tally
+            finally:
+                took = time.monotonic() - began
+                asked = tally.costs().get(stage, NOTHING).calls
+                is_anew = 0 < asked == self._n_paid(stage) - paid
+                if name is not None:
+                    known = self.seconds()
+                    before = 0.0 if is_anew else known.get(name, 0.0)
+                    known[name] = round(before + took - self._within, 1)
+                    write_json(self.place / "seconds.json", known)
+                self._within = outer + took
+
+    def _n_paid(self, stage: str) -> int:
+        """How many answers were ever paid for under a name."""
+        return self.work.store.spent().get(stage, NOTHING).calls
+
+    def seconds(self) -> dict[str, float]:
+        """Time of each arm and preparation so far."""
+        file = self.place / "seconds.json"
+        return dict(read_json(file)) if file.is_file() else {}
+
+    # -- judging
+
+    def judge(self, table: str, arms: Sequence[Arm], *, is_quick: bool = False) -> dict[str, Any]:
+        """Scores of all arms of a table and of the floor, per encoder; from the file if nothing changed.
+
+        A quick judgement has the headline encoder only, and intervals too rough to show.
+        """
+        is_ablation = table == "ablations"
+        contexts = self.few if is_ablation else self.contexts
+        shown = [Arm("mop", "mop", self.config.seed, len(self.few)), *arms] if is_ablation else arms
+        encoders = self.config.compare.encoders or (self.config.model.encoder,)
+        encoders = encoders[:1] if is_quick else encoders
+        config = config_to_dict(self.config)
+        stage = f"compare/judge/{table}"
+        inputs = hash_of(
+            [[self.work.folder.stage_hash(f"compare/{arm.name}") for arm in shown],
+             self.work.folder.stage_hash("records"), [arm.name for arm in shown],
+             [self._encoder(name).identity for name in encoders], len(contexts), config["evaluate"],
+             [QUICK_SEEDS, QUICK_SUBSAMPLES] if is_quick else False,
+             config["compare"]["classifier"], config["seed"], JUDGE_VERSION,
+             self.work.models.judge.score_identity]
+        )  # fmt: skip
+        file = self.place / f"{table}.json"
+        if not self.work.folder.stage_done(stage, inputs):
+            wanted = {record.key for record in contexts}
+            every = {
+                arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted]
+                for arm in shown
+            }
+            responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
+            scored = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
+            scored["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
+            scored["notes"] += [
+                f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left "
+                "out of every figure; nothing was drawn instead."
+                for name, count in scored["failed"].items()
+                if count
+            ]
+            write_json(file, scored)
+            self.work.folder.finish_stage(stage, inputs, files=[file])
+        found: dict[str, Any] = read_json(file)
+        found["n_asked"] = len(contexts)
+        found["arms"] = {arm.name: arm.method for arm in shown}
+        found["rows"] = {
+            arm.name: {
+                **found["scores"][encoders[0]][arm.name],
+                **found["downstream"].get(arm.name, {}),
+                "failed": found["failed"][arm.name],
+            }
+            for arm in shown
+        }
+        return found
+
+    def _encoder(self, name: str) -> Encoder:
+        config = self.config
+        return open_encoder(
+            name, device=config.model.torch_device, dtype=config.compare.encoder_dtype
+        )
+
+    def _judged(
+        self,
+        responses: Mapping[str, Sequence[Response]],
+        n: int,
+        encoders: Sequence[str],
+        *,
+        is_quick: bool,
+    ) -> dict[str, Any]:
+        settings, store = self.config.evaluate, self.work.store
+        n_seeds, n_bootstrap = settings.n_seeds, settings.n_bootstrap
+        if is_quick:
+            n_seeds, n_bootstrap = min(QUICK_SEEDS, n_seeds), min(QUICK_SUBSAMPLES, n_bootstrap)
+        golden, floor = self.work.records("golden"), self.floor[:n]
+        weight = {record.key: record.weight for record in (*self.contexts, *self.few)}
+        nats = None
+        if not is_quick:  # a first look only chooses the best rivals
+            self.work.progress.begin("compare/judge")
+            nats = judged(self.work, {**responses, FLOOR: floor})
+            self.work.describe()
+        exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
+        result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
+        for name in encoders:
+            encoder = self._encoder(name)
+            evaluation = evaluate(
+                {arm: [r.response for r in rows] for arm, rows in responses.items()},
+                [record.response for record in golden],
+                [record.response for record in floor],
+                encoder=encoder,
+                store=store,
+                n_seeds=n_seeds,
+                n_bootstrap=n_bootstrap,
+                seed=self.config.seed,
+                exemplar_texts={
+                    arm: [shown_to(r, exemplars) for r in rows] for arm, rows in responses.items()
+                },
+                judged=nats,
+                judge=self.work.models.judge.name,
+                weights={
+                    **{arm: [weight[r.id] for r in rows] for arm, rows in responses.items()},
+                    FLOOR: [record.weight for record in floor],
+                    "golden": [record.weight for record in golden],
+                },
+                progress=self.work.progress,
+            )
+            result["scores"][name] = evaluation.methods
+            if name == encoders[0]:
+                result["notes"] = list(evaluation.notes)
+                result["n"], result["n_golden"] = evaluation.n, evaluation.n_golden
+                result["map"] = {} if is_quick else self._map(evaluation)
+                result["downstream"] = self._downstream(
+                    # As many texts of each method as the other figures are of.
+                    {
+                        arm: [rows[i] for i in evaluation.rows[arm]]
+                        for arm, rows in responses.items()
+                    },
+                    name,
+                )
+        return result
+
+    def _map(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Places of some texts of the first seeds."""
+        names = [name for name in evaluation.rows if not re.search(r"-s\d+$", name)]
+        some = replace(evaluation, rows={name: evaluation.rows[name] for name in names})
+        places = text_map(some, seed=derive_seed(self.config.seed, "map"), limit=MAP_TEXTS)
+        return {name: np.round(xy, 3).tolist() for name, (_, xy) in places.items()}
+
+    def _downstream(
+        self, responses: Mapping[str, Sequence[Response]], encoder: str
+    ) -> dict[str, Any]:
+        """Classifier scores of each arm and of real texts; empty without labels."""
+        tests = [record for record in self.work.records("test") if record.label is not None]
+        if len({record.label for record in tests}) < 2:
+            return {}
+        f1 = partial(
+            downstream_f1,
+            test_texts=[record.response for record in tests],
+            test_labels=[str(record.label) for record in tests],
+            encoder=self._encoder(encoder),
+            store=self.work.store,
+            classifier=self.config.compare.classifier,
+            seed=self.config.seed,
+            n_bootstrap=self.config.evaluate.n_bootstrap,
+            progress=self.work.progress,
+        )
+        sets: dict[str, Sequence[Response | Record]] = {
+            **responses,
+            "real train": [*self.work.records("train"), *self.work.records("valid")],
+            "real exemplars": self.work.fitted.exemplars,
+        }
+        labelled = {
+            name: [row for row in rows if row.label is not None] for name, rows in sets.items()
+        }
+        return {
+            name: f1([row.response for row in rows], [str(row.label) for row in rows])
+            for name, rows in labelled.items()
+        }
+
+    # -- the result
+
+    def write(
+        self, found: Mapping[str, Any], ablations: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Write table and page in all forms; return the document."""
+        headline = found["encoders"][0]
+        rows = self._rows(found)
+        document: dict[str, Any] = {
+            "n_responses": found["n"],
+            "n_golden": found["n_golden"],
+            "encoder": headline,
+            "classifier": self.config.compare.classifier,
+            "lm": self.config.model.lm,
+            "written_by": self.work.lm.name,
+            "scored_by": self.work.scorer.name,
+            "is_surrogate": self.work.models.is_surrogate,
+            "judged_by": self.work.models.judge.name,
+            "source": Path(self.config.data.source).name,
+            "methods": {row.name: row.values for row in rows},
+            "floor": found["scores"][headline][FLOOR],
+            "real": {name: found["downstream"][name] for name in ("real train", "real exemplars")
+                     if name in found["downstream"]},
+            "best_rivals": best_rivals({row.name: row.values for row in rows}, self.methods),
+            "other_encoders": {
+                name: scores for name, scores in found["scores"].items() if name != headline
+            },
+            "arms": found["rows"],
+            "notes": [*self._surrogate_note(), self._judge_note(), *self._departures(), *self.notes,
+                      *found["notes"]],
+        }  # fmt: skip
+        cut: list[Row] = []
+        if ablations is not None:
+            cut = self._rows(ablations)
+            document["ablations"] = {
+                "n_responses": ablations["n"],
+                "floor": ablations["scores"][headline][FLOOR],
+                "methods": {row.name: row.values for row in cut},
+                "notes": [*self._no_changes(), *ablations["notes"]],
+            }
+        document["settings"] = config_to_dict(self.config)
+        write_json(self.place / "comparison.json", document)
+        tables: dict[str, tuple[list[Row], Mapping[str, Any]]] = {"comparison": (rows, document)}
+        if ablations is None:
+            for form in ("md", "tex", "json"):  # of an earlier comparison
+                (self.place / f"ablations.{form}").unlink(missing_ok=True)
+        else:
+            tables["ablations"] = (cut, document["ablations"])
+        for name, (some, of) in tables.items():
+            said = [compared_on(of["n_responses"], document["n_golden"]), *of["notes"]]
+            for form, table in (("md", markdown_table), ("tex", latex_table)):
+                text = table(some, of["floor"], said)
+                write_atomic(self.place / f"{name}.{form}", text.encode())
+        page, figures = comparison_page(document, rows, cut, found["map"])
+        write_atomic(self.place / "comparison.html", page.encode())
+        save_figures(figures, self.place / "figures")
+        return {**document, "run": str(self.work.folder.path)}
+
+    def _departures(self) -> list[str]:
+        """What makes the sampler another than the fitted model."""
+        settings = self.config.simulate
+        return replace(settings, same_label=settings.same_label and self.has_labels).departures()
+
+    def _no_changes(self) -> list[str]:
+        """Changed versions that change nothing under these settings."""
+        same = [
+            name for name in self.config.compare.ablations if changes_nothing(self.config, name)
+        ]
+        return [
+            f"mop.{name} is mop itself under these settings: it differs in its random numbers alone."
+            for name in same
+        ]
+
+    def _surrogate_note(self) -> list[str]:
+        if not self.work.models.is_surrogate:
+            return []
+        return [
+            f"mop was fitted to the likelihoods of {self.work.scorer.name}, a surrogate; "
+            f"{self.work.lm.name} wrote all responses."
+        ]
+
+    def _judge_note(self) -> str:
+        judge = self.work.models.judge.name
+        wrote = ", which wrote them" if judge == self.work.lm.name else ""
+        return (
+            f"sense: nats per token of at most {JUDGED} texts of each method under {judge}{wrote}; real texts are "
+            "the mark, neither above nor below. improbable: share below the 1st percentile of real texts."
+        )
+
+    def means(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Figures of each method over its seeds."""
+        floor = found["scores"][found["encoders"][0]][FLOOR]
+        return {
+            method: over_seeds([found["rows"][name] for name in names], floor)
+            for method, names in _arms_by_method(found).items()
+        }
+
+    def _rows(self, found: Mapping[str, Any]) -> list[Row]:
+        """One row per method: means over its arms, what it cost."""
+        means, rows = self.means(found), []
+        for method, names in _arms_by_method(found).items():
+            values = means[method]
+            values |= self._cost(method, names, found["n_asked"])
+            base = method.partition("@")[0]
+            values["sees_real"] = base in SEES_REAL or base.startswith("mop.")
+            rows.append(Row(method, values))
+        return rows
+
+    def _cost(self, method: str, names: Sequence[str], n: int) -> dict[str, Any]:
+        """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them.
+
+        Calls and tokens are those that the responses at hand rest on, paid for in this table or before it;
+        the price is what was ever paid. Of an arm of more than the n responses of the table, as MoP's own
+        is beside its ablations, they are the share of n.
+        """
+        seconds = self.seconds()
+        asked = [asked_of(self.work.folder, f"compare/{name}") for name in names]
+        draws = [of.get(f"simulate/{name}", NOTHING) for name, of in zip(names, asked, strict=True)]
+        n_drawn = len(self.few) if method.startswith("mop.") else len(self.contexts)
+        money = sum(
+            stages.get(f"compare/{name}", {}).get("cost", 0.0)
+            for stages in self.work.progress.rows().values()
+            for name in names
+        )
+        share = min(1.0, n / n_drawn) / len(names)
+        prepared, minutes = self._before(method, asked[0])
+        return {
+            "lm_calls": round(share * sum(cost.calls for cost in draws)),
+            "lm_tokens": round(share * sum(cost.tokens for cost in draws)),
+            "minutes": round(share * sum(seconds.get(name, 0.0) for name in names) / 60, 2),
+            **({"money": round(share * money, 6)} if money else {}),
+            "prepare_calls": prepared.calls,
+            "prepare_tokens": prepared.tokens,
+            **({} if minutes is None else {"prepare_minutes": round(minutes, 2)}),
+        }
+
+    def _before(self, method: str, asked: Mapping[str, Cost]) -> tuple[Cost, float | None]:
+        """What a method needs once before its draws, and minutes of it (None if it needs nothing)."""
+        stages: list[tuple[RunFolder, str]] = []
+        if method.partition("@")[0] == "persona-only":
+            stages = [(self.work.folder, "personas")]
+        elif method in ("mop", "mop-uniform") or method.startswith("mop."):
+            ablation = method.removeprefix("mop.")
+            variant = self.place / "variants" / ablation
+            is_own = method != ablation and (variant / "manifest.json").is_file()
+            fitted = RunFolder.open(variant) if is_own else self.work.folder
+            described = self.work.folder if keeps_personas(ablation) else fitted
+            stages = [(described, "personas"), (fitted, "fit")]
+        if not stages:
+            seconds = self.seconds().get(_prepared(method))
+            return asked.get(_prepared(method), NOTHING), seconds and seconds / 60
+        costs = [cost_of(folder, stage) for folder, stage in stages]
+        return (
+            Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs)),
+            sum(folder.stage_info(stage)["seconds"] for folder, stage in stages) / 60,
+        )
+
+
+def _arms_by_method(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The arms of each row of a table: a method at all its seeds, or one changed version of MoP."""
+    names: dict[str, list[str]] = {}
+    for name, method in found["arms"].items():
+        names.setdefault(name if name.startswith("mop.") else method, []).append(name)
+    return names
+
+
+def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:
+    """Calls and tokens that a finished stage of a run rests on, by the name they were drawn or scored under.
+
+    Stages that were finished before this was kept have what was ever paid under these names.
+    """
+    info = folder.stage_info(stage)
+    costs = info["asked"] if "asked" in info else folder.about["spent"]
+    return {name: Cost(*cost) for name, cost in costs.items()}
+
+
+def cost_of(folder: RunFolder, stage: str) -> Cost:
+    """All that a finished stage of a run rests on, under whatever name it was asked for."""
+    costs = asked_of(folder, stage).values()
+    return Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs))
+
+
+def draw_ablation(
+    ablation: str,
+    contexts: Sequence[Record],
+    given: Ingredients,
+    mixture: FittedMixture,
+    *,
+    name: str,
+) -> list[Response]:
+    """Draw with a changed MoP.
+
+    Parameters
+    ----------
+    ablation : str
+        ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
+        gates; ``tokens-L``, ``prompt-L`` and ``neighbours-L``: another ``simulate.mix``; ``fitted-tau``: no factor on
+        the temperatures; ``any-label``: exemplars of all labels; ``paper-drawing`` and ``paper-fit``:
+        as the paper draws, one agent at its own temperature, any label; others: the mixture decides.
+    contexts : sequence of Record, length n
+    given : Ingredients
+    mixture : FittedMixture
+        Fitted as the ablation says.
+    name : str
+        Of rows and costs.
+    """
+    numbered, simulation = _ABLATION.fullmatch(ablation), given.config.simulate
+    if ablation == "no-gates":
+        return list(respond("mop-uniform", contexts, given, name=name))
+    plain: dict[str, Any] = {}
+    if ablation in ("fitted-tau", "paper-drawing", "paper-fit"):
+        plain["tau_factor"] = 1.0
+    if ablation in ("any-label", "paper-drawing", "paper-fit"):
+        plain["same_label"] = False
+    given = replace(given, config=replace(given.config, simulate=replace(simulation, **plain)))
+    n_agents, mix = simulation.n_agents, simulation.mix
+    if numbered is not None and numbered[1] in ("tokens", "prompt", "neighbours"):
+        n_agents, mix = int(numbered[2]), numbered[1]
+    if ablation in ("no-exemplars", "paper-drawing", "paper-fit"):
+        n_agents, mix = 1, "none"
+    agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=mix)
+    if ablation == "no-exemplars":
+        agents = [
+            replace(agent, exemplars=(), log_omega=0.0)
+            for agent in agents
+            if isinstance(agent, Agent)
+        ]
+    return list(answer(agents, contexts, given, name=name))
+
+
+def over_seeds(
+    arms: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Mean figures of one method over its seeds.
+
+    With one seed the intervals are those of the evaluation (over the choice of texts; of training
+    texts and test records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds
+    (95 %), that of ``fid_excess`` with the error of the floor besides, which all seeds share. It is kept
+    within the range of the figure, and ``NAME_spread`` is the standard deviation.
+
+    Parameters
+    ----------
+    arms : sequence of mapping
+        The figures at each seed.
+    floor : mapping, optional
+        Those of other real texts.
+    """
+    names = [name for name in (*MAIN, *SIDE) if all(arm.get(name) is not None for arm in arms)]
+    found: dict[str, Any] = {"n_seeds": len(arms), "n": arms[0]["n"]}
+    for name in names:
+        values = np.array([arm[name] for arm in arms], dtype=np.float64)
+        found[name] = float(values.mean())
+        if len(arms) == 1:
+            if f"{name}_interval" in arms[0]:
+                found[f"{name}_interval"] = arms[0][f"{name}_interval"]
+            continue
+        if name not in (*MAIN, "fid", "sense"):
+            continue
+        from scipy.stats import t
+
+        sd = float(values.std(ddof=1))
+        reach = float(t.ppf(0.975, len(arms) - 1)) * sd / math.sqrt(len(arms))
+        if name == "fid_excess" and floor is not None:
+            # The floor's own interval is that of a difference of two such sets.
+            reach = math.hypot(reach, floor["fid_excess_interval"][1] / math.sqrt(2))
+        found[f"{name}_spread"] = sd
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        found[f"{name}_interval"] = [
+            max(low, found[name] - reach),
+            min(high, found[name] + reach),
+        ]
+    return found

@@ -1,0 +1,273 @@
+"""A fitted mixture to persona weights for another model, one that cannot score: draw, embed, match.
+
+The personas, the exemplar gate and the temperatures stay as they were fitted. The persona gate is
+replaced by one set of weights for every context, and says so: it is a surrogate, found by
+`mop.simulate.blackbox.match_weights`, not by likelihood.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.backends.base import Generator
+from mop.backends.encoder import Encoder, embed
+from mop.errors import ConfigError, DataError
+from mop.mixture.fitted import (
+    FittedMixture,
+    context_text,
+    persona_shares,
+    pools,
+    with_persona_weights,
+)
+from mop.mixture.sums import draw, spread_draw
+from mop.randomness import derive_seed, generator, uniforms
+from mop.simulate.blackbox import match_weights
+from mop.simulate.write import is_drawn, simulate
+from mop.storage.store import Store
+from mop.types import Agent, Decoding, Progress, Record, Response
+
+logger = logging.getLogger(__name__)
+
+SURROGATE = "surrogate: matched embeddings"
+"""What weights found here are called, wherever they are shown."""
+
+
+def refit_black_box(
+    fitted: FittedMixture,
+    population: Sequence[Record],
+    *,
+    model: Generator,
+    encoder: Encoder,
+    store: Store,
+    samples_per_persona: int = 20,
+    decoding: Decoding | None = None,
+    tau_factor: float = 1.0,
+    same_label: bool = False,
+    max_failed_share: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FittedMixture:
+    """Re-estimate the persona weights for a model without likelihoods.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+        Personas, exemplar gate and temperatures are taken from it.
+    population : sequence of N Record
+        Real responses to be matched; give those the mixture was fitted on, none that it will be
+        judged by. Survey weights are respected.
+    model : Generator
+        The model that the weights are for.
+    encoder : Encoder
+        That of the fit: the gates know its embeddings.
+    store : Store
+        Draws and embeddings in it are not made again, so that an interrupted call goes on.
+    samples_per_persona : int
+        Responses drawn under each persona, ≥ 2: K times as many calls of the model.
+    decoding : Decoding, optional
+        As the simulation will have it.
+    tau_factor : float
+        What the simulation multiplies the temperatures by (``simulate.tau_factor``).
+    same_label : bool
+        Whether it shows exemplars of a record's own label only (``simulate.same_label``).
+    max_failed_share : float
+        Share of all draws that the model may give up, as in `mop.simulate.write.simulate`.
+    seed : int
+        The draws are functions of (seed, persona, context).
+    progress : callable, optional
+
+    Returns
+    -------
+    FittedMixture
+        With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
+        ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
+        ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona``, ``tau_factor``,
+        ``same_label``, ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that could
+        not be had).
+
+    Raises
+    ------
+    ConfigError
+        If the encoder is not that of the fit, or there are fewer than 2 samples.
+    DataError
+        If fewer than 2 records, or fewer than 2 samples of a persona, hold any text.
+    BackendError
+        If the model cannot answer, or gave up more draws than it may.
+
+    Notes
+    -----
+    Every persona answers the same contexts, drawn from the population without replacement (again
+    and again if there are fewer than samples): differences between personas are then theirs and
+    not the contexts'. Source of the matching: see `mop.simulate.blackbox.match_weights`.
+    """
+    if samples_per_persona < 2:
+        raise ConfigError(
+            f"samples_per_persona must be at least 2, got {samples_per_persona}; try 20"
+        )
+    fitted.check_encoder(encoder.identity)
+    targets = [record for record in population if record.response.strip()]
+    if len(targets) < 2:
+        raise DataError(
+            f"{len(targets)} of {len(population)} records hold a response; at least 2 are needed "
+            "to match; give the records that the mixture was fitted on"
+        )
+    order = _order(targets, samples_per_persona, seed)
+    samples = samples_of_personas(
+        fitted,
+        [targets[row] for row in order],
+        model=model,
+        encoder=encoder,
+        store=store,
+        decoding=decoding or Decoding(),
+        tau_factor=tau_factor,
+        same_label=same_label,
+        max_failed_share=max_failed_share,
+        seed=seed,
+        progress=progress,
+    )
+    written = [[one.response for one in own if one.response.strip()] for own in samples]
+    failed = [sum(not is_drawn(one) for one in own) for own in samples]
+    n_empty = sum(map(len, samples)) - sum(map(len, written)) - sum(failed)
+    for persona, own in zip(fitted.personas, written, strict=True):
+        if len(own) < 2:
+            raise DataError(
+                f"{len(own)} of {samples_per_persona} samples of persona {persona.key} hold any "
+                "text; at least 2 are needed; draw more samples, or leave this persona out"
+            )
+    if n_empty:
+        logger.warning("%d samples are empty and were left out of the matching", n_empty)
+    vectors = embed(
+        [text for own in written for text in own], encoder, store=store, progress=progress
+    )
+    by_persona = np.split(vectors, np.cumsum([len(own) for own in written])[:-1])
+    real = embed([r.response for r in targets], encoder, store=store, progress=progress)
+    hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
+    target_weights = np.array([record.weight for record in targets])
+    before = persona_shares(fitted, hx, target_weights)
+    match = match_weights(
+        by_persona,
+        real,
+        contexts=[
+            np.array([row for row, one in zip(order, own, strict=True) if one.response.strip()])
+            for own in samples
+        ],
+        target_weights=target_weights,
+        prior=before,
+        seed=seed,
+    )
+    about = {
+        "kind": SURROGATE,
+        "model": model.name,
+        "weights": [round(float(w), 6) for w in match.weights],
+        "mmd2": match.mmd2,
+        "mmd2_uniform": match.mmd2_uniform,
+        "mmd2_before": match.at(before),
+        "bandwidth": match.bandwidth,
+        "shrinkage": match.shrinkage,
+        "n_targets": len(targets),
+        "samples_per_persona": samples_per_persona,
+        "tau_factor": tau_factor,
+        "same_label": same_label,
+        "n_empty": n_empty,
+        "failed": failed,
+    }
+    result = with_persona_weights(fitted, match.weights)
+    return replace(result, info={**fitted.info, "chosen": SURROGATE, "persona_weights": about})
+
+
+def samples_of_personas(
+    fitted: FittedMixture,
+    contexts: Sequence[Record],
+    *,
+    model: Generator,
+    encoder: Encoder,
+    store: Store,
+    decoding: Decoding,
+    tau_factor: float = 1.0,
+    same_label: bool = False,
+    seed: int,
+    max_failed_share: float = 0.0,
+    progress: Progress | None = None,
+) -> list[list[Response]]:
+    """Draw a response of every persona to each of n contexts, with an exemplar of the fitted exemplar gate.
+
+    Returns
+    -------
+    list of K lists of n Response
+        Sample i of every persona answers context i; one that could not be had has no text.
+    """
+    n = len(contexts)
+    hx = embed(
+        [context_text(record) for record in contexts], encoder, store=store, progress=progress
+    )
+    records, agents = [], []
+    for k, persona in enumerate(fitted.personas):
+        # A key of its own per persona and place: the seed of a draw is made from it.
+        records += [
+            replace(record, key=f"{persona.key} {i} {record.key}")
+            for i, record in enumerate(contexts)
+        ]
+        agents += _agents(fitted, hx, contexts, k, seed, tau_factor, same_label)
+    responses = list(
+        simulate(
+            records,
+            agents,
+            fitted.personas,
+            fitted.exemplars,
+            generator=model,
+            store=store,
+            decoding=decoding,
+            seed=seed,
+            method="black-box",
+            task=fitted.task,
+            max_failed_share=max_failed_share,
+            progress=progress,
+        )
+    )
+    return [responses[start : start + n] for start in range(0, len(responses), n)]
+
+
+def _order(records: Sequence[Record], n: int, seed: int) -> list[int]:
+    """Draw n rows of records in random order, each as often as its weight says, to within one."""
+    rng = generator(seed, "black-box", "contexts")
+    weight = np.array([record.weight for record in records])
+    if np.ptp(weight) > 0:
+        drawn = spread_draw(weight / weight.sum(), n, rng)
+        return [int(row) for row in rng.permutation(drawn)]
+    order: list[int] = []
+    while len(order) < n:
+        order += rng.permutation(len(records)).tolist()
+    return order[:n]
+
+
+def _agents(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    contexts: Sequence[Record],
+    k: int,
+    seed: int,
+    tau_factor: float,
+    same_label: bool,
+) -> list[Agent]:
+    """Persona k with an exemplar drawn for every context; a record never gets itself."""
+    name = fitted.personas[k].key
+    u = np.array(
+        [
+            uniforms(derive_seed(seed, "black-box", name, i, record.key), 0, 1)[0]
+            for i, record in enumerate(contexts)
+        ]
+    )
+    tau = float(fitted.temperatures[k] * tau_factor)
+    found: dict[int, Agent] = {}
+    for places, shown, mixture in pools(fitted, contexts, same_label=same_label):
+        some = list(places)
+        own = mixture.own([contexts[place] for place in some])
+        log_omega = mixture.log_omega(hx[some], np.full(len(some), k, dtype=np.int64), own)
+        for place, row, j in zip(some, log_omega, draw(log_omega, u[some]).tolist(), strict=True):
+            found[place] = Agent(k, (shown[j],), tau, 0.0, float(row[j]))
+    return [found[place] for place in range(len(contexts))]

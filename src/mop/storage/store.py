@@ -1,0 +1,561 @@
+"""The store: every score, draw and embedding that was ever paid for, in one SQLite file.
+
+Keys are made from content, so whatever asks the same question finds the same answer; a row in the
+store is the only definition of "done". `mop.mixture.score` and `mop.simulate.write` fill it batch by batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import sqlite3
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, NoReturn, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import ArtifactError, BackendError
+from mop.types import (
+    Decoding,
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    Prompt,
+    Score,
+    ScoreRequest,
+)
+
+SCHEMA_VERSION = 1
+"""Raised when rows or keys change their meaning."""
+
+_APPLICATION_ID = 0x6D6F7073  # "mops": tells our file from other SQLite files
+_KINDS = ("score", "generation", "embedding")
+_TABLES = (*_KINDS, "reference")
+_CHUNK = 500  # keys per IN query; every SQLite takes 999
+_REASONS: tuple[FinishReason, ...] = ("stop", "length")
+_FLOAT = np.dtype("<f4")
+_HEAD = struct.Struct("<IBd")  # n_tokens, finish reason, log_lik; the text follows
+
+_SCHEMA = (
+    *(
+        f"CREATE TABLE IF NOT EXISTS {kind} (key BLOB PRIMARY KEY, payload BLOB NOT NULL, "
+        "checksum BLOB NOT NULL) WITHOUT ROWID"
+        for kind in reversed(_TABLES)
+    ),
+    "CREATE TABLE conflict (kind TEXT, key BLOB, payload BLOB, UNIQUE (kind, key, payload))",
+    "CREATE TABLE cost (stage TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Cost(NamedTuple):
+    """What a stage has spent on the language model, over all attempts."""
+
+    calls: int
+    """Texts scored or drawn."""
+    tokens: int
+    """Response tokens scored or drawn; prompt tokens are not counted."""
+
+
+class Tally:
+    """What stages asked a store for while the tally was open, paid for then or before."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, dict[bytes, int]] = {}
+
+    def add(self, stage: str, tokens: Iterable[tuple[bytes, int]]) -> None:
+        """Count answers: their keys, each of which counts once, and their response tokens."""
+        self._tokens.setdefault(stage, {}).update(tokens)
+
+    def costs(self) -> dict[str, Cost]:
+        """What each stage would have spent with an empty store."""
+        return {
+            stage: Cost(len(rows), sum(rows.values()))
+            for stage, rows in sorted(self._tokens.items())
+        }
+
+
+def score_key(identity: str, request: ScoreRequest) -> bytes:
+    """Return the 16-byte name of one score: who scores, after which prompt, which response.
+
+    Parameters
+    ----------
+    identity : str
+        The scorer's ``score_identity``.
+    request : ScoreRequest
+        Prompt and response.
+
+    Notes
+    -----
+    BLAKE2b-128 over length-prefixed fields, so that no two different requests have one encoding.
+    """
+    encoding = _Encoding("score/1", identity)
+    encoding.prompt(request.prompt)
+    encoding.text(request.response)
+    return encoding.key()
+
+
+def generation_key(identity: str, request: GenerateRequest, decoding: Decoding) -> bytes:
+    """Return the 16-byte name of one draw: who writes, after which prompts, how, with which seed.
+
+    Parameters
+    ----------
+    identity : str
+        The generator's ``generate_identity``.
+    request : GenerateRequest
+        Branches and seed.
+    decoding : Decoding
+        What is common to the run.
+    """
+    encoding = _Encoding("generation/1", identity)
+    encoding.number(len(request.branches))
+    for branch in request.branches:
+        encoding.prompt(branch.prompt)
+        encoding.real(branch.temperature)
+        encoding.real(branch.log_weight)
+    encoding.number(request.seed)
+    encoding.number(decoding.max_tokens)
+    encoding.number(decoding.min_tokens)
+    encoding.real(decoding.top_p)
+    encoding.number(decoding.top_k)
+    return encoding.key()
+
+
+def _reference_key(identity: str) -> bytes:
+    return _Encoding("reference/1", identity).key()
+
+
+def embedding_key(identity: str, text: str) -> bytes:
+    """Return the 16-byte name of one embedding: which encoder, which text."""
+    encoding = _Encoding("embedding/1", identity)
+    encoding.text(text)
+    return encoding.key()
+
+
+class _Encoding:
+    """Canonical bytes of a question; each field is written with its length."""
+
+    def __init__(self, purpose: str, identity: str) -> None:
+        self._parts: list[bytes] = []
+        self.text(purpose)
+        self.text(identity)
+
+    def text(self, value: str) -> None:
+        raw = value.encode("utf-8", "surrogatepass")
+        self._parts.append(len(raw).to_bytes(8, "little"))
+        self._parts.append(raw)
+
+    def number(self, value: int) -> None:
+        self._parts.append(value.to_bytes(8, "little"))
+
+    def real(self, value: float) -> None:
+        self._parts.append(struct.pack("<d", value))
+
+    def prompt(self, prompt: Prompt) -> None:
+        self.number(len(prompt.turns))
+        for turn in prompt.turns:
+            self.text(turn.role)
+            self.number(len(turn.segments))
+            for segment in turn.segments:
+                self.number(segment.is_data)
+                self.text(segment.text)
+
+    def key(self) -> bytes:
+        return hashlib.blake2b(b"".join(self._parts), digest_size=16).digest()
+
+
+class Store:
+    """Scores, draws and embeddings by content, in one file that survives kills; a context manager.
+
+    Each ``put_…`` is one transaction that is on the disk when the call returns. Several processes
+    may use one file at a time. A first value stays; a second, different one is noted as a conflict.
+    Every row has a checksum: a damaged one counts as missing and is replaced when it is put again.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file, made if absent, on a local disk; ``":memory:"`` for none.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is no store, of another version, damaged, on a disk that cannot lock, or full.
+        Every method may raise it too.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path: Final = str(path)
+        self._tallies: list[Tally] = []
+        with self._translated():
+            # autocommit: the only transactions are those of _transaction
+            self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
+        try:
+            with self._translated():
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        self._db.close()
+
+    @contextmanager
+    def tally(self) -> Iterator[Tally]:
+        """Count what is asked for meanwhile, found or put; `spent` has what was ever paid for."""
+        tally = Tally()
+        self._tallies.append(tally)
+        try:
+            yield tally
+        finally:
+            self._tallies.remove(tally)
+
+    def get_scores(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Score]:
+        """Return the scores that are there; ``log_lik`` has shape (G,), read-only.
+
+        ``stage`` is who asks, for a `tally`; None: nobody who pays.
+        """
+        found = self._get("score", keys, _unpack_score)
+        self._count(stage, found.items())
+        return found
+
+    def put_scores(self, pairs: Iterable[tuple[bytes, Score]], *, stage: str = "score") -> None:
+        """Add scores and what they cost in one transaction.
+
+        Parameters
+        ----------
+        pairs : iterable of (key, Score)
+            One batch.
+        stage : str
+            Whose `Cost` grows by it.
+
+        Raises
+        ------
+        BackendError
+            If a log-likelihood is not finite; nothing of the batch is stored.
+        """
+        pairs = list(pairs)
+        rows = [(key, _pack_score(score)) for key, score in pairs]
+        self._put("score", rows, stage, sum(score.n_tokens for _, score in pairs))
+        self._count(stage, pairs)
+
+    def get_generations(
+        self, keys: Iterable[bytes], *, stage: str | None = None
+    ) -> dict[bytes, Generation]:
+        """Return the draws that are there; ``stage`` as for `get_scores`."""
+        found = self._get("generation", keys, _unpack_generation)
+        self._count(stage, found.items())
+        return found
+
+    def put_generations(
+        self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate"
+    ) -> None:
+        """Add draws and what they cost in one transaction; parameters as in `put_scores`.
+
+        Raises
+        ------
+        BackendError
+            If a log-likelihood is infinite; nothing of the batch is stored.
+        """
+        pairs = list(pairs)
+        rows = [(key, _pack_generation(generation)) for key, generation in pairs]
+        self._put("generation", rows, stage, sum(generation.n_tokens for _, generation in pairs))
+        self._count(stage, pairs)
+
+    def get_embeddings(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return the vectors that are there, each of shape (D,), read-only."""
+        return self._get("embedding", keys, _unpack_floats)
+
+    def put_embeddings(self, pairs: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
+        """Add vectors, shape (D,) each, in one transaction; they cost no LM call.
+
+        Raises
+        ------
+        BackendError
+            If a number is not finite; nothing of the batch is stored.
+        """
+        self._put(
+            "embedding", [(key, _pack_floats(vector, "an embedding")) for key, vector in pairs]
+        )
+
+    def get_reference(self, identity: str) -> tuple[float, ...] | None:
+        """Return what a scorer said to known questions when its first score was stored; None if unknown."""
+        key = _reference_key(identity)
+        found = self._get("reference", [key], _unpack_floats).get(key)
+        return None if found is None else tuple(found.tolist())
+
+    def put_reference(self, identity: str, values: Sequence[float]) -> None:
+        """Keep what a scorer says to known questions; replaces what was kept.
+
+        Raises
+        ------
+        BackendError
+            If a number is not finite.
+        """
+        key = _reference_key(identity)
+        payload = _pack_floats(np.array(values, dtype=_FLOAT), "a reference")
+        with self._translated(), self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO reference VALUES (?, ?, ?)",
+                (key, payload, _checksum(key, payload)),
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows: ``score``, ``generation``, ``embedding``, ``conflict``."""
+        with self._translated():
+            return {
+                table: int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+                for table in (*_KINDS, "conflict")
+            }
+
+    def spent(self) -> dict[str, Cost]:
+        """Return the `Cost` of each stage; it grew in the same transactions as the results."""
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT stage, calls, tokens FROM cost ORDER BY stage"
+            ).fetchall()
+        return {stage: Cost(calls, tokens) for stage, calls, tokens in rows}
+
+    def verify(self) -> list[str]:
+        """Check the file, every checksum and every number; return what is wrong, one sentence each.
+
+        Numbers are to be finite; a draw's ``log_lik`` may be nan, which says that it has none.
+
+        An empty list means sound. Conflicts are named too: two answers of a frozen model to one
+        question.
+        """
+        problems = []
+        try:
+            for (line,) in self._db.execute("PRAGMA quick_check"):
+                if line != "ok":
+                    problems.append(f"the file is damaged: {line}")
+            for kind in _TABLES:
+                damaged = infinite = 0
+                for row in self._db.execute(f"SELECT key, payload, checksum FROM {kind}"):
+                    if not _is_sound(*row):
+                        damaged += 1
+                    elif not _is_finite(kind, row[1]):
+                        infinite += 1
+                if damaged:
+                    problems.append(f"{damaged} {kind} rows are damaged and count as missing")
+                if infinite:
+                    problems.append(f"{infinite} {kind} rows hold numbers that are not finite")
+            conflicts = self.counts()["conflict"]
+            if conflicts:
+                problems.append(f"{conflicts} times a question got a second, different answer")
+        except (sqlite3.DatabaseError, ArtifactError) as error:
+            problems.append(f"the file is damaged: {error}")
+        return problems
+
+    def _prepare(self) -> None:
+        db = self._db
+        db.execute("PRAGMA cell_size_check = ON")
+        with self._transaction():  # two processes may open a new file at once
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            application = db.execute("PRAGMA application_id").fetchone()[0]
+            is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if is_new and not version and not application:
+                for statement in _SCHEMA:
+                    db.execute(statement)
+            elif application != _APPLICATION_ID:
+                raise ArtifactError(
+                    f"{self.path} is an SQLite file, but not a store of mop; give another path"
+                )
+            elif version != SCHEMA_VERSION:
+                raise ArtifactError(
+                    f"{self.path} is a store of version {version}, this mop reads and writes "
+                    f"{SCHEMA_VERSION}; use the mop that made it, or a new run folder"
+                )
+            else:
+                db.execute(_SCHEMA[0])  # the references came later than the rest
+        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode not in ("wal", "memory"):
+            raise ArtifactError(
+                f"{self.path} lies on a file system that cannot share memory (journal mode "
+                f"{mode!r}, needed 'wal'); put the run folder on a local disk"
+            )
+        db.execute("PRAGMA synchronous = FULL")
+
+    def _count(self, stage: str | None, pairs: Iterable[tuple[bytes, Score | Generation]]) -> None:
+        if stage is not None:
+            for tally in self._tallies:
+                tally.add(stage, ((key, answer.n_tokens) for key, answer in pairs))
+
+    def _get(
+        self, kind: str, keys: Iterable[bytes], unpack: Callable[[bytes], T]
+    ) -> dict[bytes, T]:
+        wanted = sorted(set(keys))  # neighbours share pages
+        found: dict[bytes, T] = {}
+        n_damaged = 0
+        for start in range(0, len(wanted), _CHUNK):
+            chunk = wanted[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            query = f"SELECT key, payload, checksum FROM {kind} WHERE key IN ({marks})"
+            with self._translated():
+                rows = self._db.execute(query, chunk).fetchall()
+            for key, payload, checksum in rows:
+                if _is_sound(key, payload, checksum):
+                    found[key] = unpack(payload)
+                else:
+                    n_damaged += 1
+        if n_damaged:
+            _log.warning("%d damaged %s rows in %s will be redone", n_damaged, kind, self.path)
+        return found
+
+    def _put(
+        self,
+        kind: str,
+        rows: Sequence[tuple[bytes, bytes]],
+        stage: str | None = None,
+        n_tokens: int = 0,
+    ) -> None:
+        with self._translated(), self._transaction():
+            for key, payload in rows:
+                cursor = self._db.execute(
+                    f"INSERT INTO {kind} VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                    (key, payload, _checksum(key, payload)),
+                )
+                if cursor.rowcount == 0:
+                    self._settle(kind, key, payload)
+            if stage is not None and rows:
+                self._db.execute(
+                    "INSERT INTO cost VALUES (?, ?, ?) ON CONFLICT (stage) DO UPDATE SET "
+                    "calls = calls + excluded.calls, tokens = tokens + excluded.tokens",
+                    (stage, len(rows), n_tokens),
+                )
+
+    def _settle(self, kind: str, key: bytes, payload: bytes) -> None:
+        """Deal with a key that is taken: replace a damaged row, note a differing value."""
+        old, checksum = self._db.execute(
+            f"SELECT payload, checksum FROM {kind} WHERE key = ?", (key,)
+        ).fetchone()
+        if not _is_sound(key, old, checksum):
+            self._db.execute(
+                f"UPDATE {kind} SET payload = ?, checksum = ? WHERE key = ?",
+                (payload, _checksum(key, payload), key),
+            )
+        elif old != payload:
+            self._db.execute(
+                "INSERT OR IGNORE INTO conflict VALUES (?, ?, ?)", (kind, key, payload)
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            _refuse(self.path, error)
+
+
+def _refuse(path: str, error: sqlite3.Error) -> NoReturn:
+    """Say in our words what SQLite could not do."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
+        raise ArtifactError(
+            f"no space left to write {path}, or the disk fails ({error}); all that was stored "
+            "before is intact; free some space and give the same command again"
+        ) from error
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        raise ArtifactError(
+            f"{path} is damaged or no store of mop ({error}); move it away and give the same "
+            "command again: what it held will be computed anew"
+        ) from error
+    if name.startswith("SQLITE_BUSY"):
+        raise ArtifactError(
+            f"{path} was locked by another process for 30 s ({error}); wait for it to end"
+        ) from error
+    raise ArtifactError(
+        f"cannot use the store {path}: {error}; give a path in a folder that you may write to"
+    ) from error
+
+
+def _checksum(key: bytes, payload: bytes) -> bytes:
+    return hashlib.blake2b(key + payload, digest_size=8).digest()
+
+
+def _is_sound(key: object, payload: object, checksum: object) -> bool:
+    # a flipped byte in a row's header can turn a column into another type
+    return (
+        isinstance(key, bytes)
+        and isinstance(payload, bytes)
+        and _checksum(key, payload) == checksum
+    )
+
+
+def _is_finite(kind: str, payload: bytes) -> bool:
+    if kind == "generation":
+        return not math.isinf(_unpack_generation(payload).log_lik)
+    values = _unpack_score(payload).log_lik if kind == "score" else _unpack_floats(payload)
+    return bool(np.isfinite(values).all())
+
+
+def _pack_floats(values: NDArray[np.float32], what: str) -> bytes:
+    values = np.ascontiguousarray(values, dtype=_FLOAT)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        n_bad = int((~np.isfinite(values)).sum())
+        raise BackendError(
+            f"{what} of shape {values.shape} with {n_bad} numbers that are not finite was to be "
+            "stored; one row of finite numbers is accepted; look at the model that gave it"
+        )
+    return values.tobytes()
+
+
+def _unpack_floats(payload: bytes, offset: int = 0) -> NDArray[np.float32]:
+    return np.frombuffer(payload, _FLOAT, -1, offset)
+
+
+def _pack_score(score: Score) -> bytes:
+    return struct.pack("<I", score.n_tokens) + _pack_floats(score.log_lik, "a score")
+
+
+def _unpack_score(payload: bytes) -> Score:
+    return Score(_unpack_floats(payload, 4), int.from_bytes(payload[:4], "little"))
+
+
+def _pack_generation(generation: Generation) -> bytes:
+    if math.isinf(generation.log_lik):
+        raise BackendError(
+            f"a draw with the log-likelihood {generation.log_lik} was to be stored; a finite number "
+            "is accepted, or nan for none; look at the model that gave it"
+        )
+    reason = _REASONS.index(generation.finish_reason)
+    head = _HEAD.pack(generation.n_tokens, reason, generation.log_lik)
+    return head + generation.text.encode("utf-8", "surrogatepass")
+
+
+def _unpack_generation(payload: bytes) -> Generation:
+    n_tokens, reason, log_lik = _HEAD.unpack_from(payload)
+    text = payload[_HEAD.size :].decode("utf-8", "surrogatepass")
+    return Generation(text, n_tokens, _REASONS[reason], log_lik)
