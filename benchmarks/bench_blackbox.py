@@ -36,13 +36,14 @@ from mop.backends.fake import FakeModel
 from mop.config import resolve_config
 from mop.data import pull
 from mop.data.records import read_records
-from mop.mixture.fitted import FittedMixture, context_text, draw_agents, with_persona_weights
+from mop.mixture.fitted import FittedMixture, context_text, with_persona_weights
 from mop.mixture.gate import Gate
 from mop.mixture.score import score_table
 from mop.mixture.sums import unconditional_weights
-from mop.personas.writers import read_personas
+from mop.personas.files import read_personas
 from mop.pipeline import run
 from mop.randomness import generator
+from mop.simulate.draw import draw_agents
 from mop.simulate.refit import refit_black_box
 from mop.simulate.write import simulate
 from mop.storage.store import Store

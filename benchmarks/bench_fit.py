@@ -34,11 +34,12 @@ from mop.evaluate.samples import evaluate
 from mop.mixture.cells import Problem
 from mop.mixture.em import FitResult
 from mop.mixture.fit import FEW, fit_rounds
-from mop.mixture.fitted import FittedMixture, context_text, draw_agents, uniform_mixture
+from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
 from mop.mixture.likelihood import Likelihood, Table, gain_over
 from mop.mixture.paper import fit_paper
 from mop.mixture.score import ScoreTable, score_table
 from mop.mixture.sums import Floats, log_sum_exp
+from mop.simulate.draw import draw_agents
 from mop.simulate.write import simulate
 from mop.storage.store import Store
 from mop.types import Agent, Decoding

@@ -53,12 +53,12 @@ from mop.data.records import load_records
 from mop.errors import ConfigError, MopError
 from mop.evaluate.downstream import downstream_f1
 from mop.evaluate.sense import JUDGED
-from mop.pipeline import STAGE_VERSIONS
 from mop.progress import ProgressDisplay
 from mop.randomness import generator
 from mop.report.page import number
 from mop.rivals.methods import METHODS_VERSION
 from mop.runs.compare import compare, draw_piece, pieces
+from mop.runs.work import STAGE_VERSIONS
 from mop.storage.run_folder import hash_of, read_json, write_atomic, write_json
 from mop.storage.store import Store
 from results_file import commit, machine, write_results_file

@@ -31,7 +31,8 @@ from mop.data.records import read_records, save_records
 from mop.mixture.fitted import context_text, exemplar_text, exemplar_vectors
 from mop.mixture.score import score_table
 from mop.personas.cluster import cluster
-from mop.personas.writers import keyword_personas, read_personas, save_personas
+from mop.personas.files import read_personas, save_personas
+from mop.personas.keywords import keyword_personas
 from mop.prompts import simulation_prompt
 from mop.randomness import derive_seed
 from mop.storage.store import Store, score_key

@@ -79,7 +79,7 @@ def small_run():
     from mop.config import FitConfig
     from mop.mixture.fit import fit_mixture
     from mop.personas.cluster import cluster
-    from mop.personas.writers import keyword_personas
+    from mop.personas.keywords import keyword_personas
     from mop.storage.store import Store
 
     records = reviews(64)

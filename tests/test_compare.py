@@ -12,7 +12,6 @@ from mop.backends.fake_server import FakeServer, Faults
 from mop.cli import OK, _show_compare, main
 from mop.config import PRESETS, resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
-from mop.pipeline import Models, simulate_method
 from mop.runs.compare import (
     Arm,
     _Bench,
@@ -27,6 +26,8 @@ from mop.runs.compare import (
     pieces,
     variant_settings,
 )
+from mop.runs.verbs import simulate_method
+from mop.runs.work import Models
 from mop.storage.run_folder import read_json, read_jsonl, write_json
 from mop.storage.store import Store
 from mop.types import Record

@@ -15,8 +15,6 @@ from mop.backends.encoder import FakeEncoder, embed
 from mop.errors import ArtifactError, DataError
 from mop.mixture.fitted import (
     FittedMixture,
-    draw_agents,
-    draw_writers,
     exemplar_text,
     exemplar_vectors,
     load_mixture,
@@ -28,6 +26,7 @@ from mop.mixture.fitted import (
 )
 from mop.mixture.gate import Gate
 from mop.mixture.kernel import Counts, KernelGate
+from mop.simulate.draw import draw_agents, draw_writers
 from mop.types import Persona, Record
 
 

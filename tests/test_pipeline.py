@@ -20,8 +20,11 @@ from mop.config import resolve_config
 from mop.data.records import read_records
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.evaluate.samples import evaluate
-from mop.personas.writers import read_personas
-from mop.pipeline import STAGES, read_config, run, simulate_method, verify
+from mop.personas.files import read_personas
+from mop.pipeline import run
+from mop.runs.stages import STAGES
+from mop.runs.verbs import simulate_method, verify
+from mop.runs.work import read_config
 from mop.simulate.write import CUT_SHARE
 from mop.storage.run_folder import read_json, read_jsonl
 
@@ -121,7 +124,7 @@ def test_splits_share_no_record(finished):
 
 def test_attempts_that_were_interrupted_count_in_the_time_of_a_stage(source, tmp_path, monkeypatch):
     now, make = [0.0], STAGES["personas"]
-    monkeypatch.setattr("mop.pipeline.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mop.runs.stages.time.monotonic", lambda: now[0])
     calls = []
 
     def slow(work):
@@ -151,7 +154,7 @@ def test_attempts_that_were_interrupted_count_in_the_time_of_a_stage(source, tmp
 
 def test_time_of_scores_that_a_fit_uses_again_counts(source, tmp_path, monkeypatch):
     now, make = [0.0], STAGES["fit"]
-    monkeypatch.setattr("mop.pipeline.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mop.runs.stages.time.monotonic", lambda: now[0])
 
     def slow(work):
         now[0] += 50

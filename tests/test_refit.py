@@ -16,15 +16,15 @@ from mop.cli import FAILED, OK, USAGE, main
 from mop.errors import ConfigError, DataError
 from mop.mixture.fitted import (
     FittedMixture,
-    draw_agents,
     load_mixture,
     persona_shares,
     save_mixture,
     with_persona_weights,
 )
 from mop.mixture.gate import Gate
-from mop.pipeline import refit
 from mop.report.report_data import report_data
+from mop.runs.verbs import refit
+from mop.simulate.draw import draw_agents
 from mop.simulate.refit import SURROGATE, _order, refit_black_box, samples_of_personas
 from mop.simulate.write import simulate
 from mop.storage.run_folder import RunFolder

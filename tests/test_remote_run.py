@@ -17,7 +17,8 @@ from mop.backends.remote import open_remote
 from mop.cli import FAILED, OK, USAGE, main
 from mop.config import FitConfig, RemoteSettings, resolve_config
 from mop.errors import BackendError, ConfigError, ScoringUnsupportedError
-from mop.pipeline import Models, planned_calls, run
+from mop.pipeline import run
+from mop.runs.work import Models, planned_calls
 from mop.simulate.write import outcomes, read_responses
 from mop.storage.run_folder import read_json, read_jsonl
 from test_remote import N_PROBES, FastClock, InProcess

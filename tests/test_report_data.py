@@ -6,8 +6,9 @@ import pytest
 
 from conftest import reviews
 from mop.config import resolve_config
-from mop.pipeline import read_config, run
+from mop.pipeline import run
 from mop.report.report_data import report_data, response_files
+from mop.runs.work import read_config
 from mop.storage.run_folder import RunFolder
 
 

@@ -13,8 +13,10 @@ from mop.backends.fake import FakeModel
 from mop.cli import OK, USAGE, main
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.fitted import load_mixture, save_mixture
-from mop.pipeline import Models, refit, run
+from mop.pipeline import run
 from mop.runs.sample import drawn_contexts, sample
+from mop.runs.verbs import refit
+from mop.runs.work import Models
 from mop.simulate.write import read_responses
 
 
@@ -175,7 +177,7 @@ def test_the_runs_own_model_writes_also_when_it_was_changed_after_the_fit(
 ):
     config, path = finished
     changed = replace(config, model=replace(config.model, lm="fake:another"))
-    monkeypatch.setattr("mop.pipeline.open_lm", lambda config: Named(config.model.lm))
+    monkeypatch.setattr("mop.runs.work.open_lm", lambda config: Named(config.model.lm))
     sample(changed, path, tmp_path / "o.jsonl", n=3)
     assert {row.model for row in read_responses(tmp_path / "o.jsonl")} == {"fake:another"}
 

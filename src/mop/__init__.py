@@ -1,9 +1,8 @@
 """Mixture of Personas: a frozen language model that answers like a population.
 
 ``from mop import MixtureOfPersonas`` is the Python face; ``mop --help`` the command line.
-Stages are functions of their own modules, in the order of the data flow: `mop.data.records`,
-`mop.backends.encoder`, `mop.personas.cluster`, `mop.personas.writers`, `mop.mixture.score`, `mop.mixture.fit`, `mop.simulate.write`,
-`mop.evaluate.samples`, `mop.report.page`. Importing this package loads neither torch nor transformers.
+Stages are functions, in packages in the order of the data flow: `mop.data`, `mop.personas`, `mop.mixture`,
+`mop.simulate`, `mop.evaluate`, `mop.report`. Importing this package loads neither torch nor transformers.
 """
 
 from mop.errors import MopError

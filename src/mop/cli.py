@@ -349,8 +349,9 @@ def _fake_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import run, simulate_method
+    from mop.pipeline import run
     from mop.progress import ProgressDisplay
+    from mop.runs.verbs import simulate_method
 
     with ProgressDisplay(quiet=args.quiet) as progress:
         if getattr(args, "method", None) is not None:
@@ -374,7 +375,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
 def _settings(args: argparse.Namespace) -> RunConfig:
     """The run folder's own settings, unless a file or preset is given; then assignments."""
     from mop.config import resolve_config
-    from mop.pipeline import read_config
+    from mop.runs.work import read_config
 
     if getattr(args, "n_personas", None) is not None:
         args.assignments = [*args.assignments, f"personas.n_personas={args.n_personas}"]
@@ -430,7 +431,7 @@ def _open_fitted(
 
     from mop.data.records import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.pipeline import Models, open_work, read_config
+    from mop.runs.work import Models, open_work, read_config
 
     config = read_config(args.run)
     if (lm := getattr(args, "lm", None)) is not None:
@@ -484,7 +485,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
 
 def _models_of(args: argparse.Namespace) -> dict[str, str]:
     """Whose likelihoods these are, and who writes in this run."""
-    from mop.pipeline import read_config
+    from mop.runs.work import read_config
 
     model = read_config(args.run).model
     lm = getattr(args, "lm", None)
@@ -518,8 +519,9 @@ def _explain(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _refit(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import read_config, refit
     from mop.progress import ProgressDisplay
+    from mop.runs.verbs import refit
+    from mop.runs.work import read_config
 
     if not args.black_box:
         raise ConfigError(
@@ -536,9 +538,9 @@ def _refit(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sample(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import read_config
     from mop.progress import ProgressDisplay
     from mop.runs.sample import sample
+    from mop.runs.work import read_config
 
     config = _assigned(read_config(args.run), args.assignments)
     with ProgressDisplay(quiet=args.quiet) as progress:
@@ -556,7 +558,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _verify(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import verify
+    from mop.runs.verbs import verify
 
     return verify(args.run)
 

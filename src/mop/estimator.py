@@ -542,7 +542,7 @@ class MixtureOfPersonas:
             For one string in place of several, or a row that cannot be used.
         """
         from mop.config import SimulateConfig
-        from mop.mixture.fitted import draw_writers
+        from mop.simulate.draw import draw_writers
         from mop.simulate.write import simulate
 
         SimulateConfig(n_agents=n_agents, mix=mix, tau_factor=tau_factor)
@@ -672,7 +672,8 @@ class MixtureOfPersonas:
     def _write_personas(self, exemplars: Sequence[Record]) -> list[Persona]:
         from mop.backends.encoder import embed
         from mop.personas.cluster import cluster
-        from mop.personas.writers import keyword_personas, llm_personas
+        from mop.personas.keywords import keyword_personas
+        from mop.personas.llm import llm_personas
 
         store = self._open_store()
         vectors = embed([r.response for r in exemplars], self._open_encoder(), store=store)

@@ -1,7 +1,7 @@
 """Responses of several methods and real texts to a table of scores with intervals and a floor.
 
 Every method, and the floor, is judged on the same number of texts, because most scores here move
-with that number. The result goes to `mop.report.page`; what the scores mean is in ``docs/metrics.md``.
+with that number. The result goes to `mop.report.page`; what the scores mean is in ``docs/distances.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mop.backends.encoder import EmbeddingCache, Encoder, embed
 from mop.config import MIN_TEXTS
 from mop.errors import ConfigError, DataError
-from mop.metrics import distances as metrics
+from mop.metrics import distances, words
 from mop.metrics.distances import Z_95, Gaussian, Shown
 from mop.randomness import derive_seed, generator, uniforms
 from mop.types import FloatArray, Progress
@@ -175,7 +175,8 @@ def evaluate(
     weight = {
         name: scaled
         for name, of in weight.items()
-        if (scaled := metrics.scaled_weight(of[rows[name]], len(rows[name]), name=name)) is not None
+        if (scaled := distances.scaled_weight(of[rows[name]], len(rows[name]), name=name))
+        is not None
     }
     least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
     vectors = {
@@ -186,9 +187,9 @@ def evaluate(
     real = _Golden(
         vectors["golden"],
         of_golden,
-        metrics.gaussian(vectors["golden"], weight=of_golden),
-        metrics.within_distances(vectors["golden"], weight=of_golden),
-        metrics.cosine_histogram(vectors["golden"], seed=seed, weight=of_golden),
+        distances.gaussian(vectors["golden"], weight=of_golden),
+        distances.within_distances(vectors["golden"], weight=of_golden),
+        distances.cosine_histogram(vectors["golden"], seed=seed, weight=of_golden),
     )
     scores: dict[str, dict[str, Any]] = {}
     histograms = {"golden": real.histogram.tolist()}
@@ -213,7 +214,7 @@ def evaluate(
             **_wording(chosen, [shots[name][i] for i in rows[name]], seed=seed),
             "n": n,
             "n_received": len(texts[name]),
-            "empty": metrics.empty_share(texts[name]),
+            "empty": words.empty_share(texts[name]),
         }
         histograms[name] = histogram.tolist()
     for of in (scores, histograms):
@@ -226,7 +227,7 @@ def evaluate(
         n_golden=len(golden),
         encoder=encoder.identity,
         notes=_notes(filled, texts, n, len(golden), vectors["golden"].shape[1]),
-        histogram_edges=tuple(np.linspace(-1, 1, metrics.N_BINS + 1).round(6).tolist()),
+        histogram_edges=tuple(np.linspace(-1, 1, distances.N_BINS + 1).round(6).tolist()),
         histograms=histograms,
         rows=rows,
         vectors=vectors,
@@ -381,7 +382,7 @@ def _distances(
     """
     subsamples, factor = _subsamples(len(vectors), n_subsamples, seed)
     weights = [None if weight is None else weight[rows] for rows in subsamples]
-    energy = metrics.energy_distance(
+    energy = distances.energy_distance(
         golden.vectors,
         vectors,
         golden_weight=golden.weight,
@@ -389,9 +390,9 @@ def _distances(
         golden_within=golden.within,
     )
 
-    fid = metrics.frechet(golden.moments, vectors, weight=weight)
+    fid = distances.frechet(golden.moments, vectors, weight=weight)
     fids = [
-        metrics.frechet(golden.moments, vectors[rows], weight=of, is_rough=True)
+        distances.frechet(golden.moments, vectors[rows], weight=of, is_rough=True)
         for rows, of in zip(subsamples, weights, strict=True)
     ]
     own = _Limit(fid.limit, factor * float(np.std([each.limit for each in fids], ddof=1)))
@@ -399,22 +400,22 @@ def _distances(
     excess = own.value - floor.value
     reach = Z_95 * math.hypot(own.sd, floor.sd)
 
-    first, second, bins = metrics.pair_bins(vectors, seed=seed)
-    histogram = metrics.count_pairs(first, second, bins, weight)
-    kl = metrics.kl_of_histograms(golden.histogram, histogram)
+    first, second, bins = distances.pair_bins(vectors, seed=seed)
+    histogram = distances.count_pairs(first, second, bins, weight)
+    kl = distances.kl_of_histograms(golden.histogram, histogram)
     kls = []
     for rows in subsamples:
         kept = np.zeros(len(vectors), dtype=bool)
         kept[rows] = True
         both = kept[first] & kept[second]
-        inside = metrics.count_pairs(first[both], second[both], bins[both], weight)
-        kls.append(metrics.kl_of_histograms(golden.histogram, inside).golden_synthetic)
+        inside = distances.count_pairs(first[both], second[both], bins[both], weight)
+        kls.append(distances.kl_of_histograms(golden.histogram, inside).golden_synthetic)
 
     seeds = [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]
-    memberships, k = metrics.joint_clusters(vectors, golden.vectors, seeds=seeds)
+    memberships, k = distances.joint_clusters(vectors, golden.vectors, seeds=seeds)
     theirs = [np.bincount(real, golden.weight, minlength=k) for _, real in memberships]
     results = [
-        metrics.mauve_of_counts(np.bincount(ours, weight, minlength=k), real)
+        distances.mauve_of_counts(np.bincount(ours, weight, minlength=k), real)
         for (ours, _), real in zip(memberships, theirs, strict=True)
     ]
     mauve = float(np.mean([result.mauve for result in results]))
@@ -423,7 +424,7 @@ def _distances(
         float(
             np.mean(
                 [
-                    metrics.mauve_of_counts(np.bincount(ours[rows], of, minlength=k), real).mauve
+                    distances.mauve_of_counts(np.bincount(ours[rows], of, minlength=k), real).mauve
                     for (ours, _), real in zip(memberships, theirs, strict=True)
                 ]
             )
@@ -454,15 +455,15 @@ def _distances(
 
 def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict[str, Any]:
     """Measure what can be read off the words alone."""
-    have_words = sum(bool(metrics.words(text)) for text in texts)
+    have_words = sum(bool(words.words(text)) for text in texts)
     return {
-        "distinct_1": metrics.distinct_n(texts, 1),
-        "distinct_2": metrics.distinct_n(texts, 2),
-        "self_bleu_4": metrics.self_bleu(texts, seed=seed) if have_words > 1 else None,
-        "mean_words": metrics.mean_words(texts),
-        "refusals": metrics.refusal_share(texts),
-        "near_copies": metrics.near_copy_share(texts, shots),
-        "duplicates": metrics.duplicate_share(texts),
+        "distinct_1": words.distinct_n(texts, 1),
+        "distinct_2": words.distinct_n(texts, 2),
+        "self_bleu_4": words.self_bleu(texts, seed=seed) if have_words > 1 else None,
+        "mean_words": words.mean_words(texts),
+        "refusals": words.refusal_share(texts),
+        "near_copies": words.near_copy_share(texts, shots),
+        "duplicates": words.duplicate_share(texts),
     }
 
 
@@ -491,7 +492,7 @@ def _notes(
             f"FID from {n} against {n_golden} texts in {n_dimensions} dimensions is dominated by "
             "sample size, which favours narrow methods; read energy or fid_excess"
         )
-    if min(n, n_golden) < metrics.MAUVE_ADVISED:
+    if min(n, n_golden) < distances.MAUVE_ADVISED:
         notes.append(
             f"MAUVE from {n} against {n_golden} texts is optimistic; read it beside the floor only"
         )
@@ -521,7 +522,7 @@ def projection(vectors: FloatArray, *, seed: int) -> NDArray[np.float64]:
     DataError
         If the vectors are not (n, D) with n of at least 2, or not finite.
     """
-    centred, axes, _ = metrics.principal_axes(vectors)
+    centred, axes, _ = distances.principal_axes(vectors)
     components = centred @ axes[:, :50]
     n = len(components)
     plane = np.zeros((n, 2))

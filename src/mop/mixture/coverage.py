@@ -13,7 +13,7 @@ from mop.mixture.cells import Cells
 from mop.mixture.score import score_cells
 from mop.mixture.sums import Floats
 from mop.personas.cluster import Clustering
-from mop.personas.writers import keyword_personas
+from mop.personas.keywords import keyword_personas
 from mop.storage.store import Store
 from mop.types import Persona, Progress, Record
 

@@ -406,7 +406,7 @@ def _choose(trial: _Trial) -> Choice:
 
 
 class FilledIn:
-    """Scores of some records as fits and judges see them: filled in where `mop.mixture.completion` can, else as they are."""
+    """Scores of some records as fits and judges see them: filled in where `mop.mixture.completion` can."""
 
     def __init__(self, problem: Problem, cells: Cells, tau: float, *, seed: int) -> None:
         self.problem, self.cells, self.tau = problem, cells, tau

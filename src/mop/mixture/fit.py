@@ -198,7 +198,7 @@ def fit_rounds(
     """Fit in rounds: deal components, score them, fit weights to all scores so far.
 
     Every record is scored under a random part of the K × N components (see `mop.mixture.design`). Where that part says
-    enough, the rest is filled in (see `mop.mixture.completion`); weights are fitted to the tables (see `mop.mixture.em`). If
+    enough, the rest is filled in (`mop.mixture.completion`); weights are fitted to the tables (`mop.mixture.em`). If
     ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by

@@ -53,8 +53,8 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
 
     Contexts are a group each where `PER_GROUP` records share one on average; else they are divided into groups of about
     `PER_GROUP` like ones, and weights that change within a group may gain more. Of one factor, personas or exemplars,
-    the other counts evenly. Where not all components are scored the others are imputed (`mop.mixture.imputation`), r is the
-    mean over imputations, and there are no bounds for components; beyond `MOST_COMPONENTS` there are none at all.
+    the other counts evenly. Where not all components are scored the others are imputed (`mop.mixture.imputation`), r is
+    the mean over imputations, and there are no bounds for components; beyond `MOST_COMPONENTS` there are none at all.
 
     Returns
     -------

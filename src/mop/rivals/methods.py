@@ -13,7 +13,7 @@ from mop.backends.base import Generator, Scorer, as_scorer
 from mop.backends.encoder import Encoder, embed
 from mop.config import RunConfig, method_and_tau
 from mop.errors import NotFittedError
-from mop.mixture.fitted import FittedMixture, context_text, draw_writers, uniform_mixture
+from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
 from mop.mixture.score import own_exemplars
 from mop.rivals.attrprompt import attrprompt
 from mop.rivals.controls import few_shot_agents, persona_only_agents, zero_shot_agents
@@ -21,6 +21,7 @@ from mop.rivals.picle import picle_agents, prompted_ratio
 from mop.rivals.picle_lora import lora_ratio
 from mop.rivals.progen import progen
 from mop.rivals.zerogen import zerogen
+from mop.simulate.draw import draw_writers
 from mop.simulate.write import simulate
 from mop.storage.store import Store
 from mop.types import Agent, Decoding, Progress, Record, Response

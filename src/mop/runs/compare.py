@@ -53,16 +53,8 @@ from mop.rivals.methods import (
     prepare,
     respond,
 )
-from mop.pipeline import (
-    STAGE_VERSIONS,
-    Models,
-    Work,
-    bring_up,
-    ingredients_of,
-    judged,
-    open_work,
-    run,
-)
+from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
+from mop.runs.stages import bring_run_up, bring_up, ingredients_of, judged
 from mop.report.plots import save_figures
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
@@ -216,7 +208,7 @@ def draw_piece(
     if piece not in pieces(config):
         raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
     if piece == "fit":
-        run(config, path, until="fit", progress=progress, models=models)
+        bring_run_up(config, path, "fit", models=models or Models(config), progress=progress)
         return
     with _open_bench(config, path, progress=progress, models=models) as bench:
         arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
@@ -545,12 +537,8 @@ class _Bench:
                 settings, personas=replace(settings.personas, writer="file", path=file)
             )
         path = self.place / "variants" / ablation
-        run(
-            settings,
-            path,
-            until="fit",
-            models=self.work.models,
-            progress=self.work.progress,
+        bring_run_up(
+            settings, path, "fit", models=self.work.models, progress=self.work.progress
         )
         return load_mixture(path / "mixture")
 

@@ -21,7 +21,8 @@ from mop.data.records import load_records
 from mop.errors import ConfigError
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.rivals.methods import respond
-from mop.pipeline import Models, ingredients_of, open_work
+from mop.runs.work import Models, open_work
+from mop.runs.stages import ingredients_of
 from mop.randomness import derive_seed, uniforms
 from mop.simulate.write import is_drawn, write_responses
 from mop.data.sources import BadRow, open_source

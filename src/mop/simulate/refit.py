@@ -21,12 +21,12 @@ from mop.mixture.fitted import (
     FittedMixture,
     context_text,
     persona_shares,
-    pools,
     with_persona_weights,
 )
 from mop.mixture.sums import draw, spread_draw
 from mop.randomness import derive_seed, generator, uniforms
 from mop.simulate.blackbox import match_weights
+from mop.simulate.draw import pools
 from mop.simulate.write import is_drawn, simulate
 from mop.storage.store import Store
 from mop.types import Agent, Decoding, Progress, Record, Response

@@ -13,18 +13,12 @@ import pytest
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, ConfigError, DataError
+from mop.personas.ablations import random_personas, record_personas
 from mop.personas.cluster import Clustering
-from mop.personas.writers import (
-    DOUBTS,
-    class_tf_idf,
-    doubts,
-    keyword_personas,
-    llm_personas,
-    random_personas,
-    read_personas,
-    record_personas,
-    save_personas,
-)
+from mop.personas.doubts import DOUBTS, doubts
+from mop.personas.files import read_personas, save_personas
+from mop.personas.keywords import class_tf_idf, keyword_personas
+from mop.personas.llm import llm_personas
 from mop.storage.store import Store
 from mop.types import Generation, Persona, Record
 from scripted import Scripted

@@ -1,0 +1,235 @@
+"""Draws of agents: a persona, then an exemplar, from the weights of a fitted mixture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.errors import DataError
+from mop.mixture.fitted import FittedMixture
+from mop.mixture.sums import Floats, draw, log_sum_exp
+from mop.randomness import derive_seed, uniforms
+from mop.types import Agent, Record
+
+logger = logging.getLogger(__name__)
+
+
+def draw_writers(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    contexts: Sequence[Record],
+    *,
+    seed: int,
+    n_agents: int = 1,
+    mix: str = "none",
+    tau_factor: float = 1.0,
+    same_label: bool = False,
+) -> list[Agent | tuple[Agent, ...]]:
+    """Draw who writes each response, as the settings ``simulate`` say: ``n_agents`` (L) and ``mix`` together.
+
+    Parameters
+    ----------
+    mix : str
+        ``none``: one agent. ``tokens``: L agents, each drawn from the mixture, whose next-token distributions are
+        averaged. ``prompt``: one persona, and L exemplars drawn one after another without replacement, in one prompt.
+        ``neighbours``: one agent, whose prompt shows the L - 1 exemplars most like its own as well. All but the
+        first are ours: the paper does not say how, and exemplars that have something in common tell a model more of a
+        kind of text than exemplars of several kinds do.
+    fitted, hx, contexts, seed, n_agents, tau_factor, same_label
+        As for `draw_agents`.
+    """
+    drawn = draw_agents(
+        fitted, hx, contexts, seed=seed, tau_factor=tau_factor, same_label=same_label,
+        n_agents=n_agents if mix in ("none", "tokens") else 1,
+        n_exemplars=n_agents if mix == "prompt" else 1,
+        n_neighbours=n_agents - 1 if mix == "neighbours" else 0,
+    )  # fmt: skip
+    return [agents[0] if len(agents) == 1 else agents for agents in drawn]
+
+
+def draw_agents(
+    fitted: FittedMixture,
+    hx: NDArray[np.float32],
+    contexts: Sequence[Record],
+    *,
+    seed: int,
+    n_agents: int = 1,
+    n_exemplars: int = 1,
+    n_neighbours: int = 0,
+    tau_factor: float = 1.0,
+    same_label: bool = False,
+    chunk: int = 64,
+) -> list[tuple[Agent, ...]]:
+    """Draw persona, then exemplars, for every context: the first two steps of the simulation.
+
+    Parameters
+    ----------
+    fitted : FittedMixture
+    hx : ndarray, shape (n, D)
+        Context embeddings.
+    contexts : sequence of n Record
+        The draw for a context depends on (seed, its key) alone, with ``same_label`` on its label as
+        well; its response is not looked at, except that a record never gets itself as exemplar.
+    seed : int
+    n_agents : int
+        L, agents for one response (the paper's persona mixing at inference), drawn independently.
+    n_exemplars : int
+        Exemplars of an agent: from its persona's weights, one after another without replacement.
+    n_neighbours : int
+        Exemplars that an agent shows after those that it drew: the ones most like the first that may be shown.
+    tau_factor : float
+        Multiplies the fitted temperatures. Ours: likelihood asks for warmer draws than make sense
+        to a reader, since a model is judged on real beginnings and writes on from its own.
+    same_label : bool
+        Draw from the mixture given that the exemplar has the record's label, where at least two have it. Ours: the
+        gates learn how much a label matters for the likelihood of a text, which is less than it matters to who
+        wants texts of that label.
+    chunk : int
+        Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
+        the index, one float32 key for each. Several exemplars and ``same_label`` take chunk × N for any N,
+        ``same_label`` a second copy of the exemplars' embeddings as well.
+
+    Returns
+    -------
+    list of n tuples of L agents
+        ``log_pi`` and ``log_omega`` of an agent add up to the log-probability of its persona and of its exemplars in
+        their order. Where fewer exemplars may be shown than asked for, all of these are, and a warning is
+        logged. Of one exemplar among more than `MANY`, ``log_omega`` is an estimate (`mop.mixture.index`); the draws
+        are exact.
+
+    Notes
+    -----
+    Source: Bui et al. 2025, arXiv 2504.05019, ancestral sampling.
+    """
+    if len(hx) != len(contexts):
+        raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
+    tau = fitted.temperatures * tau_factor
+    found: list[list[Agent]] = [[] for _ in contexts]
+    for places, shown, mixture in pools(fitted, contexts, same_label=same_label):
+        people = [contexts[place] for place in places]
+        own, own_of_all = mixture.own(people), fitted.own(people)
+        for start in range(0, len(places), chunk):
+            part = slice(start, start + chunk)
+            some = list(places[part])
+            log_pi = mixture.log_pi(hx[some])
+            if mixture is not fitted:
+                log_pi += _log_share(fitted, mixture, shown, hx[some], own_of_all[part], own[part])
+                log_pi -= log_sum_exp(log_pi)[:, None]
+            seeds = [derive_seed(seed, "agent", record.key) for record in people[part]]
+            drawn = _draw_some(mixture, log_pi, hx[some], own[part], seeds, n_agents, n_exemplars)
+            for personas, exemplars, log_k, log_j in drawn:
+                for i, (place, k) in enumerate(zip(some, personas, strict=True)):
+                    # Beyond 12 digits weights vary with the batch.
+                    weights = round(float(log_k[i]), 12), round(float(log_j[i]), 12)
+                    rows = [j for j in exemplars[i].tolist() if j >= 0]
+                    if n_neighbours:
+                        rows += mixture.neighbours(rows[0], n_neighbours, own=int(own[start + i]))
+                    exemplars_shown = tuple(shown[row] for row in rows)
+                    found[place].append(Agent(int(k), exemplars_shown, float(tau[k]), *weights))
+    wanted = n_exemplars + n_neighbours
+    n_short = sum(len(agents[0].exemplars) < wanted for agents in found)
+    if n_short:
+        logger.warning(
+            "%d of %d prompts show fewer than %d exemplars, for no more may be shown there%s; give more exemplars, "
+            "or lower n_agents",
+            n_short, len(found), wanted, " (same_label)" if same_label else "",
+        )  # fmt: skip
+    return [tuple(agents) for agents in found]
+
+
+def _log_share(
+    fitted: FittedMixture,
+    part: FittedMixture,
+    shown: Sequence[int],
+    hx: NDArray[np.float32],
+    own: NDArray[np.int64],
+    own_of_part: NDArray[np.int64],
+) -> Floats:
+    """Log share of each persona's exemplar weight that is on those of a part, (n, K): log Σ_j Ω_kj over the part.
+
+    A weight in the part is that in the whole, divided by this share: so one exemplar of the part tells it.
+    """
+    shape = len(hx), len(fitted.personas)
+    persona = np.tile(np.arange(shape[1]), (shape[0], 1))
+    one = np.repeat(np.where(own_of_part == 0, 1, 0)[:, None], shape[1], axis=1)
+    whole = fitted.log_weight(hx, persona, np.asarray(shown)[one], own)
+    return whole - part.log_weight(hx, persona, one, own_of_part)
+
+
+def _draw_some(
+    fitted: FittedMixture,
+    log_pi: Floats,
+    hx: NDArray[np.float32],
+    own: NDArray[np.int64],
+    seeds: Sequence[int],
+    n_agents: int,
+    n_exemplars: int,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]]:
+    """Yield one agent for each context, n_agents times.
+
+    Persona (n,), exemplars (n, n_exemplars) with -1 where there are no more, and the log-probabilities (n,) of both.
+    """
+    rows = np.arange(len(hx))
+    u = np.stack([uniforms(item, 0, n_agents * (1 + n_exemplars)) for item in seeds])
+    for slot, (u_persona, *u_exemplars) in enumerate(np.split(u.T, n_agents)):
+        k = draw(log_pi, u_persona)
+        if n_exemplars == 1 and fitted.index is not None:
+            j, log_drawn = fitted.index.draw(fitted.queries(hx, k), own, seeds, slot)
+            exemplars = j[:, None]
+        else:
+            exemplars, log_drawn = _draw_in_turn(fitted.log_omega(hx, k, own), u_exemplars)
+        yield k, exemplars, log_pi[rows, k], log_drawn
+
+
+def _draw_in_turn(
+    log_weight: Floats, uniform: Sequence[Floats]
+) -> tuple[NDArray[np.int64], Floats]:
+    """Draw m of N columns per row one after another, each from what is left: rows (n, m), log-probabilities (n,).
+
+    In this order they have probability Π_i w_i / (1 - w_1 - … - w_{i-1}). Where none is left the column is -1.
+    """
+    drawn = np.full((len(log_weight), len(uniform)), -1, dtype=np.int64)
+    log_drawn, left, some = np.zeros(len(log_weight)), log_weight, np.arange(len(log_weight))
+    for turn, u in enumerate(uniform):
+        if turn:
+            left[some, drawn[some, turn - 1]] = -np.inf
+            some = some[np.isfinite(left[some]).any(axis=1)]
+            left[some] -= log_sum_exp(left[some])[:, None]
+        j = draw(left[some], u[some])
+        drawn[some, turn] = j
+        log_drawn[some] += left[some, j]
+    return drawn, log_drawn
+
+
+def pools(
+    fitted: FittedMixture, contexts: Sequence[Record], *, same_label: bool
+) -> Iterator[tuple[Sequence[int], Sequence[int], FittedMixture]]:
+    """Split contexts by the exemplars that they may be shown.
+
+    All of them, or with ``same_label`` those of the context's own label where at least two have it.
+
+    Yields
+    ------
+    places : sequence of int
+        Which contexts.
+    shown : sequence of int
+        Which exemplars.
+    mixture : FittedMixture
+        Over these alone.
+    """
+    everything = range(len(fitted.exemplars))
+    if not same_label:
+        yield range(len(contexts)), everything, fitted
+        return
+    places: dict[str | None, list[int]] = {}
+    for place, record in enumerate(contexts):
+        label = record.label if record.label in fitted.labels else None
+        places.setdefault(label, []).append(place)
+    for label, some in places.items():
+        if label is None:
+            yield some, everything, fitted
+        else:
+            yield some, fitted.labels[label], fitted.of_label(label)
