@@ -12,6 +12,7 @@ import pytest
 
 from mop.errors import DataError
 from mop.metrics import distances as metrics
+from mop.metrics import words
 from mop.metrics.distances import DoubtfulMetricWarning
 from oracles import (
     integrated_frontier,
@@ -517,13 +518,13 @@ def test_kl_cosine_is_finite_and_grows_when_half_the_texts_are_one():
 
 
 def test_words_ignore_case_punctuation_and_the_kind_of_apostrophe():
-    assert metrics.words("“It’s  GOOD” – isn't it? 5/10 für Ödön") == [
+    assert words.words("“It’s  GOOD” – isn't it? 5/10 für Ödön") == [
         "it's", "good", "isn't", "it", "5", "10", "für", "ödön",
     ]  # fmt: skip
 
 
 def test_distinct_n_is_zero_where_no_text_is_long_enough():
-    assert metrics.distinct_n(["one", "..."], 2) == 0.0
+    assert words.distinct_n(["one", "..."], 2) == 0.0
 
 
 def test_self_bleu_equals_the_plain_loop():
@@ -534,29 +535,29 @@ def test_self_bleu_equals_the_plain_loop():
         "good",
         "the cast of a dull film with a plot",
     ]
-    tokens = [metrics.words(text) for text in texts]
+    tokens = [words.words(text) for text in texts]
     expected = [
         loop_bleu(mine, [other for j, other in enumerate(tokens) if j != i])
         for i, mine in enumerate(tokens)
     ]
-    assert metrics.self_bleu(texts, seed=0) == pytest.approx(sum(expected) / len(expected))
+    assert words.self_bleu(texts, seed=0) == pytest.approx(sum(expected) / len(expected))
 
 
 def test_self_bleu_of_many_texts_looks_at_five_hundred():
     same = ["a film that is long and dull"] * 600
-    assert metrics.self_bleu(same, seed=0) == pytest.approx(1.0)
+    assert words.self_bleu(same, seed=0) == pytest.approx(1.0)
     numbered = [f"w{i} x{i} y{i} z{i} v{i}" for i in range(2_000)]
-    assert metrics.self_bleu(numbered, seed=0) < 0.05
+    assert words.self_bleu(numbered, seed=0) < 0.05
 
 
 def test_self_bleu_finds_the_few_texts_with_words():
     mute = ["..."] * 1_000
-    assert metrics.self_bleu([*mute, "a film", "a film"], seed=0) == pytest.approx(1.0)
+    assert words.self_bleu([*mute, "a film", "a film"], seed=0) == pytest.approx(1.0)
 
 
 def test_self_bleu_needs_two_texts_with_words():
     with pytest.raises(DataError, match="self-BLEU was asked of 1 texts with words in them"):
-        metrics.self_bleu(["a film", "..."], seed=0)
+        words.self_bleu(["a film", "..."], seed=0)
 
 
 @pytest.mark.parametrize(
@@ -572,13 +573,13 @@ def test_self_bleu_needs_two_texts_with_words():
     ],
 )
 def test_a_refusal_is_known_by_how_it_begins(text, expected):
-    assert metrics.is_refusal(text) is expected
+    assert words.is_refusal(text) is expected
 
 
 def test_shares_are_shares():
-    assert metrics.refusal_share(["As an AI, no.", "fine", "ok", "good"]) == 0.25
-    assert metrics.empty_share(["", " \n", "a", "b"]) == 0.5
-    assert metrics.duplicate_share(["x", "x", "x", "y"]) == 0.5
+    assert words.refusal_share(["As an AI, no.", "fine", "ok", "good"]) == 0.25
+    assert words.empty_share(["", " \n", "a", "b"]) == 0.5
+    assert words.duplicate_share(["x", "x", "x", "y"]) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -593,40 +594,40 @@ def test_shares_are_shares():
     ],
 )
 def test_a_near_copy_shares_six_tenths_of_its_five_word_runs(text, exemplar, expected):
-    assert metrics.is_near_copy(text, exemplar) is expected
-    assert metrics.is_near_copy(exemplar, text) is expected
+    assert words.is_near_copy(text, exemplar) is expected
+    assert words.is_near_copy(exemplar, text) is expected
 
 
 @pytest.mark.parametrize(("n_same", "expected"), [(30, True), (10, True), (9, False)])
 def test_a_stretch_taken_word_for_word_is_a_near_copy(n_same, expected):
     shown = [f"w{i}" for i in range(60)]
     text = [f"x{i}" for i in range(20)] + shown[10 : 10 + n_same] + [f"y{i}" for i in range(20)]
-    assert metrics.is_near_copy(" ".join(text), " ".join(shown)) is expected
+    assert words.is_near_copy(" ".join(text), " ".join(shown)) is expected
 
 
 def test_only_texts_with_an_exemplar_can_be_copies():
     copy = "one of the best films"
-    assert metrics.near_copy_share([copy, "no", copy], [copy, "a film", None]) == 0.5
-    assert metrics.near_copy_share([copy], [None]) is None
+    assert words.near_copy_share([copy, "no", copy], [copy, "a film", None]) == 0.5
+    assert words.near_copy_share([copy], [None]) is None
     # Of several exemplars any may be repeated; a short one within a long text, too.
     rest = " ".join(f"w{i}" for i in range(40))
     shots = [[" ".join(f"v{i}" for i in range(60)), copy], ["a film", "no film"], []]
-    assert metrics.near_copy_share([f"{copy} {rest}", "no", copy], shots) == 0.5
+    assert words.near_copy_share([f"{copy} {rest}", "no", copy], shots) == 0.5
 
 
 def test_exemplars_must_be_as_many_as_texts():
     with pytest.raises(DataError, match="near-copies were asked of 1 texts and 2 exemplars"):
-        metrics.near_copy_share(["a"], ["b", "c"])
+        words.near_copy_share(["a"], ["b", "c"])
 
 
 @pytest.mark.parametrize(
     ("measure", "name"),
     [
-        (lambda texts: metrics.distinct_n(texts, 2), "distinct-2"),
-        (metrics.mean_words, "the mean length"),
-        (metrics.refusal_share, "the refusal share"),
-        (metrics.empty_share, "the share of empty texts"),
-        (metrics.duplicate_share, "the duplicate share"),
+        (lambda texts: words.distinct_n(texts, 2), "distinct-2"),
+        (words.mean_words, "the mean length"),
+        (words.refusal_share, "the refusal share"),
+        (words.empty_share, "the share of empty texts"),
+        (words.duplicate_share, "the duplicate share"),
     ],
 )
 def test_no_texts_have_no_share(measure, name):

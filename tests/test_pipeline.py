@@ -465,11 +465,11 @@ def test_a_run_goes_on_without_the_source_that_its_records_are_from(tmp_path, mo
 
 
 def test_the_device_is_that_of_the_encoder_too(source, tmp_path, monkeypatch):
-    import mop.pipeline
+    import mop.runs.work
 
     asked = {}
     monkeypatch.setattr(
-        mop.pipeline, "open_encoder", lambda name, **more: asked.update(more) or FakeEncoder()
+        mop.runs.work, "open_encoder", lambda name, **more: asked.update(more) or FakeEncoder()
     )
     for device in ("cpu", "auto"):
         run(quick(source, f"model.device={device}"), tmp_path / device, until="personas")
