@@ -85,21 +85,11 @@ class Setting:
 def fake_setting(arguments: argparse.Namespace) -> Setting:
     """Twelve personas that like two letters each; neighbours share one."""
     letters = "abcdefghijklm"
-    personas = tuple(
-        Persona(key=f"p{k}", description=(letters[k] * 2 + letters[k + 1]) * 6)
-        for k in range(N_PERSONAS)
-    )
-    exemplars = tuple(
-        Record(key=f"e{k}", context="x", response=letters[k] * 4) for k in range(N_PERSONAS)
-    )
-    contexts = [
-        Record(key=f"c{i}", context="nopqrstuvw"[i % 10], response="")
-        for i in range(arguments.targets)
-    ]
+    personas = tuple(Persona(key=f"p{k}", description=(letters[k] * 2 + letters[k + 1]) * 6) for k in range(N_PERSONAS))
+    exemplars = tuple(Record(key=f"e{k}", context="x", response=letters[k] * 4) for k in range(N_PERSONAS))
+    contexts = [Record(key=f"c{i}", context="nopqrstuvw"[i % 10], response="") for i in range(arguments.targets)]
     decoding = Decoding(max_tokens=40, min_tokens=1)
-    return Setting(
-        "fake", FakeModel(), LetterEncoder(), personas, exemplars, contexts, "letters", decoding
-    )
+    return Setting("fake", FakeModel(), LetterEncoder(), personas, exemplars, contexts, "letters", decoding)
 
 
 def smollm2_setting(arguments: argparse.Namespace) -> Setting:
@@ -110,9 +100,9 @@ def smollm2_setting(arguments: argparse.Namespace) -> Setting:
     personas = tuple(read_personas(path / "personas.jsonl"))
     pool = {r.key: r for r in read_records(path / "records" / "exemplars.jsonl")}
     exemplars = tuple(pool[persona.sources[0]] for persona in personas)
-    contexts = [
-        replace(record, response="") for record in read_records(path / "records" / "golden.jsonl")
-    ][: arguments.targets]
+    contexts = [replace(record, response="") for record in read_records(path / "records" / "golden.jsonl")][
+        : arguments.targets
+    ]
     return Setting(
         "smollm2-135m", open_model("smollm2-135m"), open_encoder("minilm"), personas, exemplars,
         contexts, config.data.task, Decoding(max_tokens=60, min_tokens=1),
@@ -141,9 +131,7 @@ def planted_weights(n: int, seed: int) -> Any:
     return generator(seed, "planted").permutation(shares / shares.sum())
 
 
-def planted_population(
-    setting: Setting, base: FittedMixture, truth: Any, seed: int, store: Store
-) -> list[Record]:
+def planted_population(setting: Setting, base: FittedMixture, truth: Any, seed: int, store: Store) -> list[Record]:
     """Responses of the model itself, each under a persona drawn with the true weights."""
     hx = embed([context_text(r) for r in setting.contexts], setting.encoder, store=store)
     drawn = draw_agents(with_persona_weights(base, truth), hx, setting.contexts, seed=seed)
@@ -172,9 +160,7 @@ def by_likelihood(setting: Setting, population: list[Record], store: Store) -> t
     return np.exp(found.log_weight), found.slack
 
 
-def trial(
-    setting: Setting, arguments: argparse.Namespace, seed: int, store: Store
-) -> dict[str, Any]:
+def trial(setting: Setting, arguments: argparse.Namespace, seed: int, store: Store) -> dict[str, Any]:
     """Plant, find twice, measure."""
     truth = planted_weights(len(setting.personas), seed)
     base = mixture(setting)
@@ -221,14 +207,10 @@ def _say(what: str, done: int, total: int) -> None:
 def main() -> None:
     """Run what was asked for, print the table, write the results; other models' results are kept."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--models", nargs="+", choices=["fake", "smollm2"], default=["fake", "smollm2"]
-    )
+    parser.add_argument("--models", nargs="+", choices=["fake", "smollm2"], default=["fake", "smollm2"])
     parser.add_argument("--samples", type=int, default=20, help="draws per persona")
     parser.add_argument("--targets", type=int, default=300, help="responses of the population")
-    parser.add_argument(
-        "--seeds", type=int, default=10, help="populations planted with the fake model"
-    )
+    parser.add_argument("--seeds", type=int, default=10, help="populations planted with the fake model")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/blackbox.json")
     arguments = parser.parse_args()
     begin = time.monotonic()

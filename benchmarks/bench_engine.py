@@ -42,12 +42,7 @@ import torch
 
 from llama_file import gguf_file
 from mop.backends.curve import BETAS, ONE
-from mop.backends.local import (
-    ENGINE_VERSION,
-    LocalModel,
-    default_device,
-    default_dtype,
-)
+from mop.backends.local import ENGINE_VERSION, LocalModel, default_device, default_dtype
 from mop.backends.tokens import load_tokenizer
 from mop.backends.tree import Node, plan
 from mop.data import pull
@@ -127,8 +122,7 @@ def records(encoder: Any) -> tuple[list[Record], list[Record]]:
         with gzip.open(file, "rt", encoding="utf-8") as stream:
             lines = [json.loads(line) for line in stream]
         news = [
-            Record(key=line["id"], context=f"Write {line['context']}.", response=line["response"])
-            for line in lines
+            Record(key=line["id"], context=f"Write {line['context']}.", response=line["response"]) for line in lines
         ]
 
     def fits(record: Record) -> bool:
@@ -172,9 +166,7 @@ def sample(load: Load, n: int) -> list[int]:
 
 def part_of(load: Load, places: Sequence[int]) -> Load:
     """Return the requests at these places."""
-    return Load(
-        *([column[i] for i in places] for column in (load.requests, load.prompts, load.responses))
-    )
+    return Load(*([column[i] for i in places] for column in (load.requests, load.prompts, load.responses)))
 
 
 def _request(record: Record, persona: str, example: Record) -> ScoreRequest:
@@ -224,10 +216,7 @@ def lm_eval_side(model: Any, tokenizer: Any, batch: int) -> Callable[[Load], lis
     judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
 
     def run(load: Load) -> list[float]:
-        asked = [
-            (("", ""), prompt, response)
-            for prompt, response in zip(load.prompts, load.responses, strict=True)
-        ]
+        asked = [(("", ""), prompt, response) for prompt, response in zip(load.prompts, load.responses, strict=True)]
         return [value for value, _ in judge._loglikelihood_tokens(asked, disable_tqdm=True)]
 
     return run
@@ -336,9 +325,7 @@ def _give_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def race(
-    sides: dict[str, Callable[[], Any]], rounds: int
-) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+def race(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
     """Run every side once per round, in turn; returns median seconds, peak memory and results by side."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, float] = {}
@@ -363,9 +350,7 @@ def turn_by_turn(loads: Sequence[Load], work: Callable[[Load], Any]) -> Callable
     return lambda: work(next(left))
 
 
-def largest_difference(
-    ours: Sequence[float], places: Sequence[int], theirs: Sequence[float]
-) -> float:
+def largest_difference(ours: Sequence[float], places: Sequence[int], theirs: Sequence[float]) -> float:
     """Return by how much two sides' log-likelihoods of the same responses differ at most, nats."""
     return max(abs(ours[i] - other) for i, other in zip(places, theirs, strict=True))
 
@@ -417,11 +402,7 @@ def needed(load: Load, config: Any) -> float:
     )
     known = 2 * width * 2 * keys  # what keys and values of a token take
     last = tokens * known + positions * (per_token - known) + 4 * last_looks * queries
-    return (
-        upper * (tokens * per_token + 4 * looks * queries)
-        + last
-        + 2 * positions * width * config.vocab_size
-    )
+    return upper * (tokens * per_token + 4 * looks * queries) + last + 2 * positions * width * config.vocab_size
 
 
 # ---------------------------------------------------------------------------------- the table
@@ -544,9 +525,7 @@ class Bench:
             begin = time.perf_counter()
             run(tried)
             rate = tried.tokens / (time.perf_counter() - begin)
-            print(
-                f"    lm_eval, batch size {batch}: {rate:.0f} tokens/s", file=sys.stderr, flush=True
-            )
+            print(f"    lm_eval, batch size {batch}: {rate:.0f} tokens/s", file=sys.stderr, flush=True)
             if rate > highest:
                 best, highest = batch, rate
         run = lm_eval_side(self.plain(self.dtype), self.tokenizer, best)
@@ -578,17 +557,11 @@ class Bench:
         list(single.score(self.load.requests[:8]))
         # Every other (persona, exemplar) pair with all its records: as much is shared as in the whole.
         half = part_of(self.load, range(0, len(self.load.requests), 2))
-        sides = {
-            "curve": lambda: ours(half, self.model()),
-            "single": lambda: ours(half, single),
-        }
+        sides = {"curve": lambda: ours(half, self.model()), "single": lambda: ours(half, single)}
         seconds, peaks, _ = race(sides, max(3, self.arguments.rounds))
         note = f"{seconds['curve']:.2f} s against {seconds['single']:.2f} s; at most"
         self.claims["curve_cost"] = Claim(
-            seconds["curve"] / seconds["single"],
-            "scoring at τ = 1 only",
-            note,
-            _mib(peaks, "curve", "single"),
+            seconds["curve"] / seconds["single"], "scoring at τ = 1 only", note, _mib(peaks, "curve", "single")
         )
 
     def simulation(self) -> None:
@@ -613,20 +586,14 @@ class Bench:
                 generate(ids[:batch], plain, n_tokens // 2, batch)
                 spent[batch] = (time.perf_counter() - begin) / batch
             size = min(spent, key=lambda batch: spent[batch])
-            sides["generate"] = turn_by_turn(
-                turns, lambda load: generate(load.prompts, plain, n_tokens, size)
-            )
+            sides["generate"] = turn_by_turn(turns, lambda load: generate(load.prompts, plain, n_tokens, size))
         if self.wants("simulate_vs_llamacpp"):
             try:
                 with Peak() as opened:
                     server = LlamaCpp(gguf_file(MODEL), 32, 320)
-                sides["llamacpp"] = turn_by_turn(
-                    turns, lambda load: server.draw(load.prompts, n_tokens)
-                )
+                sides["llamacpp"] = turn_by_turn(turns, lambda load: server.draw(load.prompts, n_tokens))
             except ImportError:
-                self.claims["simulate_vs_llamacpp"] = Claim(
-                    None, "llama.cpp", "xllamacpp is not installed"
-                )
+                self.claims["simulate_vs_llamacpp"] = Claim(None, "llama.cpp", "xllamacpp is not installed")
         seconds, peaks, _ = race(sides, self.arguments.rounds)
         if "llamacpp" in peaks:  # its slots and weights are taken when it opens
             peaks["llamacpp"] += opened.mib
@@ -634,18 +601,12 @@ class Bench:
         where = "" if self.device == "cpu" else f", on the processor; ours on {self.device}"
         rates = {name: n * n_tokens / spent for name, spent in seconds.items()}
         for name, row, against in (
-            (
-                "generate",
-                "simulate_vs_generate",
-                f"transformers generate, batch size {size}, {self.dtype}",
-            ),
+            ("generate", "simulate_vs_generate", f"transformers generate, batch size {size}, {self.dtype}"),
             ("llamacpp", "simulate_vs_llamacpp", f"llama.cpp, 32 slots, Q4_1{where}"),
         ):
             if name in rates:
                 note = f"{rates['ours']:.0f} against {rates[name]:.0f} drawn tokens/s"
-                self.claims[row] = Claim(
-                    rates["ours"] / rates[name], against, note, _mib(peaks, "ours", name)
-                )
+                self.claims[row] = Claim(rates["ours"] / rates[name], against, note, _mib(peaks, "ours", name))
 
 
 def _mib(peaks: dict[str, float], *names: str) -> str:
@@ -666,10 +627,7 @@ def main() -> None:
     torch.manual_seed(0)
     bench = Bench(arguments)
     conditions = bench.conditions()
-    length = (
-        statistics.mean(map(len, bench.load.prompts)),
-        statistics.mean(map(len, bench.load.responses)),
-    )
+    length = (statistics.mean(map(len, bench.load.prompts)), statistics.mean(map(len, bench.load.responses)))
     print(
         f"{len(bench.load.requests)} requests of {length[0]:.0f} + {length[1]:.0f} tokens from "
         f"{' and '.join(conditions['sources'])}, {bench.dtype} on {bench.device}",
@@ -698,10 +656,7 @@ def main() -> None:
         note = claim.note
         if claim.difference is not None:
             note += f"; log-likelihoods differ by at most {claim.difference:.1g} nats a response"
-        print(
-            f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {note} "
-            f"| {claim.memory} |"
-        )
+        print(f"| `{name}` | {value} | {sign} {TARGETS[name]} | {claim.against} | {note} | {claim.memory} |")
     check_agreement(bench.claims, bench.dtype)
 
 
@@ -713,9 +668,7 @@ def check_agreement(claims: Mapping[str, Claim], dtype: str) -> None:
             sys.exit(f"{name}: the sides differ by {claim.difference:.2g} nats, above {TOLERANCE}")
 
 
-def keep(
-    claims: Mapping[str, Claim], out: Path, seconds: float, conditions: Mapping[str, Any]
-) -> None:
+def keep(claims: Mapping[str, Claim], out: Path, seconds: float, conditions: Mapping[str, Any]) -> None:
     """Write what is measured so far: a run may be ended at any time.
 
     Rows that are there already stay if they were measured under the same conditions.

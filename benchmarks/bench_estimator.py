@@ -72,10 +72,7 @@ def compare(names: Sequence[str], turns: int = 3) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder)
         archive = subprocess.run(
-            ["git", "archive", BEFORE, "src", "benchmarks"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
+            ["git", "archive", BEFORE, "src", "benchmarks"], cwd=ROOT, check=True, capture_output=True
         )
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         return {name: _compared(name, before, turns) for name in names}
@@ -86,9 +83,7 @@ def _compared(name: str, before: Path, turns: int) -> dict[str, Any]:
     if old["n_components"] != new["n_components"]:
         raise RuntimeError(f"the table {name} grew while it was measured; measure again")
     found: dict[str, Any] = {"n_components": new["n_components"], "is_complete": new["is_complete"]}
-    for share, key in zip(
-        SHARES, ("estimator_gain_loss", "estimator_gain_loss_partial"), strict=True
-    ):
+    for share, key in zip(SHARES, ("estimator_gain_loss", "estimator_gain_loss_partial"), strict=True):
         gains = [[r["gain"] for r in of["rows"] if r["share"] == share] for of in (old, new)]
         found[key] = float(np.mean(gains[0]) - np.mean(gains[1]))
     seconds = [sum(r["seconds"] for r in of["rows"]) for of in (old, new)]

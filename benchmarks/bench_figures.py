@@ -73,14 +73,10 @@ def coverage(most: int) -> Found:
     for m, n_groups, skewness in (*SETTINGS, *SKEWED):
         n_repeats = min(most, N_SKEWED) if skewness else most
         path = folder / f"{m}-{n_groups}-{skewness:g}.jsonl"
-        rows = (
-            [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        )
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
         with path.open("a") as stream:
             for seed in range(len(rows), n_repeats):
-                rows.append(
-                    planted_likelihood.repeat(m, seed, n_groups=n_groups, skewness=skewness)
-                )
+                rows.append(planted_likelihood.repeat(m, seed, n_groups=n_groups, skewness=skewness))
                 stream.write(json.dumps(rows[-1]) + "\n")
                 stream.flush()
                 if len(rows) % 20 == 0:
@@ -98,9 +94,7 @@ def coverage(most: int) -> Found:
     def worst(*names: str) -> float:
         return min(row[name] for row in fair.values() for name in names)
 
-    bias = max(
-        (row["score_bias"] for name, row in fair.items() if name.startswith("m=16")), key=abs
-    )
+    bias = max((row["score_bias"] for name, row in fair.items() if name.startswith("m=16")), key=abs)
     return {
         "coverage_gain": _claim(worst("gain", "rival"), "share", against),
         "coverage_score": _claim(worst("score"), "share", against),
@@ -174,9 +168,7 @@ def main() -> None:
     print("| ID | value | aim | unit | against |\n| --- | --- | --- | --- | --- |")
     for name, claim in document["claims"].items():
         sign, aim = _aim(name)
-        print(
-            f"| `{name}` | {claim['value']:.3f} | {sign} {aim:g} | {claim['unit']} | {claim['against']} |"
-        )
+        print(f"| `{name}` | {claim['value']:.3f} | {sign} {aim:g} | {claim['unit']} | {claim['against']} |")
 
 
 if __name__ == "__main__":

@@ -157,9 +157,7 @@ class Case:
     def _turned(self, by: int) -> Case:
         order = np.roll(np.arange(len(self.truth.hx)), by)
         of = self.truth
-        return Case.of(
-            replace(of, curves=of.curves[order], n_tokens=of.n_tokens[order], hx=of.hx[order])
-        )
+        return Case.of(replace(of, curves=of.curves[order], n_tokens=of.n_tokens[order], hx=of.hx[order]))
 
     @property
     def components(self) -> list[tuple[int, int]]:
@@ -270,9 +268,7 @@ def gains_in_turn(case: Case, seeds: Sequence[int]) -> tuple[float, float, float
         values.append(case.value(case.mixture(result.gate, result.uniform_tau)))
         cells.append(score.spent()[0])
     found = np.mean([case.value(m) for m in whole]) - uniform, np.mean(values) - uniform
-    log.info(
-        "%s: in turn, all cells %+.3f, the claimed share %+.3f", case.truth.material.name, *found
-    )
+    log.info("%s: in turn, all cells %+.3f, the claimed share %+.3f", case.truth.material.name, *found)
     return float(found[0]), float(found[1]), float(np.mean(cells))
 
 
@@ -308,9 +304,7 @@ def paper_curve(case: Case, seeds: Sequence[int]) -> list[Point]:
             points.append(Point(*score.spent(slice(0, case.problem.n_train)), value))
             ended = len(result.history) < epochs
         curve.append(_mean(points))
-        log.info(
-            "%s: paper, %d epochs, %.3f nats", case.truth.material.name, epochs, curve[-1].value
-        )
+        log.info("%s: paper, %d epochs, %.3f nats", case.truth.material.name, epochs, curve[-1].value)
         if ended:
             break
     return curve
@@ -371,8 +365,7 @@ def transfer(folder: Path, encoder: Any) -> dict[str, Any]:
     with Store(folder / "transfer.sqlite") as store:
         hx = embed([context_text(r) for r in contexts], encoder, store=store)
         agents: dict[str, Any] = {
-            name: [a for (a,) in draw_agents(mixture, hx, contexts, seed=0)]
-            for name, mixture in methods.items()
+            name: [a for (a,) in draw_agents(mixture, hx, contexts, seed=0)] for name, mixture in methods.items()
         }
         agents["zero-shot"] = [Agent(None, (), 1.0)] * len(contexts)
         texts = {}
@@ -402,9 +395,7 @@ def transfer(folder: Path, encoder: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def transfer_likelihood(
-    case: Case, fitted: FittedMixture, scorer: Any, store: Store
-) -> dict[str, Any]:
+def transfer_likelihood(case: Case, fitted: FittedMixture, scorer: Any, store: Store) -> dict[str, Any]:
     """Held-out log-likelihood with the other model: the mixture, uniform gates, no persona and exemplar.
 
     Nats per record of the other model's own tokens. Temperatures of the references are the best on
@@ -456,9 +447,7 @@ def _part(
     taus = np.clip(mixture.temperatures * factor, 1 / betas[-1], 1 / betas[0])
     nodes = np.stack([curve_weights(1 / taus[k], betas) for k, _ in components])
     log_lik = np.einsum("ncg,cg->nc", scored.curves[:, : len(components)].astype(np.float64), nodes)
-    persona, exemplar = (
-        np.broadcast_to(rows, (len(hx), len(components))) for rows in zip(*components, strict=True)
-    )
+    persona, exemplar = (np.broadcast_to(rows, (len(hx), len(components))) for rows in zip(*components, strict=True))
     log_w = mixture.log_weight(hx, persona, exemplar, np.full(len(hx), -1, dtype=np.int64))
     return log_sum_exp(log_w + log_lik) - log_sum_exp(log_w)
 
@@ -510,9 +499,7 @@ def transfer_claims(found: dict[str, Any]) -> dict[str, Claim]:
 def main() -> None:
     """Make tables, measure what was asked for, print the claims, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--data", nargs="+", choices=fit_tables.TASKS, default=list(fit_tables.TASKS)
-    )
+    parser.add_argument("--data", nargs="+", choices=fit_tables.TASKS, default=list(fit_tables.TASKS))
     parser.add_argument("--store", type=Path, default=None, help="folder of the tables")
     parser.add_argument("--no-scoring", action="store_true", help="use what the store has by now")
     parser.add_argument("--only", choices=("tables", "fit", "transfer"), default=None)
@@ -527,11 +514,7 @@ def main() -> None:
     details: dict[str, Any] = {}
     for name in arguments.data if arguments.only != "transfer" else ():
         if name != "rotten" and fit_tables.shared() is None:
-            log.warning(
-                "%s is skipped: no folder shared/data beside %s, and MOP_SHARED names none",
-                name,
-                ROOT,
-            )
+            log.warning("%s is skipped: no folder shared/data beside %s, and MOP_SHARED names none", name, ROOT)
             continue
         truth = _table(name, folder, encoder, is_scored=not arguments.no_scoring)
         if truth is None:
@@ -563,14 +546,10 @@ def print_table(claims: dict[str, Claim]) -> None:
     for name, claim in claims.items():
         aim, sign = TARGETS[name if name in TARGETS else name.rpartition("_")[0]]
         value = "none" if claim.value is None else f"{claim.value:.3f}"
-        print(
-            f"| `{name}` | {value} | {sign} {aim:g} | {claim.unit} | {claim.against} | {claim.note} |"
-        )
+        print(f"| `{name}` | {value} | {sign} {aim:g} | {claim.unit} | {claim.against} | {claim.note} |")
 
 
-def write_results(
-    path: Path, claims: dict[str, Claim], details: dict[str, Any], seconds: float
-) -> None:
+def write_results(path: Path, claims: dict[str, Claim], details: dict[str, Any], seconds: float) -> None:
     """Claims and details as JSON; what an earlier run found about other data sets is kept, and where it was found."""
     before = json.loads(path.read_text()) if path.is_file() else {}
     earlier = {"commit": before.get("commit"), "machine": before.get("machine")}
@@ -578,10 +557,7 @@ def write_results(
     made = {"commit": commit(), "machine": machine()}
     write_results_file(
         path,
-        {
-            **before.get("claims", {}),
-            **{name: vars(claim) for name, claim in claims.items()},
-        },
+        {**before.get("claims", {}), **{name: vars(claim) for name, claim in claims.items()}},
         seconds,
         details={**kept, **{name: {**found, "made": made} for name, found in details.items()}},
         lm=LM,

@@ -86,10 +86,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (n, D)."""
-        rows = [
-            np.random.default_rng(derive_seed(0, text)).standard_normal(D, dtype=np.float32)
-            for text in texts
-        ]
+        rows = [np.random.default_rng(derive_seed(0, text)).standard_normal(D, dtype=np.float32) for text in texts]
         vectors = np.stack(rows)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 

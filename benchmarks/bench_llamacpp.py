@@ -94,9 +94,7 @@ def served(arguments: argparse.Namespace, log: Path) -> Iterator[str]:
     for name in ("slots", "slot_tokens", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     with log.open("w", encoding="utf-8") as stderr:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     watch = threading.Timer(START_S, process.kill)
@@ -145,9 +143,7 @@ class Account:
 
     def total(self, name: str) -> float:
         """A field of `mop.backends.ledger.Spent` over all sessions; probes and repeated calls included."""
-        return sum(
-            stage.get(name, 0) for stages in self.spent.values() for stage in stages.values()
-        )
+        return sum(stage.get(name, 0) for stages in self.spent.values() for stage in stages.values())
 
 
 def draw(
@@ -162,9 +158,7 @@ def draw(
     """Draw what the store lacks; a response that cannot be had is counted, not fatal."""
     config = replace(config, remote=replace(config.remote, max_failed_share=1.0))
     with ProgressDisplay() as progress:
-        spending = Spending(
-            {"lm": lm.ledger}, kept=account.spent, keep=account.keep, progress=progress
-        )
+        spending = Spending({"lm": lm.ledger}, kept=account.spent, keep=account.keep, progress=progress)
         spending.begin("simulate")
         given = Ingredients(
             config=config, exemplars=mixture.exemplars, mixture=mixture, lm=as_generator(lm),
@@ -192,9 +186,7 @@ def same_agents(ours: Sequence[Response], theirs: Sequence[Response]) -> dict[st
     """How many rows have the same persona, exemplar, temperature, seed and text, of ``rows``."""
     pairs = list(zip(ours, theirs, strict=True))
     fields = ("persona", "exemplar", "temperature", "seed", "response")
-    equal = {
-        field: sum(getattr(a, field) == getattr(b, field) for a, b in pairs) for field in fields
-    }
+    equal = {field: sum(getattr(a, field) == getattr(b, field) for a, b in pairs) for field in fields}
     return {"rows": len(pairs), **equal}
 
 
@@ -243,10 +235,7 @@ def side(responses: Sequence[Response]) -> dict[str, Any]:
 
 
 def claims_of(
-    sides: dict[str, dict[str, Any]],
-    scores: dict[str, dict[str, Any]] | None,
-    agents: dict[str, int],
-    account: Account,
+    sides: dict[str, dict[str, Any]], scores: dict[str, dict[str, Any]] | None, agents: dict[str, int], account: Account
 ) -> dict[str, Any]:
     """The claims of the results file."""
     here = sides[SERVED]
@@ -316,11 +305,7 @@ def show(
     print("| persona | " + " | ".join(sides) + " |")
     print("| --- " * (len(sides) + 1) + "|")
     for key in sorted(set().union(*(found["personas"] for found in sides.values()))):
-        print(
-            f"| {key} | "
-            + " | ".join(f"{s['personas'].get(key, 0.0):.3f}" for s in sides.values())
-            + " |"
-        )
+        print(f"| {key} | " + " | ".join(f"{s['personas'].get(key, 0.0):.3f}" for s in sides.values()) + " |")
     print(
         f"\nthe same as {LOCAL}, of {agents['rows']}: "
         + ", ".join(f"{key} {n}" for key, n in agents.items() if key != "rows")
@@ -340,9 +325,7 @@ def finished_run(path: Path) -> RunFolder:
     needed = (folder.mixture / "mixture.json", folder.responses, folder.records / "golden.jsonl")
     missing = [str(file) for file in needed if not file.is_file()]
     if missing:
-        raise SystemExit(
-            f"{path} is no finished run, it has no {', '.join(missing)}; make one with: make demo"
-        )
+        raise SystemExit(f"{path} is no finished run, it has no {', '.join(missing)}; make one with: make demo")
     return folder
 
 
@@ -359,10 +342,7 @@ def measure(arguments: argparse.Namespace) -> int:
     place = pull.cache_folder() / "bench"
     place.mkdir(parents=True, exist_ok=True)
     encoder = open_encoder("minilm")
-    with (
-        Store(place / "llamacpp.sqlite") as store,
-        served(arguments, place / "llamacpp.log") as address,
-    ):
+    with Store(place / "llamacpp.sqlite") as store, served(arguments, place / "llamacpp.log") as address:
         lm = open_remote(
             f"openai:{MODEL}@{address}", dialect="openai-completions", tokenizer=MODEL,
             revision=REVISION, max_concurrency=arguments.slots, deadline_s=600.0,

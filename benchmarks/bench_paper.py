@@ -40,14 +40,7 @@ from typing import Any
 import numpy as np
 
 from mop.backends.encoder import open_encoder
-from mop.config import (
-    METHODS,
-    RIVALS,
-    RunConfig,
-    config_from_dict,
-    config_to_dict,
-    method_and_tau,
-)
+from mop.config import METHODS, RIVALS, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.data.pull import sha256
 from mop.data.records import load_records
 from mop.errors import ConfigError, MopError
@@ -164,10 +157,7 @@ def cutter(lm: str, n_tokens: int) -> tuple[Callable[[str], str], str]:
     from mop.backends.tokens import open_tokens
 
     encoder = open_tokens(lm)
-    return (
-        lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip(),
-        encoder.fingerprint,
-    )
+    return (lambda text: encoder.text(encoder.response_ids(text)[:n_tokens]).strip(), encoder.fingerprint)
 
 
 def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
@@ -185,12 +175,7 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
         "valid_components": 7,
     }
     if is_tiny:
-        fit = {
-            "components_per_record": 4,
-            "records_per_component": 4,
-            "valid_components": 6,
-            "max_steps": 20,
-        }
+        fit = {"components_per_record": 4, "records_per_component": 4, "valid_components": 6, "max_steps": 20}
     return config_from_dict({
         "seed": arguments.seed,
         "data": {
@@ -254,19 +239,14 @@ def plan(arguments: argparse.Namespace, names: list[str]) -> list[Piece]:
         for name in names if part == "table" else [name for name in names if name == "agnews"]:
             config = settings(name, arguments, part)
             last = ("ceiling", "table") if part == "table" else ("table",)
-            todo += [
-                Piece(name, part, piece, estimate(piece, config), config)
-                for piece in (*pieces(config), *last)
-            ]
+            todo += [Piece(name, part, piece, estimate(piece, config), config) for piece in (*pieces(config), *last)]
     return todo
 
 
 def estimate(piece: str, config: RunConfig) -> float:
     """Seconds that a piece takes on two cores, roughly."""
     fit, compared = config.fit, config.compare
-    scores = fit.n_rounds * (
-        config.data.train * fit.components_per_record + config.data.valid * fit.valid_components
-    )
+    scores = fit.n_rounds * (config.data.train * fit.components_per_record + config.data.valid * fit.valid_components)
     tokens = 0.6 * config.simulate.max_tokens
     ablation = piece.removeprefix("mop.") if piece.startswith("mop.") else ""
     n = compared.n_ablation if ablation else compared.n_responses
@@ -361,17 +341,11 @@ class Ledger:
     def pace(self) -> float:
         """Seconds that a second of estimated work takes, from what is done; 1 before anything is."""
         worked = sum(entry["work"] for entry in self.done.values())
-        return (
-            sum(entry["seconds"] for entry in self.done.values()) / worked if worked > 60 else 1.0
-        )
+        return sum(entry["seconds"] for entry in self.done.values()) / worked if worked > 60 else 1.0
 
     def commits(self, place: str) -> list[str]:
         """Commits that wrote the responses of a run folder."""
-        made = (
-            e["made"]["commit"]
-            for key, e in self.done.items()
-            if key.startswith(f"{place}/") and e.get("digest")
-        )
+        made = (e["made"]["commit"] for key, e in self.done.items() if key.startswith(f"{place}/") and e.get("digest"))
         return sorted({commit for commit in made if commit})
 
     def seconds(self, place: str) -> float:
@@ -544,11 +518,7 @@ def changed_of(name: str, place: Path, how: Mapping[str, Any]) -> dict[str, Any]
         "claims": claims_vs_paper(name, found["ablations"]["methods"]),
         **how,
         "methods": found["ablations"]["methods"],
-        "text": [
-            table,
-            "",
-            *(f"- {note}" for note in (*found["notes"], *found["ablations"]["notes"])),
-        ],
+        "text": [table, "", *(f"- {note}" for note in (*found["notes"], *found["ablations"]["notes"]))],
     }
 
 
@@ -561,9 +531,7 @@ OTHER_COLUMNS = ("energy", "fid_excess", "fid", "mauve", "kl_cosine")
 """Figures of the tables of further encoders."""
 
 
-def section(
-    name: str, found: Mapping[str, Any], ceiling: Mapping[str, Any], place: Path
-) -> list[str]:
+def section(name: str, found: Mapping[str, Any], ceiling: Mapping[str, Any], place: Path) -> list[str]:
     """Lines of the page about one data set: its tables and pictures."""
     lines = [table_of(place / "comparison.md"), ""]
     real = [f"{label} ({values['n_train']} texts) {values['f1']:.3f}"
@@ -612,11 +580,7 @@ def page(document: Mapping[str, Any]) -> str:
     for name, claim in document["claims"].items():
         value = "–" if claim["value"] is None else f"{claim['value']:+.1f} %"
         ends = claim["interval"]
-        interval = (
-            "–"
-            if ends is None
-            else " to ".join("∞" if end is None else f"{end:+.1f}" for end in ends)
-        )
+        interval = "–" if ends is None else " to ".join("∞" if end is None else f"{end:+.1f}" for end in ends)
         lines.append(
             f"| `{name}` | {value} | {interval} | {claim['target']:+.0f} % | "
             f"{'yes' if claim['met'] else 'no'} | {claim['against']} |"
@@ -641,11 +605,7 @@ def page(document: Mapping[str, Any]) -> str:
 
 def old_claims(runs: Mapping[str, Any]) -> list[str]:
     """Say which data sets' figures are from before there was an unbiased one."""
-    old = [
-        CORPORA[name].title
-        for name, run in runs.items()
-        if "energy" not in run["methods"].get("mop", {})
-    ]
+    old = [CORPORA[name].title for name, run in runs.items() if "energy" not in run["methods"].get("mop", {})]
     if not old:
         return []
     return [
@@ -683,14 +643,7 @@ def packages() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
-    for name in (
-        "mixture-of-personas",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "numpy",
-        "scikit-learn",
-    ):
+    for name in ("mixture-of-personas", "torch", "transformers", "sentence-transformers", "numpy", "scikit-learn"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -714,9 +667,7 @@ def command(arguments: argparse.Namespace, piece: Piece) -> str:
         parts.append("--no-paper-fit")
     if arguments.ablations is not None and piece.part == "ablations":
         parts.append(f"--ablations {' '.join(arguments.ablations)}")
-    parts.append(
-        f"--lm {arguments.lm} --seed {arguments.seed} --data {piece.corpus} --part {piece.part}"
-    )
+    parts.append(f"--lm {arguments.lm} --seed {arguments.seed} --data {piece.corpus} --part {piece.part}")
     return " ".join(parts)
 
 
@@ -737,17 +688,13 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--part", choices=("all", *PARTS), default="all")
     parser.add_argument("--lm", help="default smollm2-135m; fake for tiny sizes")
-    parser.add_argument(
-        "--encoders", nargs="+", help="of the metrics, headline first (default mpnet minilm)"
-    )
+    parser.add_argument("--encoders", nargs="+", help="of the metrics, headline first (default mpnet minilm)")
     parser.add_argument(
         "--encoder-dtype", choices=("float32", "bfloat16"),
         help="default: bfloat16 where the processor has instructions for it",
     )  # fmt: skip
     parser.add_argument(
-        "--methods",
-        nargs="+",
-        help="rivals and controls (default: all; picle only where peft is installed)",
+        "--methods", nargs="+", help="rivals and controls (default: all; picle only where peft is installed)"
     )
     parser.add_argument(
         "--ablations", nargs="+", metavar="NAME",
@@ -758,22 +705,14 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         help="leave out the paper's own fit, which takes as long as MoP's",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder that holds data/ (default ../shared)"
-    )
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder that holds data/ (default ../shared)")
     for key in SIZES["paper"]:
-        parser.add_argument(
-            f"--{key.replace('_', '-')}", dest=key, type=int, help=f"default {SIZES['paper'][key]}"
-        )
-    parser.add_argument(
-        "--work", type=Path, help="where the runs lie (default benchmarks/results/paper-SIZES)"
-    )
+        parser.add_argument(f"--{key.replace('_', '-')}", dest=key, type=int, help=f"default {SIZES['paper'][key]}")
+    parser.add_argument("--work", type=Path, help="where the runs lie (default benchmarks/results/paper-SIZES)")
     parser.add_argument("--out", type=Path, help="default benchmarks/results/paper.json")
     parser.add_argument("--docs", type=Path, help="default docs/results.md")
     parser.add_argument("--minutes", type=float, help="begin no further piece after so long")
-    parser.add_argument(
-        "--pieces", nargs="+", metavar="NAME", help="do only these, e.g. zerogen progen"
-    )
+    parser.add_argument("--pieces", nargs="+", metavar="NAME", help="do only these, e.g. zerogen progen")
     parser.add_argument("--list", action="store_true", help="show the pieces and do none")
     parser.add_argument("--quiet", action="store_true", help="no progress within a piece")
     arguments = parser.parse_args(argv)
@@ -790,12 +729,8 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     results = ROOT / "benchmarks" / "results"
     arguments.work = (arguments.work or results / f"paper-{arguments.sizes}").absolute()
     # A trial run must not take the place of real figures.
-    arguments.out = arguments.out or (
-        arguments.work / "paper.json" if is_tiny else results / "paper.json"
-    )
-    arguments.docs = arguments.docs or (
-        arguments.work / "results.md" if is_tiny else ROOT / "docs" / "results.md"
-    )
+    arguments.out = arguments.out or (arguments.work / "paper.json" if is_tiny else results / "paper.json")
+    arguments.docs = arguments.docs or (arguments.work / "results.md" if is_tiny else ROOT / "docs" / "results.md")
     return arguments
 
 
@@ -807,9 +742,7 @@ def main(argv: list[str] | None = None) -> int:
     skipped = {
         name: f"{arguments.shared / 'data' / name} is not there; give --shared or set MOP_SHARED"
         for name in arguments.data
-        if not all(
-            (arguments.shared / "data" / name / f"{split}.jsonl.gz").is_file() for split in SPLITS
-        )
+        if not all((arguments.shared / "data" / name / f"{split}.jsonl.gz").is_file() for split in SPLITS)
     }
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}", file=sys.stderr)
@@ -822,9 +755,7 @@ def main(argv: list[str] | None = None) -> int:
     left = [piece for piece in todo if not ledger.is_done(piece)]
     if arguments.list:
         for piece in todo:
-            state = (
-                "to do" if piece in left else f"done in {hours(ledger.done[piece.key]['seconds'])}"
-            )
+            state = "to do" if piece in left else f"done in {hours(ledger.done[piece.key]['seconds'])}"
             print(f"{piece.key:<32} {state:<16} about {hours(piece.work * ledger.pace())}")
         print(f"left: {hours(sum(piece.work for piece in left) * ledger.pace())}")
         return 0
@@ -832,14 +763,9 @@ def main(argv: list[str] | None = None) -> int:
     while chosen:
         piece, rest = chosen[0], sum(p.work for p in chosen) * ledger.pace()
         if arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes:
-            print(
-                f"{len(chosen)} pieces left, next {piece.key}, about {hours(rest)}; same command again"
-            )
+            print(f"{len(chosen)} pieces left, next {piece.key}, about {hours(rest)}; same command again")
             return 3
-        print(
-            f"{time.strftime('%H:%M')}  {piece.key}: {len(chosen)} pieces left, about {hours(rest)}",
-            flush=True,
-        )
+        print(f"{time.strftime('%H:%M')}  {piece.key}: {len(chosen)} pieces left, about {hours(rest)}", flush=True)
         start = time.monotonic()
         do(piece, arguments)
         ledger.finish(piece, time.monotonic() - start, digest_of(piece, arguments))

@@ -218,10 +218,7 @@ def n_complete(material: Material, scorer: LanguageModel, store: Store) -> int:
                 scorer.score_identity,
                 ScoreRequest(
                     simulation_prompt(
-                        record.context,
-                        persona=persona.description,
-                        exemplars=(exemplar,),
-                        task=material.task,
+                        record.context, persona=persona.description, exemplars=(exemplar,), task=material.task
                     ),
                     record.response,
                 ),
@@ -252,9 +249,7 @@ def fill(material: Material, scorer: LanguageModel, store: Store, most: int = N_
                  material.name, k + 1, len(material.personas), n_new, seconds, n_new / seconds)  # fmt: skip
 
 
-def read_truth(
-    material: Material, scorer: LanguageModel, store: Store, encoder: Encoder
-) -> Truth | None:
+def read_truth(material: Material, scorer: LanguageModel, store: Store, encoder: Encoder) -> Truth | None:
     """The complete part of a table, or None if there are not two complete personas."""
     k = n_complete(material, scorer, store)
     if k < 2:

@@ -38,10 +38,7 @@ def k_gain(shares: NDArray[np.float64], n: int, repeats: int, seed: int) -> floa
         )
         persona = np.tile(np.arange(len(shares)), (n, 1))
         cells = Cells(
-            persona,
-            np.zeros_like(persona),
-            log_lik[:n, :, None].astype(np.float32),
-            np.ones(persona.shape, dtype=bool),
+            persona, np.zeros_like(persona), log_lik[:n, :, None].astype(np.float32), np.ones(persona.shape, dtype=bool)
         )
         weight = choose(problem, cells, 4, seed=repeat).gate.persona
         test = log_lik[n:]

@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 
 from mop.mixture.fitted import FittedMixture, uniform_mixture
 from mop.mixture.gate import Gate
-from mop.mixture.likelihood import (
-    Likelihood,
-    Table,
-    components_of,
-    gain_over,
-    lower_bound,
-    mean_interval,
-)
+from mop.mixture.likelihood import Likelihood, Table, components_of, gain_over, lower_bound, mean_interval
 from mop.mixture.sums import log_sum_exp
 from mop.randomness import generator
 from mop.types import Persona, Record
@@ -50,17 +43,13 @@ class Population:
     @classmethod
     def planted(cls, rng: np.random.Generator, n_exemplars: int) -> Population:
         """A population of its own for every repeat."""
-        gate = Gate(
-            _unit(rng, N_PERSONAS), _unit(rng, n_exemplars), dim=SIZE, seed=0, init_scale=1.0
-        )
+        gate = Gate(_unit(rng, N_PERSONAS), _unit(rng, n_exemplars), dim=SIZE, seed=0, init_scale=1.0)
         with torch.no_grad():
             for weight in (gate.w_x, gate.w_g, gate.w_e):
                 weight.copy_(torch.as_tensor(rng.normal(size=weight.shape) * 0.75))
         gate.requires_grad_(False)
         personas = tuple(Persona(key=f"p{k}", description=f"p{k}") for k in range(N_PERSONAS))
-        exemplars = tuple(
-            Record(key=f"e{j}", context="", response=f"e{j}") for j in range(n_exemplars)
-        )
+        exemplars = tuple(Record(key=f"e{j}", context="", response=f"e{j}") for j in range(n_exemplars))
         return cls(
             FittedMixture(personas, exemplars, gate, "", {"uniform_tau": 1.0}),
             0.3 * rng.normal(size=N_PERSONAS),
@@ -68,13 +57,7 @@ class Population:
         )
 
     def draw(
-        self,
-        n: int,
-        rng: np.random.Generator,
-        *,
-        n_groups: int = 0,
-        alike: float = 0.2,
-        skewness: float = 0.0,
+        self, n: int, rng: np.random.Generator, *, n_groups: int = 0, alike: float = 0.2, skewness: float = 0.0
     ) -> tuple[NDArray[np.float32], Floats, Floats, Floats, NDArray[np.int64]]:
         """Contexts (n, D), log-likelihoods and log weights (n, C), the rival's log-likelihood (n,), groups (n,).
 
@@ -97,9 +80,7 @@ class Population:
         of_exemplar = effect(len(self.fitted.exemplars))
         if skewness:
             shape = 4 / skewness**2
-            of_exemplar = (
-                np.sign(skewness) * (rng.gamma(shape, size=of_exemplar.shape) - shape) / shape**0.5
-            )
+            of_exemplar = np.sign(skewness) * (rng.gamma(shape, size=of_exemplar.shape) - shape) / shape**0.5
         away = away + SD_EXEMPLAR * of_exemplar[:, None, :]
         away += SD_PAIR * rng.normal(size=away.shape)
         centred = log_weight - log_weight.mean(axis=1, keepdims=True)
@@ -142,17 +123,13 @@ def repeat(
 
     truth = []
     for _ in range(max(1, n_truth // 300)):  # in parts, for memory
-        _, log_lik, log_weight, rival, _ = population.draw(
-            min(300, n_truth), rng, skewness=skewness
-        )
+        _, log_lik, log_weight, rival, _ = population.draw(min(300, n_truth), rng, skewness=skewness)
         mop, even = exact(log_lik, log_weight)
         # A rival's mean is known, so the score needs no mean over levels, which differ most.
         over_rival = (mop - rival).mean()
         truth.append([MEAN + RIVAL + over_rival, (mop - even).mean(), over_rival])
     score, gain, over_rival = np.mean(truth, axis=0)
-    hx, log_lik, log_weight, rival, group = population.draw(
-        n, rng, n_groups=n_groups, skewness=skewness
-    )
+    hx, log_lik, log_weight, rival, group = population.draw(n, rng, n_groups=n_groups, skewness=skewness)
     own = np.full(n, -1)
     persona, exemplar, log_proposal = components_of(fitted, hx, own, n_components, seed=seed)
     flat = persona * n_exemplars + exemplar
@@ -182,9 +159,7 @@ def _holds(interval: list[float], value: float) -> bool:
     return interval[0] <= value <= interval[1]
 
 
-def coverage(
-    n_components: int, *, n_repeats: int, seed: int = 0, **options: Any
-) -> dict[str, float]:
+def coverage(n_components: int, *, n_repeats: int, seed: int = 0, **options: Any) -> dict[str, float]:
     """Means of `repeat` over repeats: shares of intervals that hold the truth, and biases in nats."""
     found = [repeat(n_components, seed + r, **options) for r in range(n_repeats)]
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}

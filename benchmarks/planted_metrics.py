@@ -45,9 +45,7 @@ class Planted:
     def draw(self, n: int, rng: np.random.Generator) -> Array:
         """Texts of the population, shape (n, D)."""
         modes = rng.choice(len(self.shares), size=n, p=self.shares)
-        return self.centres[modes] + rng.normal(size=(n, len(self.variances))) * np.sqrt(
-            self.variances
-        )
+        return self.centres[modes] + rng.normal(size=(n, len(self.variances))) * np.sqrt(self.variances)
 
     def moments(self) -> tuple[Array, Array]:
         """Mean (D,) and covariance (D, D)."""

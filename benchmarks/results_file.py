@@ -14,20 +14,12 @@ from mop.storage.run_folder import write_json
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def write_results_file(
-    path: Path, claims: Mapping[str, Any], seconds: float, **more: Any
-) -> dict[str, Any]:
+def write_results_file(path: Path, claims: Mapping[str, Any], seconds: float, **more: Any) -> dict[str, Any]:
     """Write ``claims`` (ID to ``value``, ``unit``, ``against``, ...) with commit, machine and time; return it all.
 
     ``more`` is written as it is. Folders are made.
     """
-    document = {
-        "claims": dict(claims),
-        "commit": commit(),
-        "machine": machine(),
-        "seconds": round(seconds, 1),
-        **more,
-    }
+    document = {"claims": dict(claims), "commit": commit(), "machine": machine(), "seconds": round(seconds, 1), **more}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, document)
     return document
@@ -35,9 +27,7 @@ def write_results_file(
 
 def commit() -> str | None:
     """What is checked out, or None outside a repository."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 
 

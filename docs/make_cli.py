@@ -26,10 +26,7 @@ def page() -> str:
     assert set(PRESETS) == {"demo", "paper", "quick"}, "say what the new preset is"
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
-        rows += [
-            f"| `{name}` | `{_shown(default)}` | {meaning} |"
-            for name, _, default, meaning in describe(cls)
-        ]
+        rows += [f"| `{name}` | `{_shown(default)}` | {meaning} |" for name, _, default, meaning in describe(cls)]
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 

@@ -10,12 +10,7 @@ GOOD = ["great fun", "a joy", "warm and good", "good laughs", "a great cast", "p
 BAD = ["so dull", "a bore", "slow and bad", "bad jokes", "a dull plot", "pure bore"]
 
 records = [
-    Record(
-        key=f"{label}-{i}",
-        context=f"Verdict: {label}.",
-        response=text + "!" * (i // 6),
-        label=label,
-    )
+    Record(key=f"{label}-{i}", context=f"Verdict: {label}.", response=text + "!" * (i // 6), label=label)
     for label, texts in (("fresh", GOOD * 4), ("rotten", BAD * 4))
     for i, text in enumerate(texts)
 ]
@@ -37,11 +32,7 @@ for persona in model.mixture_.personas:
 report = model.score_report(held_out)
 low, high = report["gain_interval"]
 print(f"held-out log-likelihood: {report['mop']:.2f} nats per record", end=", ")
-print(
-    f"untrained gates {report['mop-uniform']:.2f}, gain {report['gain']:.2f} ({low:.2f} to {high:.2f})"
-)
+print(f"untrained gates {report['mop-uniform']:.2f}, gain {report['gain']:.2f} ({low:.2f} to {high:.2f})")
 
 for response in model.sample(["Verdict: fresh.", "Verdict: rotten."], seed=1):
-    print(
-        f"{response.context} -> {response.response!r}  ({response.persona}, exemplar {response.exemplar})"
-    )
+    print(f"{response.context} -> {response.response!r}  ({response.persona}, exemplar {response.exemplar})")

@@ -53,21 +53,14 @@ class Browser:
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
         pages = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
-        self._session = self.call(
-            "Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True
-        )["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._write)
         self._process.terminate()
         self._process.wait(timeout=20)
@@ -128,23 +121,13 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """Evaluate an expression in the page."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def emulate(
-        self, *, width: int, height: int = 900, dark: bool = False, media: str = ""
-    ) -> None:
+    def emulate(self, *, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
         """Pretend a screen."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
@@ -174,9 +157,7 @@ class Browser:
         included."""
         logged = [event["entry"]["text"] for event in self.named("Log.entryAdded")]
         called = [json.dumps(event["args"]) for event in self.named("Runtime.consoleAPICalled")]
-        thrown = [
-            json.dumps(event["exceptionDetails"]) for event in self.named("Runtime.exceptionThrown")
-        ]
+        thrown = [json.dumps(event["exceptionDetails"]) for event in self.named("Runtime.exceptionThrown")]
         return logged + called + thrown
 
     @property

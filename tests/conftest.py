@@ -12,26 +12,8 @@ import pytest
 
 from mop.types import Record
 
-GOOD = [
-    "great fun",
-    "a joy",
-    "so good",
-    "good and warm",
-    "great cast",
-    "a great joy",
-    "warm fun",
-    "good fun",
-]
-BAD = [
-    "so dull",
-    "a bore",
-    "bad jokes",
-    "dull and slow",
-    "a bad bore",
-    "slow plot",
-    "bad cast",
-    "so slow",
-]
+GOOD = ["great fun", "a joy", "so good", "good and warm", "great cast", "a great joy", "warm fun", "good fun"]
+BAD = ["so dull", "a bore", "bad jokes", "dull and slow", "a bad bore", "slow plot", "bad cast", "so slow"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,13 +31,7 @@ def reviews(n: int) -> list[Record]:
         label, words = ("good", GOOD) if i % 2 == 0 else ("bad", BAD)
         text = f"{words[(i // 2) % 8]}{'!' * (i // 16)}"
         rows.append(
-            Record(
-                key=f"r{i}",
-                context=f"Verdict: {label}.",
-                response=text,
-                label=label,
-                group=f"film{i % 12}",
-            )
+            Record(key=f"r{i}", context=f"Verdict: {label}.", response=text, label=label, group=f"film{i % 12}")
         )
     return rows
 
@@ -123,10 +99,7 @@ def sum_over_components(run: SmallRun) -> list[float]:
             log_omega = fitted.log_omega(hx[None], np.array([k]), fitted.own([record]))[0]
             for j, exemplar in enumerate(fitted.exemplars):
                 prompt = simulation_prompt(
-                    record.context,
-                    persona=persona.description,
-                    exemplars=[exemplar],
-                    task=fitted.task,
+                    record.context, persona=persona.description, exemplars=[exemplar], task=fitted.task
                 )
                 ((_, score),) = next(iter(run.lm.score([ScoreRequest(prompt, record.response)])))
                 log_lik = score.log_lik @ weights(1 / fitted.temperatures[k], run.lm.betas)

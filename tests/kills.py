@@ -191,10 +191,7 @@ def kill_again_and_again(
     if child.exitcode != 0:
         raise RuntimeError(f"the unbroken run failed with exit code {child.exitcode}")
     span = first_span = (time.monotonic() - begin) / 3
-    expected, expected_rows = (
-        [(whole / name).read_bytes() for name in files],
-        rows(whole / "store.sqlite"),
-    )
+    expected, expected_rows = ([(whole / name).read_bytes() for name in files], rows(whole / "store.sqlite"))
     rng, count, begin = random.Random(seed), Count(), time.monotonic()
     asked.since()  # forget the unbroken run
     while count.kills < kills:
@@ -241,9 +238,7 @@ def start_and_kill(child: BaseProcess, after_s: float | None) -> bool:
 
 
 def compare(
-    count: Count,
-    expected: Mapping[tuple[str, bytes], object],
-    found: Mapping[tuple[str, bytes], object],
+    count: Count, expected: Mapping[tuple[str, bytes], object], found: Mapping[tuple[str, bytes], object]
 ) -> None:
     """Count in what the store of a killed run is unlike that of an unbroken one."""
     count.lost += len(expected.keys() - found.keys())
@@ -260,13 +255,7 @@ def say(line: str) -> None:
 def prepare(*, for_chain: bool) -> ForkServerContext:
     """A process that has everything imported; there is one per Python process, so this is called once."""
     context = multiprocessing.get_context("forkserver")
-    modules = [
-        "mop.backends.remote",
-        "mop.backends.fake_server",
-        "mop.simulate.write",
-        "mop.storage.store",
-        "httpx",
-    ]
+    modules = ["mop.backends.remote", "mop.backends.fake_server", "mop.simulate.write", "mop.storage.store", "httpx"]
     if for_chain:
         modules += ["mop.pipeline", "torch", "safetensors.torch", "sklearn.cluster", "sklearn.manifold",
                     "scipy.optimize", "scipy.linalg", "pyarrow.parquet"]  # fmt: skip
@@ -288,9 +277,7 @@ def kill_chain(context: ForkServerContext, kills: int, folder: Path, seed: int) 
     """Kill the chain so many times."""
     folder.mkdir()
     source = str(write_source(folder / "reviews.jsonl"))
-    return kill_again_and_again(
-        context, chain, source, CHAIN_FILES, kills=kills, folder=folder, seed=seed
-    )
+    return kill_again_and_again(context, chain, source, CHAIN_FILES, kills=kills, folder=folder, seed=seed)
 
 
 def kill_remote(context: ForkServerContext, kills: int, folder: Path, seed: int) -> Count:

@@ -28,17 +28,13 @@ class Planted:
     def curve(self, i, c):
         z = self.logits[c]
         beta = np.array(BETAS)
-        return (beta * z[self.outcomes[i]] - np.log(np.exp(beta[:, None] * z).sum(1))).astype(
-            np.float32
-        )
+        return (beta * z[self.outcomes[i]] - np.log(np.exp(beta[:, None] * z).sum(1))).astype(np.float32)
 
     def score(self, record, persona, exemplar):
         n = len(self.problem.he)
         self.calls.append(len(record))
         assert not np.any((self.problem.own[record] == exemplar) & (self.problem.own[record] >= 0))
-        curves = [
-            self.curve(i, k * n + j) for i, k, j in zip(record, persona, exemplar, strict=True)
-        ]
+        curves = [self.curve(i, k * n + j) for i, k, j in zip(record, persona, exemplar, strict=True)]
         return np.stack(curves), len(record)
 
     def log_lik(self, gate, rows):
@@ -59,16 +55,7 @@ class Planted:
 
 
 def plant(
-    *,
-    n=800,
-    n_train=600,
-    n_personas=3,
-    n_exemplars=4,
-    n_outcomes=12,
-    strength=3.0,
-    seed=0,
-    own=False,
-    blocks=False,
+    *, n=800, n_train=600, n_personas=3, n_exemplars=4, n_outcomes=12, strength=3.0, seed=0, own=False, blocks=False
 ):
     rng = np.random.default_rng(seed)
     d = 6
@@ -94,11 +81,7 @@ def plant(
         flat = torch.arange(n_personas * n_exemplars)[None]
         mine = torch.as_tensor(problem.own[i : i + 1])
         with torch.inference_mode():
-            weight = (
-                gate.log_weight(hx_i, flat // n_exemplars, flat % n_exemplars, mine)
-                .exp()
-                .numpy()[0]
-            )
+            weight = gate.log_weight(hx_i, flat // n_exemplars, flat % n_exemplars, mine).exp().numpy()[0]
         c = rng.choice(len(weight), p=weight / weight.sum())
         z = logits[c] / float(gate.temperatures()[c // n_exemplars])
         planted.outcomes[i] = rng.choice(n_outcomes, p=np.exp(z) / np.exp(z).sum())

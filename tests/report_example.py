@@ -12,16 +12,13 @@ from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData, write
 from mop.types import Response
 
 VOICES = (
-    "I watch a lot of small, quiet films and forgive almost anything but noise; I notice "
-    "light, pauses and faces.",
-    "I review for a daily paper. I have four hundred words, I name what works, and I warn "
-    "the reader early.",
+    "I watch a lot of small, quiet films and forgive almost anything but noise; I notice light, pauses and faces.",
+    "I review for a daily paper. I have four hundred words, I name what works, and I warn the reader early.",
     "I came for the jokes. If a comedy makes me laugh three times it has done its job.",
     "I grew up on horror and judge every scare by the silence before it.",
     "I care about plot. When a story cheats, I say so, and I count the holes.",
     "I write about documentaries and ask of every film whom it lets speak.",
-    "I take my children to the cinema; I want warmth, a clear story and no cruelty for "
-    "its own sake.",
+    "I take my children to the cinema; I want warmth, a clear story and no cruelty for its own sake.",
     "I compare everything with the seventies and mostly find it wanting.",
     "I love actors. A fine performance carries me through a weak script.",
     "I am tired of sequels, and I am rude about them.",
@@ -73,12 +70,7 @@ def review(draw: np.random.Generator) -> str:
 
 
 def example(
-    *,
-    n_responses: int = 300,
-    n_real: int = 400,
-    n_personas: int = 12,
-    n_exemplars: int = 200,
-    seed: int = 0,
+    *, n_responses: int = 300, n_real: int = 400, n_personas: int = 12, n_exemplars: int = 200, seed: int = 0
 ) -> ReportData:
     """A report of a plausible run of any size."""
     draw = generator(seed, "example")
@@ -111,10 +103,7 @@ def example(
     responses = []
     for method in METHODS:
         for i in range(n_responses):
-            k, j = (
-                int(draw.choice(n_personas, p=weights)),
-                int(draw.choice(n_exemplars, p=popularity)),
-            )
+            k, j = (int(draw.choice(n_personas, p=weights)), int(draw.choice(n_exemplars, p=popularity)))
             has_persona = method != "zero-shot"
             responses.append(
                 Response(
@@ -262,10 +251,7 @@ def example(
         },
         responses=responses,
         problems={
-            "Rows left out": [
-                "reviews.csv, line 17: the response is empty",
-                "reviews.csv, line 203: repeats line 41",
-            ],
+            "Rows left out": ["reviews.csv, line 17: the response is empty", "reviews.csv, line 203: repeats line 41"],
             "Near copies of the example shown": [f"mop-{i} repeats rt-{i * 3}" for i in range(10)],
         },
         settings={
@@ -274,18 +260,8 @@ def example(
             "fit": {"lr": 0.001, "epochs": 30, "patience": 5, "preset": "paper"},
             "simulate": {"n": 300, "mauve_spread": 0.01, "max_tokens": 128, "top_p": 1.0},
         },
-        versions={
-            "mop": "0.1.0",
-            "python": "3.11.9",
-            "torch": "2.6.0",
-            "transformers": "4.56.0",
-        },
-        cost={
-            "lm_calls": 48210,
-            "prompt_tokens": 9120334,
-            "generated_tokens": 27113,
-            "seconds": 335.0,
-        },
+        versions={"mop": "0.1.0", "python": "3.11.9", "torch": "2.6.0", "transformers": "4.56.0"},
+        cost={"lm_calls": 48210, "prompt_tokens": 9120334, "generated_tokens": 27113, "seconds": 335.0},
         origins=[
             {
                 "name": "smollm2-135m",
@@ -293,18 +269,8 @@ def example(
                 "licence": "Apache-2.0",
                 "source": "SmolLM2-135M-Instruct",
             },
-            {
-                "name": "minilm",
-                "kind": "encoder",
-                "licence": "Apache-2.0",
-                "source": "all-MiniLM-L6-v2",
-            },
-            {
-                "name": "rotten-tomatoes",
-                "kind": "data",
-                "licence": "see source",
-                "source": "Pang and Lee, 2005",
-            },
+            {"name": "minilm", "kind": "encoder", "licence": "Apache-2.0", "source": "all-MiniLM-L6-v2"},
+            {"name": "rotten-tomatoes", "kind": "data", "licence": "see source", "source": "Pang and Lee, 2005"},
         ],
         command="mop run --preset demo --seed 0 --out runs/demo",
     )

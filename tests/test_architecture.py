@@ -74,17 +74,13 @@ def test_every_module_belongs_to_a_name_of_the_order():
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_imports_point_to_earlier_names(name):
     for target in imported(modules()[name]):
-        assert ORDER.index(name_of(target)) <= ORDER.index(name_of(name)), (
-            f"{name} imports {target}"
-        )
+        assert ORDER.index(name_of(target)) <= ORDER.index(name_of(name)), f"{name} imports {target}"
 
 
 def test_no_modules_import_each_other_in_a_circle():
     faces = {name for name, path in modules().items() if path.name == "__init__.py"}
     graph = {name: imported(path) for name, path in modules().items() if name not in faces}
-    assert not faces & set().union(*graph.values()) - {"backends"}, (
-        "import the module, not the face"
-    )
+    assert not faces & set().union(*graph.values()) - {"backends"}, "import the module, not the face"
     TopologicalSorter(graph).prepare()
 
 
@@ -104,9 +100,7 @@ def test_public_names_are_sorted_and_there():
     assert all(hasattr(mop, name) for name in mop.__all__)
 
 
-@pytest.mark.parametrize(
-    "code", ["import mop", "from mop.cli import build_parser; build_parser().format_help()"]
-)
+@pytest.mark.parametrize("code", ["import mop", "from mop.cli import build_parser; build_parser().format_help()"])
 def test_the_light_parts_load_no_heavy_package(code):
     heavy = [
         "torch",

@@ -16,8 +16,7 @@ from mop.types import Decoding, Record
 from scripted import Scripted
 
 SMALL = Attributes(
-    by_label={"topic": {"good": ["plot"], "bad": ["length", "noise"]}},
-    common={"length": ["short", "long", "endless"]},
+    by_label={"topic": {"good": ["plot"], "bad": ["length", "noise"]}}, common={"length": ["short", "long", "endless"]}
 )
 
 
@@ -34,12 +33,8 @@ def run(contexts, model, **more):
 
 def test_the_drawn_values_are_those_of_the_counter_based_generator():
     record = reviews(2)[1]
-    topic = ["length", "noise", "others"][
-        int(generator(4, "attrprompt", "topic", "r1", 0).integers(3))
-    ]
-    length = ["short", "long", "endless"][
-        int(generator(4, "attrprompt", "length", "r1", 0).integers(3))
-    ]
+    topic = ["length", "noise", "others"][int(generator(4, "attrprompt", "topic", "r1", 0).integers(3))]
+    length = ["short", "long", "endless"][int(generator(4, "attrprompt", "length", "r1", 0).integers(3))]
     assert draw_attributes(SMALL, record, seed=4) == [("topic", topic), ("length", length)]
 
 
@@ -102,9 +97,7 @@ def test_dimensions_and_values_are_proposed_from_the_task_alone():
         return "Fine."
 
     model = Scripted(rule)
-    found = propose_attributes(
-        "a film review", generator=model, store=Store(":memory:"), decoding=Decoding(), seed=0
-    )
+    found = propose_attributes("a film review", generator=model, store=Store(":memory:"), decoding=Decoding(), seed=0)
     assert found == Attributes({"tone": ["dry", "warm"], "length": ["short"]})
     assert all("Verdict" not in prompt for prompt in model.prompts)
     with pytest.raises(BackendError, match="proposed no dimensions in 10 draws"):

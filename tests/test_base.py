@@ -33,15 +33,10 @@ def test_a_full_model_is_both():
 
 
 def test_a_model_that_cannot_score_is_refused():
-    with pytest.raises(
-        ScoringUnsupportedError, match="mute can write but not say how likely a given text is"
-    ):
+    with pytest.raises(ScoringUnsupportedError, match="mute can write but not say how likely a given text is"):
         as_scorer(OnlyWrites())
 
 
 def test_a_model_that_cannot_write_is_refused():
-    with pytest.raises(
-        BackendError,
-        match="judge can score but not write responses; name a model that can generate",
-    ):
+    with pytest.raises(BackendError, match="judge can score but not write responses; name a model that can generate"):
         as_generator(OnlyScores())

@@ -12,10 +12,7 @@ from mop.storage.run_folder import read_jsonl
 def options(tmp_path):
     source = tmp_path / "reviews.jsonl"
     source.write_text(
-        "\n".join(
-            json.dumps({"context": r.context, "response": r.response, "label": r.label})
-            for r in reviews(160)
-        )
+        "\n".join(json.dumps({"context": r.context, "response": r.response, "label": r.label}) for r in reviews(160))
     )
     return [
         "--out", str(tmp_path / "run"), "--preset", "quick", "--set", f'data.source="{source}"',

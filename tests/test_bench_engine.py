@@ -9,17 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bench_engine import (
-    Claim,
-    Load,
-    check_agreement,
-    keep,
-    largest_difference,
-    needed,
-    part_of,
-    sample,
-    source_digest,
-)
+from bench_engine import Claim, Load, check_agreement, keep, largest_difference, needed, part_of, sample, source_digest
 
 
 def load_of(prompts, responses):
@@ -82,6 +72,4 @@ def test_float32_sides_that_disagree_end_the_run():
     with pytest.raises(SystemExit, match=r"score_vs_loop_f32: the sides differ by 0\.5 nats"):
         check_agreement(far, "float32")
     check_agreement(far, "bfloat16")
-    check_agreement(
-        {"score_vs_loop_bf16": Claim(6.0, "one-by-one loop, bfloat16", difference=0.5)}, "float32"
-    )
+    check_agreement({"score_vs_loop_bf16": Claim(6.0, "one-by-one loop, bfloat16", difference=0.5)}, "float32")

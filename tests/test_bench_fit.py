@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 import fit_tables
-from bench_fit import (
-    Case,
-    Claim,
-    CountedScores,
-    Point,
-    claims_of,
-    settings_for,
-    tokens_ratio,
-    write_results,
-)
+from bench_fit import Case, Claim, CountedScores, Point, claims_of, settings_for, tokens_ratio, write_results
 from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
 from mop.config import FitConfig
@@ -30,8 +21,7 @@ N_TRAIN, N_TEST, K, N = 24, 12, 2, 3
 
 def records(n, start=0):
     return [
-        Record(key=f"r{i}", context=f"film {i % 3}", response=f"text {'ab'[i % 2]}{i}")
-        for i in range(start, start + n)
+        Record(key=f"r{i}", context=f"film {i % 3}", response=f"text {'ab'[i % 2]}{i}") for i in range(start, start + n)
     ]
 
 
@@ -90,9 +80,7 @@ def test_a_share_that_is_less_than_a_round_of_all_records_is_a_budget_of_tokens(
     personas = [Persona(key=f"p{k}", description=f"You are reader {k}.") for k in range(4)]
     of = fit_tables.Material("rotten", "a verdict", personas, made[2], made[0], made[1], [], [])
     problem = planted.problem
-    truth = fit_tables.Truth(
-        of, curves, np.full(60, 10), problem.hx, problem.hg, problem.he, problem.betas, True
-    )
+    truth = fit_tables.Truth(of, curves, np.full(60, 10), problem.hx, problem.hg, problem.he, problem.betas, True)
     result, score = Case.of(truth).fit(0.05, 0)
     cells, tokens = score.spent()
     assert tokens == 10 * cells
@@ -194,8 +182,6 @@ def test_a_table_is_read_as_far_as_its_personas_are_complete(material, tmp_path)
 def test_exemplars_come_from_the_shorter_half_and_differ(tmp_path):
     pool = [Record(key=f"{i}", context=f"c{i % 4}", response="word " * (i + 1)) for i in range(40)]
     with Store(tmp_path / "store.sqlite") as store:
-        chosen = fit_tables.different(
-            pool, lambda record: len(record.response), FakeEncoder(), store
-        )
+        chosen = fit_tables.different(pool, lambda record: len(record.response), FakeEncoder(), store)
     assert len({record.key for record in chosen}) == fit_tables.N_EXEMPLARS
     assert all(int(record.key) < 20 for record in chosen)

@@ -68,16 +68,9 @@ def test_a_rival_as_good_as_real_texts_gives_no_percentage(bench):
     assert bench.change({"energy": 0.1}, {"energy": 0.0}, "energy") == (None, None)
 
 
-def test_an_interval_keeps_to_what_a_figure_can_be_and_has_no_end_where_the_rivals_may_be_nothing(
-    bench,
-):
-    mine = {
-        "kl_cosine": 0.03,
-        "kl_cosine_interval": [0.0, 0.08],
-    }  # cut off at 0: 0.05 to either side
-    low, high = bench.change(
-        mine, {"kl_cosine": 0.1, "kl_cosine_interval": [0.1, 0.1]}, "kl_cosine"
-    )[1]
+def test_an_interval_keeps_to_what_a_figure_can_be_and_has_no_end_where_the_rivals_may_be_nothing(bench):
+    mine = {"kl_cosine": 0.03, "kl_cosine_interval": [0.0, 0.08]}  # cut off at 0: 0.05 to either side
+    low, high = bench.change(mine, {"kl_cosine": 0.1, "kl_cosine_interval": [0.1, 0.1]}, "kl_cosine")[1]
     assert (low, high) == (-100.0, pytest.approx(-20.0, abs=2.0))
     theirs = {"kl_cosine": 0.01, "kl_cosine_interval": [0.0, 0.022]}
     low, high = bench.change(mine, theirs, "kl_cosine")[1]
@@ -86,23 +79,13 @@ def test_an_interval_keeps_to_what_a_figure_can_be_and_has_no_end_where_the_riva
     # What is 0 for real texts may be below 0 by chance.
     for metric in ("energy", "fid_excess"):
         low, _ = bench.change(
-            {metric: 0.0, f"{metric}_interval": [-0.02, 0.02]},
-            {metric: 0.1, f"{metric}_interval": [0.1, 0.1]},
-            metric,
+            {metric: 0.0, f"{metric}_interval": [-0.02, 0.02]}, {metric: 0.1, f"{metric}_interval": [0.1, 0.1]}, metric
         )[1]
         assert low == pytest.approx(-120.0, abs=2.0)
 
 
 def test_absent_data_are_skipped_with_a_reason(bench, tmp_path, capsys):
-    arguments = [
-        "--sizes",
-        "tiny",
-        "--work",
-        str(tmp_path / "work"),
-        "--list",
-        "--shared",
-        str(tmp_path),
-    ]
+    arguments = ["--sizes", "tiny", "--work", str(tmp_path / "work"), "--list", "--shared", str(tmp_path)]
     assert bench.main(arguments) == 0
     assert f"imdb: skipped, {tmp_path / 'data' / 'imdb'} is not there" in capsys.readouterr().err
 
@@ -128,14 +111,7 @@ def test_only_some_versions_can_be_made(bench, tmp_path):
     some = ["--ablations", "no-gates", "k-2", "--part", "ablations"]
     arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path), *some])
     found = bench.plan(arguments, ["agnews"])
-    assert [piece.name for piece in found] == [
-        "fit",
-        "mop",
-        "mop.paper-fit",
-        "mop.no-gates",
-        "mop.k-2",
-        "table",
-    ]
+    assert [piece.name for piece in found] == ["fit", "mop", "mop.paper-fit", "mop.no-gates", "mop.k-2", "table"]
     assert "--ablations no-gates k-2 " in bench.command(arguments, found[-1])
 
 
@@ -161,9 +137,7 @@ def test_a_reduced_table_has_the_methods_named_and_no_fit_of_the_papers(bench, t
     if not (bench.SHARED / "data" / "agnews").is_dir():
         pytest.skip("the data folder shared/ is not there")
     reduced = ["--methods", "zero-shot", "mop-uniform", "--best-seeds", "1", "--no-paper-fit"]
-    arguments = bench.arguments_of(
-        ["--sizes", "tiny", "--work", str(tmp_path), "--part", "table", *reduced]
-    )
+    arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path), "--part", "table", *reduced])
     found = bench.plan(arguments, ["agnews"])
     assert [piece.name for piece in found] == [
         "fit", "zero-shot", "mop-uniform", "mop", "ceiling", "table"
@@ -205,9 +179,7 @@ def test_a_later_run_keeps_what_an_earlier_one_found_of_other_data_sets(bench, t
         assert part in text
 
 
-def test_claims_of_earlier_runs_are_worked_out_anew_and_those_that_cannot_be_are_kept(
-    bench, tmp_path
-):
+def test_claims_of_earlier_runs_are_worked_out_anew_and_those_that_cannot_be_are_kept(bench, tmp_path):
     arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(tmp_path)])
     old = {"value": 1.0, "interval": None, "target": 0.0, "met": False, "against": "x"}
     run = {
@@ -228,12 +200,7 @@ def test_claims_of_earlier_runs_are_worked_out_anew_and_those_that_cannot_be_are
 
 def test_a_piece_that_came_out_as_it_was_was_made_when_it_first_was(bench, tmp_path, monkeypatch):
     ledger = bench.Ledger(tmp_path / "pieces.json")
-    for commit, digest, made_by in (
-        ("a", "x", "a"),
-        ("b", "x", "a"),
-        ("c", "y", "c"),
-        ("d", None, "d"),
-    ):
+    for commit, digest, made_by in (("a", "x", "a"), ("b", "x", "a"), ("c", "y", "c"), ("d", None, "d")):
         monkeypatch.setattr(bench, "made_now", lambda commit=commit: {"commit": commit})
         ledger.finish(bench.Piece("agnews", "table", "mop", 60.0, RunConfig()), 1.0, digest)
         assert ledger.done["agnews/mop"]["made"]["commit"] == made_by
@@ -245,9 +212,7 @@ def test_a_further_ablation_makes_the_table_anew_and_nothing_else(bench, tmp_pat
     more = replace(config, compare=replace(config.compare, ablations=("no-gates",)))
     for name in ("mop", "table"):
         ledger.finish(bench.Piece("agnews", "ablations", name, 60.0, config), 1.0, None)
-        assert ledger.is_done(bench.Piece("agnews", "ablations", name, 60.0, more)) == (
-            name == "mop"
-        )
+        assert ledger.is_done(bench.Piece("agnews", "ablations", name, 60.0, more)) == (name == "mop")
 
 
 def test_texts_that_are_cut_lie_apart_for_each_tokenizer_and_source(bench, tmp_path, monkeypatch):
@@ -262,12 +227,8 @@ def test_texts_that_are_cut_lie_apart_for_each_tokenizer_and_source(bench, tmp_p
         for split in bench.SPLITS:
             packed = gzip.compress(json.dumps({"response": text}).encode(), mtime=0)
             (shared / "data" / "imdb" / f"{split}.jsonl.gz").write_bytes(packed)
-        monkeypatch.setattr(
-            bench, "cutter", lambda lm, n: (lambda text: text[:tokens], str(tokens))
-        )
-        arguments = bench.arguments_of(
-            ["--sizes", "tiny", "--work", str(work), "--shared", str(shared)]
-        )
+        monkeypatch.setattr(bench, "cutter", lambda lm, n: (lambda text: text[:tokens], str(tokens)))
+        arguments = bench.arguments_of(["--sizes", "tiny", "--work", str(work), "--shared", str(shared)])
         return bench.prepared("imdb", arguments)
 
     first, other, changed = prepared("abcdef", 3), prepared("abcdef", 2), prepared("xyz", 3)

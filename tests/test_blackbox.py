@@ -39,9 +39,7 @@ def plain_mmd2(samples: list[np.ndarray], target: np.ndarray, w: np.ndarray, wid
     return total + sum(pairs) / len(pairs)
 
 
-@pytest.mark.parametrize(
-    "weights", [[0.5, 0.3, 0.2, 0.0], [0.1, 0.1, 0.1, 0.7], [1.0, 0, 0, 0], [0.25] * 4]
-)
+@pytest.mark.parametrize("weights", [[0.5, 0.3, 0.2, 0.0], [0.1, 0.1, 0.1, 0.7], [1.0, 0, 0, 0], [0.25] * 4])
 def test_planted_weights_are_found(weights: list[float]) -> None:
     samples = [cloud(k, 300, seed=1) for k in range(4)]
     found = match_weights(samples, planted(weights, 1000, seed=2))
@@ -53,9 +51,7 @@ def test_planted_weights_are_found(weights: list[float]) -> None:
 
 def test_sizes_of_the_samples_do_not_matter() -> None:
     samples = [cloud(k, n, seed=3) for k, n in enumerate((40, 200, 100, 60))]
-    found = [
-        match_weights(samples, planted([0.4, 0.2, 0.2, 0.2], 500, seed=s)).weights for s in range(5)
-    ]
+    found = [match_weights(samples, planted([0.4, 0.2, 0.2, 0.2], 500, seed=s)).weights for s in range(5)]
     assert np.abs(np.mean(found, axis=0) - [0.4, 0.2, 0.2, 0.2]).max() < 0.1
 
 
@@ -64,9 +60,7 @@ def test_the_discrepancy_equals_the_plain_loops() -> None:
     target = planted([0.5, 0.5, 0, 0], 12, seed=5)
     found = match_weights(samples, target, bandwidth=0.8)
     assert found.mmd2 == pytest.approx(plain_mmd2(samples, target, found.weights, 0.8), abs=1e-10)
-    assert found.mmd2_uniform == pytest.approx(
-        plain_mmd2(samples, target, np.full(3, 1 / 3), 0.8), abs=1e-10
-    )
+    assert found.mmd2_uniform == pytest.approx(plain_mmd2(samples, target, np.full(3, 1 / 3), 0.8), abs=1e-10)
 
 
 def test_no_other_weights_on_a_fine_grid_match_better() -> None:
@@ -108,9 +102,7 @@ def test_permuting_personas_permutes_the_weights() -> None:
 
 def test_personas_that_cannot_be_told_apart_are_no_hindrance() -> None:
     twin = cloud(0, 100, seed=12)
-    found = match_weights(
-        [twin, twin.copy(), cloud(1, 100, seed=12)], planted([0.5, 0.5, 0, 0], 400, seed=13)
-    )
+    found = match_weights([twin, twin.copy(), cloud(1, 100, seed=12)], planted([0.5, 0.5, 0, 0], 400, seed=13))
     assert found.weights[:2].sum() == pytest.approx(0.5, abs=0.08)
 
 
@@ -168,9 +160,7 @@ def test_what_is_no_prior_is_refused(prior: list[float], message: str) -> None:
         ([np.ones((3, 3))], np.ones((5, 3)), "the kernel width is 0.0"),
     ],
 )
-def test_unusable_embeddings_are_named(
-    samples: list[np.ndarray], target: np.ndarray, message: str
-) -> None:
+def test_unusable_embeddings_are_named(samples: list[np.ndarray], target: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         match_weights(samples, target)
 

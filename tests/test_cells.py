@@ -12,26 +12,17 @@ from planted import plant
 
 def test_training_needs_validation_records():
     planted = plant(n=20, n_train=10)
-    with pytest.raises(
-        DataError, match="needs training and validation records, got 20 of 20 for training"
-    ):
+    with pytest.raises(DataError, match="needs training and validation records, got 20 of 20 for training"):
         replace(planted.problem, n_train=20)
 
 
 def test_no_scored_component_is_an_error():
-    with pytest.raises(
-        DataError, match="no component was scored for any record; raise fit.components_per_record"
-    ):
+    with pytest.raises(DataError, match="no component was scored for any record; raise fit.components_per_record"):
         pack_cells([[], []], lambda i, c: np.zeros(1), n_exemplars=2, n_nodes=1)
 
 
 def test_cells_count_what_is_present():
-    cells = pack_cells(
-        [[0], [1, 2]],
-        lambda i, c: np.zeros(1, np.float32),
-        n_exemplars=2,
-        n_nodes=1,
-    )
+    cells = pack_cells([[0], [1, 2]], lambda i, c: np.zeros(1, np.float32), n_exemplars=2, n_nodes=1)
     assert isinstance(cells, Cells)
     assert cells.n_cells == 3
 

@@ -18,9 +18,7 @@ def source(tmp_path_factory):
     from conftest import reviews
 
     path = tmp_path_factory.mktemp("cli") / "reviews.jsonl"
-    path.write_text(
-        "\n".join(json.dumps({"context": r.context, "response": r.response}) for r in reviews(160))
-    )
+    path.write_text("\n".join(json.dumps({"context": r.context, "response": r.response}) for r in reviews(160)))
     return path
 
 
@@ -32,14 +30,7 @@ def run_folder(source, tmp_path_factory):
 
 
 def options(source, *more):
-    found = [
-        "--preset",
-        "quick",
-        "--set",
-        f'data.source="{source}"',
-        "--set",
-        "data.task=a film review",
-    ]
+    found = ["--preset", "quick", "--set", f'data.source="{source}"', "--set", "data.task=a film review"]
     return [*found, *(part for assignment in more for part in ("--set", assignment))]
 
 
@@ -120,9 +111,7 @@ def test_the_number_of_personas_can_be_left_to_held_out_likelihood(source, tmp_p
 
 
 def test_a_users_own_records_can_be_scored(run_folder, tmp_path, capsys):
-    (tmp_path / "mine.csv").write_text(
-        "context,response\nVerdict: good.,great fun\nVerdict: bad.,so dull\n"
-    )
+    (tmp_path / "mine.csv").write_text("context,response\nVerdict: good.,great fun\nVerdict: bad.,so dull\n")
     assert main(["score", str(run_folder), "--records", str(tmp_path / "mine.csv"), "--json"]) == OK
     assert json.loads(capsys.readouterr().out)["n_records"] == 2
 
@@ -182,9 +171,7 @@ def test_the_fake_server_lists_what_it_can_be(capsys):
 
 
 def test_a_closed_pipe_is_no_traceback():
-    done = subprocess.run(
-        f"{sys.executable} -m mop config | true", shell=True, capture_output=True, text=True
-    )
+    done = subprocess.run(f"{sys.executable} -m mop config | true", shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
 
 
@@ -211,30 +198,16 @@ def test_pull_without_a_name_lists_what_there_is(capsys):
         (["--set", 'data.source="/none/here.csv"'], USAGE, "here.csv"),
         (["--set", "data.response=tekst"], FAILED, "tekst"),
         (["--set", "personas.n_personas=25"], USAGE, "25"),
-        (
-            ["--set", "fit.n_round=3"],
-            USAGE,
-            "unknown setting fit.n_round; did you mean fit.n_rounds?",
-        ),
+        (["--set", "fit.n_round=3"], USAGE, "unknown setting fit.n_round; did you mean fit.n_rounds?"),
         (["--set", "model.lm=smolm2-135m"], USAGE, "smollm2-135m"),
         (["--set", "model.encoder=minilmm"], USAGE, "minilm"),
         (["--preset", "demmo"], USAGE, "unknown preset 'demmo'; known presets: demo, paper, quick"),
-        (
-            ["--config", "none.toml"],
-            USAGE,
-            "no configuration file at none.toml; give the path of a TOML file",
-        ),
+        (["--config", "none.toml"], USAGE, "no configuration file at none.toml; give the path of a TOML file"),
         (["--set", "data.golden=5000"], FAILED, "5000"),
-        (
-            ["--set", "fit.learning_rate=inf"],
-            USAGE,
-            "fit.learning_rate must be a finite number, got inf",
-        ),
+        (["--set", "fit.learning_rate=inf"], USAGE, "fit.learning_rate must be a finite number, got inf"),
     ],
 )
-def test_bad_input_gives_one_clear_message_and_its_code(
-    source, tmp_path, capsys, arguments, code, sentence
-):
+def test_bad_input_gives_one_clear_message_and_its_code(source, tmp_path, capsys, arguments, code, sentence):
     command = ["run", "--quiet", "--out", str(tmp_path / "run"), *options(source), *arguments]
     assert main(command) == code
     out, err = capsys.readouterr()
@@ -286,9 +259,7 @@ def command_line(source, out, *more):
     return [sys.executable, "-m", "mop", "run", "--out", str(out), *options(source, *more)]
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)]
-)
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
 def test_an_interrupted_run_says_so_and_goes_on_later(source, tmp_path, sent, code):
     out = tmp_path / "run"
     child = subprocess.Popen(
@@ -308,15 +279,11 @@ def test_an_interrupted_run_says_so_and_goes_on_later(source, tmp_path, sent, co
     assert child.returncode == code
     assert "mop run: interrupted; what is done is kept: the same command goes on from there" in err
     assert "Traceback" not in err
-    done = subprocess.run(
-        [*command_line(source, out), "--json"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([*command_line(source, out), "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["skipped"][:2] == ["records", "personas"]
 
 
-def test_a_full_disk_stops_with_one_sentence_and_the_run_goes_on_when_there_is_room(
-    source, tmp_path
-):
+def test_a_full_disk_stops_with_one_sentence_and_the_run_goes_on_when_there_is_room(source, tmp_path):
     out = tmp_path / "run"
 
     def no_room():  # a limit on file size stands for a full disk; Python ignores the signal that comes with it

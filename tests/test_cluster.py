@@ -77,9 +77,7 @@ def test_more_clusters_than_different_vectors_are_refused(n_clusters):
 
 def test_vectors_that_differ_by_rounding_alone_are_refused_rather_than_an_empty_cluster_returned():
     vectors = np.array([[0.0], [1e8], [1e8 + 2e-8]])
-    with pytest.raises(
-        ValueError, match=r"3 clusters were asked for, but the 3 vectors form only 2 different"
-    ):
+    with pytest.raises(ValueError, match=r"3 clusters were asked for, but the 3 vectors form only 2 different"):
         cluster(vectors, 3, seed=0)
 
 

@@ -83,18 +83,8 @@ def test_every_method_has_its_figures_its_cost_and_its_seeds(finished):
     assert found["methods"]["few-shot"]["n_seeds"] == 1
     assert found["methods"]["mop"]["prepare_calls"] > 100
     assert found["methods"]["zero-shot"]["lm_calls"] == 16
-    assert [found["methods"][m]["sees_real"] for m in found["methods"]] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert list(found["ablations"]["methods"]) == [
-        "mop",
-        "mop.no-exemplars",
-        "mop.tokens-2",
-        "mop.n-12",
-    ]
+    assert [found["methods"][m]["sees_real"] for m in found["methods"]] == [False, False, True, True]
+    assert list(found["ablations"]["methods"]) == ["mop", "mop.no-exemplars", "mop.tokens-2", "mop.n-12"]
     # Of MoP's own responses the ablations are beside a part, at the cost of that part.
     changed = found["ablations"]["methods"]
     assert [changed[name]["lm_calls"] for name in changed] == [8, 8, 8, 8]
@@ -140,10 +130,7 @@ def test_a_variant_is_fitted_on_the_very_same_records(finished):
 
 def test_equal_answers_of_different_people_stay_in_a_variant(tmp_path):
     """A survey: what is told apart by group in the run is not taken for duplicates later."""
-    rows = [
-        {"context": "Tea or coffee?", "response": f"{i % 7} teas", "who": str(i)}
-        for i in range(160)
-    ]
+    rows = [{"context": "Tea or coffee?", "response": f"{i % 7} teas", "who": str(i)} for i in range(160)]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = resolve_config(
         preset="quick",
@@ -248,9 +235,7 @@ def test_progen_is_left_out_without_labels_unless_it_was_asked_for(source, tmp_p
     more = ("compare.ablations=[]", "compare.n_seeds_best=0", "simulate.same_label=true")
     plain = [*SMALL, *more, f'data.source="{source}"', "data.task=a film review"]
     methods = 'compare.methods=["zero-shot", "progen"]'
-    with pytest.raises(
-        DataError, match="ProGen trains a classifier on labels.*or leave progen out"
-    ):
+    with pytest.raises(DataError, match="ProGen trains a classifier on labels.*or leave progen out"):
         compare(resolve_config(preset="quick", assignments=[*plain, methods]), tmp_path / "run")
     assert not (tmp_path / "run" / "personas.jsonl").exists()  # nothing was fitted yet
     by_default = [a for a in plain if "compare.methods" not in a]
@@ -258,9 +243,7 @@ def test_progen_is_left_out_without_labels_unless_it_was_asked_for(source, tmp_p
     with _open_bench(config, tmp_path / "run", progress=None, models=None) as bench:
         assert "progen" not in bench.methods
         assert "zerogen" in bench.methods
-        assert bench.notes == [
-            "progen was left out: its classifier needs labels, and no context has one."
-        ]
+        assert bench.notes == ["progen was left out: its classifier needs labels, and no context has one."]
         assert bench._departures() == []  # there is no label whose exemplars could be shown
 
 
@@ -286,9 +269,7 @@ def test_records_without_a_label_among_others_are_no_contexts(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_before_work_begins(source, tmp_path, more, message):
     with pytest.raises(ConfigError, match=message):
-        compare(
-            settings(source, "data.exemplars=24", "personas.n_personas=4", more), tmp_path / "r"
-        )
+        compare(settings(source, "data.exemplars=24", "personas.n_personas=4", more), tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -335,13 +316,7 @@ def test_a_version_changes_nothing_where_the_settings_are_its_own(source, ablati
 
 def test_the_command_again_draws_nothing_and_writes_the_same(finished, capsys):
     path, found = finished
-    files = (
-        "comparison.json",
-        "comparison.md",
-        "comparison.tex",
-        "ablations.md",
-        "comparison.html",
-    )
+    files = ("comparison.json", "comparison.md", "comparison.tex", "ablations.md", "comparison.html")
     before = {name: (path / "compare" / name).read_bytes() for name in files}
     assert main(["compare", "--json", "--quiet", "--out", str(path)]) == OK
     assert json.loads(capsys.readouterr().out) == found
@@ -373,9 +348,7 @@ def test_a_damaged_arm_is_made_again(finished, source, tmp_path):
     assert file.read_bytes() == before
 
 
-def test_costs_are_those_of_the_responses_shown_not_of_all_that_the_folder_ever_paid(
-    finished, source, tmp_path
-):
+def test_costs_are_those_of_the_responses_shown_not_of_all_that_the_folder_ever_paid(finished, source, tmp_path):
     path, kept = tmp_path / "run", ("lm_calls", "lm_tokens", "prepare_calls", "prepare_tokens")
     costs = {name: {key: row[key] for key in kept} for name, row in finished[1]["methods"].items()}
     shutil.copytree(finished[0], path)
@@ -425,14 +398,7 @@ def test_the_best_rival_is_chosen_in_the_rivals_favour():
 
 def test_over_seeds_gives_the_mean_and_a_student_interval():
     arms = [
-        {
-            "energy": v,
-            "mauve": 0.5,
-            "kl_cosine": 0.1,
-            "sense": -4.0,
-            "n": 9,
-            "energy_interval": [0, 1],
-        }
+        {"energy": v, "mauve": 0.5, "kl_cosine": 0.1, "sense": -4.0, "n": 9, "energy_interval": [0, 1]}
         for v in (0.2, 0.3, 0.4)
     ]
     found = over_seeds(arms)
@@ -453,9 +419,7 @@ def test_over_seeds_gives_the_mean_and_a_student_interval():
 
 def test_an_excess_over_the_floor_has_the_error_of_the_floor_however_many_seeds():
     arms = [{"fid_excess": 0.05, "n": 9} for _ in range(3)]
-    floor = {
-        "fid_excess_interval": [-0.02 * 2**0.5, 0.02 * 2**0.5]
-    }  # of a difference of two such sets
+    floor = {"fid_excess_interval": [-0.02 * 2**0.5, 0.02 * 2**0.5]}  # of a difference of two such sets
     assert over_seeds(arms, floor)["fid_excess_interval"] == pytest.approx([0.03, 0.07])
 
 
@@ -474,16 +438,12 @@ def test_an_ablation_changes_its_setting(source, ablation, section, key, value):
     ("ablation", "more", "message"),
     [("k-7", ['personas.writer="file"', 'personas.path="mine.jsonl"'], "the personas are those of personas.path")],
 )  # fmt: skip
-def test_an_ablation_that_would_change_nothing_by_mistake_is_refused(
-    source, ablation, more, message
-):
+def test_an_ablation_that_would_change_nothing_by_mistake_is_refused(source, ablation, more, message):
     with pytest.raises(ConfigError, match=f"the ablation {ablation}.*{message}"):
         variant_settings(settings(source, *more), ablation)
 
 
-@pytest.mark.parametrize(
-    "ablation", ["no-exemplars", "no-gates", "fitted-tau", "any-label", "tokens-4", "prompt-8"]
-)
+@pytest.mark.parametrize("ablation", ["no-exemplars", "no-gates", "fitted-tau", "any-label", "tokens-4", "prompt-8"])
 def test_other_ablations_need_no_fit(source, ablation):
     assert variant_settings(settings(source), ablation) is None
 
@@ -516,9 +476,7 @@ def on_a_server(source, *more):
     )  # fmt: skip
 
 
-def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are_left_out(
-    source, tmp_path
-):
+def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are_left_out(source, tmp_path):
     config = on_a_server(source, 'model.scorer="fake"', 'compare.ablations=["k-2"]')
     faults = Faults(script=("ok",) * N_PROBES + ("filter", "400"))
     server = FakeServer("openai", faults=faults)
@@ -535,8 +493,7 @@ def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are
     assert (row["prepare_calls"] > 0, row["prepare_minutes"] >= 0) == (True, True)
     assert "prepare/picle-prompted" in read_json(tmp_path / "run" / "compare" / "seconds.json")
     assert found["notes"][0] == (
-        "mop was fitted to the likelihoods of fake, a surrogate; openai:toy@http://127.0.0.1:1 "
-        "wrote all responses."
+        "mop was fitted to the likelihoods of fake, a surrogate; openai:toy@http://127.0.0.1:1 wrote all responses."
     )
     assert any("zerogen: 2 of 16 draws were refused or failed" in note for note in found["notes"])
     about = read_json(tmp_path / "run" / "manifest.json")["about"]

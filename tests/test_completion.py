@@ -15,11 +15,7 @@ EVERY = np.arange(N)
 def whole_table(seed=0, *, n=N, nodes=1):
     """Log-likelihoods (n, K·J, nodes) that are nearly sums of effects, of records that are very different."""
     rng = np.random.default_rng(99)  # the population is the same, records differ by seed
-    loads, of_persona, of_exemplar = (
-        rng.normal(size=(2, K)),
-        rng.normal(0, 1.0, K),
-        2 * rng.normal(size=J),
-    )
+    loads, of_persona, of_exemplar = (rng.normal(size=(2, K)), rng.normal(0, 1.0, K), 2 * rng.normal(size=J))
     rng = np.random.default_rng(seed)
     persona = rng.normal(0, 0.6, (n, 2)) @ loads + of_persona
     exemplar = rng.normal(0, 2.0, (n, J)) + of_exemplar
@@ -64,9 +60,7 @@ def test_what_is_missing_follows_from_what_is_there():
     missing = np.ones((N, K * J), dtype=bool)
     np.put_along_axis(missing, cells.persona * J + cells.exemplar, False, axis=1)
     error = around_their_mean((filled.curves - table)[:, :, 0])[missing]
-    assert (
-        np.median(np.abs(error)) < 0.3
-    )  # of a draw; the table itself has a standard deviation of 2.2
+    assert np.median(np.abs(error)) < 0.3  # of a draw; the table itself has a standard deviation of 2.2
     assert filled.present.all()
     component = filled.persona * J + filled.exemplar
     assert (component == np.arange(K * J)).all()
@@ -91,10 +85,7 @@ def test_draws_are_as_uncertain_as_they_say():
     table = whole_table(seed=3, n=400)
     problem, cells = problem_of(400), scored(table, 8, seed=3)
     every = np.arange(400)
-    draws = [
-        around_their_mean(complete(problem, cells, every, seed=s).curves[:, :, 0])
-        for s in range(12)
-    ]
+    draws = [around_their_mean(complete(problem, cells, every, seed=s).curves[:, :, 0]) for s in range(12)]
     missing = np.ones((400, K * J), dtype=bool)
     np.put_along_axis(missing, cells.persona * J + cells.exemplar, False, axis=1)
     expected, spread = np.mean(draws, axis=0), np.var(draws, axis=0, ddof=1)
@@ -135,15 +126,11 @@ def test_the_same_seed_fills_in_the_same():
 def test_draws_belong_to_the_record_whatever_is_filled_in_with_it():
     """Else a fold would be judged on the accidents of the records that its fit has seen."""
     even, odd = EVERY[::2], EVERY[1::2]
-    twins = scored(whole_table(), 9).of(
-        np.repeat(even, 2)
-    )  # every second record is like the one before
+    twins = scored(whole_table(), 9).of(np.repeat(even, 2))  # every second record is like the one before
 
     def draws(rows):
         """(len(rows), cells): what two seeds differ in, for expectations are the same."""
-        one, other = (
-            complete(problem_of(), twins, rows, seed=s).curves[rows, :, 0] for s in (0, 1)
-        )
+        one, other = (complete(problem_of(), twins, rows, seed=s).curves[rows, :, 0] for s in (0, 1))
         return one - other
 
     def alike(one, other):

@@ -20,9 +20,7 @@ from mop.errors import ConfigError
 def test_assignments_beat_file_beats_preset_beats_defaults(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text("seed = 5\n[fit]\nn_rounds = 7\ntop_m = 9\n[personas]\nn_personas = 4\n")
-    config = resolve_config(
-        file=file, preset="paper", assignments=["fit.n_rounds=3", "model.lm=fake"]
-    )
+    config = resolve_config(file=file, preset="paper", assignments=["fit.n_rounds=3", "model.lm=fake"])
     assert (config.fit.n_rounds, config.fit.top_m, config.personas.n_personas) == (3, 9, 4)
     assert (config.fit.method, config.model.encoder, config.seed) == ("paper", "mpnet", 5)
     assert config.model.lm == "fake"
@@ -42,29 +40,20 @@ def test_json_and_back_is_the_same():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        (
-            "fit.learning_rat=1",
-            r"unknown setting fit\.learning_rat; did you mean fit\.learning_rate\?",
-        ),
+        ("fit.learning_rat=1", r"unknown setting fit\.learning_rat; did you mean fit\.learning_rate\?"),
         ("fitt.dim=1", r"unknown setting fitt; did you mean fit\?"),
         ("fit.dim=1.5", r"fit\.dim must be of type int, got 1\.5 \(float\)"),
         ("fit.dim=true", r"fit\.dim must be of type int, got True \(bool\)"),
         ("fit.dim=0", r"fit\.dim must be at least 1, got 0"),
         ("fit=3", r"fit must be a table of settings, got 3"),
         ("fit.n_folds=1", r"fit\.n_folds must be at least 2, got 1"),
-        (
-            "model.dtype=float3",
-            r"model\.dtype must be one of .*, got 'float3'; did you mean 'float32'\?",
-        ),
+        ("model.dtype=float3", r"model\.dtype must be one of .*, got 'float3'; did you mean 'float32'\?"),
         ("model.memory_gib=0", r"model\.memory_gib must be above 0, got 0\.0; leave it out for a"),
         ("simulate.top_p=1.5", r"simulate\.top_p must be above 0 and at most 1, got 1\.5"),
         ("simulate.control_tau=0", r"simulate\.control_tau must be a number above 0, got 0\.0"),
         ("simulate.tau_factor=0", r"simulate\.tau_factor must be a number above 0, got 0\.0"),
         ("simulate.n_agents=2", r"n_agents above 1 goes with mix = .*set both or neither"),
-        (
-            'simulate.controls=["zeroshot"]',
-            r"simulate\.controls must be one of .*did you mean 'zero-shot'\?",
-        ),
+        ('simulate.controls=["zeroshot"]', r"simulate\.controls must be one of .*did you mean 'zero-shot'\?"),
         (
             "simulate.n_responses=3",
             r"simulate\.n_responses must be at least 4 \(an evaluation needs as many texts\), got 3",
@@ -73,10 +62,7 @@ def test_json_and_back_is_the_same():
         ("personas.n_personas=ten", r"n_personas must be a whole number or auto, got 'ten'$"),
         ("seed.x=3", r"seed must be of type int, got"),
         ("simulate.n_responses=500", r"simulate\.n_responses \(500\) is above data\.test \(400\)"),
-        (
-            "personas.writer=file",
-            r"personas\.path goes with personas\.writer = \"file\".*set both or neither",
-        ),
+        ("personas.writer=file", r"personas\.path goes with personas\.writer = \"file\".*set both or neither"),
         ("data.label=3", r"data\.label must be of type str or nothing, got 3 \(int\)"),
         ("no equals sign", r"--set takes section\.key=value, got 'no equals sign'"),
         ("a.b.c=1", r"--set takes section\.key=value, got 'a\.b\.c=1'"),
@@ -88,9 +74,7 @@ def test_a_bad_setting_is_named(assignment, message):
 
 
 def test_an_unknown_preset_is_named():
-    with pytest.raises(
-        ConfigError, match="unknown preset 'demi'; known presets: demo, paper, quick"
-    ):
+    with pytest.raises(ConfigError, match="unknown preset 'demi'; known presets: demo, paper, quick"):
         resolve_config(preset="demi")
 
 
@@ -114,14 +98,10 @@ def test_a_json_that_is_no_configuration_is_refused(tmp_path):
 
 
 def test_a_missing_file_and_a_broken_file_are_named(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"no configuration file at .*none\.toml; give the path of a TOML file"
-    ):
+    with pytest.raises(ConfigError, match=r"no configuration file at .*none\.toml; give the path of a TOML file"):
         resolve_config(file=tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
-    with pytest.raises(
-        ConfigError, match=r"bad\.toml is not valid TOML: .*; mend it and run again"
-    ):
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML: .*; mend it and run again"):
         resolve_config(file=tmp_path / "bad.toml")
     with pytest.raises(ConfigError, match=r"cannot be read: .*; give a readable TOML file"):
         resolve_config(file=tmp_path)
@@ -136,10 +116,7 @@ def test_every_setting_says_what_it_means(section):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        (
-            "remote.dialect=vlm",
-            r"\[remote\] dialect must be one of auto, openai-chat, .*, got 'vlm'",
-        ),
+        ("remote.dialect=vlm", r"\[remote\] dialect must be one of auto, openai-chat, .*, got 'vlm'"),
         ("remote.max_cost=5.0", r"\[remote\] max_cost = 5.0 needs prices"),
         ("remote_scorer.deadline_s=0", r"\[remote_scorer\] deadline_s must be above 0"),
         ("remote.max_costs=1", r"unknown setting remote.max_costs; did you mean remote.max_cost\?"),
@@ -158,9 +135,7 @@ def test_settings_of_servers_are_read_from_a_file(tmp_path):
     )
     config = resolve_config(file=file)
     assert config.model.scorer == "fake"
-    assert config.remote == RemoteSettings(
-        api_key_env="MY_KEY", price_in=0.15, price_out=0.6, max_cost=5.0
-    )
+    assert config.remote == RemoteSettings(api_key_env="MY_KEY", price_in=0.15, price_out=0.6, max_cost=5.0)
     assert config.remote_scorer == RemoteSettings()
     assert config_from_dict(config_to_dict(config)) == config
 

@@ -27,9 +27,7 @@ def test_one_exemplar_is_drawn_uniformly_and_never_the_record_itself():
 
 
 def test_three_exemplars_are_different_and_their_ordered_draw_has_its_probability():
-    agents = few_shot_agents(
-        reviews(50), np.full(50, -1), 5, tau=1.0, seed=0, n_shots=3, method="few-shot-3"
-    )
+    agents = few_shot_agents(reviews(50), np.full(50, -1), 5, tau=1.0, seed=0, n_shots=3, method="few-shot-3")
     assert all(len(set(a.exemplars)) == 3 for a in agents)
     assert agents[0].log_omega == pytest.approx(math.log(1 / 5 / 4 / 3))
 
@@ -44,9 +42,7 @@ def test_a_draw_depends_on_the_key_alone():
 
 def test_more_exemplars_than_there_are_is_an_error():
     with pytest.raises(ConfigError, match="few-shot-3 shows 3 exemplars and may choose from 2"):
-        few_shot_agents(
-            reviews(1), np.array([0]), 3, tau=1.0, seed=0, n_shots=3, method="few-shot-3"
-        )
+        few_shot_agents(reviews(1), np.array([0]), 3, tau=1.0, seed=0, n_shots=3, method="few-shot-3")
 
 
 def test_persona_only_draws_personas_uniformly():

@@ -7,14 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from mop.data.convert import (
-    convert_gguf,
-    copy_member,
-    film_title,
-    gemma_tokenizer,
-    halves_apart,
-    plain_text,
-)
+from mop.data.convert import convert_gguf, copy_member, film_title, gemma_tokenizer, halves_apart, plain_text
 from mop.errors import PullError
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -130,18 +123,9 @@ def test_an_output_layer_of_its_own_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"architecture": "mamba"},
-            r"holds a model of the architecture 'mamba'; 'llama' and 'gemma3' are",
-        ),
-        (
-            {"pre": "llama-bpe"},
-            r"has a tokenizer \('gpt2', 'llama-bpe'\); only \('gpt2', 'smollm'\)",
-        ),
-        (
-            {"extra": {"blk.0.ssm.weight": (2, 2)}},
-            r"has a tensor 'blk\.0\.ssm\.weight' that such",
-        ),
+        ({"architecture": "mamba"}, r"holds a model of the architecture 'mamba'; 'llama' and 'gemma3' are"),
+        ({"pre": "llama-bpe"}, r"has a tokenizer \('gpt2', 'llama-bpe'\); only \('gpt2', 'smollm'\)"),
+        ({"extra": {"blk.0.ssm.weight": (2, 2)}}, r"has a tensor 'blk\.0\.ssm\.weight' that such"),
     ],
 )
 def test_other_files_are_refused(tmp_path, changes, sentence):
@@ -192,19 +176,7 @@ def test_review_texts_are_made_plain():
 
 
 GEMMA = [
-    *(
-        "<pad>",
-        "<eos>",
-        "<bos>",
-        "<unk>",
-        "\n",
-        "\n\n",
-        "  ",
-        "<0xF0>",
-        "<0x9F>",
-        "<0xAB>",
-        "<0xA9>",
-    ),
+    *("<pad>", "<eos>", "<bos>", "<unk>", "\n", "\n\n", "  ", "<0xF0>", "<0x9F>", "<0xAB>", "<0xA9>"),
     *("▁", "a", "b", "▁a", "ab", "▁ab"),
 ]
 
@@ -222,9 +194,7 @@ def test_gemmas_tokenizer_merges_by_score_and_falls_back_to_bytes():
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(gemma_tokenizer(gemma_tables())))
     text = "ab ab  b\n\n🫩"
     found = tokenizer.encode(text)
-    assert found.tokens == [
-        *("<bos>", "ab", "▁ab", "▁▁", "b", "\n\n", "<0xF0>", "<0x9F>", "<0xAB>", "<0xA9>")
-    ]
+    assert found.tokens == [*("<bos>", "ab", "▁ab", "▁▁", "b", "\n\n", "<0xF0>", "<0x9F>", "<0xAB>", "<0xA9>")]
     assert tokenizer.decode(found.ids) == text
 
 

@@ -88,11 +88,7 @@ def test_on_a_real_model_the_error_is_below_a_thousandth_of_a_nat_per_token():
 
     local = open_local("smollm2-135m", device="cpu", dtype="float32")
     model = local._given()
-    texts = [
-        "A dull film.",
-        "Funny, warm and well acted; see it twice.",
-        "Zwei Stunden Langeweile!",
-    ]
+    texts = ["A dull film.", "Funny, warm and well acted; see it twice.", "Zwei Stunden Langeweile!"]
     for text in texts:
         prompt = simulation_prompt("Film: Heat.", persona="You are a critic.", task="a review")
         ids = local._encoder.prompt_ids(prompt)
@@ -116,9 +112,7 @@ def test_the_derivative_agrees_with_differences():
     inner = GRID[(GRID > 0.34) & (GRID < 3.99)]
     slope = (weights(inner + step) - weights(inner - step)) / (2 * step)
     assert np.allclose(weights_derivative(inner), slope, rtol=1e-4, atol=1e-3)
-    at_nodes = (weights(np.array(BETAS[1:-1]) + step) - weights(np.array(BETAS[1:-1]) - step)) / (
-        2 * step
-    )
+    at_nodes = (weights(np.array(BETAS[1:-1]) + step) - weights(np.array(BETAS[1:-1]) - step)) / (2 * step)
     assert np.allclose(weights_derivative(np.array(BETAS[1:-1])), at_nodes, rtol=1e-4, atol=1e-3)
 
 
@@ -154,7 +148,5 @@ def test_temperatures_beyond_the_nodes_are_refused(beta, message):
 
 
 def test_other_nodes_are_refused_when_a_curve_is_made():
-    with pytest.raises(
-        ConfigError, match="a curve is made at the nodes BETAS or ONE of mop.backends.curve"
-    ):
+    with pytest.raises(ConfigError, match="a curve is made at the nodes BETAS or ONE of mop.backends.curve"):
         token_curve(torch.zeros(1, 5), torch.tensor([0]), (0.5, 1.0))

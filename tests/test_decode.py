@@ -52,12 +52,7 @@ def draft(index, temperature=1.0, branches=1):
 def run(drafts, decoding, body=None):
     found = {}
     for batch in write(
-        body or Fixed(),
-        drafts,
-        decoding,
-        end_ids=frozenset({END}),
-        rows=6,
-        prefill=lambda heads: [None] * len(heads),
+        body or Fixed(), drafts, decoding, end_ids=frozenset({END}), rows=6, prefill=lambda heads: [None] * len(heads)
     ):
         found.update({one.index: one for one in batch})
     return found

@@ -80,9 +80,7 @@ def test_similar_groups_are_even_and_alike():
 
 def test_a_table_without_any_score_is_refused():
     planted = plant(n=20, n_train=10)
-    with pytest.raises(
-        DataError, match=r"no component was scored .* raise fit\.components_per_record"
-    ):
+    with pytest.raises(DataError, match=r"no component was scored .* raise fit\.components_per_record"):
         Design(planted.problem, FAST, 0).table()
 
 

@@ -33,25 +33,14 @@ USAGE = {"prompt_tokens": 4, "completion_tokens": 1}
 
 
 def read_scores(
-    dialect: ScoreDialect,
-    body: Json,
-    ids: list[int],
-    start: int,
-    token_text: Callable[[int], str] = lambda _: "a",
+    dialect: ScoreDialect, body: Json, ids: list[int], start: int, token_text: Callable[[int], str] = lambda _: "a"
 ) -> Scored:
     return dialects.read_scores(dialect, body, ids, start, token_text=token_text)
 
 
 def vllm_answer(*log_probs: Any) -> dict[str, Any]:
-    rows = [
-        None,
-        *({str(i): {"logprob": v, "rank": 1}} for i, v in zip(IDS[1:], log_probs, strict=True)),
-    ]
-    return {
-        "choices": [{"prompt_logprobs": rows, "prompt_token_ids": IDS}],
-        "usage": USAGE,
-        "model": "m",
-    }
+    rows = [None, *({str(i): {"logprob": v, "rank": 1}} for i, v in zip(IDS[1:], log_probs, strict=True))]
+    return {"choices": [{"prompt_logprobs": rows, "prompt_token_ids": IDS}], "usage": USAGE, "model": "m"}
 
 
 def echo_answer(*log_probs: Any) -> dict[str, Any]:
@@ -61,10 +50,7 @@ def echo_answer(*log_probs: Any) -> dict[str, Any]:
 
 def sglang_answer(*log_probs: Any, ids: list[int]) -> dict[str, Any]:
     rows = [[v, i, None] for v, i in zip(log_probs, ids, strict=True)]
-    return {
-        "text": "",
-        "meta_info": {"prompt_tokens": 4, "completion_tokens": 1, "input_token_logprobs": rows},
-    }
+    return {"text": "", "meta_info": {"prompt_tokens": 4, "completion_tokens": 1, "input_token_logprobs": rows}}
 
 
 def chat_answer(content: Any = "well", finish: Any = "stop", **usage: Any) -> dict[str, Any]:
@@ -74,17 +60,9 @@ def chat_answer(content: Any = "well", finish: Any = "stop", **usage: Any) -> di
 
 def test_each_dialect_yields_the_values_of_the_response_alone() -> None:
     assert read_scores("vllm", vllm_answer(-1.0, -2.0, -3.0), IDS, 2).log_probs == (-2.0, -3.0)
-    assert read_scores("echo", echo_answer(None, -1.0, -2.0, -3.0), IDS, 2).log_probs == (
-        -2.0,
-        -3.0,
-    )
-    assert read_scores("echo", echo_answer(None, -1.0, -2.0, -3.0, -9.0), IDS, 2).log_probs == (
-        -2.0,
-        -3.0,
-    )
-    assert read_scores(
-        "sglang", sglang_answer(None, -2.0, -3.0, ids=[6, 7, 8]), IDS, 2
-    ).log_probs == (-2.0, -3.0)
+    assert read_scores("echo", echo_answer(None, -1.0, -2.0, -3.0), IDS, 2).log_probs == (-2.0, -3.0)
+    assert read_scores("echo", echo_answer(None, -1.0, -2.0, -3.0, -9.0), IDS, 2).log_probs == (-2.0, -3.0)
+    assert read_scores("sglang", sglang_answer(None, -2.0, -3.0, ids=[6, 7, 8]), IDS, 2).log_probs == (-2.0, -3.0)
 
 
 @pytest.mark.parametrize(
@@ -165,17 +143,10 @@ GOOD = {
         ("sglang", "meta_info.input_token_logprobs", None, "no-scores"),
         ("sglang", "meta_info.input_token_logprobs", [[-1.0, 7, None]], "score-count"),
         ("sglang", "meta_info.input_token_logprobs", [1, 2, 3], "no-scores"),
-        (
-            "sglang",
-            "meta_info.input_token_logprobs",
-            [[None, 6, 0], [-1.0, 7, 0], [-1.0, 9, 0]],
-            "wrong-ids",
-        ),
+        ("sglang", "meta_info.input_token_logprobs", [[None, 6, 0], [-1.0, 7, 0], [-1.0, 9, 0]], "wrong-ids"),
     ],
 )
-def test_what_does_not_fit_what_was_sent_is_refused(
-    dialect: str, path: str, value: Any, code: str
-) -> None:
+def test_what_does_not_fit_what_was_sent_is_refused(dialect: str, path: str, value: Any, code: str) -> None:
     read_scores(dialect, GOOD[dialect], IDS, 2)  # type: ignore[arg-type]
     with pytest.raises(CallError) as caught:
         read_scores(dialect, change(GOOD[dialect], path, value), IDS, 2)  # type: ignore[arg-type]
@@ -185,10 +156,7 @@ def test_what_does_not_fit_what_was_sent_is_refused(
 def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     texts = {5: "a", 6: "a", 7: "\ufffd", 8: "a"}
     answer = echo_answer(None, -1.0, -2.0, -3.0)
-    assert read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__).log_probs == (
-        -2.0,
-        -3.0,
-    )
+    assert read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__).log_probs == (-2.0, -3.0)
     texts[8] = "b"
     with pytest.raises(CallError, match="the tokens that came back are not those that were sent"):
         read_scores("echo", answer, IDS, 2, token_text=texts.__getitem__)
@@ -214,11 +182,7 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
         (chat_answer(content=[{"text": "a"}]), "protocol", "the text of an answer is a list"),
         (chat_answer(completion_tokens=99), "protocol", "99 tokens came where at most 50"),
         (chat_answer(completion_tokens=None), "protocol", "usage.completion_tokens is None"),
-        (
-            change(chat_answer(content=None), "choices.0.message.refusal", "no"),
-            "item",
-            "declined by its refusal",
-        ),
+        (change(chat_answer(content=None), "choices.0.message.refusal", "no"), "item", "declined by its refusal"),
         ({"choices": [{}, {}], "usage": USAGE}, "protocol", "an answer has 2 choices"),
         ({}, "protocol", "an answer has 0 choices"),
     ],
@@ -242,9 +206,7 @@ def test_a_model_that_thinks_first_is_named_with_advice(field: str, content: str
         assert read_generation(answer, is_chat=True, max_tokens=50).text == "well"
 
 
-@pytest.mark.parametrize(
-    "text", ["<think>\nOkay, the", "\n<think>\n\n</think>\nwell", "so </think> a"]
-)
+@pytest.mark.parametrize("text", ["<think>\nOkay, the", "\n<think>\n\n</think>\nwell", "so </think> a"])
 @pytest.mark.parametrize("is_chat", [True, False])
 def test_thoughts_within_the_text_are_no_response(text: str, is_chat: bool) -> None:
     choice = {"text": text, "message": {"content": text}, "finish_reason": "length"}
@@ -256,11 +218,7 @@ def test_thoughts_within_the_text_are_no_response(text: str, is_chat: bool) -> N
 
 def test_a_complete_text_is_taken_as_it_is() -> None:
     drawn = read_generation(chat_answer(" a\nb ", "length"), is_chat=True, max_tokens=50)
-    assert (drawn.text, drawn.finish_reason, drawn.meter.completion_tokens) == (
-        " a\nb ",
-        "length",
-        3,
-    )
+    assert (drawn.text, drawn.finish_reason, drawn.meter.completion_tokens) == (" a\nb ", "length", 3)
     assert read_generation(chat_answer(""), is_chat=True, max_tokens=50).text == ""
 
 
@@ -330,11 +288,7 @@ def test_strict_servers_get_standard_fields_only() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "decoding"),
-    [
-        ("other", Decoding(top_k=5)),
-        ("ollama", Decoding(top_k=5)),
-        ("llamacpp", Decoding(min_tokens=2)),
-    ],
+    [("other", Decoding(top_k=5)), ("ollama", Decoding(top_k=5)), ("llamacpp", Decoding(min_tokens=2))],
 )
 def test_what_a_server_is_not_known_to_honour_is_refused(kind: str, decoding: Decoding) -> None:
     with pytest.raises(CallError, match="is not known to honour them; set both to 0") as caught:
@@ -342,16 +296,7 @@ def test_what_a_server_is_not_known_to_honour_is_refused(kind: str, decoding: De
     assert caught.value.kind == "fatal"
 
 
-CONTROL = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<think>",
-    "[INST]",
-    "<<SYS>>",
-    "</s>",
-    "<start_of_turn>",
-    "<|eot_id|>",
-]
+CONTROL = ["<|im_start|>", "<|im_end|>", "<think>", "[INST]", "<<SYS>>", "</s>", "<start_of_turn>", "<|eot_id|>"]
 
 
 @pytest.mark.parametrize("control", [*CONTROL, "<special_9>"])
@@ -380,9 +325,7 @@ def test_two_segments_cannot_spell_a_control_string_together() -> None:
 
 def test_our_own_template_text_is_not_touched() -> None:
     prompt = Prompt((Turn("system", (Segment("Reply <think> only.", False),)),))
-    assert messages_of(prompt, neutraliser())[0] == [
-        {"role": "system", "content": "Reply <think> only."}
-    ]
+    assert messages_of(prompt, neutraliser())[0] == [{"role": "system", "content": "Reply <think> only."}]
 
 
 def plain(text: str) -> str:
@@ -452,9 +395,7 @@ def places(value: Any, path: str = "") -> list[str]:
 
 
 @given(st.data())
-def test_whatever_stands_anywhere_in_an_answer_nothing_but_a_call_error_comes_of_it(
-    data: st.DataObject,
-) -> None:
+def test_whatever_stands_anywhere_in_an_answer_nothing_but_a_call_error_comes_of_it(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(BODIES)))
     path = data.draw(st.sampled_from(places(BODIES[name])))
     body = change(BODIES[name], path, data.draw(ANYTHING))

@@ -58,9 +58,7 @@ def test_a_server_that_could_score_is_asked_for_its_tokenizer(tmp_path: Path) ->
 
 def test_what_is_wrong_with_a_server_is_a_finding_and_not_an_error(tmp_path: Path) -> None:
     foreign = "openai:toy@https://api.example.com"
-    result = examine(
-        [foreign, "nonsense"], settings=RemoteSettings(dialect="openai-chat"), cache=tmp_path
-    )
+    result = examine([foreign, "nonsense"], settings=RemoteSettings(dialect="openai-chat"), cache=tmp_path)
     assert result["ok"] is False
     assert "records would leave this machine" in by_what(result, foreign)["detail"]
     assert "the form is openai:MODEL@URL" in by_what(result, "nonsense")["detail"]
@@ -107,9 +105,7 @@ def test_a_probe_says_whether_a_server_samples_and_scores(tmp_path: Path) -> Non
         ("greedy", "draws", "does not sample"),
     ],
 )
-def test_a_probe_finds_what_a_server_lies_about(
-    tmp_path: Path, broken: Any, what: str, reason: str
-) -> None:
+def test_a_probe_finds_what_a_server_lies_about(tmp_path: Path, broken: Any, what: str, reason: str) -> None:
     with start(FakeServer("vllm", broken=broken)) as running:
         name = f"openai:toy@{running.url}"
         result = examine([name], cache=tmp_path, tokenizer="fake", probe=True)
@@ -121,8 +117,5 @@ def test_without_a_tokenizer_a_probe_draws_by_chat_only(tmp_path: Path) -> None:
     with start(FakeServer("ollama")) as running:
         name = f"openai:toy@{running.url}"
         result = examine([name], cache=tmp_path, probe=True)
-    assert (
-        "a server of this kind may cut the distribution"
-        in by_what(result, f"{name}, draws")["detail"]
-    )
+    assert "a server of this kind may cut the distribution" in by_what(result, f"{name}, draws")["detail"]
     assert by_what(result, f"{name}, draws")["status"] == "note"

@@ -112,19 +112,7 @@ def test_bad_input_is_refused():
 def tiny_classifier(tmp_path_factory):
     transformers = pytest.importorskip("transformers")
     path = tmp_path_factory.mktemp("bert")
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "great",
-        "fun",
-        "good",
-        "dull",
-        "slow",
-        "so",
-    ]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "great", "fun", "good", "dull", "slow", "so"]
     (path / "vocab.txt").write_text("\n".join(words))
     transformers.BertTokenizerFast(vocab=str(path / "vocab.txt")).save_pretrained(path)
     config = transformers.BertConfig(

@@ -25,9 +25,7 @@ def table(log_lik, n_personas, *, scored=None, hx=None, weight=None):
     )  # fmt: skip
     flat = np.tile(np.arange(n_all), (n, 1))
     present = np.ones(flat.shape, bool) if scored is None else scored
-    return problem, Cells(
-        flat // n_exemplars, flat % n_exemplars, log_lik[..., None].astype(np.float32), present
-    )
+    return problem, Cells(flat // n_exemplars, flat % n_exemplars, log_lik[..., None].astype(np.float32), present)
 
 
 def scores_of(problem, cells):
@@ -141,11 +139,7 @@ def planted_weights(n, seed, contexts=1):
     rng = np.random.default_rng(seed)
     centres = unit(np.random.default_rng(5), contexts, 4)
     x = rng.integers(contexts, size=n)
-    pi = (
-        np.roll(np.array([[0.7, 0.2, 0.1]]), 0)
-        if contexts == 1
-        else np.eye(3)[:contexts] * 0.7 + 0.1
-    )
+    pi = np.roll(np.array([[0.7, 0.2, 0.1]]), 0) if contexts == 1 else np.eye(3)[:contexts] * 0.7 + 0.1
     omega = np.array([0.55, 0.25, 0.1, 0.1])
     k = np.array([rng.choice(3, p=pi[i]) for i in x])
     j = rng.choice(4, p=omega, size=n)
@@ -224,10 +218,7 @@ def test_a_fold_is_judged_by_what_the_other_folds_choose():
     problem, cells = table(rng.normal(-50, 1.5, (60, 12)), 3)
     trial = em._Trial(problem, cells, 2, 0, None)
     trial.validate(em.Shape("uniform"))
-    for kind, shape in (
-        ("a", em.Shape("unconditional", 10.0)),
-        ("b", em.Shape("unconditional", 3.0)),
-    ):
+    for kind, shape in (("a", em.Shape("unconditional", 10.0)), ("b", em.Shape("unconditional", 3.0))):
         trial.validate(shape)
         trial.values[shape] = trial.values[em.Shape("uniform")] + 1.0
         trial.values[shape][trial.folds[0 if kind == "a" else 1]] += 5.0
@@ -246,9 +237,7 @@ def test_all_personas_under_a_prior_lose_little_where_all_are_equal():
         problem, cells = table(log_lik[:100], 24, hx=np.ones((100, 2), np.float32))
         gate = em.choose(problem, cells, 4, seed=seed).gate
         test = log_lik[100:]
-        losses.append(
-            log_sum_exp(test - np.log(24)).mean() - log_sum_exp(test + np.log(gate.persona)).mean()
-        )
+        losses.append(log_sum_exp(test - np.log(24)).mean() - log_sum_exp(test + np.log(gate.persona)).mean())
     assert np.mean(losses) <= 0.03
 
 
@@ -287,9 +276,7 @@ def test_a_group_counts_as_one_observation():
     gain = np.random.default_rng(0).normal(size=10)
     alone, _ = table(np.zeros((10, 12)), 3)
     fourfold = replace(problem, cluster=np.arange(40) % 10)
-    assert em.mean_and_error(np.tile(gain, 4), fourfold) == pytest.approx(
-        em.mean_and_error(gain, alone)
-    )
+    assert em.mean_and_error(np.tile(gain, 4), fourfold) == pytest.approx(em.mean_and_error(gain, alone))
 
 
 def test_the_best_single_temperature_is_found():
@@ -300,8 +287,7 @@ def test_the_best_single_temperature_is_found():
     cells = Cells(flat // 4, flat % 4, curves, np.ones(flat.shape, bool))
     tau, value = em.best_single_tau(cells, np.ones(200), nodes)
     by_hand = [
-        (log_sum_exp(curves @ em.curve_weights(1 / t, nodes)) - np.log(12)).mean()
-        for t in np.linspace(0.4, 2.5, 400)
+        (log_sum_exp(curves @ em.curve_weights(1 / t, nodes)) - np.log(12)).mean() for t in np.linspace(0.4, 2.5, 400)
     ]
     assert value >= max(by_hand) - 1e-6
     assert tau == pytest.approx(np.linspace(0.4, 2.5, 400)[int(np.argmax(by_hand))], abs=0.01)

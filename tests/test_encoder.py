@@ -88,9 +88,7 @@ def test_an_empty_text_is_named_by_its_row(empty):
 
 def test_the_fake_encoder_gives_unit_vectors_that_share_words_with_their_neighbours():
     encoder = open_encoder("fake")
-    funny, funnier, tax = encoder.encode(
-        ["a very funny film", "A very, very FUNNY film!", "income tax law of 1987"]
-    )
+    funny, funnier, tax = encoder.encode(["a very funny film", "A very, very FUNNY film!", "income tax law of 1987"])
     for vector in (funny, funnier, tax):
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
     assert funny @ funnier > 0.85
@@ -174,9 +172,7 @@ def test_the_identity_names_all_that_a_vector_depends_on(minilm):
 
 
 def test_an_unknown_dtype_is_refused():
-    with pytest.raises(
-        ValueError, match=r"dtype of the encoder 'fake' is 'float16'; choose one of"
-    ):
+    with pytest.raises(ValueError, match=r"dtype of the encoder 'fake' is 'float16'; choose one of"):
         open_encoder("fake", dtype="float16")
 
 
@@ -197,8 +193,7 @@ def test_a_text_beyond_the_limit_is_read_up_to_it_and_said(caplog):
     assert np.abs(cut - short.encode(["one two three four five six"])[0]).max() < 1e-6
     assert np.abs(cut - whole).max() > 1e-2
     assert caplog.messages == [
-        "1 of 2 texts are longer than the 8 word pieces that the encoder reads; "
-        "their ends do not count"
+        "1 of 2 texts are longer than the 8 word pieces that the encoder reads; their ends do not count"
     ]
 
 
@@ -212,8 +207,7 @@ def test_hostile_strings_do_not_stop_the_encoder(minilm):
 @pytest.mark.parametrize("max_length", [2, 513])
 def test_a_limit_that_the_model_cannot_read_is_refused(max_length):
     with pytest.raises(
-        ValueError,
-        match=rf"max_length of the encoder 'minilm' is {max_length}; it reads 3 to 512 word pieces",
+        ValueError, match=rf"max_length of the encoder 'minilm' is {max_length}; it reads 3 to 512 word pieces"
     ):
         open_encoder("minilm", max_length=max_length)
 

@@ -9,33 +9,19 @@ from conftest import reviews
 from mop import MixtureOfPersonas, Persona
 from mop.backends.encoder import FakeEncoder
 from mop.config import FitConfig
-from mop.errors import (
-    ArtifactError,
-    ConfigError,
-    DataError,
-    NotFittedError,
-    ScoringUnsupportedError,
-)
+from mop.errors import ArtifactError, ConfigError, DataError, NotFittedError, ScoringUnsupportedError
 from mop.estimator import _as_records
 from mop.mixture.likelihood import mean_interval
 from mop.mixture.score import clusters
 from mop.types import Record
 
-SETTINGS = FitConfig(
-    components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40
-)
+SETTINGS = FitConfig(components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40)
 
 
 @pytest.fixture(scope="module")
 def model():
     return MixtureOfPersonas(
-        3,
-        lm="fake",
-        encoder="fake",
-        n_exemplars=12,
-        task="a film review",
-        settings=SETTINGS,
-        score_components=100,
+        3, lm="fake", encoder="fake", n_exemplars=12, task="a film review", settings=SETTINGS, score_components=100
     ).fit(reviews(48))
 
 
@@ -53,24 +39,14 @@ def test_loaded_rows_and_tables_can_be_fitted_to_with_their_labels_and_weights()
     from mop.data.records import load_records
 
     rows = [
-        {
-            "context": r.context,
-            "response": r.response,
-            "label": r.label,
-            "weight": 1 + i % 3,
-            "group": f"g{i}",
-        }
+        {"context": r.context, "response": r.response, "label": r.label, "weight": 1 + i % 3, "group": f"g{i}"}
         for i, r in enumerate(reviews(24))
     ]
     loaded = load_records(rows, label="label", weight="weight", group="group")
-    assert [_as_records(given) for given in (loaded, rows, pd.DataFrame(rows))] == [
-        loaded.records
-    ] * 3
+    assert [_as_records(given) for given in (loaded, rows, pd.DataFrame(rows))] == [loaded.records] * 3
     assert {record.label for record in loaded} == {"good", "bad"}
     assert len(loaded) == 24
-    table = pd.DataFrame(rows).assign(
-        label=pd.array([None, *[r["label"] for r in rows[1:]]], dtype="string")
-    )
+    table = pd.DataFrame(rows).assign(label=pd.array([None, *[r["label"] for r in rows[1:]]], dtype="string"))
     assert [record.label for record in _as_records(table)][:2] == [None, rows[1]["label"]]
 
 
@@ -86,8 +62,7 @@ def test_a_figure_for_every_row_that_is_given_or_an_error(model):
     with pytest.raises(DataError, match=r"row 2 has no text in 'response'; .*none can be left out"):
         model.predict_proba([row, {"context": "Film: Up.", "response": " "}])
     fitted = MixtureOfPersonas(1, lm="fake", encoder="fake", n_exemplars=4, settings=SETTINGS).fit(
-        [row, row, {"context": "", "response": ""}]
-        + [{"context": "c", "response": f"dull {i}"} for i in range(12)]
+        [row, row, {"context": "", "response": ""}] + [{"context": "c", "response": f"dull {i}"} for i in range(12)]
     )
     assert len(fitted.mixture_.exemplars) == 4
 
@@ -120,9 +95,7 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="neighbours")]
     assert all(len(set(keys)) == 5 for keys in shown)
     labels = {record.key: record.label for record in model.mixture_.exemplars}
-    asked = [
-        Record(key=f"r{i}", context="Verdict: good.", response="", label="bad") for i in range(20)
-    ]
+    asked = [Record(key=f"r{i}", context="Verdict: good.", response="", label="bad") for i in range(20)]
     alike = [r.exemplar for r in model.sample(asked, same_label=True)]
     assert {labels[key] for key in alike} == {"bad"}
     assert "good" in {labels[r.exemplar] for r in model.sample(asked)}
@@ -156,20 +129,13 @@ def test_score_report_compares_with_untrained_gates(model):
 
 
 def test_personas_can_be_given():
-    mine = [
-        Persona(key="a", description="You love films."),
-        Persona(key="b", description="You hate films."),
-    ]
-    model = MixtureOfPersonas(lm="fake", encoder="fake", personas=mine, settings=SETTINGS).fit(
-        reviews(24)
-    )
+    mine = [Persona(key="a", description="You love films."), Persona(key="b", description="You hate films.")]
+    model = MixtureOfPersonas(lm="fake", encoder="fake", personas=mine, settings=SETTINGS).fit(reviews(24))
     assert [p.key for p in model.mixture_.personas] == ["a", "b"]
 
 
 def test_the_language_model_can_write_the_personas():
-    model = MixtureOfPersonas(
-        2, lm="fake", encoder="fake", writer="llm", task="a review", settings=SETTINGS
-    )
+    model = MixtureOfPersonas(2, lm="fake", encoder="fake", writer="llm", task="a review", settings=SETTINGS)
     model.fit(reviews(24))
     assert [p.writer for p in model.mixture_.personas] == ["llm", "llm"]
 
@@ -180,16 +146,12 @@ def test_parameters_can_be_read_and_set():
     assert model.set_params(n_personas=5).n_personas == 5
     assert repr(model) == "MixtureOfPersonas(n_personas=5, seed=3)"
     assert MixtureOfPersonas(**model.get_params()).get_params() == model.get_params()
-    with pytest.raises(
-        ConfigError, match="MixtureOfPersonas has no parameter 'k'; known: n_personas, lm"
-    ):
+    with pytest.raises(ConfigError, match="MixtureOfPersonas has no parameter 'k'; known: n_personas, lm"):
         model.set_params(k=3)
 
 
 def test_use_before_fit_is_an_error():
-    with pytest.raises(
-        NotFittedError, match=r"no weights yet; call fit\(records\) or load\(folder\) first"
-    ):
+    with pytest.raises(NotFittedError, match=r"no weights yet; call fit\(records\) or load\(folder\) first"):
         MixtureOfPersonas(lm="fake", encoder="fake").score([{"context": "a", "response": "b"}])
 
 
@@ -213,9 +175,7 @@ class OnlyWrites:
 
 def test_a_model_that_cannot_score_is_refused_before_work_begins():
     model = MixtureOfPersonas(2, lm=OnlyWrites(), encoder="fake")
-    with pytest.raises(
-        ScoringUnsupportedError, match="mute can write but not say how likely a given text is"
-    ):
+    with pytest.raises(ScoringUnsupportedError, match="mute can write but not say how likely a given text is"):
         model.fit(reviews(24))
 
 
@@ -226,9 +186,7 @@ def test_another_encoder_than_the_gates_know_is_refused(model, tmp_path):
         identity = "other"
 
     again = MixtureOfPersonas.load(tmp_path / "m", encoder=Other())
-    with pytest.raises(
-        ConfigError, match="the gates were fitted on embeddings of .* got the encoder 'other'"
-    ):
+    with pytest.raises(ConfigError, match="the gates were fitted on embeddings of .* got the encoder 'other'"):
         again.score(reviews(52)[48:])
 
 
@@ -417,10 +375,7 @@ def test_a_mean_leaves_out_unusable_rows_with_a_warning(model, caplog):
 
 
 def test_equal_answers_of_different_people_count():
-    rows = [
-        {"context": "Tea?", "response": ["yes", "no"][i % 4 == 0], "key": f"p{i}"}
-        for i in range(24)
-    ]
+    rows = [{"context": "Tea?", "response": ["yes", "no"][i % 4 == 0], "key": f"p{i}"} for i in range(24)]
     assert len(_as_records(rows, drops_repeated=True)) == 24
     plain = [{"context": row["context"], "response": row["response"]} for row in rows]
     assert len(_as_records(plain, on_unusable="warn", drops_repeated=True)) == 2

@@ -68,9 +68,7 @@ def test_probabilities_of_all_short_texts_and_the_rest_add_up_to_one():
 
 def test_every_text_can_be_scored_and_unknown_characters_are_one():
     model = FakeModel(BETAS, alphabet="ab")
-    one, two = scores(
-        model, ScoreRequest(said("漢"), "字\x00"), ScoreRequest(said(OTHER), OTHER * 2)
-    )
+    one, two = scores(model, ScoreRequest(said("漢"), "字\x00"), ScoreRequest(said(OTHER), OTHER * 2))
     assert one.log_lik.tolist() == two.log_lik.tolist()
     assert np.isfinite(one.log_lik).all()
 
@@ -85,9 +83,7 @@ def test_what_the_prompt_says_becomes_likelier_unless_strength_is_zero():
 
 def test_template_text_does_not_count():
     model = FakeModel(BETAS)
-    one, two = scores(
-        model, ScoreRequest(said("b", "aaaa"), "a"), ScoreRequest(said("b", "zz"), "a")
-    )
+    one, two = scores(model, ScoreRequest(said("b", "aaaa"), "a"), ScoreRequest(said("b", "zz"), "a"))
     assert (one.log_lik == two.log_lik).all()
 
 
@@ -132,10 +128,7 @@ def test_a_draw_scores_what_its_sampler_said():
     model = FakeModel([1 / 0.8], alphabet="ab", mean_length=5)
     requests = draw_requests(20, "ab", temperature=0.8)
     drawn = draws(model, requests)
-    scored = scores(
-        model,
-        *(ScoreRequest(r.branches[0].prompt, g.text) for r, g in zip(requests, drawn, strict=True)),
-    )
+    scored = scores(model, *(ScoreRequest(r.branches[0].prompt, g.text) for r, g in zip(requests, drawn, strict=True)))
     for generation, score in zip(drawn, scored, strict=True):
         assert generation.log_lik == pytest.approx(float(score.log_lik[0]), rel=1e-5)
         assert generation.n_tokens == score.n_tokens
@@ -197,9 +190,7 @@ def test_several_branches_are_averaged_token_by_token():
 
 def test_a_draw_needs_a_branch_and_a_positive_temperature():
     for branches in [(), (Branch(said(""), 0.0),), (Branch(said(""), math.nan),)]:
-        with pytest.raises(
-            BackendError, match="at least one branch, each with a temperature above 0"
-        ):
+        with pytest.raises(BackendError, match="at least one branch, each with a temperature above 0"):
             draws(FakeModel(BETAS), [GenerateRequest(branches, 1)])
 
 

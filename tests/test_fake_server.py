@@ -45,14 +45,7 @@ def ids_of(prompt: Prompt, response: str) -> list[int]:
 def test_prompt_logprobs_add_up_to_the_toy_models_score() -> None:
     prompt = simulation_prompt("a film", persona="tea")
     ids = ids_of(prompt, "fine, éh?")
-    reply = post(
-        FakeServer("vllm"),
-        "/v1/completions",
-        model="toy",
-        prompt=ids,
-        max_tokens=1,
-        prompt_logprobs=0,
-    )
+    reply = post(FakeServer("vllm"), "/v1/completions", model="toy", prompt=ids, max_tokens=1, prompt_logprobs=0)
     rows = json.loads(reply.body)["choices"][0]["prompt_logprobs"]
     found = sum(next(iter(row.values()))["logprob"] for row in rows[len(ids) - 10 :])
     [(_, score)] = next(FakeModel([1.0]).score([ScoreRequest(prompt, "fine, éh?")]))
@@ -63,13 +56,7 @@ def test_prompt_logprobs_add_up_to_the_toy_models_score() -> None:
 
 def test_sglang_rows_begin_with_a_null_at_the_start_asked_for() -> None:
     ids = ids_of(simulation_prompt("a film"), "fine")
-    reply = post(
-        FakeServer("sglang"),
-        "/generate",
-        input_ids=ids,
-        return_logprob=True,
-        logprob_start_len=len(ids) - 6,
-    )
+    reply = post(FakeServer("sglang"), "/generate", input_ids=ids, return_logprob=True, logprob_start_len=len(ids) - 6)
     rows = json.loads(reply.body)["meta_info"]["input_token_logprobs"]
     assert [row[1] for row in rows] == ids[-6:]
     assert rows[0][0] is None
@@ -78,14 +65,7 @@ def test_sglang_rows_begin_with_a_null_at_the_start_asked_for() -> None:
 
 def test_a_draw_by_chat_is_the_toy_models_draw_for_that_text() -> None:
     messages = [{"role": "user", "content": "hello there"}]
-    reply = post(
-        FakeServer("openai"),
-        "/v1/chat/completions",
-        model="toy",
-        messages=messages,
-        seed=5,
-        max_tokens=40,
-    )
+    reply = post(FakeServer("openai"), "/v1/chat/completions", model="toy", messages=messages, seed=5, max_tokens=40)
     prompt = Prompt((Turn("user", (Segment("hello there", True),)),))
     request = GenerateRequest((Branch(prompt, 1.0),), 5)
     [(_, own)] = next(FakeModel([1.0]).generate([request], Decoding(max_tokens=40)))
@@ -111,16 +91,7 @@ def test_ids_are_characters_and_marks() -> None:
 def test_some_kinds_take_echo_and_do_not_mean_it(kind: Any, broken: Any, field: Any) -> None:
     ids = ids_of(simulation_prompt("a"), "b")
     server = FakeServer(kind, broken=broken)
-    reply = post(
-        server,
-        "/v1/completions",
-        model="toy",
-        prompt=ids,
-        echo=True,
-        logprobs=1,
-        max_tokens=1,
-        seed=1,
-    )
+    reply = post(server, "/v1/completions", model="toy", prompt=ids, echo=True, logprobs=1, max_tokens=1, seed=1)
     assert reply.status == 200
     found = json.loads(reply.body)["choices"][0]["logprobs"]
     assert (found is None) == (field is None)
@@ -155,21 +126,12 @@ def test_unknown_kinds_and_faults_are_refused(make: Any) -> None:
 
 def test_a_key_guards_every_route() -> None:
     server = FakeServer("vllm", key="secret-key-123")
-    for method, path in (
-        ("GET", "/v1/models"),
-        ("POST", "/v1/chat/completions"),
-        ("GET", "/other"),
-    ):
+    for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/other")):
         assert server.reply(method, path, {}, b"{}").status == 401
-    assert (
-        server.reply("GET", "/v1/models", {"authorization": "Bearer secret-key-123"}, b"").status
-        == 200
-    )
+    assert server.reply("GET", "/v1/models", {"authorization": "Bearer secret-key-123"}, b"").status == 200
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"model": "toy", "prompt": [99]}', b"\xff", b"null"]
-)
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model": "toy", "prompt": [99]}', b"\xff", b"null"])
 def test_a_bad_request_is_a_400_and_nothing_worse(body: bytes) -> None:
     for path in ("/v1/completions", "/v1/chat/completions"):
         assert FakeServer("vllm").reply("POST", path, {}, body).status == 400
@@ -179,10 +141,7 @@ def test_a_rate_limit_says_when_to_come_back() -> None:
     now = [0.0]
     server = FakeServer("openai", rate_limit=2.0, now=lambda: now[0])
     message = {"role": "user", "content": "hi"}
-    statuses = [
-        post(server, "/v1/chat/completions", model="toy", messages=[message]).status
-        for _ in range(3)
-    ]
+    statuses = [post(server, "/v1/chat/completions", model="toy", messages=[message]).status for _ in range(3)]
     assert statuses == [200, 200, 429]
     now[0] = 0.5
     assert post(server, "/v1/chat/completions", model="toy", messages=[message]).status == 200
@@ -200,15 +159,11 @@ def test_a_real_port_answers_on_loopback_only_and_closes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
-    [("reset", httpx.RemoteProtocolError), ("cut:30", httpx.RemoteProtocolError)],
+    ("fault", "expected"), [("reset", httpx.RemoteProtocolError), ("cut:30", httpx.RemoteProtocolError)]
 )
 def test_a_real_port_breaks_connections_when_told(fault: str, expected: type[Exception]) -> None:
     body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
-    with (
-        start(FakeServer("openai", faults=Faults(script=(fault,)))) as running,
-        pytest.raises(expected),
-    ):
+    with start(FakeServer("openai", faults=Faults(script=(fault,)))) as running, pytest.raises(expected):
         httpx.post(f"{running.url}/v1/chat/completions", json=body, trust_env=False)
 
 
@@ -249,8 +204,7 @@ def test_the_verb_says_where_it_is_and_what_to_call_it_and_stops_cleanly(sent: i
     body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
     keyed = {"authorization": "Bearer canary-4711"}
     statuses = [
-        httpx.post(url, json=body, trust_env=False, headers=headers).status_code
-        for headers in ({}, keyed, keyed)
+        httpx.post(url, json=body, trust_env=False, headers=headers).status_code for headers in ({}, keyed, keyed)
     ]
     assert statuses == [401, 500, 200]
     child.send_signal(sent)

@@ -39,9 +39,7 @@ def test_planted_weights_are_recovered(planted, fitted):
     assert found - uniform > 0.5 * (truth - uniform)
     assert 0.3 < fitted.gain["mean"] < truth - uniform
     assert fitted.headroom["components"]["at_most"] > fitted.headroom["components"]["at_least"] > 0
-    assert fit_sentence({"gain": fitted.gain}).startswith(
-        "The weights correct the pool: by context"
-    )
+    assert fit_sentence({"gain": fitted.gain}).startswith("The weights correct the pool: by context")
 
 
 def test_whole_tables_have_a_certificate_about_all_components(fitted):
@@ -103,17 +101,13 @@ def same(first, second):
     )
     counts = (vars(state[name]) for name in ("of_persona", "of_exemplar"))
     others = (vars(other[name]) for name in ("of_persona", "of_exemplar"))
-    return plain and all(
-        np.array_equal(a[name], b[name]) for a, b in zip(counts, others, strict=True) for name in a
-    )
+    return plain and all(np.array_equal(a[name], b[name]) for a, b in zip(counts, others, strict=True) for name in a)
 
 
 @pytest.mark.parametrize("budget", [0, 1500])
 def test_a_fit_resumed_after_round_1_equals_an_unbroken_one(budget):
     planted = plant(n=120, n_train=80)
-    settings = replace(
-        FAST, n_rounds=3, components_per_record=4, min_gain=0.0, max_lm_tokens=budget
-    )
+    settings = replace(FAST, n_rounds=3, components_per_record=4, min_gain=0.0, max_lm_tokens=budget)
     unbroken = fit_rounds(planted.problem, Kept(planted).score, settings, seed=0)
     kept = Kept(planted)
     kept.rounds_left = 1
@@ -128,9 +122,7 @@ def test_a_fit_resumed_after_round_1_equals_an_unbroken_one(budget):
 
 def test_rounds_end_when_they_no_longer_pay():
     planted = plant(n=120, n_train=80, strength=0.0)
-    result = fit_rounds(
-        planted.problem, planted.score, replace(FAST, n_rounds=5, min_gain=0.5), seed=0
-    )
+    result = fit_rounds(planted.problem, planted.score, replace(FAST, n_rounds=5, min_gain=0.5), seed=0)
     assert len(result.history) == 2
     assert "below min_gain 0.5" in result.stopped
     assert result.history[-1]["stopped"] == result.stopped
@@ -156,8 +148,7 @@ def test_a_token_budget_is_kept(budget):
 def test_a_budget_that_pays_for_nothing_is_refused():
     planted = plant(n=120, n_train=80)
     with pytest.raises(
-        ConfigError,
-        match=r"fit.max_lm_tokens is 30, and 2 components of 16 records take about 32 tokens",
+        ConfigError, match=r"fit.max_lm_tokens is 30, and 2 components of 16 records take about 32 tokens"
     ):
         fit_rounds(planted.problem, planted.score, replace(FAST, max_lm_tokens=30), seed=0)
 
@@ -194,9 +185,7 @@ def test_no_round_begins_that_would_exceed_the_minutes():
     planted = plant(n=60, n_train=40)
     seconds = iter([0.0, 40.0, 80.0, 120.0])
     settings = replace(FAST, n_rounds=9, min_gain=0.0, max_minutes=1.0)
-    result = fit_rounds(
-        planted.problem, planted.score, settings, seed=0, clock=lambda: next(seconds)
-    )
+    result = fit_rounds(planted.problem, planted.score, settings, seed=0, clock=lambda: next(seconds))
     assert len(result.history) == 1
     assert result.stopped == "another round would exceed max_minutes 1"
 

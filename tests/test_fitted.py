@@ -31,20 +31,14 @@ from mop.types import Persona, Record
 
 
 def exemplar(j):
-    return Record(
-        key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"}
-    )
+    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"})
 
 
 @pytest.fixture(params=[5, 10], ids=["exemplars D", "exemplars 2D"])
 def fitted(request):
     rng = torch.Generator().manual_seed(0)
     gate = Gate(
-        torch.randn(3, 5, generator=rng),
-        torch.randn(4, request.param, generator=rng),
-        dim=2,
-        seed=1,
-        init_scale=2.0,
+        torch.randn(3, 5, generator=rng), torch.randn(4, request.param, generator=rng), dim=2, seed=1, init_scale=2.0
     )
     with torch.no_grad():
         gate.log_tau.copy_(torch.tensor([-0.2, 0.0, 0.3]))
@@ -93,18 +87,14 @@ def test_a_draw_depends_on_seed_and_key_alone(fitted):
 
 def labelled(fitted, labels):
     """The mixture with labels on its exemplars."""
-    exemplars = tuple(
-        replace(one, label=label) for one, label in zip(fitted.exemplars, labels, strict=True)
-    )
+    exemplars = tuple(replace(one, label=label) for one, label in zip(fitted.exemplars, labels, strict=True))
     return replace(fitted, exemplars=exemplars)
 
 
 def table(fitted, hx, own=-1):
     """π·Ω of one context for every persona and exemplar, (K, N)."""
     pi = np.exp(fitted.log_pi(hx))[0]
-    rows = [
-        fitted.log_omega(hx, np.array([k]), np.array([own]))[0] for k in range(len(fitted.personas))
-    ]
+    rows = [fitted.log_omega(hx, np.array([k]), np.array([own]))[0] for k in range(len(fitted.personas))]
     return pi[:, None] * np.exp(rows)
 
 
@@ -113,11 +103,7 @@ def sharp():
     """Two personas who want different exemplars very much, and labels that cut across what they want."""
     rng = torch.Generator().manual_seed(10)
     gate = Gate(
-        torch.randn(2, 5, generator=rng),
-        torch.randn(5, 5, generator=rng),
-        dim=3,
-        seed=5,
-        init_scale=3.0,
+        torch.randn(2, 5, generator=rng), torch.randn(5, 5, generator=rng), dim=3, seed=5, init_scale=3.0
     ).requires_grad_(False)
     personas = tuple(Persona(key=f"p{k}", description=f"persona {k}") for k in range(2))
     exemplars = tuple(replace(exemplar(j), label="aabab"[j]) for j in range(5))
@@ -189,19 +175,13 @@ def test_the_label_moves_personas_as_bayes_says(sharp):
     given = weight[:, [0, 1, 3]].sum(axis=1) / weight[:, [0, 1, 3]].sum()
     assert np.abs(given - weight.sum(axis=1)).max() > 0.3
     people = [replace(one, label="a") for one in contexts(300)]
-    drawn = draw_agents(
-        sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), people, seed=0, same_label=True
-    )
-    assert {agent.persona: math.exp(agent.log_pi) for (agent,) in drawn} == pytest.approx(
-        dict(enumerate(given))
-    )
+    drawn = draw_agents(sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), people, seed=0, same_label=True)
+    assert {agent.persona: math.exp(agent.log_pi) for (agent,) in drawn} == pytest.approx(dict(enumerate(given)))
 
 
 def test_given_a_label_the_record_itself_is_left_out_of_its_share(sharp):
     itself = [replace(sharp.exemplars[0], key=f"x{i}") for i in range(300)]
-    drawn = draw_agents(
-        sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), itself, seed=0, same_label=True
-    )
+    drawn = draw_agents(sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), itself, seed=0, same_label=True)
     weight = table(sharp, SHARP_CONTEXT, own=0)[:, [1, 3]]
     expected = weight / weight.sum()
     for (agent,) in drawn:
@@ -267,18 +247,14 @@ def test_a_draw_within_labels_depends_on_seed_and_key_alone(fitted):
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     people = [replace(one, label=("a", "b", None)[i % 3]) for i, one in enumerate(contexts(20))]
     whole = draw_agents(mixture, hx, people, seed=3, n_agents=2, same_label=True)
-    part = draw_agents(
-        mixture, hx[7:11], people[7:11], seed=3, n_agents=2, same_label=True, chunk=1
-    )
+    part = draw_agents(mixture, hx[7:11], people[7:11], seed=3, n_agents=2, same_label=True, chunk=1)
     assert part == whole[7:11]
 
 
 def nearest(fitted, j, among):
     """Of some exemplars those most like j, by cosine, worked out for each pair."""
     he = fitted.gate.he.double().numpy()
-    cosine = {
-        i: he[i] @ he[j] / np.linalg.norm(he[i]) / np.linalg.norm(he[j]) for i in among if i != j
-    }
+    cosine = {i: he[i] @ he[j] / np.linalg.norm(he[i]) / np.linalg.norm(he[j]) for i in among if i != j}
     return sorted(cosine, key=cosine.get, reverse=True)
 
 
@@ -301,13 +277,7 @@ def test_neighbours_have_the_label_asked_for_and_are_never_the_record_itself(fit
     mixture = labelled(fitted, ["a", "b", "a", "a"])
     itself = [replace(mixture.exemplars[0], key=f"x{i}") for i in range(20)]
     writers = draw_writers(
-        mixture,
-        np.ones((20, 5), np.float32),
-        itself,
-        seed=0,
-        n_agents=4,
-        mix="neighbours",
-        same_label=True,
+        mixture, np.ones((20, 5), np.float32), itself, seed=0, n_agents=4, mix="neighbours", same_label=True
     )
     assert {writer.exemplars for writer in writers} <= {(2, 3), (3, 2)}
 
@@ -374,9 +344,7 @@ def test_contexts_and_embeddings_must_agree(fitted):
 
 
 def test_an_empty_folder_is_no_mixture(tmp_path):
-    with pytest.raises(
-        ArtifactError, match=r"holds no fitted mixture: mixture\.json is missing; give the folder"
-    ):
+    with pytest.raises(ArtifactError, match=r"holds no fitted mixture: mixture\.json is missing; give the folder"):
         load_mixture(tmp_path)
 
 
@@ -400,8 +368,7 @@ def test_another_version_is_refused(fitted, tmp_path):
     save_mixture(fitted, tmp_path)
     _edit(tmp_path, lambda d: d.update(format_version=3))
     with pytest.raises(
-        ArtifactError,
-        match="has format version 3, this program reads versions 1 and 2; use the version",
+        ArtifactError, match="has format version 3, this program reads versions 1 and 2; use the version"
     ):
         load_mixture(tmp_path)
 
@@ -409,18 +376,14 @@ def test_another_version_is_refused(fitted, tmp_path):
 def test_weights_for_other_personas_are_refused(fitted, tmp_path):
     save_mixture(fitted, tmp_path)
     _edit(tmp_path, lambda d: d["personas"].pop())
-    with pytest.raises(
-        ArtifactError, match=r"are for 3 personas and 4 exemplars, mixture\.json lists 2 and 4"
-    ):
+    with pytest.raises(ArtifactError, match=r"are for 3 personas and 4 exemplars, mixture\.json lists 2 and 4"):
         load_mixture(tmp_path)
 
 
 def test_weights_that_are_not_finite_are_refused(fitted, tmp_path):
     fitted.gate.w_x[0, 0] = float("nan")
     save_mixture(fitted, tmp_path)
-    with pytest.raises(
-        ArtifactError, match=r"incomplete or not finite \(missing: \[\]\); fit again"
-    ):
+    with pytest.raises(ArtifactError, match=r"incomplete or not finite \(missing: \[\]\); fit again"):
         load_mixture(tmp_path)
 
 
@@ -470,9 +433,7 @@ def test_weights_by_context_are_drawn_as_often_as_they_say(ours):
 
 def test_a_mixture_by_context_can_be_changed_like_any_other(ours):
     hx = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
-    assert with_temperatures(ours, np.array([0.5, 1.0, 2.0])).temperatures == pytest.approx(
-        [0.5, 1, 2]
-    )
+    assert with_temperatures(ours, np.array([0.5, 1.0, 2.0])).temperatures == pytest.approx([0.5, 1, 2])
     share = np.exp(with_persona_weights(ours, np.array([0.0, 0.25, 0.75])).log_pi(hx))
     assert share == pytest.approx(np.tile([0.0, 0.25, 0.75], (6, 1)), abs=1e-9)
     assert ours.index is None

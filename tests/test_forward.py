@@ -194,8 +194,7 @@ def test_padded_batches_of_the_models_own_pass_keep_to_the_room():
         body = GeneralBody(Watched(tiny_gpt2()))
         (long,) = body.extend([Group(None, (list(range(200)),))])
         groups = [
-            Group(prefix, tuple([7] * n for n in (40, 39, 38, 12, 11, 10)), ((2, 10),) * 6)
-            for prefix in (long, None)
+            Group(prefix, tuple([7] * n for n in (40, 39, 38, 12, 11, 10)), ((2, 10),) * 6) for prefix in (long, None)
         ]
         whole = body.predict(groups)
         assert max(used for _, used in body._model.seen) > 1e6
@@ -277,15 +276,11 @@ def test_attention_in_pieces_is_that_in_one(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_norm_is_the_models_own_and_leaves_its_input(dtype):
     norm = tiny_llama().to(dtype).model.norm
-    hidden = torch.randn(5, 3, norm.weight.shape[0], generator=torch.Generator().manual_seed(2)).to(
-        dtype
-    )
+    hidden = torch.randn(5, 3, norm.weight.shape[0], generator=torch.Generator().manual_seed(2)).to(dtype)
     before = hidden.clone()
     with torch.inference_mode():
         found = _normed(norm, hidden, norm.variance_epsilon)
         expected = norm(hidden)
     assert torch.equal(hidden, before)
     assert found.dtype == dtype
-    assert torch.allclose(
-        found.float(), expected.float(), rtol=1e-6 if dtype == torch.float32 else 8e-3
-    )
+    assert torch.allclose(found.float(), expected.float(), rtol=1e-6 if dtype == torch.float32 else 8e-3)

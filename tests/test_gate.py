@@ -14,11 +14,7 @@ from mop.mixture.gate import Gate, mean_weight
 def gate(request):
     rng = torch.Generator().manual_seed(0)
     g = Gate(
-        torch.randn(3, 5, generator=rng),
-        torch.randn(4, request.param, generator=rng),
-        dim=2,
-        seed=1,
-        init_scale=2.0,
+        torch.randn(3, 5, generator=rng), torch.randn(4, request.param, generator=rng), dim=2, seed=1, init_scale=2.0
     )
     with torch.no_grad():
         for p in (g.a, g.delta, g.v):
@@ -38,8 +34,7 @@ def loop_log_weight(gate, x, k, j, own=-1):
     x = x.double().numpy()
     pi = [math.exp(a[q] + (wx @ x) @ (wg @ hg[q])) for q in range(len(hg))]
     omega = [
-        0.0 if m == own else math.exp(b[m] + v @ he[m] + (wx @ x + wg @ hg[k]) @ (we @ he[m]))
-        for m in range(len(he))
+        0.0 if m == own else math.exp(b[m] + v @ he[m] + (wx @ x + wg @ hg[k]) @ (we @ he[m])) for m in range(len(he))
     ]
     return math.log(pi[k] / sum(pi) * omega[j] / sum(omega))
 
@@ -55,9 +50,7 @@ def test_weights_equal_the_formulas(gate, hx):
     for i in range(2):
         for c in range(12):
             if c % 4 != int(own[i]):
-                assert float(log_w[i, c]) == pytest.approx(
-                    loop_log_weight(gate, hx[i], c // 4, c % 4, int(own[i]))
-                )
+                assert float(log_w[i, c]) == pytest.approx(loop_log_weight(gate, hx[i], c // 4, c % 4, int(own[i])))
 
 
 def test_weights_sum_to_one_and_the_own_exemplar_has_none(gate, hx):

@@ -31,10 +31,7 @@ def best_gain(log_lik, base):
     def loss(z):
         return -(log_sum_exp(log_lik + z - log_sum_exp(z)) - base).mean()
 
-    starts = [
-        np.zeros(log_lik.shape[1]),
-        *np.random.default_rng(0).normal(size=(3, log_lik.shape[1])),
-    ]
+    starts = [np.zeros(log_lik.shape[1]), *np.random.default_rng(0).normal(size=(3, log_lik.shape[1]))]
     return max(-minimize(loss, start, method="BFGS").fun for start in starts)
 
 
@@ -60,9 +57,7 @@ def test_the_certificate_holds_on_partial_tables(seed):
     assert found["bound"] >= gain - 1e-6
     whole = certificate(gate, problem, table(log_lik, 3)[1])
     reached = best_gain(log_lik[rows], truth)
-    assert (
-        reached - 1e-6 <= whole["bound"] <= reached + 0.01
-    )  # no search finds more, and nearly as much
+    assert reached - 1e-6 <= whole["bound"] <= reached + 0.01  # no search finds more, and nearly as much
 
 
 def test_the_certificate_counts_what_was_not_scored_as_impossible():
@@ -89,9 +84,7 @@ def test_the_certificate_is_about_the_weights_of_the_fit():
 
 
 def test_without_common_components_there_is_no_certificate():
-    problem, cells = table(
-        np.full((4, 3), -1.0), 1, scored=np.eye(4, 3, dtype=bool) | (np.arange(4) == 3)[:, None]
-    )
+    problem, cells = table(np.full((4, 3), -1.0), 1, scored=np.eye(4, 3, dtype=bool) | (np.arange(4) == 3)[:, None])
     one_each = replace(cells, present=np.roll(np.eye(4, 3, dtype=bool), 2, axis=0))
     gate = KernelGate.fixed(problem.hg, problem.he, 1.0)
     one_each.present[2], one_each.present[3] = [True, False, False], [False, True, False]
@@ -115,9 +108,7 @@ def test_bounds_hold_for_the_best_weights_of_every_group():
     (problem, cells), groups = grouped(300, 3, 0)
     log_lik = cells.curves[..., 0].astype(float)
     base = log_sum_exp(log_lik) - np.log(6)
-    best = sum(
-        (groups == g).mean() * best_gain(log_lik[groups == g], base[groups == g]) for g in range(3)
-    )
+    best = sum((groups == g).mean() * best_gain(log_lik[groups == g], base[groups == g]) for g in range(3))
     found = headroom(problem, cells, 4, seed=0)
     assert (found["n_groups"], found["is_whole"]) == (3, True)
     assert 0.0 < found["components"]["at_least"] < best < found["components"]["at_most"]
@@ -137,9 +128,7 @@ def test_the_right_side_is_theorem_1_written_out():
     assert found["at_most"] == pytest.approx(expected, abs=1e-5)
     of_personas = [m.reshape(2, 3).sum(axis=1) for m in means]
     expected = sum((groups == g).mean() * np.log(2 * of_personas[g].max()) for g in range(2))
-    assert headroom(problem, cells, 4, seed=0)["personas"]["at_most"] == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert headroom(problem, cells, 4, seed=0)["personas"]["at_most"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_few_records_promise_nothing_where_there_is_nothing():
@@ -174,9 +163,7 @@ def test_the_energy_distance_is_that_of_loops():
     rng = np.random.default_rng(0)
     pool, target, weight = rng.normal(size=(7, 3)), rng.normal(1, 1, (9, 3)), rng.random(9) + 0.2
     share, between = weight / weight.sum(), lambda a, b: float(np.linalg.norm(a - b))
-    across = sum(
-        2 * s / 7 * between(a, b) for a in pool for b, s in zip(target, share, strict=True)
-    )
+    across = sum(2 * s / 7 * between(a, b) for a in pool for b, s in zip(target, share, strict=True))
     of_pool = sum(between(a, b) for a in pool for b in pool) / (7 * 6)
     pairs = [(s * t, between(a, b)) for i, (a, s) in enumerate(zip(target, share, strict=True))
              for j, (b, t) in enumerate(zip(target, share, strict=True)) if i != j]  # fmt: skip
@@ -290,15 +277,9 @@ def test_weights_correct_a_pool_of_other_shares():
     """6:1:1:1 against an even target: +0.48 nats are expected of such a toy, held out."""
     problem, cells, pool, test = kernel_toy([6, 1, 1, 1], 240, n_pool=300)
     sentence, choice = said(problem, cells, pool)
-    assert sentence.startswith(
-        "The weights correct the pool: the same for every context, they gain +0."
-    )
+    assert sentence.startswith("The weights correct the pool: the same for every context, they gain +0.")
     assert "the pool is not the target (p = 0.001)" in sentence
-    gain = (
-        log_sum_exp(test + np.log(choice.gate.exemplar)).mean()
-        - log_sum_exp(test).mean()
-        + np.log(300)
-    )
+    gain = log_sum_exp(test + np.log(choice.gate.exemplar)).mean() - log_sum_exp(test).mean() + np.log(300)
     assert gain > 0.3
     assert choice.gain(problem)["mean"] == pytest.approx(gain, abs=0.15)
 
@@ -311,13 +292,7 @@ def test_few_records_cannot_say():
 
 
 def test_what_is_not_known_surely_is_not_called_right():
-    gain = {
-        "kind": "uniform",
-        "mean": 0.0,
-        "standard_error": 0.0,
-        "freest": 0.02,
-        "freest_error": 0.03,
-    }
+    gain = {"kind": "uniform", "mean": 0.0, "standard_error": 0.0, "freest": 0.02, "freest_error": 0.03}
     alike = {"p_value": 0.4, "distance": 0.0, "n_pool": 30, "n_target": 30}
     assert fit_sentence({"gain": gain, "pool": alike}) == RIGHT
     assert fit_sentence({"gain": gain, "pool": None}) == UNKNOWN  # no test was made
@@ -331,7 +306,5 @@ def test_the_best_component_is_the_one_with_the_largest_mean():
     mean = cells.curves[problem.n_train :, :, 0].mean(axis=0)
     assert found["persona"] * 4 + found["exemplar"] == int(mean.argmax())
     assert (found["n_records"], found["n_compared"], found["tau"]) == (2, 12, 1.0)
-    some = Cells(
-        cells.persona[:, :5], cells.exemplar[:, :5], cells.curves[:, :5], cells.present[:, :5]
-    )
+    some = Cells(cells.persona[:, :5], cells.exemplar[:, :5], cells.curves[:, :5], cells.present[:, :5])
     assert best_component(problem, some)["n_compared"] == 5

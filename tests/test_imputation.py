@@ -13,9 +13,7 @@ def planted(rng, n, m, *, v=VARIANCES, slope=0.7):
     """Records of the model: scored components, all components (n, K, N), and their z."""
     z = rng.normal(size=(n, K, N))
     s = np.sqrt((v.freedom - 2) / rng.chisquare(v.freedom, n))[:, None, None]
-    everybody = np.sqrt(v.persona) * rng.normal(size=(K, 1)) + np.sqrt(v.exemplar) * rng.normal(
-        size=N
-    )
+    everybody = np.sqrt(v.persona) * rng.normal(size=(K, 1)) + np.sqrt(v.exemplar) * rng.normal(size=N)
     own = np.sqrt(v.own_persona) * rng.normal(size=(n, K, 1))
     own = own + np.sqrt(v.own_exemplar) * rng.normal(size=(n, 1, N))
     own += np.sqrt(v.cell) * rng.normal(size=(n, K, N))
@@ -61,9 +59,7 @@ def test_draws_have_the_mean_and_the_spread_of_one_big_gaussian():
         unscored = np.setdiff1d(np.arange(K * N), scored.persona[i] * N + scored.exemplar[i])
         error = np.sqrt(np.diag(cov)[unscored] / 4000)
         assert np.abs(drawn[i][:, unscored].mean(axis=0) - mean[unscored]).max() < 5 * error.max()
-        assert np.cov(drawn[i][:, unscored].T) == pytest.approx(
-            cov[np.ix_(unscored, unscored)], abs=0.25
-        )
+        assert np.cov(drawn[i][:, unscored].T) == pytest.approx(cov[np.ix_(unscored, unscored)], abs=0.25)
 
 
 def test_scored_cells_stay_as_they_are():

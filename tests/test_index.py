@@ -69,8 +69,6 @@ def test_keys_that_cannot_be_grouped_are_drawn_from_the_plain_way():
     seeds = [derive_seed(2, i) for i in range(200)]
     rows, log_omega = index.draw(query, np.full(200, -1), seeds, 0)
     truth = log_softmax(keys, bias, query[0])
-    assert np.bincount(rows, minlength=300)[truth.argmax()] == pytest.approx(
-        200 * np.exp(truth.max()), abs=30
-    )
+    assert np.bincount(rows, minlength=300)[truth.argmax()] == pytest.approx(200 * np.exp(truth.max()), abs=30)
     assert log_omega == pytest.approx(truth[rows], abs=0.2)
     assert mop.mixture.index.ROUNDS * mop.mixture.index.PROPOSALS == 4096

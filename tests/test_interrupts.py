@@ -37,16 +37,12 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_import_runs_to_its_end_before_an_interrupt_is_heard(tmp_path, name):
     (tmp_path / "fragile.py").write_text(FRAGILE.format(name=name))
-    found = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout == "heard ended\n"
 
 
 def test_without_it_the_import_breaks_off(tmp_path):
-    (tmp_path / "fragile.py").write_text(
-        FRAGILE.format(name="SIGINT") + "open('ended', 'w').close()\n"
-    )
+    (tmp_path / "fragile.py").write_text(FRAGILE.format(name="SIGINT") + "open('ended', 'w').close()\n")
     subprocess.run([sys.executable, "-c", "import fragile"], cwd=tmp_path, capture_output=True)
     assert not (tmp_path / "ended").exists()
 

@@ -38,16 +38,11 @@ def by_hand(gate, x, *, own=-1):
     tilt = [np.exp(gate.slope * float(x.astype(float) @ e[D:].astype(float))) for e in gate.all_he]
     without = np.array([b * t for b, t in zip(gate.exemplar, tilt, strict=True)])
     found = []
-    for counts, base in (
-        (gate.of_persona, gate.persona),
-        (gate.of_exemplar, without / without.sum()),
-    ):
+    for counts, base in ((gate.of_persona, gate.persona), (gate.of_exemplar, without / without.sum())):
         weight = []
         for u, b in enumerate(base):
             top, below = gate.prior * b, gate.prior
-            for row, column, r, d in zip(
-                counts.row, counts.column, counts.expected, counts.exposed, strict=True
-            ):
+            for row, column, r, d in zip(counts.row, counts.column, counts.expected, counts.exposed, strict=True):
                 if column == u:
                     top, below = top + kappa[row] * r, below + kappa[row] * d
             weight.append(top / below)
@@ -85,9 +80,7 @@ def test_fixed_weights_ignore_the_context_and_are_equal_where_none_are_given(gat
     assert plain.temperatures() == pytest.approx([1.5] * K)
     fixed = KernelGate.fixed(gate.hg, gate.all_he, 1.0, gate.persona, gate.exemplar)
     assert np.exp(fixed.log_pi(hx)) == pytest.approx(np.tile(gate.persona, (7, 1)))
-    assert np.exp(fixed.log_omega(hx, np.zeros(7, int))) == pytest.approx(
-        np.tile(gate.exemplar, (7, 1))
-    )
+    assert np.exp(fixed.log_omega(hx, np.zeros(7, int))) == pytest.approx(np.tile(gate.exemplar, (7, 1)))
 
 
 def test_a_part_of_the_exemplars_keeps_their_proportions(gate, hx):

@@ -104,9 +104,7 @@ def test_what_was_scored_stays_and_equal_draws_count_once(small_run):
     )
     once, again = (Likelihood(t, small_run.fitted, seed=0).ours for t in (drawn, twice))
     assert again.mean() == pytest.approx(once.mean(), abs=0.05)
-    assert lower_bound(twice, small_run.fitted) == pytest.approx(
-        lower_bound(drawn, small_run.fitted)
-    )
+    assert lower_bound(twice, small_run.fitted) == pytest.approx(lower_bound(drawn, small_run.fitted))
 
 
 def test_a_seed_gives_the_same_imputations_and_another_seed_others(small_run):
@@ -151,9 +149,7 @@ def test_survey_weights_count(small_run):
 
 
 def test_too_few_components_are_refused(small_run):
-    with pytest.raises(
-        ConfigError, match="the number of components to score must be at least 2, got 1"
-    ):
+    with pytest.raises(ConfigError, match="the number of components to score must be at least 2, got 1"):
         table(small_run, 1)
 
 
@@ -205,8 +201,7 @@ def test_a_figure_per_token_is_a_ratio_of_sums():
 
 def test_records_without_a_group_stand_alone():
     records = [
-        Record(key=str(i), context="", response="", group=group)
-        for i, group in enumerate(["a", None, "a", None, "0"])
+        Record(key=str(i), context="", response="", group=group) for i, group in enumerate(["a", None, "a", None, "0"])
     ]
     assert clusters(records).tolist() == [0, 1, 0, 2, 3]
 
@@ -261,8 +256,7 @@ def test_references_are_sums_over_prompts_without_persona_or_exemplar(small_run)
     prompts = {
         "zero-shot": lambda r: [simulation_prompt(r.context, task=fitted.task)],
         "no-exemplar": lambda r: [
-            simulation_prompt(r.context, persona=p.description, task=fitted.task)
-            for p in fitted.personas
+            simulation_prompt(r.context, persona=p.description, task=fitted.task) for p in fitted.personas
         ],
         "no-persona": lambda r: [
             simulation_prompt(r.context, exemplars=[e], task=fitted.task) for e in fitted.exemplars
@@ -310,8 +304,7 @@ def test_refitted_temperatures_undo_a_common_error(small_run):
     found = [values(exact, m).mean() for m in (wrong, small_run.fitted, again)]
     assert found[2] >= max(found) - 1e-6
     best = max(
-        values(exact, with_temperatures(wrong, wrong.temperatures * f)).mean()
-        for f in np.linspace(0.5, 1.2, 71)
+        values(exact, with_temperatures(wrong, wrong.temperatures * f)).mean() for f in np.linspace(0.5, 1.2, 71)
     )
     assert found[2] >= best - 1e-3
     assert again.gate.exemplar.tolist() == wrong.gate.exemplar.tolist()
@@ -331,12 +324,7 @@ def test_refitted_temperatures_move_the_references_too(small_run):
     free_again = unconditional_mixture(again)
     assert free_again.temperatures != pytest.approx(unconditional_mixture(wrong).temperatures)
     assert values(exact, free_again).mean() >= values(exact, free).mean() - 1e-6
-    found = references(
-        Likelihood(exact, again, seed=0),
-        small_run.held_out,
-        scorer=small_run.lm,
-        store=small_run.store,
-    )
+    found = references(Likelihood(exact, again, seed=0), small_run.held_out, scorer=small_run.lm, store=small_run.store)
     single = found["single-component"]["temperature"]
     assert single is not None
     assert single != fitted.info["best_component"]["tau"]
@@ -362,9 +350,7 @@ def test_temperatures_need_curves(small_run):
     exact = table(small_run, 10_000)
     at_one = list(exact.betas).index(1.0)
     flat = replace(exact, betas=(1.0,), curves=exact.curves[:, :, [at_one]])
-    with pytest.raises(
-        ConfigError, match="cannot be refitted with a model that scores at temperature 1 alone"
-    ):
+    with pytest.raises(ConfigError, match="cannot be refitted with a model that scores at temperature 1 alone"):
         refit_temperatures(small_run.fitted, flat)
 
 

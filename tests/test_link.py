@@ -33,15 +33,7 @@ def test_this_machine_is_known_by_its_names(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    [
-        "10.0.0.1",
-        "0.0.0.0",
-        "[::]",
-        "example.com",
-        "127.0.0.1.example.com",
-        "localhost.example.com",
-        "128.0.0.1",
-    ],
+    ["10.0.0.1", "0.0.0.0", "[::]", "example.com", "127.0.0.1.example.com", "localhost.example.com", "128.0.0.1"],
 )
 def test_other_machines_are_not(host: str) -> None:
     assert not is_loopback(f"http://{host}:8000/v1")

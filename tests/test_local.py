@@ -33,9 +33,7 @@ from tiny_models import (  # noqa: E402
 
 DEVICES = [
     "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    ),
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
 BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
 TASK = "a short review"
@@ -54,10 +52,7 @@ def requests():
     ]
     texts = ["the story is good", "boring", "I like the actors and the film.", "é, 你好!", "ok"]
     found = [
-        ScoreRequest(
-            simulation_prompt(f"Film {i % 2}?", persona=persona, exemplars=[exemplar], task=TASK),
-            text,
-        )
+        ScoreRequest(simulation_prompt(f"Film {i % 2}?", persona=persona, exemplars=[exemplar], task=TASK), text)
         for persona in ("You love films.", "You love food and hate films.")
         for exemplar in exemplars
         for i, text in enumerate(texts)
@@ -157,10 +152,7 @@ def test_what_prompts_share_is_computed_once():
     local, body = counted()
     asked = requests()
     list(local.score(asked))
-    ids = [
-        local.encoder.prompt_ids(one.prompt) + local.encoder.response_ids(one.response)[:-1]
-        for one in asked
-    ]
+    ids = [local.encoder.prompt_ids(one.prompt) + local.encoder.response_ids(one.response)[:-1] for one in asked]
     starts = [len(local.encoder.prompt_ids(one.prompt)) - 1 for one in asked]
     # Every beginning counts once, what follows a prompt once for each request.
     shared = {tuple(row[:end]) for row, start in zip(ids, starts, strict=True)
@@ -208,19 +200,13 @@ def test_smollm2_scores_equal_the_plain_pass_one_request_at_a_time():
     texts = ["A tense and moving film.", "Dull; I left after an hour, and so did everybody else."]
     example = Record(key="e", context="Film: Ran. Verdict: fresh.", response="A masterpiece.")
     asked = [
-        ScoreRequest(
-            simulation_prompt(f"Film: {film}.", persona=persona, exemplars=[example], task=TASK),
-            text,
-        )
+        ScoreRequest(simulation_prompt(f"Film: {film}.", persona=persona, exemplars=[example], task=TASK), text)
         for persona in ("You love films and praise the actors.", "You are a grumpy critic.")
         for film in ("Heat", "Alien")
         for text in texts
         for _ in range(2)
     ]
-    asked = [
-        *asked[:-1],
-        ScoreRequest(simulation_prompt("Write a line."), "Nobody shares this prompt."),
-    ]
+    asked = [*asked[:-1], ScoreRequest(simulation_prompt("Write a line."), "Nobody shares this prompt.")]
     found = collect(local.score(asked))
     others = [collect(local.score(asked[::-1]))[::-1]]
     local._lanes = 2
@@ -263,13 +249,8 @@ def test_an_empty_response_is_refused():
 
 
 def test_a_prompt_beyond_the_window_is_an_error_with_sizes():
-    asked = [
-        ScoreRequest(simulation_prompt("And?"), "ok"),
-        ScoreRequest(simulation_prompt("x7" * 300), "ok"),
-    ]
-    with pytest.raises(
-        PromptTooLongError, match=r"request 1 has 6\d\d prompt tokens .* tiny takes 512; use fewer"
-    ):
+    asked = [ScoreRequest(simulation_prompt("And?"), "ok"), ScoreRequest(simulation_prompt("x7" * 300), "ok")]
+    with pytest.raises(PromptTooLongError, match=r"request 1 has 6\d\d prompt tokens .* tiny takes 512; use fewer"):
         list(build().score(asked))
     named = ScoreRequest(asked[1].prompt, "ok", "record 'r7'")
     with pytest.raises(PromptTooLongError, match=r"record 'r7' has 6\d\d prompt tokens"):
@@ -292,9 +273,7 @@ def test_a_positive_log_probability_is_an_error_that_says_where():
     item = local._item(3, ScoreRequest(simulation_prompt("And?"), "ok", "record 'r7'"))
     curve = -np.ones(len(BETAS))
     curve[BETAS.index(1.0)] = 0.01
-    with pytest.raises(
-        BackendError, match=r"record 'r7' got the log-likelihood 0\.01 at τ = 1; it must be finite"
-    ):
+    with pytest.raises(BackendError, match=r"record 'r7' got the log-likelihood 0\.01 at τ = 1; it must be finite"):
         local._checked(item, curve)
     curve[BETAS.index(1.0)] = 5e-4  # rounding of a sure response
     _, score = local._checked(item, curve)
@@ -361,13 +340,10 @@ class SmallNorm(torch.nn.Module):
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_our_own_pass_survives_the_end_of_memory_too(lanes):
     asked = [
-        ScoreRequest(simulation_prompt(f"{i} is a number of its own, and what of it?"), "fine")
-        for i in range(100, 180)
+        ScoreRequest(simulation_prompt(f"{i} is a number of its own, and what of it?"), "fine") for i in range(100, 180)
     ]
     model = tiny_llama()
-    norm = SmallNorm(
-        model.model.layers[0].input_layernorm, 1000, threading.Barrier(lanes, timeout=5)
-    )
+    norm = SmallNorm(model.model.layers[0].input_layernorm, 1000, threading.Barrier(lanes, timeout=5))
     model.model.layers[0].input_layernorm = norm
     local = build(model, lanes=lanes)
     scores = collect(local.score(asked))
@@ -390,10 +366,7 @@ class SmallSteps(Small):
 
 
 def test_memory_that_ends_while_texts_are_written_is_an_error_that_says_what_to_do():
-    with pytest.raises(
-        BackendError,
-        match=r"memory ended while tiny wrote 24 rows of up to \d+ tokens side by side",
-    ):
+    with pytest.raises(BackendError, match=r"memory ended while tiny wrote 24 rows of up to \d+ tokens side by side"):
         list(build(SmallSteps(tiny_llama(), 20, MemoryError())).generate(draws(24), Decoding()))
 
 
@@ -414,10 +387,7 @@ def test_another_error_of_the_model_is_not_taken_for_missing_memory():
 
 def draws(n, temperature=1.0, first=0):
     asked = requests()
-    return [
-        GenerateRequest((Branch(asked[i % len(asked)].prompt, temperature),), seed=first + i)
-        for i in range(n)
-    ]
+    return [GenerateRequest((Branch(asked[i % len(asked)].prompt, temperature),), seed=first + i) for i in range(n)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -432,11 +402,7 @@ def test_a_drawn_text_depends_on_its_own_request_alone(builder, device):
     halves = collect(build(builder(), device=device, lanes=2).generate(asked, decoding))
     same = together + together[::6] + together
     for one, two in zip(same, few + alone + halves, strict=True):
-        assert (one.text, one.n_tokens, one.finish_reason) == (
-            two.text,
-            two.n_tokens,
-            two.finish_reason,
-        )
+        assert (one.text, one.n_tokens, one.finish_reason) == (two.text, two.n_tokens, two.finish_reason)
         assert one.log_lik == pytest.approx(two.log_lik, abs=1e-4)
     assert min(one.n_tokens for one in together) < 12 or builder in (tiny_gpt2, tiny_gemma3)
 
@@ -527,10 +493,7 @@ def test_the_mean_score_of_drawn_texts_equals_the_samplers_own():
 def test_branches_are_mixed_token_by_token_with_renormalised_weights():
     local, model = build(), tiny_llama()
     prompts = [requests()[0].prompt, requests()[20].prompt]
-    branches = (
-        Branch(prompts[0], 0.8, log_weight=math.log(0.2)),
-        Branch(prompts[1], 1.5, log_weight=math.log(0.6)),
-    )
+    branches = (Branch(prompts[0], 0.8, log_weight=math.log(0.2)), Branch(prompts[1], 1.5, log_weight=math.log(0.6)))
     asked = [GenerateRequest(branches, seed=9), *draws(3)]
     drawn = collect(local.generate(asked, Decoding(max_tokens=6)))[0]
     ids = [local.encoder.prompt_ids(prompt) for prompt in prompts]
@@ -631,10 +594,7 @@ def test_the_weights_are_loaded_once_and_late():
         ({"device": "mps"}, "unknown device 'mps'; accepted are cpu, cuda and cuda:N"),
         ({"dtype": "int3"}, "unknown dtype 'int3'; accepted are float32, bfloat16, float16"),
         ({"memory_gib": 0}, "memory_gib must be a number above 0, got 0; leave it out"),
-        (
-            {"betas": (0.5, 1.0)},
-            r"betas must be mop.backends.curve.BETAS or mop.backends.curve.ONE, got 2 other",
-        ),
+        ({"betas": (0.5, 1.0)}, r"betas must be mop.backends.curve.BETAS or mop.backends.curve.ONE, got 2 other"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -650,8 +610,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 def test_bfloat16_scores_are_close_to_float32_ones():
     asked = requests()
     exact, rough = (
-        collect(build(tiny_llama(spread=0.1), dtype=dtype).score(asked))
-        for dtype in ("float32", "bfloat16")
+        collect(build(tiny_llama(spread=0.1), dtype=dtype).score(asked)) for dtype in ("float32", "bfloat16")
     )
     assert any((one.log_lik != two.log_lik).any() for one, two in zip(exact, rough, strict=True))
     for one, two in zip(exact, rough, strict=True):

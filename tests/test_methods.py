@@ -31,9 +31,7 @@ def even(small_run):
     return with_temperatures(uniform_mixture(small_run.fitted), small_run.fitted.temperatures)
 
 
-HERE = [
-    method for method in METHODS if method != "picle"
-]  # which needs weights: see test_picle_lora
+HERE = [method for method in METHODS if method != "picle"]  # which needs weights: see test_picle_lora
 
 
 @pytest.mark.parametrize("method", ["mop", *HERE])
@@ -80,9 +78,7 @@ def test_a_factor_multiplies_the_temperatures_of_the_mixture(small_run, method):
     cooler = list(respond(method, small_run.held_out, given))
     drawn = [(row.persona, row.exemplar, row.seed) for row in plain]
     assert [(row.persona, row.exemplar, row.seed) for row in cooler] == drawn
-    assert [row.temperature for row in cooler] == pytest.approx(
-        [0.75 * row.temperature for row in plain]
-    )
+    assert [row.temperature for row in cooler] == pytest.approx([0.75 * row.temperature for row in plain])
 
 
 @pytest.mark.parametrize("method", ["mop", "mop-uniform", "any-label", "no-gates", "paper-drawing"])
@@ -106,9 +102,7 @@ def test_labels_that_nobody_has_are_said_to_change_nothing(small_run, caplog):
 
 
 def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_run):
-    given = ingredients(
-        small_run, "simulate.tau_factor=0.5", "simulate.mix=prompt", "simulate.n_agents=3"
-    )
+    given = ingredients(small_run, "simulate.tau_factor=0.5", "simulate.mix=prompt", "simulate.n_agents=3")
     mixture = even(small_run)
     tau = dict(zip((p.key for p in small_run.fitted.personas), small_run.fitted.temperatures, strict=True))  # fmt: skip
     for ablation, factor, most in (
@@ -117,9 +111,7 @@ def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_r
         ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2), ("neighbours-1", 0.5, 1), ("neighbours-2", 0.5, 2),
     ):  # fmt: skip
         rows = draw_ablation(ablation, small_run.held_out, given, mixture, name=ablation)
-        assert [row.temperature for row in rows] == pytest.approx(
-            [factor * tau[row.persona] for row in rows]
-        )
+        assert [row.temperature for row in rows] == pytest.approx([factor * tau[row.persona] for row in rows])
         assert max(len((row.exemplar or "").split()) for row in rows) == most
 
 
@@ -132,9 +124,7 @@ def test_methods_without_personas_need_no_fit(small_run):
 
 
 def test_picle_says_that_it_needs_weights(small_run):
-    with pytest.raises(
-        ConfigError, match="picle fine-tunes a copy of the language model and 'fake'"
-    ):
+    with pytest.raises(ConfigError, match="picle fine-tunes a copy of the language model and 'fake'"):
         respond("picle", small_run.held_out, ingredients(small_run))
 
 

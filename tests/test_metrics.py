@@ -52,9 +52,7 @@ def test_fid_of_a_sample_with_itself_is_zero():
 
 def test_fid_with_itself_is_zero_with_fewer_texts_than_dimensions():
     few = RNG.normal(size=(20, 64))
-    with pytest.warns(
-        DoubtfulMetricWarning, match="FID from 20 golden and 20 synthetic texts in 64"
-    ):
+    with pytest.warns(DoubtfulMetricWarning, match="FID from 20 golden and 20 synthetic texts in 64"):
         assert metrics.fid(few, few) < 1e-8
 
 
@@ -130,9 +128,7 @@ def test_the_rough_distance_is_the_exact_one_but_for_rounding(n_golden, n):
 
 
 def test_a_gaussian_of_another_dimension_is_refused():
-    with pytest.raises(
-        DataError, match=r"dimension 5 and the synthetic vectors have shape \(9, 3\)"
-    ):
+    with pytest.raises(DataError, match=r"dimension 5 and the synthetic vectors have shape \(9, 3\)"):
         metrics.frechet(metrics.gaussian(CLOUD), np.ones((9, 3)))
 
         metrics.frechet(metrics.gaussian(CLOUD), np.ones((9, 3)))
@@ -218,9 +214,7 @@ def test_the_energy_distance_of_one_population_is_zero_in_the_mean():
 def test_two_texts_a_side_have_an_energy_distance():
     found = metrics.energy_distance(CLOUD[:2], OTHER[:2])
     assert found.low < found.distance < found.high
-    assert found.distance == pytest.approx(
-        loop_energy(CLOUD[:2], OTHER[:2], np.ones(2), np.ones(2))
-    )
+    assert found.distance == pytest.approx(loop_energy(CLOUD[:2], OTHER[:2], np.ones(2), np.ones(2)))
 
 
 def share_of_intervals_that_hold_the_truth(n_repeats, **weights):
@@ -262,9 +256,7 @@ def test_planted_populations_come_out_in_their_true_order():
     for name, found in ranks["populations"].items():
         for metric in ("energy", "fid"):
             error = 3 * found[f"{metric}_sd"] / math.sqrt(6) + 0.08 * found[f"true_{metric}"]
-            assert found[f"{metric}_mean"] == pytest.approx(
-                found[f"true_{metric}"], abs=error + 0.002
-            ), name
+            assert found[f"{metric}_mean"] == pytest.approx(found[f"true_{metric}"], abs=error + 0.002), name
 
 
 def test_the_true_distances_of_planted_populations_are_those_of_many_texts():
@@ -295,9 +287,7 @@ def test_even_weights_change_nothing():
 
 def test_only_the_ratios_of_weights_count():
     once = metrics.energy_distance(CLOUD, OTHER, golden_weight=CLOUD_WEIGHT)
-    assert metrics.energy_distance(CLOUD, OTHER, golden_weight=9 * CLOUD_WEIGHT) == pytest.approx(
-        once
-    )
+    assert metrics.energy_distance(CLOUD, OTHER, golden_weight=9 * CLOUD_WEIGHT) == pytest.approx(once)
     golden = metrics.gaussian(CLOUD)
     assert metrics.frechet(golden, OTHER, weight=9 * OTHER_WEIGHT) == pytest.approx(
         metrics.frechet(golden, OTHER, weight=OTHER_WEIGHT)
@@ -536,10 +526,7 @@ def test_self_bleu_equals_the_plain_loop():
         "the cast of a dull film with a plot",
     ]
     tokens = [words.words(text) for text in texts]
-    expected = [
-        loop_bleu(mine, [other for j, other in enumerate(tokens) if j != i])
-        for i, mine in enumerate(tokens)
-    ]
+    expected = [loop_bleu(mine, [other for j, other in enumerate(tokens) if j != i]) for i, mine in enumerate(tokens)]
     assert words.self_bleu(texts, seed=0) == pytest.approx(sum(expected) / len(expected))
 
 
@@ -697,9 +684,7 @@ def fifty_repeated(real, _):
     ],
     ids=["floor", "1,000 real", "only business", "pulled to class means", "50 repeated"],
 )
-def test_ag_news_gives_the_recorded_reference_values(
-    ag_news, choose, fid, mauve, forth, back, tolerance
-):
+def test_ag_news_gives_the_recorded_reference_values(ag_news, choose, fid, mauve, forth, back, tolerance):
     golden, real, labels = ag_news
     other = choose(real, labels)
     assert metrics.fid(golden, other) == pytest.approx(fid, rel=0.05)

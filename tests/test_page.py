@@ -129,9 +129,7 @@ def hostile_page():
 
 
 def script_data(page):
-    return json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
-    )
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
 
 
 def test_the_summary_is_two_sentences_with_the_headline():
@@ -160,18 +158,10 @@ def test_the_share_of_the_way_has_the_error_of_all_three_figures():
         return (plain - mop) / (plain - floor)
 
     at, step = (0.02, 0.05, 0.01), 1e-6
-    slopes = [
-        (share(*(v + step * (i == k) for k, v in enumerate(at))) - share(*at)) / step
-        for i in range(3)
-    ]
+    slopes = [(share(*(v + step * (i == k) for k, v in enumerate(at))) - share(*at)) / step for i in range(3)]
     reach = 0.002 * sum(slope**2 for slope in slopes) ** 0.5
-    said = re.fullmatch(
-        r"75 % of the way \((\d+) % to (\d+) %\)", way_closed(rows(*at, reach=0.002))
-    )
-    assert [int(part) for part in said.groups()] == [
-        round(100 * (0.75 - reach)),
-        round(100 * (0.75 + reach)),
-    ]
+    said = re.fullmatch(r"75 % of the way \((\d+) % to (\d+) %\)", way_closed(rows(*at, reach=0.002)))
+    assert [int(part) for part in said.groups()] == [round(100 * (0.75 - reach)), round(100 * (0.75 + reach))]
 
 
 def test_nobody_goes_a_way_that_is_not_there():
@@ -193,9 +183,7 @@ def test_a_run_without_comparison_says_so():
 
 
 def test_the_sections_come_in_their_order(page):
-    order = [
-        attrs["id"] for tag, attrs in Elements(page).found if tag == "section" and "id" in attrs
-    ]
+    order = [attrs["id"] for tag, attrs in Elements(page).found if tag == "section" and "id" in attrs]
     assert order == [
         "scores", "held-out", "map", "personas", "exemplars", "gates", "history", "similarity",
         "responses", "doubts", "settings", "limits", "cite",
@@ -236,9 +224,7 @@ def test_any_one_field_can_be_there_alone(name):
 def test_a_field_that_is_missing_leaves_its_section_out(page):
     data = example(n_responses=40, n_real=60, n_exemplars=30)
     bare = replace(data, held_out=None, gates=None, history=(), histogram_edges=(), exemplars=())
-    ids = {
-        attrs.get("id") for tag, attrs in Elements(render_report(bare)).found if tag == "section"
-    }
+    ids = {attrs.get("id") for tag, attrs in Elements(render_report(bare)).found if tag == "section"}
     assert {"scores", "map", "personas", "responses"} <= ids
     assert not {"held-out", "gates", "history", "similarity", "exemplars"} & ids
 
@@ -320,35 +306,18 @@ def test_the_policy_admits_our_own_style_and_script_only(page):
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
     assert not [attrs for _, attrs in Elements(page).found if "style" in attrs]
-    assert not [
-        name for _, attrs in Elements(page).found for name in attrs if name.startswith("on")
-    ]
+    assert not [name for _, attrs in Elements(page).found for name in attrs if name.startswith("on")]
 
 
 def test_hostile_text_adds_no_element(hostile_page):
     calm = render_report(hostile_data([f"calm {i}" for i in range(len(HOSTILE))]))
     page = hostile_page
     kinds = [tag for tag, _ in Elements(page).found]
-    for tag in (
-        "script",
-        "style",
-        "iframe",
-        "link",
-        "meta",
-        "base",
-        "img",
-        "h1",
-        "article",
-        "title",
-    ):
+    for tag in ("script", "style", "iframe", "link", "meta", "base", "img", "h1", "article", "title"):
         assert kinds.count(tag) == [t for t, _ in Elements(calm).found].count(tag), tag
-    assert not [
-        name for _, attrs in Elements(page).found for name in attrs if name.startswith("on")
-    ]
+    assert not [name for _, attrs in Elements(page).found for name in attrs if name.startswith("on")]
     hrefs = [attrs["href"] for _, attrs in Elements(page).found if attrs.get("href")]
-    assert not [
-        href for href in hrefs if not href.startswith(("#", "data:,", "https://arxiv.org/"))
-    ]
+    assert not [href for href in hrefs if not href.startswith(("#", "data:,", "https://arxiv.org/"))]
     assert "{{ 7 * 7 }}" in page
 
 
@@ -435,9 +404,7 @@ def test_hostile_text_does_nothing_in_a_browser(browser, hostile_page, tmp_path)
     assert browser.complaints == []
     assert browser.requests == [(tmp_path / "hostile.html").as_uri()]
     assert not browser.run("document.documentElement.hasAttribute('data-pwned')")
-    assert browser.run("document.documentElement.scrollWidth") == 390, (
-        "long words do not widen the page"
-    )
+    assert browser.run("document.documentElement.scrollWidth") == 390, "long words do not widen the page"
 
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
@@ -465,9 +432,7 @@ def test_naughty_strings_do_nothing_in_a_browser(browser, tmp_path):
 
 
 def test_a_script_that_is_not_ours_is_refused_and_seen(browser, tmp_path):
-    page = render_report(ReportData(title="x")).replace(
-        "</main>", f"<script>{STEAL}</script></main>"
-    )
+    page = render_report(ReportData(title="x")).replace("</main>", f"<script>{STEAL}</script></main>")
     (tmp_path / "broken.html").write_text(page, encoding="utf-8")
     browser.open(tmp_path / "broken.html")
     assert browser.dialogs == []
@@ -487,9 +452,7 @@ def test_the_controls_work_in_a_browser(browser, page, tmp_path):
                 "s.form.requestSubmit(); })()")  # fmt: skip
     assert browser.run("document.getElementById('count').textContent") == "0 of 120 responses"
     browser.run("document.querySelector('[data-sort=temperature]').click()")
-    taus = browser.run(
-        "[...document.querySelectorAll('#persona-list > li')].map(r => +r.dataset.temperature)"
-    )
+    taus = browser.run("[...document.querySelectorAll('#persona-list > li')].map(r => +r.dataset.temperature)")
     assert taus == sorted(taus, reverse=True)
     browser.run("document.querySelector('#map-box .drawing svg')"
                 ".dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))")  # fmt: skip

@@ -18,9 +18,7 @@ FAST = FitConfig(
 
 def test_the_papers_recipe_learns_and_reports_bound_and_full_value():
     planted = plant(n=120, n_train=80)
-    settings = replace(
-        FAST, max_steps=10, top_m=4, learning_rate=0.02, start_tau=0.6, valid_components=12
-    )
+    settings = replace(FAST, max_steps=10, top_m=4, learning_rate=0.02, start_tau=0.6, valid_components=12)
     result = fit_paper(planted.problem, planted.score, settings, seed=0)
     first, best = result.history[0], max(result.history, key=lambda row: row["valid"])
     assert best["valid"] > first["valid"]
@@ -42,9 +40,7 @@ def test_the_papers_gate_sees_texts_and_not_the_contexts_of_exemplars():
 
 def test_the_papers_recipe_masks_the_own_exemplar():
     planted = plant(n=60, n_train=40, own=True)
-    fit_paper(
-        planted.problem, planted.score, replace(FAST, max_steps=3), seed=0
-    )  # score() asserts it
+    fit_paper(planted.problem, planted.score, replace(FAST, max_steps=3), seed=0)  # score() asserts it
 
 
 def test_the_papers_recipe_copes_with_fewer_components_than_it_wants():
@@ -55,9 +51,7 @@ def test_the_papers_recipe_copes_with_fewer_components_than_it_wants():
 
 def test_the_papers_recipe_is_compared_with_the_best_single_temperature():
     planted = plant(n=60, n_train=40)
-    result = fit_paper(
-        planted.problem, planted.score, replace(FAST, max_steps=2, start_tau=0.3), seed=0
-    )
+    result = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=2, start_tau=0.3), seed=0)
     assert result.uniform_tau != pytest.approx(0.3)
 
 
@@ -65,24 +59,18 @@ def test_a_budget_stops_the_papers_recipe_too():
     planted = plant(n=60, n_train=40)
     free = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=8), seed=0)
     budget = free.n_tokens - 1
-    kept = fit_paper(
-        planted.problem, planted.score, replace(FAST, max_steps=8, max_lm_tokens=budget), seed=0
-    )
+    kept = fit_paper(planted.problem, planted.score, replace(FAST, max_steps=8, max_lm_tokens=budget), seed=0)
     assert kept.n_tokens <= budget
     assert len(kept.history) < len(free.history)
     assert f"of max_lm_tokens {budget} are spent" in kept.stopped
     assert kept.history[-1]["kept_round"] < len(kept.history)
-    with pytest.raises(
-        ConfigError, match=r"fit.max_lm_tokens is 5, and 12 components of 20 validation"
-    ):
+    with pytest.raises(ConfigError, match=r"fit.max_lm_tokens is 5, and 12 components of 20 validation"):
         fit_paper(planted.problem, planted.score, replace(FAST, max_lm_tokens=5), seed=0)
 
 
 def test_time_stops_the_papers_recipe_too():
     planted = plant(n=60, n_train=40)
     settings = replace(FAST, max_steps=8, max_minutes=1.0)
-    result = fit_paper(
-        planted.problem, planted.score, settings, seed=0, clock=iter(range(0, 600, 25)).__next__
-    )
+    result = fit_paper(planted.problem, planted.score, settings, seed=0, clock=iter(range(0, 600, 25)).__next__)
     assert result.stopped == "another epoch would exceed max_minutes 1"
     assert 1 <= len(result.history) < 8

@@ -54,9 +54,7 @@ def log_lik(prompt, text):
 
 def test_the_prompted_ratio_is_the_difference_of_two_log_likelihoods():
     exemplars = reviews(12)
-    ratio = prompted_ratio(
-        exemplars, scorer=FakeModel(), store=Store(":memory:"), seed=7, task="a review", n_shown=2
-    )
+    ratio = prompted_ratio(exemplars, scorer=FakeModel(), store=Store(":memory:"), seed=7, task="a review", n_shown=2)
     for label, rows in (("good", range(0, 12, 2)), ("bad", range(1, 12, 2))):
         drawn = generator(7, "picle-prompted", "shown", label).choice(6, 2, replace=False)
         shown = [list(rows)[int(i)] for i in drawn]
@@ -65,9 +63,7 @@ def test_the_prompted_ratio_is_the_difference_of_two_log_likelihoods():
                 assert ratio[j] == -math.inf
                 continue
             x = exemplars[j]
-            after = simulation_prompt(
-                x.context, exemplars=[exemplars[i] for i in shown], task="a review"
-            )
+            after = simulation_prompt(x.context, exemplars=[exemplars[i] for i in shown], task="a review")
             plain = simulation_prompt(x.context, task="a review")
             wanted = log_lik(after, x.response) - log_lik(plain, x.response)
             assert ratio[j] == pytest.approx(wanted, abs=2e-3)
@@ -85,9 +81,7 @@ def test_half_of_a_small_label_is_shown_and_scores_are_kept():
 
 def test_a_label_with_one_exemplar_is_refused():
     with pytest.raises(DataError, match="the label 'bad' has 1 exemplars"):
-        prompted_ratio(
-            reviews(4)[:2] + reviews(4)[2:3], scorer=FakeModel(), store=Store(":memory:"), seed=0
-        )
+        prompted_ratio(reviews(4)[:2] + reviews(4)[2:3], scorer=FakeModel(), store=Store(":memory:"), seed=0)
 
 
 def test_the_fake_model_is_asked_the_way_the_test_thinks():

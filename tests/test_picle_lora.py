@@ -20,9 +20,7 @@ def test_a_model_without_weights_here_is_refused(lm):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip(
-        "peft", reason="peft is not installed: pip install 'mixture-of-personas[picle]'"
-    )
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'mixture-of-personas[picle]'")
     from tiny_models import byte_tokenizer, tiny_llama
 
     path = tmp_path_factory.mktemp("tiny")
@@ -66,15 +64,11 @@ def test_a_trained_persona_likes_its_own_texts_and_is_trained_once(folder, dtype
     store = Store(":memory:")
     options = {"lm": folder, "seed": 0, "device": "cpu", "dtype": dtype, "n_epochs": 10,
                "learning_rate": 0.02}  # fmt: skip
-    ratio = lora_ratio(
-        records, store=store, progress=lambda what, done, total: steps.append(done), **options
-    )
+    ratio = lora_ratio(records, store=store, progress=lambda what, done, total: steps.append(done), **options)
     assert (ratio > 5).all()
     assert steps == [*range(1, 11), *range(1, 11)]  # two labels, one batch, ten epochs
     assert store.spent()["prepare/picle"].calls == 8
-    again = lora_ratio(
-        records, store=store, progress=lambda *_: pytest.fail("trained again"), **options
-    )
+    again = lora_ratio(records, store=store, progress=lambda *_: pytest.fail("trained again"), **options)
     assert (again == ratio).all()
 
 

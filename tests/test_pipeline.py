@@ -65,9 +65,7 @@ def test_a_run_makes_everything_it_promises(finished):
     metrics = read_json(path / "metrics.json")
     assert set(metrics["methods"]) == {"mop", "zero-shot", "mop-uniform", "floor"}
     for row in metrics["methods"].values():
-        assert {"energy", "fid_excess", "fid", "mauve", "kl_cosine", "n", "energy_interval"} <= set(
-            row
-        )
+        assert {"energy", "fid_excess", "fid", "mauve", "kl_cosine", "n", "energy_interval"} <= set(row)
         assert row["sense"] < 0
     assert metrics["judged_by"] == "fake"
     held = metrics["held_out"]
@@ -76,10 +74,7 @@ def test_a_run_makes_everything_it_promises(finished):
 
 
 def test_survey_weights_reach_the_figures(tmp_path):
-    rows = [
-        {"v": r.label, "text": r.response, "w": 9.0 if r.label == "good" else 1.0}
-        for r in reviews(160)
-    ]
+    rows = [{"v": r.label, "text": r.response, "w": 9.0 if r.label == "good" else 1.0} for r in reviews(160)]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run(quick(tmp_path / "r.jsonl", 'data.weight="w"', "simulate.controls=[]"), tmp_path / "run")
     path = tmp_path / "run"
@@ -88,9 +83,7 @@ def test_survey_weights_reach_the_figures(tmp_path):
         records = read_records(path / "records" / f"{name}.jsonl")
         texts[name], weights[name] = [r.response for r in records], [r.weight for r in records]
     assert {1.0, 9.0} == set(weights["golden"]) == set(weights["test"])
-    drawn = [
-        row["response"] for row in read_jsonl(path / "responses.jsonl")
-    ]  # in the contexts' order
+    drawn = [row["response"] for row in read_jsonl(path / "responses.jsonl")]  # in the contexts' order
 
     def energy(weights):
         found = evaluate({"mop": drawn}, texts["golden"], texts["test"], encoder=FakeEncoder(),
@@ -99,9 +92,7 @@ def test_survey_weights_reach_the_figures(tmp_path):
 
     metrics = read_json(path / "metrics.json")["methods"]
     kept = [metrics[name]["energy"] for name in ("mop", "floor")]
-    by_hand = energy(
-        {"mop": weights["test"], "floor": weights["test"], "golden": weights["golden"]}
-    )
+    by_hand = energy({"mop": weights["test"], "floor": weights["test"], "golden": weights["golden"]})
     assert kept == pytest.approx(by_hand, abs=1e-9)
     assert kept != pytest.approx(energy(None), abs=1e-3)
 
@@ -178,12 +169,7 @@ def test_equal_answers_of_a_survey_can_be_kept(tmp_path):
             for i in range(80) for word in ("yes", "no")]  # fmt: skip
     survey = tmp_path / "survey.jsonl"
     survey.write_text("\n".join(map(json.dumps, rows)))
-    asked = [
-        f'data.source="{survey}"',
-        "personas.n_personas=2",
-        "data.weight=weight",
-        'data.task="an answer"',
-    ]
+    asked = [f'data.source="{survey}"', "personas.n_personas=2", "data.weight=weight", 'data.task="an answer"']
     with pytest.raises(DataError, match="24 records cannot be split"):
         run(resolve_config(preset="quick", assignments=asked), tmp_path / "dropped")
     kept = resolve_config(preset="quick", assignments=[*asked, "data.duplicates=keep"])
@@ -215,9 +201,7 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows(finished, source, t
 def test_a_damaged_file_is_noticed_and_made_again(finished, source, tmp_path):
     path = copy(finished[0], tmp_path / "run")
     (path / "responses.jsonl").write_text("{}\n")
-    assert verify(path)["problems"] == [
-        f"{path / 'responses.jsonl'}: changed since stage 'simulate'"
-    ]
+    assert verify(path)["problems"] == [f"{path / 'responses.jsonl'}: changed since stage 'simulate'"]
     assert "simulate" in run(quick(source), path)["done"]
     assert (path / "responses.jsonl").read_bytes() == (finished[0] / "responses.jsonl").read_bytes()
     assert verify(path)["problems"] == []
@@ -269,9 +253,7 @@ def test_a_method_at_a_temperature_has_rows_files_and_stages_of_its_own(finished
     run(config, path, until="simulate")
     rows = list(read_jsonl(path / "methods" / f"{name}.jsonl"))
     assert {(row["method"], row["temperature"]) for row in rows} == {(name, 0.5)}
-    changed = quick(
-        source, f'simulate.controls=["{name}"]', *rival[:1], "compare.min_words=2", *rival[2:]
-    )
+    changed = quick(source, f'simulate.controls=["{name}"]', *rival[:1], "compare.min_words=2", *rival[2:])
     assert run(changed, path, until="simulate")["done"] == ["simulate"]
     found = simulate_method(quick(source), path, "few-shot@0.5")
     assert found["file"].endswith("few-shot@0.5.jsonl")
@@ -282,9 +264,7 @@ def test_a_method_at_a_temperature_has_rows_files_and_stages_of_its_own(finished
     ("simulate.same_label=true", "it (simulate.same_label); the fitted model draws from all exemplars."),
     ("simulate.min_tokens=3", "No text ends before 3 tokens (simulate.min_tokens)"),
 ])  # fmt: skip
-def test_a_run_that_departs_from_its_fit_says_so_in_its_report(
-    finished, source, tmp_path, caplog, setting, said
-):
+def test_a_run_that_departs_from_its_fit_says_so_in_its_report(finished, source, tmp_path, caplog, setting, said):
     path = copy(finished[0], tmp_path / "run")
     run(quick(source, setting), path)
     assert said in caplog.text
@@ -326,9 +306,7 @@ def _go(preset_arguments, path):
 def test_thirty_kills_lose_nothing_double_nothing_and_change_no_byte(finished, source, tmp_path):
     # A server process has everything imported; each child starts at once and is killed at a random moment.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["mop.pipeline", "mop.report.page", "torch", "sklearn.cluster", "sklearn.manifold"]
-    )
+    context.set_forkserver_preload(["mop.pipeline", "mop.report.page", "torch", "sklearn.cluster", "sklearn.manifold"])
     rng, kills, runs = random.Random(0), 0, 0
     while kills < 30:
         path = tmp_path / f"run{runs}"
@@ -353,17 +331,7 @@ def test_thirty_kills_lose_nothing_double_nothing_and_change_no_byte(finished, s
 
 
 def test_a_relative_run_folder_works(source, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "mop",
-        "personas",
-        "--out",
-        "runs/mine",
-        "--preset",
-        "quick",
-        "--quiet",
-    ]
+    command = [sys.executable, "-m", "mop", "personas", "--out", "runs/mine", "--preset", "quick", "--quiet"]
     for assignment in settings(source):
         command += ["--set", assignment]
     subprocess.run(command, cwd=tmp_path, check=True)
@@ -413,9 +381,7 @@ def test_an_unknown_stage_is_named(source, tmp_path):
 
 
 def test_no_source_is_an_error(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"data\.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME"
-    ):
+    with pytest.raises(ConfigError, match=r"data\.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME"):
         run(resolve_config(preset="quick"), tmp_path / "run")
 
 
@@ -438,13 +404,9 @@ def test_naughty_strings_survive_the_whole_chain(tmp_path):
     rows = [{"v": str(i), "text": text} for i, text in enumerate(texts)]
     file = tmp_path / "naughty.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    config = quick(
-        file, 'data.label="v"', "data.exemplars=200", "data.golden=100", "simulate.max_tokens=4"
-    )
+    config = quick(file, 'data.label="v"', "data.exemplars=200", "data.golden=100", "simulate.max_tokens=4")
     run(config, tmp_path / "run")
-    held = [
-        r["response"] for f in (tmp_path / "run" / "records").glob("*.jsonl") for r in read_jsonl(f)
-    ]
+    held = [r["response"] for f in (tmp_path / "run" / "records").glob("*.jsonl") for r in read_jsonl(f)]
     assert set(held) <= set(texts)
     assert len(set(held)) == 200 + 100 + 16 + 8 + 24
 
@@ -468,9 +430,7 @@ def test_the_device_is_that_of_the_encoder_too(source, tmp_path, monkeypatch):
     import mop.runs.work
 
     asked = {}
-    monkeypatch.setattr(
-        mop.runs.work, "open_encoder", lambda name, **more: asked.update(more) or FakeEncoder()
-    )
+    monkeypatch.setattr(mop.runs.work, "open_encoder", lambda name, **more: asked.update(more) or FakeEncoder())
     for device in ("cpu", "auto"):
         run(quick(source, f"model.device={device}"), tmp_path / device, until="personas")
         assert asked == {"device": None if device == "auto" else device}

@@ -23,9 +23,7 @@ def tags(svg):
 
 
 def texts(svg):
-    return [
-        e.text for e in ElementTree.fromstring(svg).iter() if e.tag in {"text", "tspan"} and e.text
-    ]
+    return [e.text for e in ElementTree.fromstring(svg).iter() if e.tag in {"text", "tspan"} and e.text]
 
 
 def small_map():
@@ -173,9 +171,7 @@ def test_text_in_files_stays_text(tmp_path):
             r"a figure needs the histogram 'golden': got \['mop'\], wanted 'golden' among",
         ),
         (
-            lambda: plots.metric_figure(
-                np.ones((1, 2)), np.ones((1, 2, 2)), np.ones(2), ["a"], ["b"]
-            ),
+            lambda: plots.metric_figure(np.ones((1, 2)), np.ones((1, 2, 2)), np.ones(2), ["a"], ["b"]),
             r"a figure needs one value per method and metric: got \(1, 2\), wanted \(1, 1\)",
         ),
     ],

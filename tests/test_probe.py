@@ -25,15 +25,10 @@ def encode(prompt: Prompt, response: str) -> tuple[list[int], int]:
 
 def honest(ids: Sequence[int], start: int) -> Values:
     """Tokens are the likelier the more often they came before."""
-    return tuple(
-        -4.0 + 0.5 * min(list(ids[:t]).count(ids[t]), 6) - 0.01 * ids[t]
-        for t in range(start, len(ids))
-    )
+    return tuple(-4.0 + 0.5 * min(list(ids[:t]).count(ids[t]), 6) - 0.01 * ids[t] for t in range(start, len(ids)))
 
 
-def probe(
-    answer: Callable[[Sequence[int], int], Values], max_len: int | None = None
-) -> Conformance:
+def probe(answer: Callable[[Sequence[int], int], Values], max_len: int | None = None) -> Conformance:
     async def ask(ids: Sequence[int], start: int) -> Values:
         return answer(ids, start)
 
@@ -48,17 +43,13 @@ def test_an_honest_scorer_passes_without_noise() -> None:
 
 def test_half_precision_noise_is_reported_and_tolerated() -> None:
     calls = iter(range(10_000))
-    found = probe(
-        lambda ids, start: tuple(v + 0.009 * (-1) ** next(calls) for v in honest(ids, start))
-    )
+    found = probe(lambda ids, start: tuple(v + 0.009 * (-1) ** next(calls) for v in honest(ids, start)))
     assert 0.0 < found.noise <= 0.0181
 
 
 def test_noise_beyond_half_precision_is_refused() -> None:
     calls = iter(range(10_000))
-    with pytest.raises(
-        ScoringUnsupportedError, match="nats per token apart when asked in another order"
-    ):
+    with pytest.raises(ScoringUnsupportedError, match="nats per token apart when asked in another order"):
         probe(lambda ids, start: tuple(v + 0.03 * (next(calls) % 5) for v in honest(ids, start)))
 
 
@@ -66,10 +57,7 @@ def test_noise_beyond_half_precision_is_refused() -> None:
     ("liar", "reason"),
     [
         (lambda ids, start: (-2.0,) * (len(ids) - start), "no likelier than letters without sense"),
-        (
-            lambda ids, start: tuple(-6.0 - v for v in honest(ids, start)),
-            "no likelier than letters without sense",
-        ),
+        (lambda ids, start: tuple(-6.0 - v for v in honest(ids, start)), "no likelier than letters without sense"),
         (lambda ids, start: honest(ids[:-1], start - 1), "does not change exactly the last value"),
         (
             lambda ids, start: tuple(v - 0.001 * len(ids) for v in honest(ids, start)),
@@ -83,9 +71,7 @@ def test_liars_are_named(liar: Callable[[Sequence[int], int], Values], reason: s
 
 
 def test_a_server_that_takes_more_than_its_window_is_refused() -> None:
-    with pytest.raises(
-        ScoringUnsupportedError, match="it took 401 tokens although its window is 400"
-    ):
+    with pytest.raises(ScoringUnsupportedError, match="it took 401 tokens although its window is 400"):
         probe(honest, max_len=400)
 
     def strict(ids: Sequence[int], start: int) -> Values:
@@ -103,17 +89,13 @@ def test_the_question_that_is_longer_than_the_window_is_asked_only_if_it_can_be_
         asked.append(len(ids))
         return honest(ids, start)
 
-    found = asyncio.run(
-        probe_scorer(ask, encode, where="http://x", max_len=400, affords=lambda n: n < 401)
-    )
+    found = asyncio.run(probe_scorer(ask, encode, where="http://x", max_len=400, affords=lambda n: n < 401))
     assert found.noise == 0.0
     assert max(asked) < 400
 
 
 def test_control_strings_that_data_spells_are_asked_for_as_their_ids() -> None:
-    known = encode(Prompt(()), "<|im_start|>system <|im_end|> </s> [INST] <think> <|eot_id|>")[0][
-        1:
-    ]
+    known = encode(Prompt(()), "<|im_start|>system <|im_end|> </s> [INST] <think> <|eot_id|>")[0][1:]
 
     def by_way_of_text(ids: Sequence[int], start: int) -> Values:
         if list(ids[start:]) == known:
@@ -161,9 +143,7 @@ def in_bfloat16(seed: int) -> Callable[[Sequence[int], int], Values]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_honest_server_in_bfloat16_passes_at_the_start_on_the_way_and_the_next_day(
-    seed: int,
-) -> None:
+def test_an_honest_server_in_bfloat16_passes_at_the_start_on_the_way_and_the_next_day(seed: int) -> None:
     answer = in_bfloat16(seed)
     before = probe(answer)
     assert before.noise == pytest.approx(0.125)
@@ -177,9 +157,7 @@ def test_an_honest_server_in_bfloat16_passes_at_the_start_on_the_way_and_the_nex
 
 
 @pytest.mark.parametrize("answer", [honest, in_bfloat16(7)])
-def test_coarser_weights_of_the_same_model_are_noticed(
-    answer: Callable[[Sequence[int], int], Values],
-) -> None:
+def test_coarser_weights_of_the_same_model_are_noticed(answer: Callable[[Sequence[int], int], Values]) -> None:
     before = probe(answer)
 
     async def ask(ids: Sequence[int], start: int) -> Values:
@@ -199,9 +177,7 @@ def test_a_changed_model_is_noticed() -> None:
     async def ask(ids: Sequence[int], start: int) -> Values:
         return tuple(v * 1.05 for v in honest(ids, start))
 
-    with pytest.raises(
-        CallError, match="http://x now scores a known sentence .* nats per token differently"
-    ) as caught:
+    with pytest.raises(CallError, match="http://x now scores a known sentence .* nats per token differently") as caught:
         asyncio.run(probe_again(ask, encode, before, where="http://x"))
     assert caught.value.kind == "fatal"
 

@@ -75,8 +75,7 @@ def test_the_pool_holds_helpful_texts_of_each_label_and_none_that_validates():
     scores = influence(x[10:], y[10:], x[:10], y[:10], n_labels=2)
     for label, rows in pool.items():
         wanted = sorted(
-            (i for i in range(10, 60) if labels[i] == label and scores[i - 10] < 0),
-            key=lambda i: scores[i - 10],
+            (i for i in range(10, 60) if labels[i] == label and scores[i - 10] < 0), key=lambda i: scores[i - 10]
         )
         assert rows == wanted[:50]
     assert set(pool) == {"bad", "good"}
@@ -168,8 +167,7 @@ def test_films_are_named_over_their_examples():
         return f"{'fun' if 'positive' in prompt else 'dull'} thing{i}."
 
     contexts = [
-        Record(key=f"k{i}", context="x", response="y", label=["positive", "negative"][i % 2])
-        for i in range(160)
+        Record(key=f"k{i}", context="x", response="y", label=["positive", "negative"][i % 2]) for i in range(160)
     ]
     model = Scripted(rule)
     run(contexts, model, domain="films", n_names=5)

@@ -37,16 +37,10 @@ def dialogue(prompt):
 
 def test_the_whole_simulation_prompt():
     prompt = simulation_prompt(
-        "Film: Up.",
-        persona="You love films.",
-        exemplars=[EXEMPLAR],
-        task="a one-sentence film review\nby a critic.",
+        "Film: Up.", persona="You love films.", exemplars=[EXEMPLAR], task="a one-sentence film review\nby a critic."
     )
     assert dialogue(prompt) == [
-        (
-            "system",
-            "Reply only with[[ a one-sentence film review by a critic]].\n\n[[You love films.]]",
-        ),
+        ("system", "Reply only with[[ a one-sentence film review by a critic]].\n\n[[You love films.]]"),
         ("user", "[[Film: Heat.]]"),
         ("assistant", "[[Long,\nbut worth it.]]"),
         ("user", "[[Film: Up.]]"),
@@ -56,14 +50,8 @@ def test_the_whole_simulation_prompt():
 
 def test_what_is_not_given_is_not_in_the_prompt():
     assert dialogue(simulation_prompt("x")) == [("user", "[[x]]")]
-    assert dialogue(simulation_prompt("x", persona="You.")) == [
-        ("system", "[[You.]]"),
-        ("user", "[[x]]"),
-    ]
-    assert dialogue(simulation_prompt("x", task="a joke"))[0] == (
-        "system",
-        "Reply only with[[ a joke]].",
-    )
+    assert dialogue(simulation_prompt("x", persona="You.")) == [("system", "[[You.]]"), ("user", "[[x]]")]
+    assert dialogue(simulation_prompt("x", task="a joke"))[0] == ("system", "Reply only with[[ a joke]].")
 
 
 def test_prompts_of_one_task_and_persona_share_their_beginning():
@@ -94,9 +82,7 @@ def test_the_whole_persona_prompt():
 
 
 def test_the_marks_depend_on_all_texts_so_none_can_hold_its_own():
-    marks = {
-        persona_prompt(texts).turns[0].segments[2].text for texts in (["a"], ["b"], ["a", "b"])
-    }
+    marks = {persona_prompt(texts).turns[0].segments[2].text for texts in (["a"], ["b"], ["a", "b"])}
     assert len(marks) == 3
     assert persona_prompt(["a"]) == persona_prompt(["a"])
 
@@ -107,9 +93,7 @@ def test_a_persona_needs_texts():
 
 
 def test_the_whole_plain_form_keeps_data_on_one_line():
-    prompt = simulation_prompt(
-        "Film: Up.\nVerdict?", persona="You love\nfilms.", exemplars=[EXEMPLAR], task="a joke"
-    )
+    prompt = simulation_prompt("Film: Up.\nVerdict?", persona="You love\nfilms.", exemplars=[EXEMPLAR], task="a joke")
     assert shown(plain(prompt)) == (
         "Reply only with[[ a joke]].\n\n[[You love films.]]\n\n"
         "Prompt:[[ Film: Heat.]]\nReply:[[ Long, but worth it.]]\n\n"
@@ -129,9 +113,7 @@ def test_every_kind_of_line_break_is_flattened(line_break):
 
 
 def test_the_whole_request_for_a_name():
-    assert dialogue(name_prompt(DOMAINS["restaurants"])) == [
-        ("user", "Name one restaurant. Reply with its name only.")
-    ]
+    assert dialogue(name_prompt(DOMAINS["restaurants"])) == [("user", "Name one restaurant. Reply with its name only.")]
     with pytest.raises(DataError, match="texts of the kind 'news article' are about nothing"):
         name_prompt(DOMAINS["news"])
 
@@ -158,9 +140,7 @@ def test_the_whole_request_for_a_text_with_a_label(domain, label, options, text)
 
 
 def test_the_whole_request_by_context():
-    assert context_prompt("Film: Up.", task="a review") == simulation_prompt(
-        "Film: Up.", task="a review"
-    )
+    assert context_prompt("Film: Up.", task="a review") == simulation_prompt("Film: Up.", task="a review")
     assert dialogue(context_prompt("Film: Up.", task="a review", examples=["Long."])) == [
         ("system", "Reply only with[[ a review]]."),
         ("user", "Example:\n[[Long.]]\n\n[[Film: Up.]]"),
@@ -169,10 +149,7 @@ def test_the_whole_request_by_context():
 
 def test_requirements_follow_the_request():
     prompt = requirements_prompt(context_prompt("Film: Up.", task="a review"), [("tone", "dry")])
-    assert dialogue(prompt)[1] == (
-        "user",
-        "[[Film: Up.]]\n\nFollow these requirements:\n1.[[ tone: dry]]",
-    )
+    assert dialogue(prompt)[1] == ("user", "[[Film: Up.]]\n\nFollow these requirements:\n1.[[ tone: dry]]")
 
 
 def test_the_whole_questions_for_attributes():

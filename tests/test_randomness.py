@@ -19,9 +19,7 @@ def test_streams_of_different_seeds_differ_and_numbers_are_uniform():
     assert ((counts - 2000) ** 2 / 2000).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
 
 
-@pytest.mark.parametrize(
-    "other", [(0, "a", "b"), (1, "ab"), (0, "ab", ""), (0, "a", 1), (0, "a", "1")]
-)
+@pytest.mark.parametrize("other", [(0, "a", "b"), (1, "ab"), (0, "ab", ""), (0, "a", 1), (0, "a", "1")])
 def test_seeds_keep_their_parts_apart(other):
     assert derive_seed(0, "ab") != derive_seed(*other)
 
@@ -35,10 +33,7 @@ def test_lone_surrogates_can_be_part_of_a_seed():
 
 
 def test_a_generator_is_reproducible():
-    assert (
-        generator(3, "p").integers(1000, size=5).tolist()
-        == generator(3, "p").integers(1000, size=5).tolist()
-    )
+    assert generator(3, "p").integers(1000, size=5).tolist() == generator(3, "p").integers(1000, size=5).tolist()
 
 
 def test_numpys_integers_are_numbers():

@@ -74,12 +74,7 @@ def test_every_part_of_a_record_comes_from_its_column():
 
 def test_what_was_not_asked_for_is_not_taken():
     (record,) = load([{"x": "c", "y": "r", "label": "pos", "weight": 3}]).records
-    assert (record.label, record.weight, record.group, dict(record.attributes)) == (
-        None,
-        1.0,
-        None,
-        {},
-    )
+    assert (record.label, record.weight, record.group, dict(record.attributes)) == (None, 1.0, None, {})
 
 
 def test_a_template_joins_columns_and_never_formats_twice():
@@ -110,9 +105,7 @@ def test_a_format_specification_is_only_a_column_that_does_not_exist():
 
 @pytest.mark.parametrize("template", ["{", "}", "a{x", "x}b", "{}", "{x}}", "{{x}"])
 def test_a_lone_brace_is_refused(template):
-    with pytest.raises(
-        ConfigError, match=r"context has a lone '[{}]' at character \d of '.*'; accepted"
-    ):
+    with pytest.raises(ConfigError, match=r"context has a lone '[{}]' at character \d of '.*'; accepted"):
         load([{"x": "c", "y": "r"}], context=template)
 
 
@@ -122,9 +115,7 @@ def test_a_fixed_text_is_the_context_of_every_record():
 
 
 def test_the_name_of_a_column_wins_over_a_template_and_a_fixed_text(tmp_path):
-    path = write_csv(
-        tmp_path / "t.csv", [{"{x}": "a", "text:": "b", "y": "r"}], ["{x}", "text:", "y"]
-    )
+    path = write_csv(tmp_path / "t.csv", [{"{x}": "a", "text:": "b", "y": "r"}], ["{x}", "text:", "y"])
     assert load(path, context="{x}").records[0].context == "a"
     assert load(path, context="text:").records[0].context == "b"
 
@@ -140,9 +131,7 @@ def test_a_wrong_column_is_named_with_the_nearest(tmp_path):
     path = write_csv(tmp_path / "t.csv", rows, ["film", "review"])
     with pytest.raises(DataError, match=r"t.csv " + expected):
         load_records(path, context="film", response="reveiw")
-    with pytest.raises(
-        DataError, match=r"no column 'q', which weight asks for; .*set weight to one of"
-    ):
+    with pytest.raises(DataError, match=r"no column 'q', which weight asks for; .*set weight to one of"):
         load_records(path, context="film", response="review", weight="q")
 
 
@@ -156,17 +145,13 @@ def test_a_column_that_is_there_twice_is_refused_only_if_asked_for(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"x,y,z,z\na,b,c,d\n")
     assert pairs(load(path)) == [("a", "b")]
-    with pytest.raises(
-        DataError, match=r"has 2 columns named 'z', which label asks for; accepted is one"
-    ):
+    with pytest.raises(DataError, match=r"has 2 columns named 'z', which label asks for; accepted is one"):
         load(path, label="z")
 
 
 @pytest.mark.parametrize("options", [{"attributes": "age"}, {"duplicates": "first"}])
 def test_malformed_arguments_are_refused(options):
-    with pytest.raises(
-        ConfigError, match=r"accepted are a list of column names, and 'drop' or 'keep'"
-    ):
+    with pytest.raises(ConfigError, match=r"accepted are a list of column names, and 'drop' or 'keep'"):
         load([{"x": "c", "y": "r"}], **options)
 
 
@@ -187,11 +172,7 @@ BAD = [
     ({"x": "c", "y": "r\0"}, "nul", "has a NUL character in 'y'; remove it"),
     ({"x": "\0", "y": "r"}, "nul", "has a NUL character in 'x'; remove it"),
     ({"x": "c", "y": "good"}, "duplicate", "has the context, response and group of row 1"),
-    (
-        {"x": "c", "y": "r", "k": "k0"},
-        "duplicate_key",
-        "has the key of row 1; a key names one record",
-    ),
+    ({"x": "c", "y": "r", "k": "k0"}, "duplicate_key", "has the key of row 1; a key names one record"),
     ({"x": "c", "y": "r", "k": "a b"}, "bad_key", "has an empty key or white space in it, in 'k'"),
     ({"x": "c", "y": "r", "k": ""}, "bad_key", "has an empty key or white space in it, in 'k'"),
     ({"x": "c", "y": "r", "k": None}, "missing_value", "has no value for 'k'"),
@@ -214,16 +195,12 @@ def test_a_bad_row_is_left_out_counted_and_named(row, code, message):
     (problem,) = loaded.problems
     assert (problem.code, problem.place, problem.is_kept) == (code, "row 2", False)
     assert problem.message.startswith(message)
-    with pytest.raises(
-        DataError, match=r"^row 2 .*\(" + code + r"\); with strict, every row must be"
-    ):
+    with pytest.raises(DataError, match=r"^row 2 .*\(" + code + r"\); with strict, every row must be"):
         load([good, bad, other], key="k", weight="w", strict=True)
 
 
 def test_lone_surrogates_are_replaced_and_counted():
-    loaded = load(
-        [{"x": "a\ud800b\udfff", "y": "r"}, {"x": "c", "y": "\udc80"}, {"x": "😀", "y": "r"}]
-    )
+    loaded = load([{"x": "a\ud800b\udfff", "y": "r"}, {"x": "c", "y": "\udc80"}, {"x": "😀", "y": "r"}])
     assert pairs(loaded) == [("a\ufffdb\ufffd", "r"), ("c", "\ufffd"), ("😀", "r")]
     assert loaded.counts == {"surrogate": 2}
     assert [p.is_kept for p in loaded.problems] == [True, True]
@@ -249,9 +226,7 @@ def test_files_are_named_with_the_line(tmp_path):
     loaded = load(path)
     assert [p.place for p in loaded.problems] == [f"{path}:4", f"{path}:5"]
     assert loaded.counts == {"empty_response": 1, "encoding": 1}
-    with pytest.raises(
-        DataError, match=r"reviews.csv:4 has no text in 'y' \(empty_response\); with strict"
-    ):
+    with pytest.raises(DataError, match=r"reviews.csv:4 has no text in 'y' \(empty_response\); with strict"):
         load(path, strict=True)
 
 
@@ -300,22 +275,16 @@ def test_long_lists_of_problems_are_cut_and_counts_are_not():
 
 
 def test_no_usable_row_is_an_error_with_the_counts(tmp_path):
-    with pytest.raises(
-        DataError, match=r"none of the 3 rows of the data can be used \(2 empty_response, "
-    ):
+    with pytest.raises(DataError, match=r"none of the 3 rows of the data can be used \(2 empty_response, "):
         load([{"x": "c", "y": ""}, {"x": "c", "y": ""}, {"x": "c", "y": 3}])
     path = tmp_path / "t.csv"
     path.write_bytes(b"x,y\n")
-    with pytest.raises(
-        DataError, match=r"t.csv has no rows; at least one is needed; check that it is"
-    ):
+    with pytest.raises(DataError, match=r"t.csv has no rows; at least one is needed; check that it is"):
         load(path)
     with pytest.raises(DataError, match=r"the data has no rows; at least one is needed"):
         load([])
     path.with_suffix(".jsonl").write_bytes(b"x,y\na,b\n")
-    with pytest.raises(
-        DataError, match=r"none of the 2 rows .* the first: .*t.jsonl:1 is not JSON"
-    ):
+    with pytest.raises(DataError, match=r"none of the 2 rows .* the first: .*t.jsonl:1 is not JSON"):
         load(path.with_suffix(".jsonl"))
 
 
@@ -344,9 +313,7 @@ def test_the_same_answer_of_another_group_is_no_duplicate():
 
 
 def test_a_row_that_is_left_out_for_its_key_makes_no_later_row_a_duplicate():
-    rows = [
-        {"x": x, "y": y, "k": k} for k, x, y in (("a", "c", "A"), ("a", "c", "B"), ("b", "c", "B"))
-    ]
+    rows = [{"x": x, "y": y, "k": k} for k, x, y in (("a", "c", "A"), ("a", "c", "B"), ("b", "c", "B"))]
     loaded = load(rows, key="k")
     assert [(r.key, r.response) for r in loaded.records] == [("a", "A"), ("b", "B")]
     assert loaded.counts == {"duplicate_key": 1}
@@ -402,15 +369,7 @@ def naughty():
         pytest.skip(f"no list of naughty strings in {path.parent}")
     strings = json.loads(path.read_text(encoding="utf-8"))
     assert len(strings) == 515
-    return [
-        *strings,
-        "=1+1",
-        "@SUM(A1)",
-        "<|im_start|>system",
-        "<think>",
-        "x" * 100_000,
-        "a\r\nb\rc",
-    ]
+    return [*strings, "=1+1", "@SUM(A1)", "<|im_start|>system", "<think>", "x" * 100_000, "a\r\nb\rc"]
 
 
 def test_every_naughty_string_survives_loading_saving_and_reading(tmp_path):
@@ -484,21 +443,14 @@ def test_saved_records_come_back_equal(tmp_path):
     records = [
         Record(key="a", context="", response="r"),
         Record(
-            key="b",
-            context="\u2028\n\0",
-            response="😀",
-            label="l",
-            weight=0.1,
-            group="g",
-            attributes={"age": "41"},
+            key="b", context="\u2028\n\0", response="😀", label="l", weight=0.1, group="g", attributes={"age": "41"}
         ),
     ]
     save_records(iter(records), tmp_path / "r.jsonl")
     assert read_records(tmp_path / "r.jsonl") == records
     first = (tmp_path / "r.jsonl").read_bytes().split(b"\n")[0]
     assert first == (
-        b'{"key": "a", "context": "", "response": "r", "label": null, "weight": 1.0, '
-        b'"group": null, "attributes": {}}'
+        b'{"key": "a", "context": "", "response": "r", "label": null, "weight": 1.0, "group": null, "attributes": {}}'
     )
 
 
@@ -532,9 +484,7 @@ def test_a_saved_row_that_is_no_record_is_refused(tmp_path, change):
     first, second, _ = path.read_bytes().split(b"\n")
     second = json.dumps(json.loads(second) | change).encode()
     path.write_bytes(first + b"\n" + second + b"\n")
-    with pytest.raises(
-        ArtifactError, match=r"r.jsonl row 2 is not a record, or repeats a key; accepted"
-    ):
+    with pytest.raises(ArtifactError, match=r"r.jsonl row 2 is not a record, or repeats a key; accepted"):
         read_records(path)
 
 
@@ -571,9 +521,6 @@ def test_a_label_that_no_integer_is_written_as_stays_as_it_is(text):
 
 
 def test_a_label_that_is_an_array_costs_its_row():
-    rows = [
-        {"context": "a", "response": "b", "label": np.zeros(2)},
-        {"context": "a", "response": "c", "label": "x"},
-    ]
+    rows = [{"context": "a", "response": "b", "label": np.zeros(2)}, {"context": "a", "response": "c", "label": "x"}]
     loaded = load_records(rows, label="label")
     assert loaded.counts == {"wrong_type": 1}

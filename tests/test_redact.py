@@ -45,9 +45,7 @@ def test_a_key_given_instead_of_a_name_is_not_repeated() -> None:
     assert "abcdefgh" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "value", ["short", "has space in it", "line\nend-of-it", "umlaut-ä-key", "x" * 5000]
-)
+@pytest.mark.parametrize("value", ["short", "has space in it", "line\nend-of-it", "umlaut-ä-key", "x" * 5000])
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(value: str) -> None:
     with pytest.raises(ConfigError, match="the key in MY_KEY cannot be used") as caught:
         Secret(value, source="MY_KEY")
@@ -146,17 +144,12 @@ WORDS = "I lost my job in May, and my son José left."
     ],
 )
 def test_a_message_that_quotes_a_record_is_withheld(message: str) -> None:
-    assert (
-        withhold_quotes(message, [WORDS]) == "[withheld: the server's message repeats the request]"
-    )
+    assert withhold_quotes(message, [WORDS]) == "[withheld: the server's message repeats the request]"
 
 
 def test_a_short_text_is_withheld_when_it_occurs_whole() -> None:
     assert withhold_quotes("cannot read 'Marie!'", ["Marie"]).startswith("[withheld")
-    assert (
-        withhold_quotes("max_tokens must be positive", ["no", "Marie"])
-        == "max_tokens must be positive"
-    )
+    assert withhold_quotes("max_tokens must be positive", ["no", "Marie"]) == "max_tokens must be positive"
 
 
 def test_a_message_becomes_one_short_line_without_secrets() -> None:

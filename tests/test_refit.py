@@ -14,13 +14,7 @@ from mop.backends.fake import FakeModel
 from mop.backends.fake_server import FakeServer, Faults, start
 from mop.cli import FAILED, OK, USAGE, main
 from mop.errors import ConfigError, DataError
-from mop.mixture.fitted import (
-    FittedMixture,
-    load_mixture,
-    persona_shares,
-    save_mixture,
-    with_persona_weights,
-)
+from mop.mixture.fitted import FittedMixture, load_mixture, persona_shares, save_mixture, with_persona_weights
 from mop.mixture.gate import Gate
 from mop.report.report_data import report_data
 from mop.runs.verbs import refit
@@ -48,12 +42,8 @@ class LetterEncoder:
 
 def unfitted(n_exemplars=3, seed=0):
     """Four personas with letters of their own, three exemplars, a random gate."""
-    personas = tuple(
-        Persona(key=f"p{k}", description=letter * 30) for k, letter in enumerate("ajrz")
-    )
-    exemplars = tuple(
-        Record(key=f"e{j}", context="x", response=("e", "o", "eo")[j]) for j in range(n_exemplars)
-    )
+    personas = tuple(Persona(key=f"p{k}", description=letter * 30) for k, letter in enumerate("ajrz"))
+    exemplars = tuple(Record(key=f"e{j}", context="x", response=("e", "o", "eo")[j]) for j in range(n_exemplars))
     encoder = LetterEncoder()
     hg = torch.as_tensor(encoder.encode([p.description for p in personas]))
     he = torch.as_tensor(encoder.encode([e.response for e in exemplars]))
@@ -70,9 +60,7 @@ def planted(mixture, truth, n, model, store, seed=0):
     """n records written by the model itself, with known persona weights."""
     contexts = [Record(key=f"c{i}", context="xyz"[i % 3], response="") for i in range(n)]
     hx = LetterEncoder().encode([c.context for c in contexts])
-    agents = [
-        a[0] for a in draw_agents(with_persona_weights(mixture, truth), hx, contexts, seed=seed)
-    ]
+    agents = [a[0] for a in draw_agents(with_persona_weights(mixture, truth), hx, contexts, seed=seed)]
     written = simulate(
         contexts, agents, mixture.personas, mixture.exemplars, generator=model, store=store,
         decoding=Decoding(max_tokens=40, min_tokens=2), seed=seed, method="planted", task=mixture.task,
@@ -83,12 +71,7 @@ def planted(mixture, truth, n, model, store, seed=0):
 def matched(mixture, population, store, model=None, **more):
     more = {"samples_per_persona": 60, "decoding": Decoding(max_tokens=40, min_tokens=2), **more}
     return refit_black_box(
-        mixture,
-        population,
-        model=model or FakeModel(),
-        encoder=LetterEncoder(),
-        store=store,
-        **more,
+        mixture, population, model=model or FakeModel(), encoder=LetterEncoder(), store=store, **more
     )
 
 
@@ -110,17 +93,13 @@ def test_samples_are_drawn_at_the_temperatures_of_the_simulation():
         encoder=LetterEncoder(), store=Store(":memory:"), decoding=Decoding(max_tokens=4), tau_factor=0.5, seed=0,
     )  # fmt: skip
     fitted = unfitted().temperatures
-    assert [row.temperature for own in drawn for row in own] == pytest.approx(
-        np.repeat(fitted / 2, 2)
-    )
+    assert [row.temperature for own in drawn for row in own] == pytest.approx(np.repeat(fitted / 2, 2))
 
 
 def test_samples_show_what_the_simulation_shows():
     mixture = unfitted()
     labels = dict(zip(("e0", "e1", "e2"), "aab", strict=True))
-    mixture = replace(
-        mixture, exemplars=tuple(replace(e, label=labels[e.key]) for e in mixture.exemplars)
-    )
+    mixture = replace(mixture, exemplars=tuple(replace(e, label=labels[e.key]) for e in mixture.exemplars))
     records = [Record(key=f"c{i}", context="x", response="so", label="a") for i in range(20)]
     for same_label in (True, False):
         drawn = samples_of_personas(
@@ -152,9 +131,7 @@ def test_changed_weights_survive_the_file(tmp_path):
     np.testing.assert_array_equal(load_mixture(tmp_path).log_pi(hx), changed.log_pi(hx))
 
 
-@pytest.mark.parametrize(
-    "weights", [[0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [1.5, -0.5, 0, 0], [np.nan, 1, 0, 0]]
-)
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [1.5, -0.5, 0, 0], [np.nan, 1, 0, 0]])
 def test_what_are_no_weights_is_refused(weights):
     with pytest.raises(DataError, match="4 numbers of at least 0 that add up to 1 are needed"):
         with_persona_weights(unfitted(), np.array(weights))
@@ -179,13 +156,9 @@ def test_survey_weights_count():
 def test_a_second_call_asks_the_model_for_nothing_and_finds_the_same():
     store, mixture, drawn = Store(":memory:"), unfitted(), []
     population = planted(mixture, TRUTH, 60, FakeModel(), store)
-    first = matched(
-        mixture, population, store, FakeModel(on_batch=drawn.append), samples_per_persona=10
-    )
+    first = matched(mixture, population, store, FakeModel(on_batch=drawn.append), samples_per_persona=10)
     assert sum(drawn) == 40
-    again = matched(
-        mixture, population, store, FakeModel(on_batch=drawn.append), samples_per_persona=10
-    )
+    again = matched(mixture, population, store, FakeModel(on_batch=drawn.append), samples_per_persona=10)
     assert sum(drawn) == 40
     assert again.info == first.info
 
@@ -215,12 +188,8 @@ def test_an_encoder_that_the_gates_do_not_know_is_refused():
     class Other(LetterEncoder):
         identity = "letters/2"
 
-    with pytest.raises(
-        ConfigError, match="fitted on embeddings of 'letters/1', got the encoder 'letters/2'"
-    ):
-        refit_black_box(
-            unfitted(), reviews(4), model=FakeModel(), encoder=Other(), store=Store(":memory:")
-        )
+    with pytest.raises(ConfigError, match="fitted on embeddings of 'letters/1', got the encoder 'letters/2'"):
+        refit_black_box(unfitted(), reviews(4), model=FakeModel(), encoder=Other(), store=Store(":memory:"))
 
 
 def test_too_little_to_match_is_refused():
@@ -231,14 +200,7 @@ def test_too_little_to_match_is_refused():
         matched(unfitted(), silent, Store(":memory:"))
     mute = FakeModel(mean_length=1e-9)
     with pytest.raises(DataError, match="0 of 4 samples of persona p0 hold any text; at least 2"):
-        matched(
-            unfitted(),
-            reviews(4),
-            Store(":memory:"),
-            mute,
-            samples_per_persona=4,
-            decoding=Decoding(),
-        )
+        matched(unfitted(), reviews(4), Store(":memory:"), mute, samples_per_persona=4, decoding=Decoding())
 
 
 # ------------------------------------------------------------------------------------------ on a run
@@ -249,9 +211,7 @@ def finished(tmp_path_factory):
     return quick_run(tmp_path_factory.mktemp("refit"), "evaluate")
 
 
-def test_a_run_is_refitted_on_what_it_was_fitted_on_and_never_on_what_it_is_judged_by(
-    finished, tmp_path
-):
+def test_a_run_is_refitted_on_what_it_was_fitted_on_and_never_on_what_it_is_judged_by(finished, tmp_path):
     config, path = finished
     whole = refit(config, path, samples_per_persona=5, out=tmp_path / "whole")
     shutil.copytree(path, tmp_path / "run")
@@ -277,9 +237,7 @@ def test_a_report_on_such_a_mixture_says_so(finished, tmp_path):
     shutil.copytree(path, tmp_path / "run")
     refit(config, path, samples_per_persona=5, out=tmp_path / "run" / "mixture")
     problems = {
-        name: report_data(RunFolder.open(folder), config, versions={}, spent={}).problems[
-            "Persona weights"
-        ]
+        name: report_data(RunFolder.open(folder), config, versions={}, spent={}).problems["Persona weights"]
         for name, folder in (("fitted", path), ("matched", tmp_path / "run"))
     }
     assert problems["fitted"] == []
@@ -288,15 +246,7 @@ def test_a_report_on_such_a_mixture_says_so(finished, tmp_path):
 
 def test_the_verb_prints_the_weights_with_their_label(finished, tmp_path, capsys):
     _, path = finished
-    command = [
-        "refit",
-        str(path),
-        "--black-box",
-        "--samples-per-persona",
-        "5",
-        "--out",
-        str(tmp_path),
-    ]
+    command = ["refit", str(path), "--black-box", "--samples-per-persona", "5", "--out", str(tmp_path)]
     assert main(command) == OK
     out = capsys.readouterr().out
     assert "persona weights for fake, surrogate: matched embeddings" in out
@@ -307,13 +257,9 @@ def test_the_verb_prints_the_weights_with_their_label(finished, tmp_path, capsys
     assert sum(row["before"] for row in rows) == pytest.approx(1, abs=1e-5)
 
 
-def test_samples_that_a_server_refuses_are_left_out_and_counted_by_persona(
-    finished, tmp_path, capsys
-):
+def test_samples_that_a_server_refuses_are_left_out_and_counted_by_persona(finished, tmp_path, capsys):
     _, path = finished
-    faults = Faults(
-        script=("ok",) * 5 + ("filter", "ok", "filter")
-    )  # after five draws of the probe
+    faults = Faults(script=("ok",) * 5 + ("filter", "ok", "filter"))  # after five draws of the probe
 
     def command(server, share):
         return [
@@ -354,9 +300,7 @@ def test_without_black_box_the_verb_names_the_one_that_fits(finished, capsys):
 
 
 def test_contexts_are_asked_as_often_as_their_weights_say():
-    records = [
-        Record(key=f"c{i}", context="x", response="so", weight=1.0 + 2 * (i == 3)) for i in range(4)
-    ]
+    records = [Record(key=f"c{i}", context="x", response="so", weight=1.0 + 2 * (i == 3)) for i in range(4)]
     order = _order(records, 60, seed=0)
     assert np.bincount(order).tolist() == [10, 10, 10, 30]
     even = _order([replace(r, weight=1.0) for r in records], 6, seed=0)

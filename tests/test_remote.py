@@ -24,26 +24,10 @@ import pytest
 from mop.backends.base import Generator, Scorer
 from mop.backends.dialects import ScoreDialect, read_json, read_scores
 from mop.backends.fake import FakeModel
-from mop.backends.fake_server import (
-    CHARACTERS,
-    END,
-    FakeServer,
-    Faults,
-    Reply,
-    ServerKind,
-    ToyEncoder,
-    start,
-)
+from mop.backends.fake_server import CHARACTERS, END, FakeServer, Faults, Reply, ServerKind, ToyEncoder, start
 from mop.backends.ledger import CeilingError
 from mop.backends.link import Clock
-from mop.backends.remote import (
-    Encoder,
-    RemoteGenerator,
-    RemoteModel,
-    open_remote,
-    parse_name,
-    require_scorer,
-)
+from mop.backends.remote import Encoder, RemoteGenerator, RemoteModel, open_remote, parse_name, require_scorer
 from mop.backends.retry import RetryPolicy
 from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
@@ -188,21 +172,13 @@ def draw_requests(n: int, *, tau: float = 1.0) -> list[GenerateRequest]:
 def score_requests(n: int) -> list[ScoreRequest]:
     words = ["a fine film", "dull, really", "i wept!", "no.", "what a strange and long story it is"]
     return [
-        ScoreRequest(
-            simulation_prompt(f"film {i}", persona="you love tea"), words[i % 5] + "." * (i % 3)
-        )
+        ScoreRequest(simulation_prompt(f"film {i}", persona="you love tea"), words[i % 5] + "." * (i % 3))
         for i in range(n)
     ]
 
 
-def drawn(
-    model: Generator, requests: Sequence[GenerateRequest], max_tokens: int = 60
-) -> dict[int, Generation]:
-    return {
-        i: g
-        for batch in model.generate(requests, Decoding(max_tokens=max_tokens))
-        for i, g in batch
-    }
+def drawn(model: Generator, requests: Sequence[GenerateRequest], max_tokens: int = 60) -> dict[int, Generation]:
+    return {i: g for batch in model.generate(requests, Decoding(max_tokens=max_tokens)) for i, g in batch}
 
 
 def scored(model: object, requests: Sequence[ScoreRequest]) -> dict[int, Score]:
@@ -222,13 +198,7 @@ def exact(requests: Sequence[ScoreRequest]) -> dict[int, Score]:
 
 @pytest.mark.parametrize(
     ("kind", "dialect"),
-    [
-        ("vllm", "vllm"),
-        ("vllm", "echo"),
-        ("sglang", "sglang"),
-        ("legacy", "echo"),
-        ("fireworks", "echo"),
-    ],
+    [("vllm", "vllm"), ("vllm", "echo"), ("sglang", "sglang"), ("legacy", "echo"), ("fireworks", "echo")],
 )
 def test_scores_equal_the_toy_models_in_every_dialect(kind: str, dialect: str) -> None:
     requests = score_requests(25)
@@ -256,12 +226,7 @@ def test_scores_come_at_temperature_one_only() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [
-        ("vllm", RemoteModel),
-        ("sglang", RemoteModel),
-        ("llamacpp", RemoteGenerator),
-        ("openai", RemoteGenerator),
-    ],
+    [("vllm", RemoteModel), ("sglang", RemoteModel), ("llamacpp", RemoteGenerator), ("openai", RemoteGenerator)],
 )
 def test_auto_asks_the_server_what_it_is(kind: str, expected: type) -> None:
     server = FakeServer(kind)  # type: ignore[arg-type]
@@ -273,8 +238,7 @@ def test_a_server_that_cannot_score_is_refused_before_any_call() -> None:
     server = FakeServer("llamacpp")
     model = connect(server, settings=RemoteSettings())
     with pytest.raises(
-        ScoringUnsupportedError,
-        match="llama.cpp's server gives log-probabilities of generated tokens only",
+        ScoringUnsupportedError, match="llama.cpp's server gives log-probabilities of generated tokens only"
     ):
         require_scorer(model)
     assert server.calls == 0
@@ -340,9 +304,7 @@ def test_a_model_that_is_swapped_in_the_middle_is_found_within_one_probe_interva
     server = FakeServer("vllm", broken="swapped")
     model = connect(server)
     n_received = 0
-    with pytest.raises(
-        BackendError, match="now scores a known sentence .* nats per token differently"
-    ):
+    with pytest.raises(BackendError, match="now scores a known sentence .* nats per token differently"):
         for batch in require_scorer(model).score(score_requests(2000)):
             n_received += len(batch)
     assert n_received < 640
@@ -395,9 +357,7 @@ def test_a_sequence_that_does_not_fit_the_window_is_refused_before_the_first_ite
     server = FakeServer("vllm", window=300)
     model = connect(server)
     long = [ScoreRequest(simulation_prompt("x" * 400), "a fine film")]
-    with pytest.raises(
-        PromptTooLongError, match="request 0 has 414 tokens, and the server takes 299"
-    ):
+    with pytest.raises(PromptTooLongError, match="request 0 has 414 tokens, and the server takes 299"):
         scored(model, long)
 
 
@@ -406,9 +366,7 @@ def test_scoring_shares_several_addresses_and_they_must_agree() -> None:
     requests = score_requests(200)
     model = connect(*servers)
     found, expected = scored(model, requests), exact(requests)
-    assert all(
-        found[i].log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4) for i in expected
-    )
+    assert all(found[i].log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4) for i in expected)
     assert min(server.calls for server in servers) > 60
 
 
@@ -417,11 +375,7 @@ class Gibberish(InProcess):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await super().handle_async_request(request)
-        return (
-            httpx.Response(200, stream=_Body(Reply(200, b"{")))
-            if len(self.calls) > N_PROBES
-            else response
-        )
+        return httpx.Response(200, stream=_Body(Reply(200, b"{"))) if len(self.calls) > N_PROBES else response
 
 
 def test_an_answer_that_stays_bad_is_paid_for_four_times() -> None:
@@ -461,9 +415,7 @@ class Told(InProcess):
         return response
 
 
-def connect_by(
-    transport: InProcess, *, clock: FastClock | None = None, **settings: Any
-) -> RemoteGenerator:
+def connect_by(transport: InProcess, *, clock: FastClock | None = None, **settings: Any) -> RemoteGenerator:
     urls = ",".join(f"http://127.0.0.1:{port}" for port in transport.servers)
     return open_remote(
         f"openai:toy@{urls}",
@@ -475,9 +427,7 @@ def connect_by(
 
 
 @pytest.mark.parametrize("n_before", [300, 495])
-def test_scoring_goes_on_when_one_of_two_addresses_dies_even_during_the_check(
-    n_before: int,
-) -> None:
+def test_scoring_goes_on_when_one_of_two_addresses_dies_even_during_the_check(n_before: int) -> None:
     def does(port: int, n: int) -> Exception | None:
         return httpx.ConnectError("refused") if port == 2 and n > n_before else None
 
@@ -489,9 +439,7 @@ def test_nobody_waits_for_an_address_that_is_paused_when_the_check_comes() -> No
     def does(port: int, n: int) -> int | None:
         return 429 if port == 2 and n > 300 else None
 
-    transport = Told(
-        FakeServer("vllm"), FakeServer("vllm"), does=does, headers={"retry-after": "600"}
-    )
+    transport = Told(FakeServer("vllm"), FakeServer("vllm"), does=does, headers={"retry-after": "600"})
     assert len(scored(connect_by(transport), score_requests(1500))) == 1500
     answered_s = transport.answered_s
     # All but those that the second address had refused, which come back when its pause is over.
@@ -592,11 +540,7 @@ def test_calls_that_were_refused_do_not_bring_the_check_nearer() -> None:
 def test_draws_by_ids_equal_the_toy_models_own(tau: float) -> None:
     requests = draw_requests(20, tau=tau)
     found = drawn(connect(FakeServer("vllm")), requests)
-    own = {
-        i: g
-        for batch in FakeModel([1.0]).generate(requests, Decoding(max_tokens=60))
-        for i, g in batch
-    }
+    own = {i: g for batch in FakeModel([1.0]).generate(requests, Decoding(max_tokens=60)) for i, g in batch}
     for i, expected in own.items():
         assert (found[i].text, found[i].n_tokens, found[i].finish_reason) == (
             expected.text,
@@ -606,9 +550,7 @@ def test_draws_by_ids_equal_the_toy_models_own(tau: float) -> None:
         assert math.isnan(found[i].log_lik)
 
 
-@pytest.mark.parametrize(
-    "kind", ["vllm", "sglang", "llamacpp", "ollama", "openai", "together", "tgi"]
-)
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp", "ollama", "openai", "together", "tgi"])
 def test_every_kind_of_server_draws_by_chat(kind: str) -> None:
     model = connect(FakeServer(kind), settings=RemoteSettings(dialect="openai-chat"))  # type: ignore[arg-type]
     found = drawn(model, draw_requests(8))
@@ -620,9 +562,7 @@ def test_every_kind_of_server_draws_by_chat(kind: str) -> None:
 def test_a_server_that_does_not_sample_is_refused() -> None:
     server = FakeServer("openai", broken="greedy")
     model = connect(server, settings=RemoteSettings(dialect="openai-chat"))
-    with pytest.raises(
-        BackendError, match="does not sample: 4 draws of 24 tokens at temperature 1"
-    ):
+    with pytest.raises(BackendError, match="does not sample: 4 draws of 24 tokens at temperature 1"):
         drawn(model, draw_requests(5))
     assert server.calls == N_PROBES
 
@@ -631,9 +571,7 @@ def test_truncation_and_penalties_are_switched_off_by_name() -> None:
     server = FakeServer("vllm")
     drawn(connect(server), draw_requests(1))
     sent = server.requests[-1]
-    assert {
-        k: sent[k] for k in ("top_p", "top_k", "min_p", "repetition_penalty", "temperature")
-    } == {
+    assert {k: sent[k] for k in ("top_p", "top_k", "min_p", "repetition_penalty", "temperature")} == {
         "top_p": 1.0,
         "top_k": -1,
         "min_p": 0.0,
@@ -684,33 +622,16 @@ def test_control_strings_in_data_are_made_harmless_and_counted() -> None:
 
 def test_an_unknown_model_is_named_together_with_those_that_are_there() -> None:
     with pytest.raises(BackendError, match="does not serve 'nosuch'; it serves toy"):
-        open_remote(
-            "openai:nosuch@http://127.0.0.1:1", transport=InProcess(FakeServer()), clock=FastClock()
-        )
+        open_remote("openai:nosuch@http://127.0.0.1:1", transport=InProcess(FakeServer()), clock=FastClock())
 
 
 # ---------------------------------------------------------------- faults
 
 
-MIXED = (
-    "429:1",
-    "429",
-    "500",
-    "502",
-    "503:1",
-    "504",
-    "529",
-    "reset",
-    "cut:40",
-    "garbage",
-    "unfinished",
-    "hang",
-)
+MIXED = ("429:1", "429", "500", "502", "503:1", "504", "529", "reset", "cut:40", "garbage", "unfinished", "hang")
 
 
-def test_thirty_percent_mixed_errors_over_5000_items_finish_all_within_1_6_times_the_calls() -> (
-    None
-):
+def test_thirty_percent_mixed_errors_over_5000_items_finish_all_within_1_6_times_the_calls() -> None:
     n = 5000
     server = FakeServer("vllm", faults=Faults(rate=0.3, kinds=MIXED))
     model = connect(server, settings=RemoteSettings(dialect="vllm", max_concurrency=32))
@@ -734,9 +655,7 @@ class Refusing(FakeServer):
         self.refused: dict[str, Counter[str]] = {"refused": Counter(), "failed": Counter()}
 
     def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        asked = "".join(
-            CHARACTERS[i] for i in json.loads(body or b"{}").get("prompt", ()) if i < END
-        )
+        asked = "".join(CHARACTERS[i] for i in json.loads(body or b"{}").get("prompt", ()) if i < END)
         who = next((word for word in WORDS if f"fan of {word}" in asked), "")
         if who and who == self.never:
             reply = Reply(400, b'{"error": {"message": "against our policy"}}')
@@ -749,9 +668,7 @@ class Refusing(FakeServer):
         return reply
 
 
-def answered_by_four(
-    server: FakeServer, folder: Path, n: int
-) -> tuple[list[str], dict[str, Response]]:
+def answered_by_four(server: FakeServer, folder: Path, n: int) -> tuple[list[str], dict[str, Response]]:
     """Who was drawn for each of n contexts, and the rows that `simulate` gives by key."""
     chosen = generator(5, "personas").choice(4, size=n, p=[0.4, 0.3, 0.2, 0.1]).tolist()
     contexts = [Record(key=f"c{i}", context=f"film {i}", response="") for i in range(n)]
@@ -778,9 +695,7 @@ CHI2_3_999 = 16.266
 """0.999 quantile of chi-square with 3 degrees of freedom."""
 
 
-def test_what_faults_take_they_take_from_every_persona_alike_and_from_nobody_else(
-    tmp_path: Path,
-) -> None:
+def test_what_faults_take_they_take_from_every_persona_alike_and_from_nobody_else(tmp_path: Path) -> None:
     n = 1500
     (tmp_path / "good").mkdir()
     (tmp_path / "bad").mkdir()
@@ -855,9 +770,7 @@ class CutClean(InProcess):
         ("sglang", "sglang", '"input_token_logprobs"'),
     ],
 )
-def test_every_prefix_of_a_good_body_that_ends_cleanly_is_refused(
-    kind: str, dialect: str, form: str
-) -> None:
+def test_every_prefix_of_a_good_body_that_ends_cleanly_is_refused(kind: str, dialect: str, form: str) -> None:
     transport = CutClean(FakeServer(kind))  # type: ignore[arg-type]
     model = open_remote(
         "openai:toy@http://127.0.0.1:1",
@@ -893,11 +806,7 @@ def test_a_429_pauses_the_whole_endpoint() -> None:
     server = FakeServer("vllm", rate_limit=20.0, now=clock.now)
     transport = InProcess(server, latency_s=0.05)
     model = open_remote(
-        f"openai:toy@{URL}",
-        RemoteSettings(dialect="vllm"),
-        encoder=ToyEncoder(),
-        clock=clock,
-        transport=transport,
+        f"openai:toy@{URL}", RemoteSettings(dialect="vllm"), encoder=ToyEncoder(), clock=clock, transport=transport
     )
     n = 600
     drawn(model, draw_requests(n), max_tokens=3)
@@ -929,16 +838,12 @@ def test_a_retry_after_is_waited_for_by_every_call() -> None:
 
 def test_a_wait_longer_than_an_items_limit_stops_the_run() -> None:
     server = FakeServer("vllm", faults=Faults(script=("429:7200",)))
-    with pytest.raises(
-        BackendError, match="it asks to wait 7200 s; run the same command again after that"
-    ):
+    with pytest.raises(BackendError, match="it asks to wait 7200 s; run the same command again after that"):
         drawn(connect(server), draw_requests(5))
     assert server.calls == 1
 
 
-def test_a_server_that_refuses_every_call_stops_the_run_after_fifteen_minutes(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_server_that_refuses_every_call_stops_the_run_after_fifteen_minutes(caplog: pytest.LogCaptureFixture) -> None:
     def does(_: int, n: int) -> int | None:
         # An end for a client that would wait.
         return 429 if n >= 50 and clock.now() < began_s + 1e5 else None
@@ -979,12 +884,7 @@ class WithHeaders(InProcess):
         ("503", {"x-ratelimit-reset-tokens": "300s", "retry-after": "20"}, 20.0, 40.0),
         ("429", {"x-ratelimit-reset-tokens": "300s"}, 300.0, 320.0),
         ("429", {"x-ratelimit-reset-requests": "24h"}, 0.3, 10.0),
-        (
-            "429",
-            {"x-ratelimit-reset-requests": "300s", "x-ratelimit-remaining-requests": "9"},
-            0.3,
-            10.0,
-        ),
+        ("429", {"x-ratelimit-reset-requests": "300s", "x-ratelimit-remaining-requests": "9"}, 0.3, 10.0),
     ],
 )
 def test_only_a_429_is_waited_for_as_long_as_the_rate_limit_says(
@@ -1018,9 +918,7 @@ class Misnamed(FakeServer):
         return reply
 
 
-def test_a_name_that_a_server_gives_itself_is_clipped_and_quotes_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_name_that_a_server_gives_itself_is_clipped_and_quotes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     key, words = "canary-key-55-abcdef", "the canary sings of a summer in the old house"
     monkeypatch.setenv("TOY_KEY", key)
     settings = RemoteSettings(dialect="openai-chat", api_key_env="TOY_KEY")
@@ -1033,9 +931,7 @@ def test_a_name_that_a_server_gives_itself_is_clipped_and_quotes_nobody(
         assert len(shown) <= 80
         assert key not in shown
         server.name = words  # as if it repeated what it was asked
-        with pytest.raises(
-            BackendError, match=r"answered as .* and now as .\[withheld: "
-        ) as caught:
+        with pytest.raises(BackendError, match=r"answered as .* and now as .\[withheld: ") as caught:
             drawn(model, requests)
         assert "canary" not in str(caught.value)
         with pytest.raises(BackendError, match="does not serve 'toy'; it serves") as refused:
@@ -1149,14 +1045,9 @@ def test_a_changed_fingerprint_is_a_doubt_once_for_each_address_and_stops_nothin
 
 
 def test_addresses_that_answer_as_different_models_are_doubted() -> None:
-    model = connect(
-        Misnamed("toy"), Misnamed("toy-awq"), settings=RemoteSettings(dialect="openai-chat")
-    )
+    model = connect(Misnamed("toy"), Misnamed("toy-awq"), settings=RemoteSettings(dialect="openai-chat"))
     drawn(model, draw_requests(1))
-    assert any(
-        "the addresses answer as different models (toy, toy-awq)" in doubt
-        for doubt in model.findings.doubts
-    )
+    assert any("the addresses answer as different models (toy, toy-awq)" in doubt for doubt in model.findings.doubts)
 
 
 def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1168,9 +1059,7 @@ def test_a_refused_key_stops_the_run_at_once(monkeypatch: pytest.MonkeyPatch) ->
     assert server.calls <= N_PROBES + 16
 
 
-@pytest.mark.parametrize(
-    ("fault", "code"), [("400", "http-400"), ("413", "http-413"), ("filter", "content_filter")]
-)
+@pytest.mark.parametrize(("fault", "code"), [("400", "http-400"), ("413", "http-413"), ("filter", "content_filter")])
 def test_what_cannot_be_had_is_not_asked_again_and_is_counted(fault: str, code: str) -> None:
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + (fault,)))
     model = connect(server, settings=RemoteSettings(dialect="vllm", max_failed_share=0.1))
@@ -1205,9 +1094,7 @@ class Terminated(BaseException):
     """What the command line makes of SIGTERM."""
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-)
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_what_was_answered_before_ctrl_c_or_sigterm_is_handed_over(
     number: signal.Signals, error: type[BaseException]
 ) -> None:
@@ -1243,15 +1130,11 @@ def test_a_slow_caller_does_not_pay_for_much_more_than_it_has_taken() -> None:
 
 
 def test_a_dead_server_opens_the_breaker_and_keeps_what_is_done() -> None:
-    server = FakeServer(
-        "vllm", faults=Faults(script=("ok",) * (50 + N_PROBES), rate=1.0, kinds=("503",))
-    )
+    server = FakeServer("vllm", faults=Faults(script=("ok",) * (50 + N_PROBES), rate=1.0, kinds=("503",)))
     clock = FastClock()
     received = []
     with pytest.raises(BackendError, match="calls in a row failed at http://127.0.0.1:1/v1"):
-        for batch in connect(server, clock=clock).generate(
-            draw_requests(400), Decoding(max_tokens=3)
-        ):
+        for batch in connect(server, clock=clock).generate(draw_requests(400), Decoding(max_tokens=3)):
             received += batch
     assert len(received) == 50
     assert server.calls < 1500
@@ -1280,9 +1163,7 @@ def test_a_real_port_serves_scores_and_draws() -> None:
         model = open_remote(f"openai:toy@{running.url}", encoder=ToyEncoder())
         requests = score_requests(10)
         found, expected = scored(model, requests), exact(requests)
-        assert all(
-            found[i].log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4) for i in expected
-        )
+        assert all(found[i].log_lik[0] == pytest.approx(expected[i].log_lik[0], abs=2e-4) for i in expected)
         assert len(drawn(model, draw_requests(10))) == 10
 
 
@@ -1455,9 +1336,7 @@ def test_a_cost_ceiling_stops_at_the_users_prices() -> None:
     with pytest.raises(CeilingError, match="cost .* of 1"):
         drawn(model, draw_requests(500), max_tokens=10)
     ledger = model.ledger
-    assert ledger.cost == pytest.approx(
-        (ledger.prompt_tokens * 1000 + ledger.completion_tokens * 2000) / 1e6
-    )
+    assert ledger.cost == pytest.approx((ledger.prompt_tokens * 1000 + ledger.completion_tokens * 2000) / 1e6)
     assert 0.9 < ledger.cost <= 1.0
 
 
@@ -1491,10 +1370,7 @@ def test_a_pilot_forecasts_the_cost_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (
-            "https://api.example.com",
-            "records would leave this machine: api.example.com is not a loopback address",
-        ),
+        ("https://api.example.com", "records would leave this machine: api.example.com is not a loopback address"),
         ("http://10.0.0.5:8000", "records would leave this machine"),
         ("http://localhost.example.com", "records would leave this machine"),
         ("http://user:secret@127.0.0.1", "holds a user name, a password"),
@@ -1518,21 +1394,15 @@ def test_a_foreign_address_is_taken_with_leave_but_never_without_encryption() ->
     with pytest.raises(ConfigError, match="would be called without encryption"):
         open_remote("openai:toy@http://api.example.com", leave)
     with pytest.raises(ConfigError, match="records would leave this machine"):
-        open_remote(
-            "openai:toy@http://127.0.0.1,https://api.example.com",
-            RemoteSettings(dialect="openai-chat"),
-        )
+        open_remote("openai:toy@http://127.0.0.1,https://api.example.com", RemoteSettings(dialect="openai-chat"))
 
 
-def test_a_key_never_travels_unencrypted_to_another_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_key_never_travels_unencrypted_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_KEY", "canary-key-12345678")
     keyed = RemoteSettings(dialect="openai-chat", allow_remote_data=True, api_key_env="TOY_KEY")
     for urls in ("http://10.0.0.5:8000", "http://gpubox:8000", "https://10.0.0.5,http://10.0.0.6"):
         with pytest.raises(
-            ConfigError,
-            match=r"a key would travel unencrypted to http://\S+; use https, or leave api_key_env out",
+            ConfigError, match=r"a key would travel unencrypted to http://\S+; use https, or leave api_key_env out"
         ) as caught:
             open_remote(f"openai:toy@{urls}", keyed)
         assert "canary" not in str(caught.value)
@@ -1572,9 +1442,7 @@ def test_half_a_character_in_a_context_is_sent_as_it_stands() -> None:
 
 
 def test_sending_ids_needs_the_tokenizer() -> None:
-    with pytest.raises(
-        ConfigError, match="dialect 'vllm' sends token ids and needs the model's own tokenizer"
-    ):
+    with pytest.raises(ConfigError, match="dialect 'vllm' sends token ids and needs the model's own tokenizer"):
         open_remote(f"openai:toy@{URL}", RemoteSettings(dialect="vllm"))
 
 
@@ -1585,26 +1453,11 @@ def test_key_and_words_appear_in_no_log_error_or_traceback(
     monkeypatch.setenv("TOY_KEY", key)
     caplog.set_level(logging.DEBUG)
     said: list[str] = []
-    faults = [
-        "quote",
-        "garbage",
-        "cut:30",
-        "reset",
-        "401",
-        "redirect",
-        "500",
-        "unfinished",
-        "429:9999",
-        "filter",
-    ]
+    faults = ["quote", "garbage", "cut:30", "reset", "401", "redirect", "500", "unfinished", "429:9999", "filter"]
     for kind in ("vllm", "ollama"):
         for fault in faults:
-            server = FakeServer(
-                kind, key=key, faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=(fault,))
-            )
-            settings = RemoteSettings(
-                api_key_env="TOY_KEY", dialect="vllm" if kind == "vllm" else "openai-chat"
-            )
+            server = FakeServer(kind, key=key, faults=Faults(script=("ok",) * N_PROBES, rate=1.0, kinds=(fault,)))
+            settings = RemoteSettings(api_key_env="TOY_KEY", dialect="vllm" if kind == "vllm" else "openai-chat")
             model = connect(server, settings=settings)
             requests = [GenerateRequest((Branch(simulation_prompt(words, persona=words), 1.0),), 1)]
             with pytest.raises(BackendError) as caught:
@@ -1627,11 +1480,7 @@ def test_key_and_words_appear_in_no_log_error_or_traceback(
             assert holders == []
     with start(FakeServer("vllm", key="another-key-00000")) as running:
         with pytest.raises(BackendError) as refused:
-            open_remote(
-                f"openai:toy@{running.url}",
-                RemoteSettings(api_key_env="TOY_KEY"),
-                encoder=ToyEncoder(),
-            )
+            open_remote(f"openai:toy@{running.url}", RemoteSettings(api_key_env="TOY_KEY"), encoder=ToyEncoder())
         said.append("".join(traceback.format_exception(refused.value)))
     said.append(caplog.text)
     everything = "\n".join(said)
@@ -1654,9 +1503,7 @@ def test_identities_name_the_model_and_not_the_address() -> None:
 
 def test_scores_add_up_over_tokens_in_float64() -> None:
     requests = [ScoreRequest(Prompt((Turn("user", (Segment("ab", True),)),)), "ab" * 100)]
-    found = scored(
-        connect(FakeServer("sglang"), settings=RemoteSettings(dialect="sglang")), requests
-    )
+    found = scored(connect(FakeServer("sglang"), settings=RemoteSettings(dialect="sglang")), requests)
     assert np.isfinite(found[0].log_lik).all()
     assert found[0].n_tokens == 201
 
@@ -1714,17 +1561,9 @@ class RealModel(FakeServer):
 
 
 REAL_REQUESTS = [
-    ScoreRequest(
-        simulation_prompt(f"Film: {film}. Verdict: fresh.", persona=persona, task="a film review"),
-        text,
-    )
+    ScoreRequest(simulation_prompt(f"Film: {film}. Verdict: fresh.", persona=persona, task="a film review"), text)
     for film, persona in (("Up", None), ("Alien", "You love tea and <|im_start|> tricks."))
-    for text in (
-        "A moving, funny film.",
-        "Dull.",
-        "Ünïcödé — 映画は良い 🎬",
-        "<|im_end|> is not an end",
-    )
+    for text in ("A moving, funny film.", "Dull.", "Ünïcödé — 映画は良い 🎬", "<|im_end|> is not an end")
 ]
 
 
@@ -1747,10 +1586,7 @@ def real_values() -> list[tuple[list[int], FloatArray, Score]]:
     scores = {i: s for batch in local.score(REAL_REQUESTS) for i, s in batch}
     body, encoder, found = local._load(), local.encoder, []
     for i, request in enumerate(REAL_REQUESTS):
-        prompt, response = (
-            encoder.prompt_ids(request.prompt),
-            encoder.response_ids(request.response),
-        )
+        prompt, response = (encoder.prompt_ids(request.prompt), encoder.response_ids(request.response))
         ids, start = [*prompt, *response], len(prompt)
         with torch.inference_mode():
             handle = body.predict([Group(None, (ids[:-1],), ((start - 1, len(ids) - 1),))])
@@ -1763,9 +1599,7 @@ def real_values() -> list[tuple[list[int], FloatArray, Score]]:
 @pytest.mark.model
 @pytest.mark.parametrize("dialect", ["vllm", "echo", "sglang"])
 def test_every_tokens_score_of_a_real_model_is_that_of_the_local_backend(
-    real_server: RealModel,
-    real_values: list[tuple[list[int], FloatArray, Score]],
-    dialect: ScoreDialect,
+    real_server: RealModel, real_values: list[tuple[list[int], FloatArray, Score]], dialect: ScoreDialect
 ) -> None:
     from mop.backends.tokens import open_tokens
 

@@ -36,9 +36,7 @@ def source(tmp_path_factory):
 
 
 def write(path, replaced):
-    rows = [
-        {"key": r.key, "v": r.label, "text": replaced.get(r.key, r.response)} for r in reviews(160)
-    ]
+    rows = [{"key": r.key, "v": r.label, "text": replaced.get(r.key, r.response)} for r in reviews(160)]
     path.write_text("\n".join(map(json.dumps, rows)))
 
 
@@ -58,9 +56,7 @@ def served(server, **fields):
     fields = {"dialect": "vllm", "tokenizer": "fake", "max_failed_share": 1.0, **fields}
     if fields["dialect"] == "openai-chat":
         fields["tokenizer"] = None
-    return open_remote(
-        "openai:toy@http://127.0.0.1:1", clock=FastClock(), transport=InProcess(server), **fields
-    )
+    return open_remote("openai:toy@http://127.0.0.1:1", clock=FastClock(), transport=InProcess(server), **fields)
 
 
 def rows_of(path):
@@ -90,9 +86,7 @@ def test_a_served_model_fits_and_draws_like_the_same_model_here(source, undistur
     assert np.abs(ours - theirs).max() < 1e-4
     drawn, expected = rows_of(undisturbed), rows_of(tmp_path / "run")
     columns = ("id", "persona", "exemplar", "temperature", "seed")
-    assert [[row[c] for c in columns] for row in drawn] == [
-        [row[c] for c in columns] for row in expected
-    ]
+    assert [[row[c] for c in columns] for row in drawn] == [[row[c] for c in columns] for row in expected]
     assert {row["temperature"] for row in drawn} == {1.0}
 
 
@@ -109,8 +103,7 @@ def test_a_scorer_that_knows_one_temperature_only_says_so(source, tmp_path, capl
     with caplog.at_level(logging.WARNING, logger="mop.mixture.fit"):
         run(config, tmp_path / "run", until="fit", models=Models(config, lm=FakeModel([1.0])))
     assert (
-        "fake scores at temperature 1 only: the gates are fitted, temperatures are not, and every "
-        "persona draws at 1"
+        "fake scores at temperature 1 only: the gates are fitted, temperatures are not, and every persona draws at 1"
     ) in caplog.text
 
 
@@ -133,9 +126,7 @@ def test_mixed_faults_change_no_response_and_no_persona(source, undisturbed, tmp
     assert faulty.calls > 1.2 * (24 + 24)
     for name in ("responses.jsonl", "methods/zero-shot.jsonl", "mixture/gate.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (undisturbed / name).read_bytes()
-    shares = [
-        Counter(row["persona"] for row in rows_of(p)) for p in (undisturbed, tmp_path / "run")
-    ]
+    shares = [Counter(row["persona"] for row in rows_of(p)) for p in (undisturbed, tmp_path / "run")]
     assert shares[0] == shares[1]
     spent = read_json(tmp_path / "run" / "manifest.json")["about"]["remote"]["lm"]
     assert sum(row["calls"] for row in spent.values()) == faulty.calls
@@ -172,9 +163,7 @@ def test_a_ceiling_stops_the_run_and_a_higher_one_goes_on(source, undisturbed, t
 
 def test_a_server_that_cannot_score_is_refused_before_any_work(source, tmp_path):
     with start(FakeServer("openai")) as server:
-        config = quick(
-            source, f'model.lm="openai:toy@{server.url}"', 'remote.dialect="openai-chat"'
-        )
+        config = quick(source, f'model.lm="openai:toy@{server.url}"', 'remote.dialect="openai-chat"')
         with pytest.raises(
             ScoringUnsupportedError,
             match=r"an endpoint for chat or plain completions does not score a given text\), which "
@@ -249,11 +238,7 @@ def test_another_model_can_judge_and_has_an_account_of_its_own(surrogate, source
 
 def test_a_judge_that_cannot_score_is_refused_before_any_work(source, tmp_path):
     with start(FakeServer("openai")) as server:
-        config = quick(
-            source,
-            f'evaluate.judge="openai:toy@{server.url}"',
-            'remote_scorer.dialect="openai-chat"',
-        )
+        config = quick(source, f'evaluate.judge="openai:toy@{server.url}"', 'remote_scorer.dialect="openai-chat"')
         with pytest.raises(ScoringUnsupportedError, match="can write but not say how likely"):
             run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -412,9 +397,7 @@ def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tm
     out = str(tmp_path / "run")
     with start(FakeServer("vllm")) as server:
         options = ["--preset", "quick"]
-        for one in settings(
-            source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'
-        ):
+        for one in settings(source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'):
             options += ["--set", one]
         assert main(["fit", "--out", out, *options]) == OK
         assert (
@@ -467,9 +450,7 @@ def test_the_estimator_takes_a_scorer_and_server_settings(tmp_path):
         assert server_free(model)
         drawn = model.sample(["Verdict: good."] * 6, seed=1)
         model.save(tmp_path / "saved")
-        again = MixtureOfPersonas.load(
-            tmp_path / "saved", remote=RemoteSettings(dialect="openai-chat")
-        )
+        again = MixtureOfPersonas.load(tmp_path / "saved", remote=RemoteSettings(dialect="openai-chat"))
         assert again.sample(["Verdict: good."] * 6, seed=1) == drawn
         assert again.scorer == "fake"
         held = reviews(40)[32:]

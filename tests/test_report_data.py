@@ -20,12 +20,7 @@ def finished(tmp_path_factory):
     rows = [{"context": r.context, "response": r.response, "label": r.label} for r in reviews(160)]
     (folder / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = resolve_config(
-        preset="quick",
-        assignments=[
-            f'data.source="{folder / "r.jsonl"}"',
-            'data.label="label"',
-            "data.task=a review",
-        ],
+        preset="quick", assignments=[f'data.source="{folder / "r.jsonl"}"', 'data.label="label"', "data.task=a review"]
     )
     run(config, folder / "run", until="evaluate")
     return folder / "run"
@@ -34,9 +29,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(finished):
     with RunFolder.open(finished) as folder:
-        return report_data(
-            folder, read_config(finished), versions={"mop": "x"}, spent={"fit": (2, 30)}
-        )
+        return report_data(folder, read_config(finished), versions={"mop": "x"}, spent={"fit": (2, 30)})
 
 
 def test_the_command_names_the_settings_where_they_are(finished, data, monkeypatch):
@@ -66,11 +59,7 @@ def test_exemplar_uses_add_up_to_the_responses(data):
 
 
 def test_gates_have_a_row_for_all_and_one_for_each_label(data):
-    assert data.gate_groups == ["all contexts", "bad", "good"] or data.gate_groups == [
-        "all contexts",
-        "good",
-        "bad",
-    ]
+    assert data.gate_groups == ["all contexts", "bad", "good"] or data.gate_groups == ["all contexts", "good", "bad"]
     assert data.gates.sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-4)
 
 
@@ -95,8 +84,4 @@ def test_costs_are_told_apart(data):
 
 def test_the_mixture_comes_first_among_the_methods(finished):
     with RunFolder.open(finished) as folder:
-        assert list(response_files(folder, read_config(finished))) == [
-            "mop",
-            "zero-shot",
-            "mop-uniform",
-        ]
+        assert list(response_files(folder, read_config(finished))) == ["mop", "zero-shot", "mop-uniform"]

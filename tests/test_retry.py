@@ -53,10 +53,7 @@ def failure(kind: CallKind, retry_after_s: float | None = None) -> CallError:
         ({"x-ratelimit-reset": "1800000042"}, 42.0),
         ({"x-ratelimit-reset": "17"}, 17.0),
         ({"anthropic-ratelimit-tokens-reset": "2027-01-15T08:01:00Z"}, 60.0),
-        (
-            {"x-ratelimit-reset-a": "3s", "x-ratelimit-reset-b": "5s", "x-ratelimit-reset-c": "?"},
-            5.0,
-        ),
+        ({"x-ratelimit-reset-a": "3s", "x-ratelimit-reset-b": "5s", "x-ratelimit-reset-c": "?"}, 5.0),
         ({"x-ratelimit-remaining-tokens": "5"}, None),
         ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "6s"}, None),
         # A request may want more tokens than remain.
@@ -250,9 +247,7 @@ def test_an_endpoint_that_refuses_every_call_for_fifteen_minutes_is_set_aside() 
         now = one.paused_until_s
     one.note_throttled(failure("throttled"), POLICY, sent_s=now, now_s=now, seed=0)
     assert one.set_aside_until_s == now + 60.0
-    with pytest.raises(
-        CallError, match=r"stopped: every call was refused \(429\) for 1[56] min at http://a; a wor"
-    ):
+    with pytest.raises(CallError, match=r"stopped: every call was refused \(429\) for 1[56] min at http://a; a wor"):
         choose_endpoint([one], now_s=now)
     one.note_success(now + 61.0)
     assert one.set_aside_until_s is None

@@ -243,9 +243,7 @@ def test_a_run_of_another_version_is_refused(tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
     for way in (RunFolder.create, RunFolder.open):
-        with pytest.raises(
-            ArtifactError, match="has format version 99, this mop reads and writes 1"
-        ):
+        with pytest.raises(ArtifactError, match="has format version 99, this mop reads and writes 1"):
             way(tmp_path)
 
 
@@ -264,9 +262,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
-    create = (
-        "import sys; from mop.storage.run_folder import RunFolder; RunFolder.create(sys.argv[1])"
-    )
+    create = "import sys; from mop.storage.run_folder import RunFolder; RunFolder.create(sys.argv[1])"
     with RunFolder.create(tmp_path):
         result = run_child(create, tmp_path)
         assert f"is being written by another run (process {os.getpid()})" in result.stderr
@@ -314,8 +310,5 @@ def test_all_names_lie_inside_the_run(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "../x", "A", ".hidden", "a/b", "a" * 65, "a\n"])
 def test_a_method_name_must_be_a_plain_file_name(tmp_path, name):
-    with (
-        RunFolder.create(tmp_path) as run,
-        pytest.raises(ArtifactError, match="cannot be a file name; use 1 to 64 of"),
-    ):
+    with RunFolder.create(tmp_path) as run, pytest.raises(ArtifactError, match="cannot be a file name; use 1 to 64 of"):
         run.method(name)

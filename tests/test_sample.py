@@ -30,10 +30,7 @@ def texts(path):
 
 
 def test_contexts_are_drawn_by_weight_and_the_ith_depends_on_seed_and_i_alone():
-    population = [
-        replace(r, weight=w, context=f"Film: {w}.")
-        for r, w in zip(reviews(3), (1.0, 2.0, 5.0), strict=True)
-    ]
+    population = [replace(r, weight=w, context=f"Film: {w}.") for r, w in zip(reviews(3), (1.0, 2.0, 5.0), strict=True)]
     many = drawn_contexts(population, 4000, seed=1)
     counts = Counter(record.context for record in many)
     shares = [counts[record.context] / 4000 for record in population]
@@ -77,9 +74,7 @@ def test_given_contexts_are_answered_in_order_and_again_from_the_start(finished,
     assert [row[1] for row in rows] == (["Film: Up.", "Film: Heat.", "Film: Up."] * 3)[:7]
     assert rows[:3] == texts(tmp_path / "out.jsonl")
     assert len({row[0] for row in rows}) == 7
-    assert (
-        len({row[2] for row in rows if row[1] == "Film: Up."}) > 1
-    )  # equal contexts, other people
+    assert len({row[2] for row in rows if row[1] == "Film: Up."}) > 1  # equal contexts, other people
 
 
 def test_parquet_holds_the_same_rows(finished, tmp_path):
@@ -149,8 +144,7 @@ def test_a_file_without_the_columns_names_them(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [("c.csv", "context\nUp\nDown\n"), ("c.jsonl", '{"context": "Up"}\n{"context": "Down"}\n')],
+    ("name", "text"), [("c.csv", "context\nUp\nDown\n"), ("c.jsonl", '{"context": "Up"}\n{"context": "Down"}\n')]
 )
 def test_contexts_may_come_without_labels(finished, tmp_path, name, text):
     config, path = finished
@@ -172,9 +166,7 @@ class Named(FakeModel):
         return self._name
 
 
-def test_the_runs_own_model_writes_also_when_it_was_changed_after_the_fit(
-    finished, tmp_path, monkeypatch
-):
+def test_the_runs_own_model_writes_also_when_it_was_changed_after_the_fit(finished, tmp_path, monkeypatch):
     config, path = finished
     changed = replace(config, model=replace(config.model, lm="fake:another"))
     monkeypatch.setattr("mop.runs.work.open_lm", lambda config: Named(config.model.lm))

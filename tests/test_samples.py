@@ -101,10 +101,7 @@ def test_all_are_compared_at_the_size_of_the_smallest():
     assert evaluation.n == 25
     assert {len(v) for name, v in evaluation.vectors.items() if name != "golden"} == {25}
     assert evaluation.methods["long"]["n_received"] == 40
-    assert (
-        "every set is compared on 25 texts, because short has no more that are not empty"
-        in evaluation.notes
-    )
+    assert "every set is compared on 25 texts, because short has no more that are not empty" in evaluation.notes
     assert np.array_equal(evaluation.rows["long"], evaluation.rows["floor"])
     assert len(set(evaluation.rows["long"].tolist())) == 25
 
@@ -266,19 +263,9 @@ def test_progress_reaches_its_total():
             DataError,
             "exemplars were given for 'b': 1, with 0 responses; each response needs its exemplars",
         ),
-        (
-            {"a": GOOD},
-            {"weights": {"b": [1]}},
-            DataError,
-            "weights were given for 'b': 1, with 0 t",
-        ),
+        ({"a": GOOD}, {"weights": {"b": [1]}}, DataError, "weights were given for 'b': 1, with 0 t"),
         ({"a": GOOD}, {"weights": {"golden": [1]}}, DataError, "for 'golden': 1, with 60 texts"),
-        (
-            {"a": GOOD},
-            {"weights": {"a": [-1.0] * 40}},
-            DataError,
-            "the a weights .* 40 of them negative",
-        ),
+        ({"a": GOOD}, {"weights": {"a": [-1.0] * 40}}, DataError, "the a weights .* 40 of them negative"),
         (
             {"a": GOOD},
             {"judged": {"a": [1.0] * 39}, "judge": "m"},

@@ -59,10 +59,7 @@ def requests(n):
 def by_hand(record, persona, exemplar):
     """Scores of one cell, straight from the model."""
     prompt = simulation_prompt(
-        record.context,
-        persona=persona,
-        exemplars=[] if exemplar is None else [exemplar],
-        task=TASK,
+        record.context, persona=persona, exemplars=[] if exemplar is None else [exemplar], task=TASK
     )
     [[(_, score)]] = fake().score([ScoreRequest(prompt, record.response)])
     return score
@@ -88,9 +85,7 @@ def test_what_the_store_has_is_not_asked_again_and_is_the_same_to_the_bit():
         first = score_requests(requests(5), model, store)
         again = score_requests(requests(8), model, store)
         assert sizes == [5, 3]
-        assert all(
-            (one.log_lik == two.log_lik).all() for one, two in zip(first, again, strict=False)
-        )
+        assert all((one.log_lik == two.log_lik).all() for one, two in zip(first, again, strict=False))
         assert again[0].log_lik.dtype == np.float32
 
 
@@ -122,9 +117,7 @@ def test_progress_counts_what_was_there_and_ends_at_the_total():
     calls = []
     with Store(":memory:") as store:
         score_requests(requests(3), fake(), store)
-        score_requests(
-            requests(8), fake(batch_size=2), store, stage="fit", progress=lambda *c: calls.append(c)
-        )
+        score_requests(requests(8), fake(batch_size=2), store, stage="fit", progress=lambda *c: calls.append(c))
     assert calls == [("fit", 3, 8), ("fit", 5, 8), ("fit", 7, 8), ("fit", 8, 8)]
 
 
@@ -141,10 +134,7 @@ def test_nothing_to_score_needs_no_model():
             lambda r: [(i, Score(np.zeros(2), 1)) for i in range(2)],
             r"wrong gave a score of shape \(2,\) over 1 tokens; expected \(3,\)",
         ),
-        (
-            lambda r: [(i, Score(np.zeros(3), 0)) for i in range(2)],
-            r"wrong gave a score of shape \(3,\) over 0 tokens",
-        ),
+        (lambda r: [(i, Score(np.zeros(3), 0)) for i in range(2)], r"wrong gave a score of shape \(3,\) over 0 tokens"),
         (
             lambda r: [(i, Score(np.array([0, 0, math.nan]), 1)) for i in range(2)],
             "wrong gave request 0 the log-likelihood nan at τ = 0.5; it must be finite",
@@ -178,9 +168,7 @@ def test_white_space_around_texts_makes_no_other_exemplar():
 
 def test_own_exemplars_agree_with_looking_at_every_pair():
     exemplars = [*EXEMPLARS, Record(key="copy", context="Film 0.", response="good fun")]
-    loop = [
-        next((j for j, e in enumerate(exemplars) if is_own(record, e)), -1) for record in RECORDS
-    ]
+    loop = [next((j for j, e in enumerate(exemplars) if is_own(record, e)), -1) for record in RECORDS]
     assert own_exemplars(RECORDS, exemplars).tolist() == loop == [2, -1, 1, -1]
     assert own_exemplars(RECORDS, []).tolist() == [-1] * 4
 
@@ -191,9 +179,7 @@ def test_exemplars_that_are_one_record_are_refused():
     with pytest.raises(DataError, match="exemplar 'twin' occurs twice, by key or by context"):
         own_exemplars(RECORDS, [record, twin])
     clash = [Record(key="r0", context="c", response="d"), twin]
-    with pytest.raises(
-        DataError, match="record 'r0' shares its key with one exemplar and its text"
-    ):
+    with pytest.raises(DataError, match="record 'r0' shares its key with one exemplar and its text"):
         own_exemplars(RECORDS, clash)
 
 
@@ -204,17 +190,12 @@ def test_a_request_that_shows_a_record_to_itself_is_refused():
 
 def test_a_request_is_called_by_what_it_is_made_of():
     made = component_requests(RECORDS, [(0, 1, 0), (3, None, None)], PERSONAS, EXEMPLARS)
-    assert [request.name for request in made] == [
-        "record 'r0' under persona 'p1' with exemplar 'e0'",
-        "record 'r3'",
-    ]
+    assert [request.name for request in made] == ["record 'r0' under persona 'p1' with exemplar 'e0'", "record 'r3'"]
 
 
 def test_the_table_has_the_score_of_every_cell_and_masks_a_record_from_itself():
     with Store(":memory:") as store:
-        table = score_table(
-            RECORDS, COMPONENTS, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK
-        )
+        table = score_table(RECORDS, COMPONENTS, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
         assert table.curves.shape == (4, 5, 3)
         assert table.curves.dtype == np.float32
         for i, record in enumerate(RECORDS):
@@ -226,9 +207,7 @@ def test_the_table_has_the_score_of_every_cell_and_masks_a_record_from_itself():
                     assert (table.curves[i, c] == MASKED).all()
                 else:
                     score = by_hand(
-                        record,
-                        None if k is None else PERSONAS[k].description,
-                        None if j is None else EXEMPLARS[j],
+                        record, None if k is None else PERSONAS[k].description, None if j is None else EXEMPLARS[j]
                     )
                     assert (table.curves[i, c] == score.log_lik).all()
         assert store.counts()["score"] == 4 * 5 - 2  # what is masked never reached the model
@@ -250,10 +229,7 @@ def test_a_table_without_records_or_components_is_empty():
 
 def test_a_response_whose_tokens_depend_on_the_prompt_is_refused():
     wrong = Wrong(lambda r: [(i, Score(np.zeros(3), 1 + i)) for i in range(len(r))])
-    with (
-        Store(":memory:") as store,
-        pytest.raises(BackendError, match="in the one response of record 'r0'"),
-    ):
+    with Store(":memory:") as store, pytest.raises(BackendError, match="in the one response of record 'r0'"):
         score_table(RECORDS[:1], [(0, None), (1, None)], PERSONAS, [], scorer=wrong, store=store)
 
 
@@ -277,9 +253,7 @@ def test_cells_come_back_in_their_order_with_the_tokens_newly_spent():
             assert (score.log_lik == expected.log_lik).all()
         assert spent == 15 + 9 + 5 + 9
         assert calls == [("score", 0, 4), ("score", 4, 4)]
-        again = score_cells(
-            RECORDS, cells, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK
-        )
+        again = score_cells(RECORDS, cells, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
         assert again[1] == 0
 
 

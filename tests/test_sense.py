@@ -30,9 +30,7 @@ def judge(contexts, texts, store):
 def test_it_is_the_mean_over_tokens_under_the_plain_prompt_at_temperature_one():
     with Store(":memory:") as store:
         found = judge(["Film 1.", "Film 2.", "Film 3."], ["good fun", " \n", " dull "], store)
-        assert found[::2] == pytest.approx(
-            [by_hand("Film 1.", "good fun"), by_hand("Film 3.", "dull")], abs=1e-6
-        )
+        assert found[::2] == pytest.approx([by_hand("Film 1.", "good fun"), by_hand("Film 3.", "dull")], abs=1e-6)
         assert math.isnan(found[1])
         assert found[0] != found[2]
 

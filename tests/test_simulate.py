@@ -22,15 +22,7 @@ from mop.errors import ArtifactError, BackendError, DataError
 from mop.mixture.score import score_table
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.simulate.write import (
-    CUT_SHARE,
-    FailedDraws,
-    cut_notes,
-    cut_share,
-    read_responses,
-    simulate,
-    write_responses,
-)
+from mop.simulate.write import CUT_SHARE, FailedDraws, cut_notes, cut_share, read_responses, simulate, write_responses
 from mop.storage.run_folder import RunFolder, read_jsonl, write_parquet
 from mop.storage.store import Store, generation_key
 from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
@@ -38,12 +30,7 @@ from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
 BETAS = (0.5, 1.0, 2.0)
 WORDS = ["good", "dull", "fine", "odd", "long", "sharp", "slow"]
 RECORDS = [
-    Record(
-        key=f"r{i}",
-        context=f"Film {i}.",
-        response=f"{WORDS[i % 7]} {WORDS[i * i % 5]} {i}",
-        label="ab"[i % 2],
-    )
+    Record(key=f"r{i}", context=f"Film {i}.", response=f"{WORDS[i % 7]} {WORDS[i * i % 5]} {i}", label="ab"[i % 2])
     for i in range(40)
 ]
 PERSONAS = [Persona(key=f"p{k}", description=word * 3) for k, word in enumerate(WORDS[:3])]
@@ -76,18 +63,13 @@ def _kept(store):
 
 
 def agents_for(contexts):
-    return [
-        Agent(i % 3, (i % 3,), 0.5 + i % 2, log_pi=-1.0, log_omega=-0.5)
-        for i in range(len(contexts))
-    ]
+    return [Agent(i % 3, (i % 3,), 0.5 + i % 2, log_pi=-1.0, log_omega=-0.5) for i in range(len(contexts))]
 
 
 def test_a_response_is_what_the_model_draws_for_that_prompt_and_seed():
     agent = Agent(1, (2,), 0.8, log_pi=-1.25, log_omega=-0.5)
     (response,) = run(RECORDS[5:6], [agent], method="control", task="a review")
-    prompt = simulation_prompt(
-        "Film 5.", persona="dulldulldull", exemplars=[EXEMPLARS[2]], task="a review"
-    )
+    prompt = simulation_prompt("Film 5.", persona="dulldulldull", exemplars=[EXEMPLARS[2]], task="a review")
     seed = derive_seed(SEED, "simulate", "control", "r5")
     request = GenerateRequest((Branch(prompt, 0.8),), seed)
     [[(_, generation)]] = FakeModel(BETAS).generate([request], Decoding())
@@ -147,15 +129,10 @@ def test_several_agents_write_one_response_token_by_token():
     assert response.log_pi == pytest.approx(math.log(0.3 * 0.45))
     assert response.log_omega == pytest.approx(math.log(0.5))
     branches = (
-        Branch(
-            simulation_prompt("Film 5.", persona="goodgoodgood", exemplars=[EXEMPLARS[1]]),
-            0.5,
-        ),
+        Branch(simulation_prompt("Film 5.", persona="goodgoodgood", exemplars=[EXEMPLARS[1]]), 0.5),
         Branch(simulation_prompt("Film 5.", persona="dulldulldull"), 1.0),
     )
-    [[(_, generation)]] = FakeModel(BETAS).generate(
-        [GenerateRequest(branches, response.seed)], Decoding()
-    )
+    [[(_, generation)]] = FakeModel(BETAS).generate([GenerateRequest(branches, response.seed)], Decoding())
     assert response.response == generation.text
 
 
@@ -197,8 +174,7 @@ def test_texts_that_weighted_agents_wrote_are_not_taken_for_those_of_equal_ones(
     weighted = replace(
         request,
         branches=tuple(
-            replace(branch, log_weight=agent.log_pi)
-            for branch, agent in zip(request.branches, agents, strict=True)
+            replace(branch, log_weight=agent.log_pi) for branch, agent in zip(request.branches, agents, strict=True)
         ),
     )
     keys = {generation_key(model.generate_identity, r, Decoding()) for r in (request, weighted)}
@@ -219,9 +195,7 @@ def test_many_cut_texts_are_warned_about(caplog, mean_length, is_said):
 
 def test_failed_draws_are_neither_cut_nor_counted():
     (row,) = run(RECORDS[:1], [Agent(None, (), 1.0)])
-    rows = [
-        replace(row, finish_reason=reason) for reason in ("stop", "length", "refused", "failed")
-    ]
+    rows = [replace(row, finish_reason=reason) for reason in ("stop", "length", "refused", "failed")]
     assert cut_share(rows) == 0.5
     assert cut_share(rows[2:]) == 0
     assert cut_notes("mop", 0.05, 50) == []
@@ -294,9 +268,7 @@ def test_agents_must_fit_the_contexts():
 
 def test_two_contexts_with_one_key_are_refused():
     twins = [RECORDS[0], RECORDS[0]]
-    with pytest.raises(
-        DataError, match="key 'r0' occurs twice among the contexts; keys must differ"
-    ):
+    with pytest.raises(DataError, match="key 'r0' occurs twice among the contexts; keys must differ"):
         run(twins, agents_for(twins))
 
 
@@ -344,20 +316,11 @@ def chain(folder):
             best = [COMPONENTS[c] for c in np.argmax(table.curves[:, :, 1], axis=1)]
             agents = [Agent(k, () if j is None else (j,), 0.8) for k, j in best]
             stream = simulate(
-                RECORDS,
-                agents,
-                PERSONAS,
-                EXEMPLARS,
-                generator=model,
-                store=store,
-                decoding=Decoding(),
-                seed=SEED,
+                RECORDS, agents, PERSONAS, EXEMPLARS, generator=model, store=store, decoding=Decoding(), seed=SEED
             )
             write_responses(run_folder.responses, stream)
             write_parquet(run_folder.responses_parquet, read_responses(run_folder.responses))
-            run_folder.finish_stage(
-                "simulate", "inputs", files=[run_folder.responses, run_folder.responses_parquet]
-            )
+            run_folder.finish_stage("simulate", "inputs", files=[run_folder.responses, run_folder.responses_parquet])
     os.close(calls)
 
 
@@ -506,9 +469,7 @@ def test_so_many_draws_may_fail_and_not_one_more():
         assert failed.settle(Failure("http-400", "bad"))[1] == "failed"
         failed.check()
     assert failed.settle(Failure("refusal", "no"))[1] == "refused"
-    with pytest.raises(
-        BackendError, match=r"m could not draw 3 of the 24 responses of mop \(http-"
-    ):
+    with pytest.raises(BackendError, match=r"m could not draw 3 of the 24 responses of mop \(http-"):
         failed.check()
     exact = FailedDraws(100, 0.29, method="mop", model="m")  # 100 * 0.29 is 28.999999999999996
     for _ in range(29):

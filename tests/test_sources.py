@@ -97,9 +97,7 @@ def test_a_bad_line_of_json_costs_one_line(tmp_path):
         (b"[" * 100_000, "bad_json", "is not JSON (nested too deeply)"),
         (b"1" * 5000, "bad_json", "is not JSON (a number is too long)"),
     ]
-    path = write(
-        tmp_path / "t.jsonl", b'{"x": "good"}\n'.join([b"", *(b + b"\n" for b, _, _ in bad), b""])
-    )
+    path = write(tmp_path / "t.jsonl", b'{"x": "good"}\n'.join([b"", *(b + b"\n" for b, _, _ in bad), b""]))
     rows = dict(read(path, "x"))
     assert [rows[n] for n in range(1, 16, 2)] == [{"x": "good"}] * 8
     for (_, code, message), number in zip(bad, range(2, 16, 2), strict=True):
@@ -121,18 +119,11 @@ def test_a_line_without_end_is_skipped(tmp_path):
 def test_a_bad_row_of_csv_costs_one_row(tmp_path):
     data = b'x,y\na,b\nc\nd,e,f\n"g"h,i\ncaf\xe9,j\nk,l\n"open,m\n'
     rows = dict(read(write(tmp_path / "t.csv", data), "x"))
-    assert {n: row for n, row in rows.items() if not isinstance(row, BadRow)} == {
-        2: {"x": "a"},
-        7: {"x": "k"},
-    }
-    assert rows[3] == BadRow(
-        "cells", "has 1 cells where the header has 2; quote cells that hold a separator"
-    )
+    assert {n: row for n, row in rows.items() if not isinstance(row, BadRow)} == {2: {"x": "a"}, 7: {"x": "k"}}
+    assert rows[3] == BadRow("cells", "has 1 cells where the header has 2; quote cells that hold a separator")
     assert rows[4].message.startswith("has 3 cells where the header has 2")
     assert rows[5].code == "cells"
-    assert re.match(
-        r"is wrongly quoted \(.* expected after '\"'\); mend the quotes", rows[5].message
-    )
+    assert re.match(r"is wrongly quoted \(.* expected after '\"'\); mend the quotes", rows[5].message)
     assert rows[6].code == "encoding"
     assert rows[8].message == "is wrongly quoted (unexpected end of data); mend the quotes"
 
@@ -176,11 +167,7 @@ def test_parquet_text_that_is_not_utf8_is_marked(tmp_path):
     raw = pa.array([b"good", b"caf\xe9", None], pa.binary())
     broken = pa.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0])
     pq.write_table(pa.table({"x": broken}), tmp_path / "t.parquet")
-    assert read(tmp_path / "t.parquet", "x") == [
-        (1, {"x": "good"}),
-        (2, {"x": sources.NOT_UTF8}),
-        (3, {"x": None}),
-    ]
+    assert read(tmp_path / "t.parquet", "x") == [(1, {"x": "good"}), (2, {"x": sources.NOT_UTF8}), (3, {"x": None})]
 
 
 def test_every_way_pandas_says_missing_becomes_none():
@@ -205,9 +192,7 @@ def test_every_way_pandas_says_missing_becomes_none():
 
 def test_a_missing_file_is_named_with_the_nearest(tmp_path):
     write(tmp_path / "reviews.csv", b"x\n1\n")
-    with pytest.raises(
-        DataError, match=r"there is no file '.*reveiws.csv'.*did you mean '.*reviews.csv'"
-    ):
+    with pytest.raises(DataError, match=r"there is no file '.*reveiws.csv'.*did you mean '.*reviews.csv'"):
         open_source(tmp_path / "reveiws.csv")
     with pytest.raises(DataError, match=r"there is no file 'no/such.csv'.*check the path"):
         open_source("no/such.csv")
@@ -217,9 +202,7 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t", "t.parquet.gz"])
 def test_an_unknown_ending_is_refused(tmp_path, name):
-    with pytest.raises(
-        DataError, match=r"has the ending '.*', which is not known; accepted are .csv"
-    ):
+    with pytest.raises(DataError, match=r"has the ending '.*', which is not known; accepted are .csv"):
         open_source(write(tmp_path / name, b"x"))
 
 
@@ -257,9 +240,7 @@ def test_a_gzip_bomb_is_stopped_at_the_limit(tmp_path):
         for _ in range(70):
             file.write(b" " * (2**20 - 1) + b"\n")
     assert path.stat().st_size < 200_000
-    with pytest.raises(
-        DataError, match=r"unpacks to more than 67,108,864 bytes.*unpack it yourself"
-    ):
+    with pytest.raises(DataError, match=r"unpacks to more than 67,108,864 bytes.*unpack it yourself"):
         read(path, "x")
 
 
@@ -280,9 +261,7 @@ def test_a_bad_parquet_file_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("source", [None, 3, {"x": ["a"]}, b"t.csv"])
 def test_other_objects_are_refused(source):
-    with pytest.raises(
-        DataError, match=r"records cannot be read from a \w+; accepted are a path to"
-    ):
+    with pytest.raises(DataError, match=r"records cannot be read from a \w+; accepted are a path to"):
         open_source(source)
 
 
@@ -309,9 +288,7 @@ def test_a_hub_name_without_the_package_names_the_extra():
 
 def test_a_data_set_of_the_hub_library_gives_rows_and_class_names():
     datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
-    features = datasets.Features(
-        {"x": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
-    )
+    features = datasets.Features({"x": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     columns = {"x": [f"t{i}" for i in range(2500)], "label": [0, 1, -1, 1, 0] * 500}
     dataset = datasets.Dataset.from_dict(columns, features=features)
     source = open_source(dataset)

@@ -79,9 +79,7 @@ def test_a_forecast_is_made_once_from_the_pilot_and_leaves_probes_out(caplog):
         "forecast from the first 16 of 400 items of simulate/mop: about 400 calls, 12,000 tokens, "
         "cost 4,000 (4,000 to 4,000)"
     )
-    assert spending.line().endswith(
-        "; simulate/mop about 400 calls, 12,000 tokens, cost 4,000 (4,000 to 4,000)"
-    )
+    assert spending.line().endswith("; simulate/mop about 400 calls, 12,000 tokens, cost 4,000 (4,000 to 4,000)")
 
 
 def test_a_forecast_above_the_ceiling_is_a_warning(caplog):
@@ -91,9 +89,7 @@ def test_a_forecast_above_the_ceiling_is_a_warning(caplog):
     use(ledger, 20, 10, n=20)
     spending("fit", 20, 100)
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert line == (
-        "fit will probably stop at the ceiling: it would bring the lm to about 3,000 tokens"
-    )
+    assert line == ("fit will probably stop at the ceiling: it would bring the lm to about 3,000 tokens")
 
 
 PLAN = (
@@ -151,10 +147,7 @@ def test_the_progress_line_says_what_was_spent():
     spending("fit", 0, 2)
     use(ledger, 20, 10, n=2)
     spending("fit", 2, 2)
-    assert stream.getvalue().splitlines() == [
-        "fit: 0/2",
-        "fit: 2/2 [2 calls, 0 retries, 60 tokens]",
-    ]
+    assert stream.getvalue().splitlines() == ["fit: 0/2", "fit: 2/2 [2 calls, 0 retries, 60 tokens]"]
 
 
 def test_a_run_without_a_server_keeps_and_shows_nothing():

@@ -14,10 +14,7 @@ from mop.errors import ConfigError, DataError
 def write(folder, **splits):
     for name, records in splits.items():
         (folder / f"{name}.jsonl").write_text(
-            "\n".join(
-                json.dumps({"id": r.key, "x": r.context, "y": r.response, "label": r.label})
-                for r in records
-            )
+            "\n".join(json.dumps({"id": r.key, "x": r.context, "y": r.response, "label": r.label}) for r in records)
         )
 
 
@@ -68,9 +65,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_two_files_for_one_split_are_refused(folder):
     (folder / "train.csv").write_text("id,x,y\n")
-    with pytest.raises(
-        DataError, match=r"2 files for train: train\.jsonl, train\.csv; accepted is"
-    ):
+    with pytest.raises(DataError, match=r"2 files for train: train\.jsonl, train\.csv; accepted is"):
         split_files(folder)
 
 
@@ -90,9 +85,7 @@ def test_a_text_in_two_splits_is_refused_also_under_another_key(folder):
     twin = replace(rows[0], key="other", response=rows[0].response + " ")
     write(folder, golden=[twin, *rows[41:]])
     sizes = {**SIZES, "exemplars": 10, "golden": 20}
-    with pytest.raises(
-        DataError, match=r"of record '\w+' is in the splits 'exemplars' and 'golden'"
-    ):
+    with pytest.raises(DataError, match=r"of record '\w+' is in the splits 'exemplars' and 'golden'"):
         load_splits(split_files(folder), sizes, seed=0, **COLUMNS)
     splits, _ = load_splits(split_files(folder), sizes, seed=0, duplicates="keep", **COLUMNS)
     assert len(splits["golden"]) == 20

@@ -37,19 +37,16 @@ def test_numbers_are_met_exactly_and_splits_are_disjoint_and_in_the_given_order(
 
 
 def test_shares_are_of_all_records_and_lose_none_if_they_make_up_everything():
-    assert [
-        len(s)
-        for s in split_records(population(10), {"a": 0.5, "b": 0.25, "c": 0.25}, seed=0).values()
-    ] == [5, 3, 2]
+    assert [len(s) for s in split_records(population(10), {"a": 0.5, "b": 0.25, "c": 0.25}, seed=0).values()] == [
+        5,
+        3,
+        2,
+    ]
     mixed = split_records(population(103), {"a": 50, "b": 0.1}, seed=0)
     assert [len(s) for s in mixed.values()] == [50, 10]
 
 
-@given(
-    n=st.integers(20, 60),
-    parts=st.lists(st.integers(1, 9), min_size=1, max_size=5),
-    seed=st.integers(0, 99),
-)
+@given(n=st.integers(20, 60), parts=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_shares_that_sum_to_one_deal_every_record_once(n, parts, seed):
     sizes = {f"s{i}": part / sum(parts) for i, part in enumerate(parts)}
@@ -151,9 +148,7 @@ def test_stratified_splits_are_disjoint_and_exact_for_any_labels(labels, seed):
 
 @pytest.mark.parametrize("size", [0, -1, True, 0.0, 1.5, -0.5, float("nan"), "3"])
 def test_a_size_that_makes_no_sense_is_refused(size):
-    with pytest.raises(
-        ConfigError, match=r"the size of split 'a' is .*; accepted is a whole number"
-    ):
+    with pytest.raises(ConfigError, match=r"the size of split 'a' is .*; accepted is a whole number"):
         split_records(population(10), {"a": size}, seed=0)
 
 
@@ -174,14 +169,10 @@ def test_asking_for_more_than_there_is_names_what_it_makes(sizes, message):
 
 
 def test_too_few_groups_are_an_error():
-    with pytest.raises(
-        DataError, match=r"split 'b' of 5 records gets only 0: the 1 groups are used"
-    ):
+    with pytest.raises(DataError, match=r"split 'b' of 5 records gets only 0: the 1 groups are used"):
         split_records(population(10, groups=1), {"a": 5, "b": 5}, seed=0, by_group=True)
     with pytest.raises(DataError, match=r"split 'c' of 2 records gets only 0"):
-        split_records(
-            population(10, groups=2), {"a": 0.4, "b": 0.4, "c": 0.2}, seed=0, by_group=True
-        )
+        split_records(population(10, groups=2), {"a": 0.4, "b": 0.4, "c": 0.2}, seed=0, by_group=True)
 
 
 def test_what_a_split_needs_is_said():
@@ -189,9 +180,7 @@ def test_what_a_split_needs_is_said():
         split_records(population(4), {"a": 2}, seed=0, by_group=True)
     with pytest.raises(DataError, match=r"none of the 4 records has a label, which stratify needs"):
         split_records(population(4), {"a": 2}, seed=0, stratify=True)
-    with pytest.raises(
-        DataError, match=r"8 records have 4 different keys; accepted is one key per"
-    ):
+    with pytest.raises(DataError, match=r"8 records have 4 different keys; accepted is one key per"):
         split_records(population(4) * 2, {"a": 2}, seed=0)
     with pytest.raises(ConfigError, match=r"by_group and stratify are both set"):
         split_records(population(4), {"a": 2}, seed=0, by_group=True, stratify=True)

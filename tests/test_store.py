@@ -14,17 +14,7 @@ import pytest
 
 from mop.errors import ArtifactError, BackendError
 from mop.storage.store import Cost, Store, embedding_key, generation_key, score_key
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Prompt,
-    Score,
-    ScoreRequest,
-    Segment,
-    Turn,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest, Segment, Turn
 
 NAUGHTY = ["", "\x00NUL\x00", "\u2028", "lone \ud800", "漢字 👩‍👩‍👧", "'; DROP TABLE score; --"]
 
@@ -42,9 +32,7 @@ def score(*log_lik, n_tokens=3):
 
 
 def generation(text="text", **changes):
-    return Generation(
-        **({"text": text, "n_tokens": 2, "finish_reason": "stop", "log_lik": -1.5} | changes)
-    )
+    return Generation(**({"text": text, "n_tokens": 2, "finish_reason": "stop", "log_lik": -1.5} | changes))
 
 
 def run_child(code, *arguments):
@@ -125,9 +113,7 @@ def test_kinds_of_keys_do_not_meet_and_lone_surrogates_are_told_apart():
 def test_what_is_put_comes_back_to_the_bit(tmp_path, where):
     path = where if where == ":memory:" else tmp_path / where
     scores = {key(i): score(-0.1 * i, -1e30, n_tokens=i + 1) for i in range(1200)}
-    generations = {
-        key(i): generation(text, finish_reason="length") for i, text in enumerate(NAUGHTY)
-    }
+    generations = {key(i): generation(text, finish_reason="length") for i, text in enumerate(NAUGHTY)}
     vectors = {key(i): np.full(384, i / 3, dtype=np.float32) for i in range(5)}
     with Store(path) as store:
         store.put_scores(scores.items())
@@ -139,9 +125,7 @@ def test_what_is_put_comes_back_to_the_bit(tmp_path, where):
         assert all(back[k].n_tokens == scores[k].n_tokens for k in scores)
         assert store.get_generations(generations) == generations
         found = store.get_embeddings(vectors)
-        assert all(
-            (found[k] == v).all() and found[k].dtype == np.float32 for k, v in vectors.items()
-        )
+        assert all((found[k] == v).all() and found[k].dtype == np.float32 for k, v in vectors.items())
         assert store.counts() == {"score": 1200, "generation": 6, "embedding": 5, "conflict": 0}
         assert store.verify() == []
 

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from mop.errors import DataError
-from mop.mixture.sums import (
-    diagonal_order,
-    draw,
-    log_mixture,
-    log_sum_exp,
-    spread_draw,
-    unconditional_weights,
-)
+from mop.mixture.sums import diagonal_order, draw, log_mixture, log_sum_exp, spread_draw, unconditional_weights
 
 
 @pytest.fixture
@@ -45,9 +38,7 @@ def test_nothing_but_impossible_gives_minus_infinity_and_no_warning():
 
 
 def test_disagreeing_shapes_are_named():
-    with pytest.raises(
-        DataError, match=r"log_lik \(4, 3\) needs log_weight of its own shape or \(3,\), got \(4,\)"
-    ):
+    with pytest.raises(DataError, match=r"log_lik \(4, 3\) needs log_weight of its own shape or \(3,\), got \(4,\)"):
         log_mixture(np.zeros((4, 3)), np.zeros(4))
 
 
@@ -84,9 +75,7 @@ def test_survey_weights_count_as_repeated_records():
 
 
 def test_an_empty_table_is_refused():
-    with pytest.raises(
-        DataError, match=r"log_lik must be a non-empty table \(N, C\), got shape \(0, 3\)"
-    ):
+    with pytest.raises(DataError, match=r"log_lik must be a non-empty table \(N, C\), got shape \(0, 3\)"):
         unconditional_weights(np.zeros((0, 3)))
 
 
@@ -101,9 +90,7 @@ def test_drawn_frequencies_follow_the_weights():
 
 
 def test_there_must_be_something_to_draw_from():
-    with pytest.raises(
-        DataError, match="row 1 of the weights has no finite entry; there is nothing to draw from"
-    ):
+    with pytest.raises(DataError, match="row 1 of the weights has no finite entry; there is nothing to draw from"):
         draw(np.array([[0.0, 0.0], [-np.inf, -np.inf]]), np.array([0.5, 0.5]))
 
 
@@ -113,9 +100,7 @@ def test_spread_draws_meet_their_expected_counts_to_within_one():
     assert np.abs(counts - 21 * weight).max() < 1
 
 
-@pytest.mark.parametrize(
-    ("n_personas", "n_exemplars"), [(24, 4), (4, 24), (5, 7), (1, 6), (6, 6), (3, 1)]
-)
+@pytest.mark.parametrize(("n_personas", "n_exemplars"), [(24, 4), (4, 24), (5, 7), (1, 6), (6, 6), (3, 1)])
 def test_neighbours_on_the_diagonal_differ_in_persona_and_exemplar(n_personas, n_exemplars):
     order = diagonal_order(n_personas, n_exemplars, np.random.default_rng(0))
     assert sorted(order.tolist()) == list(range(n_personas * n_exemplars))

@@ -51,10 +51,7 @@ def test_a_chat_prompt_reads_as_the_template_renders_it():
         exemplars=[Record(key="e", context="the story?", response="boring")],
         task="a review",
     )
-    messages = [
-        {"role": turn.role, "content": "".join(part.text for part in turn.segments)}
-        for turn in prompt.turns
-    ]
+    messages = [{"role": turn.role, "content": "".join(part.text for part in turn.segments)} for turn in prompt.turns]
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert tokenizer.decode(PromptEncoder(tokenizer).prompt_ids(prompt)) == expected
 
@@ -96,9 +93,7 @@ def test_no_data_becomes_a_control_token(build, template):
         clean = Record(key="e", context="a", response="b")
         same = encoder.prompt_ids(simulation_prompt("x", exemplars=[clean]))
         for ids in (plain_one, same):
-            assert sum(token in encoder._refused for token in ids) == sum(
-                token in encoder._refused for token in same
-            )
+            assert sum(token in encoder._refused for token in ids) == sum(token in encoder._refused for token in same)
         assert not encoder._refused.intersection(encoder.response_ids(text)[:-1])
 
 
@@ -129,18 +124,7 @@ def test_a_template_without_a_system_role_gets_the_system_text_in_the_first_user
     tokenizer = metaspace_tokenizer()
     encoder = PromptEncoder(tokenizer)
     joined = encoder.prompt_ids(simulation_prompt("the film", persona="the actors"))
-    by_hand = Prompt(
-        (
-            Turn(
-                "user",
-                (
-                    Segment("the actors", True),
-                    Segment("\n\n", False),
-                    Segment("the film", True),
-                ),
-            ),
-        )
-    )
+    by_hand = Prompt((Turn("user", (Segment("the actors", True), Segment("\n\n", False), Segment("the film", True))),))
     assert joined == encoder.prompt_ids(by_hand)
 
 

@@ -38,8 +38,7 @@ def test_every_sequence_hangs_once_below_its_own_beginning():
     draw = random.Random(0)
     parts = [[draw.randrange(9) for _ in range(draw.randrange(1, 20))] for _ in range(6)]
     sequences = [
-        [token for part in draw.choices(parts, k=draw.randrange(1, 5)) for token in part] + [99]
-        for _ in range(200)
+        [token for part in draw.choices(parts, k=draw.randrange(1, 5)) for token in part] + [99] for _ in range(200)
     ]
     limits = [draw.randrange(len(ids)) for ids in sequences]
     found = walk(plan(sequences, limits), sequences)

@@ -43,9 +43,7 @@ def byte_tokenizer(template: str | None = CHAT, size: int = 300) -> PreTrainedTo
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size - 4,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=size - 4, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator(_TEXT * 20, trainer)
     tokenizer.add_tokens([AddedToken("<|im_start|>", special=True, normalized=False)])
@@ -103,9 +101,7 @@ def tiny_gemma3(vocab: int = 300, seed: int = 0) -> Any:
 def tiny_gpt2(vocab: int = 300, seed: int = 0) -> Any:
     """With learned positions: the general body only."""
     torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3
-    )
+    config = GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3)
     return GPT2LMHeadModel(config).eval()
 
 

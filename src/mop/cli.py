@@ -101,9 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mop {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    demo = _verb(
-        verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)"
-    )
+    demo = _verb(verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)")
     _out_option(demo, default="runs/demo")
     _set_option(demo)
     demo.set_defaults(until="report")
@@ -125,9 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
             )  # fmt: skip
         chain.set_defaults(until=stage)
 
-    compare = _verb(
-        verbs, "compare", _compare, _show_compare, "all methods on one data set, to one table"
-    )
+    compare = _verb(verbs, "compare", _compare, _show_compare, "all methods on one data set, to one table")
     compare.add_argument(
         "config", nargs="?", type=Path, metavar="CONFIG",
         help="TOML file with settings, or a run's config.json (none: the run folder's own)",
@@ -136,14 +132,10 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--preset", help="demo, paper or quick: a named starting point")
     _set_option(compare)
 
-    pull = _verb(
-        verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use"
-    )
+    pull = _verb(verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use")
     pull.add_argument("names", nargs="*", metavar="NAME", help="none: list them")
 
-    score = _verb(
-        verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture"
-    )
+    score = _verb(verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture")
     _fitted_options(score)
     score.add_argument(
         "--lm", help="another language model than the one it was fitted with: the mixture is compared "
@@ -153,24 +145,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--refit-tau", type=_not_negative, default=0, metavar="N",
         help="refit the temperatures to N of the run's validation records first (default 0: no)",
     )  # fmt: skip
-    score.add_argument(
-        "--components", type=int, default=64, help="components scored per record (default 64)"
-    )
+    score.add_argument("--components", type=int, default=64, help="components scored per record (default 64)")
     score.add_argument(
         "--no-references", action="store_true",
         help="leave out the simpler models that need scores of their own: without persona, without exemplar, ...",
     )  # fmt: skip
 
-    explain = _verb(
-        verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record"
-    )
+    explain = _verb(verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record")
     _fitted_options(explain)
     explain.add_argument("--key", help="a record's key; none: the first record")
     explain.add_argument("--text", help="a response to explain instead of a record's")
     explain.add_argument("--context", default="", help="what --text responds to")
-    explain.add_argument(
-        "--components", type=int, default=64, help="components scored (default 64)"
-    )
+    explain.add_argument("--components", type=int, default=64, help="components scored (default 64)")
 
     refit = _verb(
         verbs, "refit", _refit, _show_refit,
@@ -184,14 +170,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _sample_options(sample)
 
-    config = _verb(
-        verbs, "config", _config, _show_config, "print the resolved settings and what each means"
-    )
+    config = _verb(verbs, "config", _config, _show_config, "print the resolved settings and what each means")
     _settings_options(config)
 
-    verify = _verb(
-        verbs, "verify", _verify, _show_verify, "check a run folder: files, hashes, every score"
-    )
+    verify = _verb(verbs, "verify", _verify, _show_verify, "check a run folder: files, hashes, every score")
     verify.add_argument("run", type=Path, metavar="RUN")
 
     doctor = _verb(
@@ -226,12 +208,7 @@ def _verb(
 
 
 def _settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="TOML file with settings, or a run's config.json",
-    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings, or a run's config.json")
     parser.add_argument("--preset", help="demo, paper or quick: a named starting point")
     _set_option(parser)
 
@@ -252,9 +229,7 @@ def _out_option(parser: argparse.ArgumentParser, *, default: str | None) -> None
 
 def _fitted_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
-    parser.add_argument(
-        "--records", metavar="FILE", help="records with the run's columns (default: its test split)"
-    )
+    parser.add_argument("--records", metavar="FILE", help="records with the run's columns (default: its test split)")
 
 
 def _refit_options(parser: argparse.ArgumentParser) -> None:
@@ -264,36 +239,22 @@ def _refit_options(parser: argparse.ArgumentParser) -> None:
         help="match embeddings of the model's samples to the run's records: a surrogate for a fit",
     )  # fmt: skip
     parser.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
-    parser.add_argument(
-        "--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)"
-    )
+    parser.add_argument("--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)")
     _set_option(parser)
 
 
 def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
-    parser.add_argument(
-        "--mixture", type=Path, metavar="FOLDER", help="another mixture (default: RUN/mixture)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl or .parquet"
-    )
-    parser.add_argument(
-        "-n", type=int, metavar="N", help="responses (default: one for each context)"
-    )
+    parser.add_argument("--mixture", type=Path, metavar="FOLDER", help="another mixture (default: RUN/mixture)")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl or .parquet")
+    parser.add_argument("-n", type=int, metavar="N", help="responses (default: one for each context)")
     parser.add_argument(
         "--contexts", metavar="FILE",
         help="what is answered, in order: a table with the columns of the run's context and perhaps label "
         "(default: contexts drawn from the run's training records)",
     )  # fmt: skip
-    parser.add_argument(
-        "--lm",
-        metavar="NAME",
-        help="the model that writes (default: the run's, or that of --mixture)",
-    )
+    parser.add_argument("--lm", metavar="NAME", help="the model that writes (default: the run's, or that of --mixture)")
     parser.add_argument("--seed", type=int, help="of the draws (default: the run's)")
     _set_option(parser)
 
@@ -304,19 +265,13 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
         help="a served model, openai:MODEL@URL; may be given several times",
     )  # fmt: skip
     parser.add_argument("--api-key-env", metavar="VARIABLE", help="variable that holds its key")
-    parser.add_argument(
-        "--dialect",
-        default="auto",
-        help="auto, openai-chat, openai-completions, vllm, sglang or echo",
-    )
+    parser.add_argument("--dialect", default="auto", help="auto, openai-chat, openai-completions, vllm, sglang or echo")
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",
         help="the served model's own, needed to score: an embedded name, hf:ORG/NAME or a folder",
     )
-    parser.add_argument(
-        "--allow-remote-data", action="store_true", help="the server may be another machine"
-    )
+    parser.add_argument("--allow-remote-data", action="store_true", help="the server may be another machine")
     parser.add_argument(
         "--probe", action="store_true",
         help="draw and score a few words there, which may cost money (about 30 short calls)",
@@ -324,9 +279,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fake_server_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--list", action="store_true", help="list dialects, lies and faults, serve nothing"
-    )
+    parser.add_argument("--list", action="store_true", help="list dialects, lies and faults, serve nothing")
     parser.add_argument("--dialect", default="vllm", help="whose habits it has (default vllm)")
     parser.add_argument("--broken", default="none", metavar="LIE", help="one lie to tell")
     parser.add_argument(
@@ -334,15 +287,11 @@ def _fake_server_options(parser: argparse.ArgumentParser) -> None:
         help='what goes wrong, such as "429:2,500,cut:40": in the first calls, in this order; with '
         "--fault-rate at random",
     )  # fmt: skip
-    parser.add_argument(
-        "--fault-rate", type=float, metavar="SHARE", help="share of the calls with a fault"
-    )
+    parser.add_argument("--fault-rate", type=float, metavar="SHARE", help="share of the calls with a fault")
     parser.add_argument("--seed", type=int, default=0, help="of the random faults (default 0)")
     parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds per call")
     parser.add_argument("--port", type=int, default=0, help="0, the default: any free one")
-    parser.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="ask for the key that this variable holds"
-    )
+    parser.add_argument("--api-key-env", metavar="VARIABLE", help="ask for the key that this variable holds")
 
 
 # ------------------------------------------------------------------------------------------------ verbs
@@ -405,12 +354,7 @@ def _pull(args: argparse.Namespace) -> dict[str, Any]:
     if not args.names:
         return {
             "known": {
-                name: {
-                    "kind": item.kind,
-                    "what": item.what,
-                    "licence": item.licence,
-                    "pulled": is_pulled(name),
-                }
+                name: {"kind": item.kind, "what": item.what, "licence": item.licence, "pulled": is_pulled(name)}
                 for name, item in EMBEDDED.items()
             }
         }
@@ -423,9 +367,7 @@ def _pull(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _open_fitted(
-    args: argparse.Namespace, progress: Any
-) -> Iterator[tuple[MixtureOfPersonas, list[Record]]]:
+def _open_fitted(args: argparse.Namespace, progress: Any) -> Iterator[tuple[MixtureOfPersonas, list[Record]]]:
     """The mixture of a run with the run's own models and account, and the records in question."""
     from dataclasses import replace
 
@@ -444,9 +386,7 @@ def _open_fitted(
         loaded = load_records(args.records, **options)
         loaded.warn(args.records)
         records = loaded.records
-    with open_work(
-        config, args.run, Models(config), until="records", also=("scorer",), progress=progress
-    ) as work:
+    with open_work(config, args.run, Models(config), until="records", also=("scorer",), progress=progress) as work:
         work.progress.begin(args.verb)
         model = MixtureOfPersonas.load(
             args.run / "mixture",
@@ -462,10 +402,7 @@ def _open_fitted(
 def _score(args: argparse.Namespace) -> dict[str, Any]:
     from mop.progress import ProgressDisplay
 
-    with (
-        ProgressDisplay(quiet=args.quiet) as progress,
-        _open_fitted(args, progress) as (model, records),
-    ):
+    with ProgressDisplay(quiet=args.quiet) as progress, _open_fitted(args, progress) as (model, records):
         sample: list[Record] = []
         if args.refit_tau:
             from mop.data.records import read_records
@@ -474,9 +411,7 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
             sample = known[: args.refit_tau]
             if len(sample) < args.refit_tau:
                 logging.getLogger(__name__).warning(
-                    "the run has %d validation records, fewer than --refit-tau %d",
-                    len(known),
-                    args.refit_tau,
+                    "the run has %d validation records, fewer than --refit-tau %d", len(known), args.refit_tau
                 )
             model.refit_tau(sample)
         found = model.score_report(records, plain=not args.no_references)
@@ -495,10 +430,7 @@ def _models_of(args: argparse.Namespace) -> dict[str, str]:
 def _explain(args: argparse.Namespace) -> dict[str, Any]:
     from mop.progress import ProgressDisplay
 
-    with (
-        ProgressDisplay(quiet=args.quiet) as progress,
-        _open_fitted(args, progress) as (model, records),
-    ):
+    with ProgressDisplay(quiet=args.quiet) as progress, _open_fitted(args, progress) as (model, records):
         if args.text is not None:
             from mop.types import Record
 
@@ -568,9 +500,7 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
     from mop.runs.doctor import examine
 
     settings = RemoteSettings(
-        api_key_env=args.api_key_env,
-        dialect=args.dialect,
-        allow_remote_data=args.allow_remote_data,
+        api_key_env=args.api_key_env, dialect=args.dialect, allow_remote_data=args.allow_remote_data
     )
     result = examine(args.server, settings=settings, tokenizer=args.tokenizer, probe=args.probe)
     bad = [finding["what"] for finding in result["findings"] if finding["status"] == "problem"]
@@ -591,9 +521,7 @@ def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
         kinds = {"kinds": named} if named else {}
         faults = Faults(rate=args.fault_rate, seed=args.seed, **kinds)
     key = Secret.from_env(args.api_key_env).reveal() if args.api_key_env else None
-    server = FakeServer(
-        args.dialect, broken=args.broken, faults=faults, key=key, delay_s=args.delay
-    )
+    server = FakeServer(args.dialect, broken=args.broken, faults=faults, key=key, delay_s=args.delay)
     with start(server, port=args.port) as running:
         name = f"openai:toy@{running.url}"
         if args.json:
@@ -629,23 +557,15 @@ def _show_run(result: dict[str, Any]) -> str:
     if metrics is None:
         last = (result["done"] or result["skipped"])[-1]
         shown = {
-            k: v
-            for k, v in result[last].items()
-            if k not in ("finished", "seconds", "asked", "written", "cut_share")
+            k: v for k, v in result[last].items() if k not in ("finished", "seconds", "asked", "written", "cut_share")
         }
-        lines.append(
-            f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items())
-        )
+        lines.append(f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items()))
         lines += cut_lines
         stages = ["records", "personas", "fit", "simulate", "evaluate", "report"]
-        lines.append(
-            f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else ""
-        )
+        lines.append(f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else "")
         return "\n".join(filter(None, lines))
     if metrics["is_surrogate"]:
-        lines.append(
-            f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)"
-        )
+        lines.append(f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)")
     lines += [*_metric_lines(metrics["methods"], 14), *_metric_notes(metrics)]
     held = metrics["held_out"]
     says = result.get("fit", {}).get("says")
@@ -680,9 +600,7 @@ _SHOWN = (
 def _metric_lines(rows: Mapping[str, Mapping[str, Any]], width: int) -> list[str]:
     """A head, and a line for each method."""
     shown = [(name, title, form) for name, title, form in _SHOWN if _has(rows, name)]
-    lines = [
-        f"{'method':<{width}}" + "".join(f"{title:>{len(title) + 2}}" for _, title, _ in shown)
-    ]
+    lines = [f"{'method':<{width}}" + "".join(f"{title:>{len(title) + 2}}" for _, title, _ in shown)]
     for method, row in rows.items():
         cells = [
             f"{'–' if row.get(name) is None else format(row[name], form):>{len(title) + 2}}"
@@ -704,11 +622,7 @@ def _metric_notes(metrics: Mapping[str, Any]) -> list[str]:
     judge = metrics["judged_by"]
     wrote = ", which wrote them" if judge == metrics["written_by"] else ""
     return [
-        *(
-            [f"from zero-shot to other real texts mop went {way}, by energy distance"]
-            if way
-            else []
-        ),
+        *([f"from zero-shot to other real texts mop went {way}, by energy distance"] if way else []),
         f"sense: nats per token under {judge}{wrote}; real texts are the mark, neither above nor below",
     ]
 
@@ -738,9 +652,7 @@ def _reference_lines(held: dict[str, Any]) -> list[str]:
     rows = held.get("references") or {}
     if not rows:
         return []
-    head = (
-        f"{'compared with':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
-    )
+    head = f"{'compared with':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
     lines = [head]
     for name, row in rows.items():
         if row.get("best_of"):
@@ -758,9 +670,7 @@ def _show_pull(result: dict[str, Any]) -> str:
             f"{name:<16}{item['kind']:<9}{'here' if item['pulled'] else '-':<6}{item['licence']:<14}{item['what']}"
             for name, item in result["known"].items()
         )
-    return "\n".join(
-        f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values()
-    )
+    return "\n".join(f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values())
 
 
 def _range(interval: Sequence[float] | None, form: str) -> str:
@@ -771,11 +681,7 @@ def _range(interval: Sequence[float] | None, form: str) -> str:
 
 
 def _show_score(result: dict[str, Any]) -> str:
-    kind = (
-        "exact"
-        if result["is_exact"]
-        else f"estimated from {result['n_components']} components each"
-    )
+    kind = "exact" if result["is_exact"] else f"estimated from {result['n_components']} components each"
     with_lm = f" with {result['lm']}" if result.get("lm") else ""
     if result.get("refitted_on"):
         with_lm += f", temperatures refitted on {result['refitted_on']} records"
@@ -811,23 +717,13 @@ def _show_explain(result: dict[str, Any]) -> str:
         f"context  {result['context']}",
         f"response {result['response']}",
         f"log p    {result['log_lik']:.2f} nats over {result['n_tokens']} tokens, "
-        + (
-            "exact"
-            if result["is_exact"]
-            else f"an estimate, standard error {result['standard_error']:.2f}"
-        )
+        + ("exact" if result["is_exact"] else f"an estimate, standard error {result['standard_error']:.2f}")
         + f", from {result['n_scored']} components",
         "",
     ]
-    lines += [
-        f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}"
-        for row in result["personas"]
-    ]
+    lines += [f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}" for row in result["personas"]]
     lines += ["", "exemplars that speak for it:"]
-    lines += [
-        f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}"
-        for row in result["exemplars"]
-    ]
+    lines += [f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}" for row in result["exemplars"]]
     lines += ["", f"{'posterior':>9}  {'log p':>9}  {'log weight':>10}  {'tau':>5}  component"]
     lines += [
         f"{row['posterior']:9.1%}  {row['log_lik']:9.2f}  {row['log_weight']:10.2f}  {row['temperature']:5.2f}  "
@@ -887,9 +783,7 @@ def _show_config(result: dict[str, Any]) -> str:
 def _show_verify(result: dict[str, Any]) -> str:
     if not result["problems"]:
         return f"sound: {result['counts']}"
-    return "\n".join(
-        ["damaged:", *result["problems"], "run the same command again; damaged items are redone"]
-    )
+    return "\n".join(["damaged:", *result["problems"], "run the same command again; damaged items are redone"])
 
 
 def _show_doctor(result: dict[str, Any]) -> str:
@@ -940,9 +834,7 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     handler.addFilter(RedactingFilter())
     logger.addHandler(handler)
-    logger.setLevel(
-        logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
-    )
+    logger.setLevel(logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING)
     # What weights could gain at all is said before they are fitted.
     of_fit.setLevel(logging.NOTSET if args.quiet or args.verbose else logging.INFO)
     try:

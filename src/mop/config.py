@@ -96,8 +96,7 @@ class ModelConfig:
         _one_of("model", "dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise ConfigError(
-                f"model.memory_gib must be above 0, got {self.memory_gib}; leave it out for a third "
-                "of what is free"
+                f"model.memory_gib must be above 0, got {self.memory_gib}; leave it out for a third of what is free"
             )
 
     @property
@@ -135,9 +134,7 @@ class Ceilings:
         for name in ("price_in", "price_out", "max_cost", "max_lm_tokens"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(
-                    f"{name} must be a finite number from 0 on, got {value}; leave it out for none"
-                )
+                raise ConfigError(f"{name} must be a finite number from 0 on, got {value}; leave it out for none")
         if self.max_cost is not None and (self.price_in is None or self.price_out is None):
             raise ConfigError(
                 f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
@@ -178,21 +175,13 @@ class RemoteSettings(Ceilings):
         if self.api_key_env is not None:
             check_variable(self.api_key_env)
         if self.dialect not in DIALECTS:
-            raise ConfigError(
-                f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}; try 'auto'"
-            )
+            raise ConfigError(f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}; try 'auto'")
         if not 1 <= self.max_concurrency <= 4096:
-            raise ConfigError(
-                f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64"
-            )
+            raise ConfigError(f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64")
         if not 0 < self.deadline_s < math.inf:
-            raise ConfigError(
-                f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120"
-            )
+            raise ConfigError(f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120")
         if not 0 <= self.max_failed_share <= 1:
-            raise ConfigError(
-                f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01"
-            )
+            raise ConfigError(f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01")
 
 
 DIALECTS = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo")
@@ -222,9 +211,7 @@ class PersonaConfig:
         if isinstance(self.n_personas, int):
             _at_least("personas", "n_personas", self.n_personas, 1)
         elif self.n_personas != "auto":
-            raise ConfigError(
-                f"personas.n_personas must be a whole number or auto, got {self.n_personas!r}"
-            )
+            raise ConfigError(f"personas.n_personas must be a whole number or auto, got {self.n_personas!r}")
         _at_least("personas", "max_personas", self.max_personas, 2)
         _at_least("personas", "n_sources", self.n_sources, 1)
         _at_least("personas", "n_keywords", self.n_keywords, 1)
@@ -326,9 +313,7 @@ def method_and_tau(name: str) -> tuple[str, float | None]:
     method, at, text = name.partition("@")
     if method not in ("mop", *METHODS):
         near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"unknown method {name!r}; known: mop, {', '.join(METHODS)}; did you mean {near!r}?"
-        )
+        raise ConfigError(f"unknown method {name!r}; known: mop, {', '.join(METHODS)}; did you mean {near!r}?")
     if not at:
         return method, None
     if method not in FIXED_TAU:
@@ -663,9 +648,7 @@ SECTIONS: Mapping[str, type] = {
 
 def _build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"{where or 'the configuration'} must be a table of settings, got {values!r}"
-        )
+        raise ConfigError(f"{where or 'the configuration'} must be a table of settings, got {values!r}")
     hints = typing.get_type_hints(cls)
     unknown = [key for key in values if key not in hints]
     if unknown:
@@ -709,9 +692,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
             return tuple(_coerce(item, v, f"{name}[{i}]") for i, v in enumerate(value))
     if any(typing.get_origin(option) is tuple for option in options):
         raise ConfigError(f'{name} must be a list, such as ["a", "b"], got {value!r}')
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace(
-        "NoneType", "nothing"
-    )
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace("NoneType", "nothing")
     raise ConfigError(f"{name} must be of type {wanted}, got {value!r} ({type(value).__name__})")
 
 
@@ -719,9 +700,7 @@ def _parse_assignment(text: str) -> dict[str, Any]:
     path, sign, raw = text.partition("=")
     keys = path.strip().split(".")
     if not sign or not all(keys) or len(keys) > 2:
-        raise ConfigError(
-            f"--set takes section.key=value, got {text!r}; for example --set fit.n_rounds=3"
-        )
+        raise ConfigError(f"--set takes section.key=value, got {text!r}; for example --set fit.n_rounds=3")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
@@ -737,16 +716,12 @@ def _read_file(file: Path) -> dict[str, Any]:
         # A .json is the config.json of another run.
         found = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"no configuration file at {file}; give the path of a TOML file"
-        ) from error
+        raise ConfigError(f"no configuration file at {file}; give the path of a TOML file") from error
     except ValueError as error:
         kind = "JSON" if file.suffix == ".json" else "TOML"
         raise ConfigError(f"{file} is not valid {kind}: {error}; mend it and run again") from error
     except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be read: {error.strerror}; give a readable TOML file"
-        ) from error
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; give a readable TOML file") from error
     if not isinstance(found, dict):
         raise ConfigError(
             f"{file} holds a {type(found).__name__}; accepted is an object with sections, as in a run's config.json"
@@ -779,6 +754,4 @@ def _are_methods(section: str, name: str, given: Sequence[str]) -> None:
 def _one_of(section: str, name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"{section}.{name} must be one of {', '.join(known)}, got {value!r}; did you mean {near!r}?"
-        )
+        raise ConfigError(f"{section}.{name} must be one of {', '.join(known)}, got {value!r}; did you mean {near!r}?")

@@ -133,9 +133,7 @@ class MixtureOfPersonas:
         """
         for name, value in params.items():
             if name not in _parameters():
-                raise ConfigError(
-                    f"MixtureOfPersonas has no parameter {name!r}; known: {', '.join(_parameters())}"
-                )
+                raise ConfigError(f"MixtureOfPersonas has no parameter {name!r}; known: {', '.join(_parameters())}")
             setattr(self, name, value)
         return self
 
@@ -208,9 +206,7 @@ class MixtureOfPersonas:
             observed, {"valid": self.valid_share, "train": 1 - self.valid_share}, seed=self.seed, by_group=True
         )  # fmt: skip
         exemplars = distinct(parts["train"])[: self.n_exemplars]
-        personas = (
-            list(self.personas) if self.personas is not None else self._write_personas(exemplars)
-        )
+        personas = list(self.personas) if self.personas is not None else self._write_personas(exemplars)
         self.mixture_ = fit_mixture(
             personas,
             exemplars,
@@ -326,28 +322,16 @@ class MixtureOfPersonas:
 
     @overload
     def score(
-        self,
-        records: Iterable[Record | Mapping[str, Any]],
-        y: None = None,
-        *,
-        return_std: Literal[False] = ...,
+        self, records: Iterable[Record | Mapping[str, Any]], y: None = None, *, return_std: Literal[False] = ...
     ) -> float: ...
 
     @overload
     def score(
-        self,
-        records: Iterable[Record | Mapping[str, Any]],
-        y: None = None,
-        *,
-        return_std: Literal[True],
+        self, records: Iterable[Record | Mapping[str, Any]], y: None = None, *, return_std: Literal[True]
     ) -> tuple[float, float]: ...
 
     def score(
-        self,
-        records: Iterable[Record | Mapping[str, Any]],
-        y: None = None,
-        *,
-        return_std: bool = False,
+        self, records: Iterable[Record | Mapping[str, Any]], y: None = None, *, return_std: bool = False
     ) -> float | tuple[float, float]:
         """Mean log-likelihood per record, in nats, weighted by the records' survey weights.
 
@@ -377,9 +361,7 @@ class MixtureOfPersonas:
 
         return Likelihood(table, self._fitted(), seed=self.seed).values(self._fitted())
 
-    def score_report(
-        self, records: Iterable[Record | Mapping[str, Any]], *, plain: bool = True
-    ) -> dict[str, Any]:
+    def score_report(self, records: Iterable[Record | Mapping[str, Any]], *, plain: bool = True) -> dict[str, Any]:
         """Mean log-likelihood per record, in nats, beside that of simpler models.
 
         Parameters
@@ -425,11 +407,7 @@ class MixtureOfPersonas:
         return self
 
     def explain(
-        self,
-        record: Record | Mapping[str, Any],
-        *,
-        n_exemplars: int = 5,
-        n_components: int = 10,
+        self, record: Record | Mapping[str, Any], *, n_exemplars: int = 5, n_components: int = 10
     ) -> dict[str, Any]:
         """Which personas and exemplars speak for this record, given its text.
 
@@ -553,14 +531,7 @@ class MixtureOfPersonas:
         fitted, store = self._fitted(), self._open_store()
         hx = self._context_vectors(asked)
         writers = draw_writers(
-            fitted,
-            hx,
-            asked,
-            seed=seed,
-            n_agents=n_agents,
-            mix=mix,
-            tau_factor=tau_factor,
-            same_label=same_label,
+            fitted, hx, asked, seed=seed, n_agents=n_agents, mix=mix, tau_factor=tau_factor, same_label=same_label
         )
         return list(
             simulate(
@@ -586,11 +557,7 @@ class MixtureOfPersonas:
 
         names = {
             "lm": self.lm if isinstance(self.lm, str) else None,
-            "scorer": ""
-            if self.scorer is None
-            else self.scorer
-            if isinstance(self.scorer, str)
-            else None,
+            "scorer": "" if self.scorer is None else self.scorer if isinstance(self.scorer, str) else None,
             "encoder": self.encoder if isinstance(self.encoder, str) else None,
             "score_components": int(self.score_components),
         }
@@ -641,12 +608,7 @@ class MixtureOfPersonas:
         for name in ("seed", "score_components"):  # so that it scores as it did
             if name in fitted.info:
                 params.setdefault(name, fitted.info[name])
-        model = cls(
-            n_personas=len(fitted.personas),
-            **chosen,
-            task=fitted.task,
-            **params,
-        )
+        model = cls(n_personas=len(fitted.personas), **chosen, task=fitted.task, **params)
         model.mixture_ = fitted
         return model
 
@@ -664,9 +626,7 @@ class MixtureOfPersonas:
     def _fitted(self) -> FittedMixture:
         fitted: FittedMixture | None = getattr(self, "mixture_", None)
         if fitted is None:
-            raise NotFittedError(
-                "this mixture has no weights yet; call fit(records) or load(folder) first"
-            )
+            raise NotFittedError("this mixture has no weights yet; call fit(records) or load(folder) first")
         return fitted
 
     def _write_personas(self, exemplars: Sequence[Record]) -> list[Persona]:
@@ -683,20 +643,13 @@ class MixtureOfPersonas:
 
             from mop.config import PersonaConfig
 
-            n_clusters = PersonaConfig(n_personas="auto").n_clusters(
-                len(np.unique(vectors, axis=0))
-            )
+            n_clusters = PersonaConfig(n_personas="auto").n_clusters(len(np.unique(vectors, axis=0)))
         clustering = cluster(vectors, n_clusters, seed=self.seed)
         if self.writer == "keywords":
             return keyword_personas(exemplars, clustering)
         if self.writer == "llm":
             return llm_personas(
-                exemplars,
-                clustering,
-                self._open_generator(),
-                task=self.task,
-                seed=self.seed,
-                store=store,
+                exemplars, clustering, self._open_generator(), task=self.task, seed=self.seed, store=store
             )
         raise ConfigError(f"writer must be 'keywords' or 'llm', got {self.writer!r}")
 
@@ -797,9 +750,7 @@ def _as_records(
     drops_repeated: bool = False,
 ) -> list[Record]:
     """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them."""
-    source, rows, names = _opened_rows(
-        records, "records", "Records and rows with context and response"
-    )
+    source, rows, names = _opened_rows(records, "records", "Records and rows with context and response")
     if rows and all(isinstance(row, Record) for row in rows):
         for record in rows:
             _check_record(record)
@@ -824,14 +775,10 @@ def _check_record(record: Record) -> None:
 def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
     """Records as they are, strings and rows (of a DataFrame too) under their place."""
     if isinstance(contexts, str):
-        raise DataError(
-            f"several contexts are expected, got the one string {contexts!r}; put it into a list"
-        )
+        raise DataError(f"several contexts are expected, got the one string {contexts!r}; put it into a list")
     if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
         contexts = list(contexts)  # a column of a table, too
-    source, rows, names = _opened_rows(
-        contexts, "contexts", "strings, Records and rows with a context"
-    )
+    source, rows, names = _opened_rows(contexts, "contexts", "strings, Records and rows with a context")
     if rows is not None and all(isinstance(row, str | Record) for row in rows):
         return [
             row if isinstance(row, Record) else Record(key=f"context-{i}", context=row, response="")
@@ -845,9 +792,7 @@ def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[R
     return [replace(record, key=f"context-{i}") for i, record in enumerate(found)]
 
 
-def _opened_rows(
-    given: Iterable[Any], what: str, accepted: str
-) -> tuple[object, list[Any] | None, tuple[str, ...]]:
+def _opened_rows(given: Iterable[Any], what: str, accepted: str) -> tuple[object, list[Any] | None, tuple[str, ...]]:
     """What `mop.data.records.load_records` takes, its rows unless it is a table, and the names of columns."""
     if isinstance(given, str | os.PathLike):
         raise DataError(

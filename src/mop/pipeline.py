@@ -62,6 +62,4 @@ def run(
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
-    return bring_run_up(
-        config, path, until, models=models or Models(config), store=store, progress=progress
-    )
+    return bring_run_up(config, path, until, models=models or Models(config), store=store, progress=progress)

@@ -39,13 +39,7 @@ class ProgressDisplay:
         """Take the terminal, if there is one."""
         if not self._quiet and self._stream.isatty():
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-            )
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
             from rich.progress import TimeRemainingColumn as Eta
 
             self._bars = Progress(
@@ -62,10 +56,7 @@ class ProgressDisplay:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the terminal back."""
         if self._bars is not None:
@@ -89,13 +80,7 @@ class ProgressDisplay:
             return
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total, rate="", note="")
-        self._bars.update(
-            self._tasks[what],
-            completed=done,
-            total=total,
-            rate=lines.rate(done),
-            note=self.note(),
-        )
+        self._bars.update(self._tasks[what], completed=done, total=total, rate=lines.rate(done), note=self.note())
 
 
 class _Lines:
@@ -117,10 +102,6 @@ class _Lines:
             return ""
         self._shown, self._finished = now, is_last
         rate = self.rate(done)
-        left = (
-            (total - done) * (now - self._began) / (done - self._first)
-            if done > self._first
-            else 0.0
-        )
+        left = (total - done) * (now - self._began) / (done - self._first) if done > self._first else 0.0
         eta = f", {left:.0f} s left" if rate and not is_last else ""
         return f"{what}: {done}/{total}" + (f" ({rate}{eta})" if rate else "")

@@ -28,11 +28,7 @@ PLAIN_END = "\n"
 
 
 def simulation_prompt(
-    context: str,
-    *,
-    persona: str | None = None,
-    exemplars: Sequence[Record] = (),
-    task: str = "",
+    context: str, *, persona: str | None = None, exemplars: Sequence[Record] = (), task: str = ""
 ) -> Prompt:
     r"""Return the dialogue that asks for one response: persona, exemplars, context.
 

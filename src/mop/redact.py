@@ -106,9 +106,7 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} is not written to disk or sent to another process; read it there again"
-        )
+        raise TypeError(f"{self!r} is not written to disk or sent to another process; read it there again")
 
 
 def check_variable(name: str) -> None:
@@ -222,9 +220,7 @@ def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -
     for text in private:
         letters = _letters(text)
         width = min(12, len(letters))
-        if width >= 5 and any(
-            letters[start : start + width] in plain for start in range(len(letters) - width + 1)
-        ):
+        if width >= 5 and any(letters[start : start + width] in plain for start in range(len(letters) - width + 1)):
             return "[withheld: the server's message repeats the request]"
     line = " ".join("".join(c if c.isprintable() else " " for c in redact(message)).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

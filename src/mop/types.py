@@ -150,13 +150,9 @@ class Decoding:
             if not hasattr(getattr(self, name), "__index__"):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
         if self.max_tokens < 1:
-            raise ConfigError(
-                f"max_tokens is {self.max_tokens}; a response has at least 1 token, so give more"
-            )
+            raise ConfigError(f"max_tokens is {self.max_tokens}; a response has at least 1 token, so give more")
         if not 0 <= self.min_tokens <= self.max_tokens:
-            raise ConfigError(
-                f"min_tokens is {self.min_tokens}; it must be from 0 to max_tokens ({self.max_tokens})"
-            )
+            raise ConfigError(f"min_tokens is {self.min_tokens}; it must be from 0 to max_tokens ({self.max_tokens})")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
         if self.top_k < 0:

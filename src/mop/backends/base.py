@@ -121,6 +121,5 @@ def as_generator(model: object) -> Generator:
     if isinstance(model, Generator):
         return model
     raise BackendError(
-        f"{getattr(model, 'name', model)} can score but not write responses; "
-        "name a model that can generate"
+        f"{getattr(model, 'name', model)} can score but not write responses; name a model that can generate"
     )

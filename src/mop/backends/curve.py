@@ -138,9 +138,7 @@ def torch_weights(beta: torch.Tensor, betas: Sequence[float] = BETAS) -> torch.T
     return (torch.prod(gaps, dim=-1) / scale).to(beta.dtype)
 
 
-def token_curve(
-    logits: torch.Tensor, targets: torch.Tensor, betas: Sequence[float] = BETAS
-) -> torch.Tensor:
+def token_curve(logits: torch.Tensor, targets: torch.Tensor, betas: Sequence[float] = BETAS) -> torch.Tensor:
     """Return the log-probability of each target token at every node.
 
     Parameters
@@ -179,9 +177,7 @@ def token_curve(
     return torch.cat(curves)
 
 
-def _summed_curve(
-    logits: torch.Tensor, targets: torch.Tensor, chosen: tuple[float, ...]
-) -> torch.Tensor:
+def _summed_curve(logits: torch.Tensor, targets: torch.Tensor, chosen: tuple[float, ...]) -> torch.Tensor:
     """Return `token_curve` of float32 logits."""
     import torch
 

@@ -86,11 +86,7 @@ def write(
                 slots.admit(prefill(heads))
                 live += new
         # A row that was just taken up is fed the last token of its prompt, others their last draw.
-        tokens = [
-            draft.drawn[-1] if draft.drawn else prompt[-1]
-            for draft in live
-            for prompt in draft.prompts
-        ]
+        tokens = [draft.drawn[-1] if draft.drawn else prompt[-1] for draft in live for prompt in draft.prompts]
         with torch.inference_mode():
             logits = slots.step(tokens)
             _append(live, logits, decoding, end_ids)
@@ -120,9 +116,7 @@ def _rows_of_unfinished(live: Sequence[Draft]) -> list[int]:
     return kept
 
 
-def _append(
-    live: Sequence[Draft], logits: torch.Tensor, decoding: Decoding, end_ids: frozenset[int]
-) -> None:
+def _append(live: Sequence[Draft], logits: torch.Tensor, decoding: Decoding, end_ids: frozenset[int]) -> None:
     """Draw the next token of every draft from the logits of its branches."""
     import torch
 
@@ -130,9 +124,7 @@ def _append(
     temperatures = [value for draft in live for value in draft.temperatures]
     logits /= torch.tensor(temperatures, device=device)[:, None]
     owners = [place for place, draft in enumerate(live) for _ in draft.prompts]
-    early = [
-        row for row, owner in enumerate(owners) if len(live[owner].drawn) < decoding.min_tokens
-    ]
+    early = [row for row, owner in enumerate(owners) if len(live[owner].drawn) < decoding.min_tokens]
     if early:
         ends = torch.tensor(sorted(end_ids), device=device)
         logits[torch.tensor(early, device=device)[:, None], ends] = -torch.inf

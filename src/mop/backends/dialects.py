@@ -59,9 +59,7 @@ class Scored:
 # ------------------------------------------------------------------ requests
 
 
-def messages_of(
-    prompt: Prompt, neutral: Callable[[str], tuple[str, int]]
-) -> tuple[list[dict[str, str]], int]:
+def messages_of(prompt: Prompt, neutral: Callable[[str], tuple[str, int]]) -> tuple[list[dict[str, str]], int]:
     """Turn a prompt into chat messages; control strings in data are made visible and harmless.
 
     Parameters
@@ -187,16 +185,10 @@ def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float,
     }
     if kind in ("vllm", "sglang"):
         fields |= {"top_k": decoding.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
-        fields |= {
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "min_tokens": decoding.min_tokens,
-        }
+        fields |= {"presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": decoding.min_tokens}
     elif kind == "llamacpp":
         fields |= {"top_k": decoding.top_k, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0}
-    if (decoding.top_k and kind in ("ollama", "other")) or (
-        decoding.min_tokens and kind not in ("vllm", "sglang")
-    ):
+    if (decoding.top_k and kind in ("ollama", "other")) or (decoding.min_tokens and kind not in ("vllm", "sglang")):
         raise CallError(
             f"top_k = {decoding.top_k} and min_tokens = {decoding.min_tokens} were asked for, "
             "and a server of "
@@ -237,13 +229,7 @@ def score_request(
             "sampling_params": {"max_new_tokens": 1, "temperature": 0},
             "stream": False,
         }
-    body: Json = {
-        "model": model,
-        "prompt": list(ids),
-        "max_tokens": 1,
-        "temperature": 0,
-        "stream": False,
-    }
+    body: Json = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "stream": False}
     if dialect == "echo":
         # max_tokens 0 means "no limit" on some servers, so one token is drawn and thrown away.
         return "/v1/completions", body | {"echo": True, "logprobs": 1}
@@ -268,18 +254,11 @@ def read_json(raw: bytes) -> Json:
     {'a': 1}
     """
     try:
-        value = json.loads(
-            raw,
-            parse_constant=_no_constant,
-            parse_int=_no_giant,
-            object_pairs_hook=_no_twins,
-        )
+        value = json.loads(raw, parse_constant=_no_constant, parse_int=_no_giant, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:
         # ``from None``: the decoder's error holds the whole document, and with it people's words.
         reason = str(error) if isinstance(error, _StrictJsonError) else type(error).__name__
-        raise _protocol(
-            "json", f"an answer of {len(raw)} bytes is not valid JSON ({reason})"
-        ) from None
+        raise _protocol("json", f"an answer of {len(raw)} bytes is not valid JSON ({reason})") from None
     if not isinstance(value, dict):
         raise _protocol("json", f"an answer is a JSON {type(value).__name__}, not an object")
     if _depth(value) > MAX_DEPTH:
@@ -299,20 +278,10 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     choice = _only_choice(body)
     reason = choice.get("finish_reason")
     if reason in ("content_filter", "tool_calls", "function_call"):
-        raise CallError(
-            f"the server ended a response with {reason!r}", kind="item", code=str(reason)
-        )
-    finish = {
-        "stop": "stop",
-        "length": "length",
-        "eos": "stop",
-        "eos_token": "stop",
-        "stop_sequence": "stop",
-    }
+        raise CallError(f"the server ended a response with {reason!r}", kind="item", code=str(reason))
+    finish = {"stop": "stop", "length": "length", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop"}
     if not isinstance(reason, str) or reason not in finish:
-        raise _protocol(
-            "finish", f"finish_reason is {_name(reason)}; accepted are 'stop' and 'length'"
-        )
+        raise _protocol("finish", f"finish_reason is {_name(reason)}; accepted are 'stop' and 'length'")
     if is_chat:
         message = choice.get("message")
         message = message if isinstance(message, dict) else {}
@@ -330,8 +299,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     meter = read_meter(body)
     if meter.completion_tokens > max_tokens:
         raise _protocol(
-            "max-tokens",
-            f"{meter.completion_tokens} tokens came where at most {max_tokens} were asked for",
+            "max-tokens", f"{meter.completion_tokens} tokens came where at most {max_tokens} were asked for"
         )
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
@@ -374,12 +342,7 @@ def read_meter(body: Json) -> Meter:
 
 
 def read_scores(
-    dialect: ScoreDialect,
-    body: Json,
-    ids: Sequence[int],
-    start: int,
-    *,
-    token_text: Callable[[int], str],
+    dialect: ScoreDialect, body: Json, ids: Sequence[int], start: int, *, token_text: Callable[[int], str]
 ) -> Scored:
     """Take the log-probabilities of ``ids[start:]`` out of an answer, if every check holds.
 
@@ -427,23 +390,17 @@ def read_scores(
 def _vllm_rows(choice: Json, ids: Sequence[int]) -> list[object]:
     entries = choice.get("prompt_logprobs")
     if not isinstance(entries, list):
-        raise _protocol(
-            "no-scores", f"prompt_logprobs is {_short(entries)}; the server does not score prompts"
-        )
+        raise _protocol("no-scores", f"prompt_logprobs is {_short(entries)}; the server does not score prompts")
     if len(entries) != len(ids):
         raise _protocol("score-count", f"{len(entries)} prompt_logprobs came for {len(ids)} tokens")
     rows: list[object] = [0.0]  # nothing comes before position 0, and nobody reads it
     for position in range(1, len(ids)):
         entry = entries[position]
         if entry is None:
-            raise _protocol(
-                "nulls", f"prompt_logprobs is null at position {position} of {len(ids)}"
-            )
+            raise _protocol("nulls", f"prompt_logprobs is null at position {position} of {len(ids)}")
         value = entry.get(str(ids[position])) if isinstance(entry, dict) else None
         if not isinstance(value, dict):
-            raise _protocol(
-                "wrong-ids", f"position {position} does not hold the token that was sent"
-            )
+            raise _protocol("wrong-ids", f"position {position} does not hold the token that was sent")
         rows.append(value.get("logprob"))
     return rows[1:]
 
@@ -452,9 +409,7 @@ def _echo_rows(choice: Json, ids: Sequence[int], token_text: Callable[[int], str
     block = choice.get("logprobs")
     values = block.get("token_logprobs") if isinstance(block, dict) else None
     if not isinstance(block, dict) or not isinstance(values, list):
-        raise _protocol(
-            "no-scores", "there are no token_logprobs; the server took 'echo' and ignored it"
-        )
+        raise _protocol("no-scores", "there are no token_logprobs; the server took 'echo' and ignored it")
     # The last entry may be the token that was generated because max_tokens must be at least 1.
     if len(values) not in (len(ids), len(ids) + 1):
         raise _protocol(
@@ -463,9 +418,7 @@ def _echo_rows(choice: Json, ids: Sequence[int], token_text: Callable[[int], str
             "a server that returns generated tokens only cannot score",
         )
     if block.get("token_ids") is not None:
-        _same_ids(
-            block["token_ids"][: len(ids)] if isinstance(block["token_ids"], list) else None, ids
-        )
+        _same_ids(block["token_ids"][: len(ids)] if isinstance(block["token_ids"], list) else None, ids)
     elif choice.get("prompt_token_ids") is None:
         tokens = block.get("tokens")
         sent = [token_text(i).strip() for i in ids]
@@ -498,22 +451,16 @@ def _read_sglang(body: Json, ids: Sequence[int], start: int) -> Scored:
     )
     if meter.prompt_tokens != len(ids):
         raise _protocol(
-            "prompt-length",
-            f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent",
+            "prompt-length", f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent"
         )
     rows = info.get("input_token_logprobs")
     wanted = ids[start - 1 :]
     if not isinstance(rows, list):
         raise _protocol("no-scores", f"input_token_logprobs is {_short(rows)}")
     if len(rows) != len(wanted):
-        raise _protocol(
-            "score-count",
-            f"{len(rows)} input_token_logprobs came where {len(wanted)} were asked for",
-        )
+        raise _protocol("score-count", f"{len(rows)} input_token_logprobs came where {len(wanted)} were asked for")
     if not all(isinstance(row, list) and len(row) >= 2 for row in rows):
-        raise _protocol(
-            "no-scores", "a row of input_token_logprobs is not [log-probability, id, text]"
-        )
+        raise _protocol("no-scores", "a row of input_token_logprobs is not [log-probability, id, text]")
     _same_ids([row[1] for row in rows], wanted)
     return Scored(_checked([row[0] for row in rows[1:]], 0), meter)
 
@@ -524,25 +471,15 @@ def _checked(rows: Sequence[object], skip: int) -> tuple[float, ...]:
     for position, value in enumerate(rows):
         if value is None:
             raise _protocol("nulls", f"the log-probability of token {position + 1} is null")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-        ):
-            raise _protocol(
-                "not-finite", f"the log-probability of token {position + 1} is {_short(value)}"
-            )
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise _protocol("not-finite", f"the log-probability of token {position + 1} is {_short(value)}")
         if value > 1e-6:
-            raise _protocol(
-                "positive", f"the log-probability of token {position + 1} is {value:.6g}, above 0"
-            )
+            raise _protocol("positive", f"the log-probability of token {position + 1} is {value:.6g}, above 0")
         if value <= -1000.0:
             # vLLM writes -9999 for -inf, others the smallest float: averaged in, they ruin a score
             # quietly.
             raise _protocol(
-                "sentinel",
-                f"the log-probability of token {position + 1} is {value:.6g}: a stand-in, not a "
-                "value",
+                "sentinel", f"the log-probability of token {position + 1} is {value:.6g}: a stand-in, not a value"
             )
         values.append(min(float(value), 0.0))
     span = values[skip:]
@@ -569,9 +506,7 @@ def _thinking(*, is_chat: bool) -> CallError:
         else "its template was filled in here, with thinking off, so use a model that can do without"
     )
     return CallError(
-        "the model thinks before it answers, and thoughts are no response; " + advice,
-        kind="item",
-        code="reasoning",
+        "the model thinks before it answers, and thoughts are no response; " + advice, kind="item", code="reasoning"
     )
 
 
@@ -586,16 +521,12 @@ def _only_choice(body: Json) -> Json:
 def _same_ids(came: object, sent: Sequence[int]) -> None:
     if not isinstance(came, list) or came != list(sent):
         n = len(came) if isinstance(came, list) else 0
-        raise _protocol(
-            "wrong-ids", f"the {n} token ids that came back are not the {len(sent)} that were sent"
-        )
+        raise _protocol("wrong-ids", f"the {n} token ids that came back are not the {len(sent)} that were sent")
 
 
 def _count(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise _protocol(
-            "usage", f"{name} is {_short(value)}; a count is needed to see cost and truncation"
-        )
+        raise _protocol("usage", f"{name} is {_short(value)}; a count is needed to see cost and truncation")
     return value
 
 

@@ -64,11 +64,7 @@ class EmbeddingCache(Protocol):
 
 
 def embed(
-    texts: Sequence[str],
-    encoder: Encoder,
-    *,
-    store: EmbeddingCache | None = None,
-    progress: Progress | None = None,
+    texts: Sequence[str], encoder: Encoder, *, store: EmbeddingCache | None = None, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Encode texts, each different one once.
 
@@ -155,22 +151,14 @@ def open_encoder(
         If an embedded encoder cannot be fetched.
     """
     if dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype of the encoder {name!r} is {dtype!r}; choose one of: {', '.join(DTYPES)}"
-        )
+        raise ConfigError(f"dtype of the encoder {name!r} is {dtype!r}; choose one of: {', '.join(DTYPES)}")
     if name == "fake":
         return FakeEncoder()
     place = resolve(name, kind="encoder")
     # Where a folder lies says nothing about its vectors.
     short = str(name) if str(name) in EMBEDDED or isinstance(place, str) else place.name
     return SentenceEncoder(
-        short,
-        place,
-        revision=revision(name),
-        device=device,
-        max_length=max_length,
-        normalize=normalize,
-        dtype=dtype,
+        short, place, revision=revision(name), device=device, max_length=max_length, normalize=normalize, dtype=dtype
     )
 
 
@@ -270,9 +258,7 @@ class SentenceEncoder:
         model.max_seq_length = self.max_length
         readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         self._say_what_is_cut(readable)
-        vectors = model.encode(
-            readable, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True
-        )
+        vectors = model.encode(readable, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
         vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.n_dims)
         return unit_rows(vectors) if self._normalize else vectors
 
@@ -293,9 +279,7 @@ class SentenceEncoder:
         talk.disable_progress_bar()
         try:
             loaded = package.SentenceTransformer(
-                str(self._place),
-                device=self._device,
-                local_files_only=isinstance(self._place, Path),
+                str(self._place), device=self._device, local_files_only=isinstance(self._place, Path)
             )
             self._loaded = loaded.bfloat16() if self._dtype == "bfloat16" else loaded.float()
         finally:
@@ -313,8 +297,7 @@ class SentenceEncoder:
         n_cut = sum(len(ids) > self.max_length for ids in pieces)
         if n_cut:
             log.warning(
-                "%d of %d texts are longer than the %d word pieces that the encoder reads; "
-                "their ends do not count",
+                "%d of %d texts are longer than the %d word pieces that the encoder reads; their ends do not count",
                 n_cut,
                 len(texts),
                 self.max_length,
@@ -334,9 +317,7 @@ def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float32]:
     [[0.6000000238418579, 0.800000011920929]]
     """
     wide = vectors.astype(np.float64)
-    scaled: NDArray[np.float32] = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(
-        np.float32
-    )
+    scaled: NDArray[np.float32] = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
     return scaled
 
 

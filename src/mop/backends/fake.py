@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 
 from mop.errors import BackendError, ConfigError
 from mop.randomness import uniforms
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Prompt,
-    Score,
-    ScoreRequest,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
 Floats = NDArray[np.float64]
 
@@ -124,11 +116,7 @@ class FakeModel:
     def generate_identity(self) -> str:
         """The constants that a draw depends on."""
         return "fake/1 " + json.dumps(
-            {
-                "alphabet": self._characters,
-                "strength": self._strength,
-                "mean_length": self._mean_length,
-            }
+            {"alphabet": self._characters, "strength": self._strength, "mean_length": self._mean_length}
         )
 
     @property

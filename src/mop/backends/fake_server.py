@@ -22,20 +22,9 @@ from typing import Any, Literal, get_args
 from mop.backends.fake import ALPHABET, OTHER, FakeModel
 from mop.errors import ConfigError
 from mop.randomness import uniforms
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Prompt,
-    ScoreRequest,
-    Segment,
-    Turn,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, ScoreRequest, Segment, Turn
 
-ServerKind = Literal[
-    "vllm", "sglang", "llamacpp", "ollama", "openai", "legacy", "fireworks", "together", "tgi"
-]
+ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "openai", "legacy", "fireworks", "together", "tgi"]
 Breakage = Literal[
     "none", "silent", "generated-only", "nulls", "zeros", "constant", "positive", "sentinel", "text",
     "stale", "shifted", "wrong-ids", "short", "truncates", "no-usage", "two-choices", "runs-on",
@@ -310,9 +299,7 @@ class FakeServer:
             return early
         try:
             request = json.loads(raw)
-            self.requests = (
-                [*self.requests[-9_999:], request] if number >= 10_000 else self.requests
-            )
+            self.requests = [*self.requests[-9_999:], request] if number >= 10_000 else self.requests
             if number < 10_000:
                 self.requests.append(request)
             answer = self._answer(path, request)
@@ -339,9 +326,7 @@ class FakeServer:
             return 0.0
         return (1.0 - self._tokens) / per_s
 
-    def _early_fault(
-        self, fault: str, amount: str, headers: Mapping[str, str], raw: bytes
-    ) -> Reply | None:
+    def _early_fault(self, fault: str, amount: str, headers: Mapping[str, str], raw: bytes) -> Reply | None:
         """Faults that need no answer."""
         if fault.isdigit():
             extra = {"retry-after": amount} if amount else {}
@@ -403,19 +388,12 @@ class FakeServer:
         if self.broken == "truncates":
             prompt = prompt[-self._window :]
         if len(prompt) + int(request.get("max_tokens") or 1) > self._window + 1:
-            return _error(
-                400, f"maximum context length is {self._window}", "context_length_exceeded"
-            )
+            return _error(400, f"maximum context length is {self._window}", "context_length_exceeded")
         wants_echo = bool(request.get("echo")) and request.get("logprobs") is not None
         if wants_echo and self.kind == "openai":
             return _error(400, "Setting 'echo' and 'logprobs' at the same time is not supported")
         drawn = self._draw(_data_of(prompt), request)
-        choice: Json = {
-            "index": 0,
-            "text": drawn.text,
-            "finish_reason": drawn.finish_reason,
-            "logprobs": None,
-        }
+        choice: Json = {"index": 0, "text": drawn.text, "finish_reason": drawn.finish_reason, "logprobs": None}
         if self.kind == "vllm" and request.get("return_token_ids"):
             choice["prompt_token_ids"] = self._returned(prompt)
             ends = [END] if drawn.finish_reason == "stop" else []
@@ -479,18 +457,12 @@ class FakeServer:
         if len(ids) + 1 > self._window + 1:
             return _error(400, f"the input is longer than the context length {self._window}")
         start = max(0, int(request.get("logprob_start_len", len(ids))))
-        info: Json = {
-            "prompt_tokens": len(ids),
-            "completion_tokens": 1,
-            "finish_reason": {"type": "length"},
-        }
+        info: Json = {"prompt_tokens": len(ids), "completion_tokens": 1, "finish_reason": {"type": "length"}}
         if self.broken == "no-usage":
             del info["prompt_tokens"]
         if request.get("return_logprob") and self.broken != "silent":
             sent, values = self._returned(ids), self._values(ids)
-            rows: list[list[Any]] = [[v, i, None] for v, i in zip(values, sent, strict=True)][
-                start:
-            ]
+            rows: list[list[Any]] = [[v, i, None] for v, i in zip(values, sent, strict=True)][start:]
             rows[0][0] = None  # the row at logprob_start_len itself is null
             info["input_token_logprobs"] = rows[:-1] if self.broken == "short" else rows
         return {"text": "a", "meta_info": info}
@@ -501,9 +473,7 @@ class FakeServer:
         return {"generated_text": "a", "details": details, "echoed": bool(request.get("echo"))}
 
     def _envelope(self, name: str, choice: Json, usage: Json) -> Json:
-        model = (
-            f"{self._model}-next" if self.broken == "renamed" and self.calls > 30 else self._model
-        )
+        model = f"{self._model}-next" if self.broken == "renamed" and self.calls > 30 else self._model
         answer: Json = {"id": f"fake-{self.calls}", "object": name, "created": 0, "model": model}
         answer["choices"] = [choice, choice] if self.broken == "two-choices" else [choice]
         if self.broken != "no-usage":
@@ -551,13 +521,7 @@ class FakeServer:
             for batch in self._toy.score([ScoreRequest(prompt, t) for t in texts])
             for i, s in batch
         }
-        known = dict(
-            zip(
-                [i for i in kinds if i <= END],
-                (scored[row] for row in range(len(texts))),
-                strict=True,
-            )
-        )
+        known = dict(zip([i for i in kinds if i <= END], (scored[row] for row in range(len(texts))), strict=True))
         end = known[END]
         # A score ends with the end of the turn, so its share is taken off again.
         return [end if i == END else known[i] - end if i < END else -3.5 for i in response]
@@ -585,11 +549,7 @@ class FakeServer:
 
     def _returned(self, ids: Sequence[int]) -> list[int]:
         """Return the ids that the server says it worked on."""
-        return (
-            [(i + 1) % END if i < END else i for i in ids]
-            if self.broken == "wrong-ids"
-            else list(ids)
-        )
+        return [(i + 1) % END if i < END else i for i in ids] if self.broken == "wrong-ids" else list(ids)
 
 
 class RunningServer:
@@ -607,8 +567,7 @@ class RunningServer:
             self._http = _Server(("127.0.0.1", port), handler)
         except OSError as error:
             raise ConfigError(
-                f"port {port} of this machine cannot be used ({error.strerror}); give another "
-                "one, or 0 for any"
+                f"port {port} of this machine cannot be used ({error.strerror}); give another one, or 0 for any"
             ) from error
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -748,11 +707,7 @@ def _as_prompt(data: str) -> Prompt:
 
 
 def _usage(tokens_in: int, tokens_out: int) -> Json:
-    return {
-        "prompt_tokens": tokens_in,
-        "completion_tokens": tokens_out,
-        "total_tokens": tokens_in + tokens_out,
-    }
+    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
 
 
 def _json(status: int, value: Json, headers: dict[str, str] | None = None) -> Reply:
@@ -760,7 +715,5 @@ def _json(status: int, value: Json, headers: dict[str, str] | None = None) -> Re
     return Reply(status, json.dumps(value).encode(), headers or {})
 
 
-def _error(
-    status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None
-) -> Reply:
+def _error(status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None) -> Reply:
     return _json(status, {"error": {"message": message, "type": "fake", "code": code}}, headers)

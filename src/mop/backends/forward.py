@@ -155,9 +155,7 @@ class GeneralBody:
             values = torch.stack([layer.values for layer in cache.layers])
             for place, row in enumerate(batch):
                 span = slice(before - row.before, before + len(row.tokens))
-                found[row.order] = Prefix(
-                    keys[:, place, :, span].clone(), values[:, place, :, span].clone()
-                )
+                found[row.order] = Prefix(keys[:, place, :, span].clone(), values[:, place, :, span].clone())
         return [found[order] for order in range(len(found))]
 
     def slots(self, rows: int, length: int) -> Slots:
@@ -252,9 +250,7 @@ def _span(batch: Sequence[_Row]) -> tuple[int, int]:
     return min(row.wanted[0] for row in batch), max(row.wanted[1] for row in batch)
 
 
-def _side_by_side(
-    parts: Sequence[torch.Tensor | None], known: torch.Tensor | None = None
-) -> torch.Tensor:
+def _side_by_side(parts: Sequence[torch.Tensor | None], known: torch.Tensor | None = None) -> torch.Tensor:
     """Put rows (layers, heads, P, D) below known ones, all ending in the same column.
 
     Returns (layers, rows, heads, longest P, D), padded in front with zeros.
@@ -411,9 +407,7 @@ class LlamaBody:
         layouts = _layouts(groups, self._embed.device, kept)
         ids = [token for group in groups for row in group.rows for token in row]
         places = torch.cat([layout.places for layout in layouts])
-        hidden = torch.nn.functional.embedding(
-            torch.tensor(ids, device=self._embed.device), self._embed
-        )
+        hidden = torch.nn.functional.embedding(torch.tensor(ids, device=self._embed.device), self._embed)
         turn = self._turns(hidden, places)
         last = len(self._layers) - 1
         for depth, layer in enumerate(self._layers):
@@ -448,9 +442,7 @@ class LlamaBody:
 
         return torch.split(joined, [self._heads, self._shared, self._shared], dim)
 
-    def _project(
-        self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def _project(self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Return queries, keys and values side by side: (N, heads + 2 · shared heads, D)."""
         import torch
 
@@ -506,9 +498,7 @@ def _is_plain(like: torch.Tensor) -> bool:
     return like.device.type == "cpu" and like.dtype == torch.bfloat16
 
 
-def _attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Let tokens look back: (B, heads, T, D).
 
     In bfloat16 on a CPU as plain products, a piece at a time, two to six times as fast as torch's own, with
@@ -524,9 +514,7 @@ def _attention(
     import torch
 
     if not _is_plain(queries):
-        return torch.nn.functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, enable_gqa=True
-        )
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
     n_rows, heads, n_tokens, size = queries.shape
     shared, before = keys.shape[1], keys.shape[2] - n_tokens
     bias = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
@@ -703,12 +691,7 @@ class _Layout:
         return part.view(len(self.lengths), -1, *packed.shape[1:])
 
     def attend(
-        self,
-        depth: int,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        mixed: torch.Tensor,
+        self, depth: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mixed: torch.Tensor
     ) -> None:
         """Let each token, (B, T, heads, D), look at the prefix and at the earlier tokens of its row.
 
@@ -730,9 +713,7 @@ class _Layout:
             torch.index_select(found, 0, self.back, out=mixed[self.low : high])
 
 
-def _layouts(
-    groups: Sequence[Group], device: torch.device, kept: list[Prefix] | None
-) -> list[_Layout]:
+def _layouts(groups: Sequence[Group], device: torch.device, kept: list[Prefix] | None) -> list[_Layout]:
     import torch
 
     found, low, done = [], 0, 0

@@ -15,9 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def side_by_side(
-    pieces: Sequence[Callable[[], Iterator[T]]], *, threads: int | None = None
-) -> Iterator[T]:
+def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]], *, threads: int | None = None) -> Iterator[T]:
     """Run pieces of work at the same time; yields what they yield, as it comes.
 
     If the caller stops early, or a piece fails, or the wait is interrupted from the keyboard, the

@@ -111,14 +111,7 @@ class Ledger:
     @property
     def spent(self) -> Spent:
         """What this session has used so far, probes and repeated calls included."""
-        return Spent(
-            self.calls,
-            self.retries,
-            self.prompt_tokens,
-            self.completion_tokens,
-            self.lost_tokens,
-            self.cost,
-        )
+        return Spent(self.calls, self.retries, self.prompt_tokens, self.completion_tokens, self.lost_tokens, self.cost)
 
     @property
     def items(self) -> int:
@@ -147,14 +140,10 @@ class Ledger:
         limits = self.ceilings
         if (
             limits.max_lm_tokens is not None
-            and self.earlier.tokens + self.tokens + self._reserved_tokens + tokens
-            > limits.max_lm_tokens
+            and self.earlier.tokens + self.tokens + self._reserved_tokens + tokens > limits.max_lm_tokens
         ):
             return False
-        if (
-            limits.max_cost is not None
-            and self.earlier.cost + self.cost + self._reserved_cost + cost > limits.max_cost
-        ):
+        if limits.max_cost is not None and self.earlier.cost + self.cost + self._reserved_cost + cost > limits.max_cost:
             return False
         self._reserved_tokens += tokens
         self._reserved_cost += cost
@@ -176,13 +165,7 @@ class Ledger:
         self._reserved_cost = 0.0 if self._reserved_tokens == 0 else self._reserved_cost - cost
 
     def settle(
-        self,
-        tokens_in: int,
-        tokens_out: int,
-        used: Meter | None,
-        *,
-        lost: bool = False,
-        is_probe: bool = False,
+        self, tokens_in: int, tokens_out: int, used: Meter | None, *, lost: bool = False, is_probe: bool = False
     ) -> None:
         """Replace a reservation by what the call used.
 
@@ -247,8 +230,7 @@ class Ledger:
         """
         if self.items < 2:
             raise BackendError(
-                f"a forecast needs at least 2 finished items, got {self.items}; let the pilot "
-                "run further"
+                f"a forecast needs at least 2 finished items, got {self.items}; let the pilot run further"
             )
         pilot = self._pilot
         tokens, cost = pilot.tokens / pilot.items, pilot.cost / pilot.items

@@ -18,15 +18,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -60,9 +52,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 2**20
-_MAY_BE_BILLED = frozenset(
-    ("timeout", "cut", "network", "http-408", "http-502", "http-504", "http-524")
-)
+_MAY_BE_BILLED = frozenset(("timeout", "cut", "network", "http-408", "http-502", "http-504", "http-524"))
 """Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
 """Answered calls between two checks that the model behind an address is still the same."""
@@ -180,11 +170,7 @@ class Link:
         self.findings = Findings()
         self.failures: dict[int, Failure] = {}
         self.endpoints = [
-            Endpoint(
-                url,
-                float(min(policy.first_limit, settings.max_concurrency)),
-                settings.max_concurrency,
-            )
+            Endpoint(url, float(min(policy.first_limit, settings.max_concurrency)), settings.max_concurrency)
             for url in urls
         ]
         # Keeps the prefix cache of a shared server from telling others what our prompts begin with.
@@ -212,33 +198,24 @@ class Link:
         self._turn = asyncio.Lock()
         self._finished = asyncio.Event()
 
-        async with (
-            httpx.AsyncClient(
-                headers={
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                    "User-Agent": "mop",
-                    # Built here and kept in no variable: some tracebacks print variables.
-                    **({"Authorization": f"Bearer {self._key.reveal()}"} if self._key else {}),
-                },
-                timeout=None,  # a limit per read never fires on a slow drip; `fetch` limits the whole call
-                follow_redirects=False,
-                trust_env=False,
-                transport=self._transport,
-                limits=httpx.Limits(
-                    max_connections=None, max_keepalive_connections=self.settings.max_concurrency
-                ),
-            ) as client
-        ):
+        async with httpx.AsyncClient(
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": "mop",
+                # Built here and kept in no variable: some tracebacks print variables.
+                **({"Authorization": f"Bearer {self._key.reveal()}"} if self._key else {}),
+            },
+            timeout=None,  # a limit per read never fires on a slow drip; `fetch` limits the whole call
+            follow_redirects=False,
+            trust_env=False,
+            transport=self._transport,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.settings.max_concurrency),
+        ) as client:
             yield client
 
     async def fetch(
-        self,
-        client: httpx.AsyncClient,
-        method: str,
-        url: str,
-        body: Json | None = None,
-        private: Iterable[str] = (),
+        self, client: httpx.AsyncClient, method: str, url: str, body: Json | None = None, private: Iterable[str] = ()
     ) -> Json:
         """Send one request and return its parsed answer.
 
@@ -249,11 +226,7 @@ class Link:
         """
         import httpx
 
-        content = (
-            None
-            if body is None
-            else json.dumps(body, ensure_ascii=True, allow_nan=False).encode("ascii")
-        )
+        content = None if body is None else json.dumps(body, ensure_ascii=True, allow_nan=False).encode("ascii")
         headers = {} if content is None else {"Content-Type": "application/json"}
         status: int | None = None
         failure: CallError
@@ -286,21 +259,16 @@ class Link:
             # Only the class is kept: the exception holds the request, with key and text.
             cut = status is not None
             failure = CallError(
-                f"{url} {'broke off its answer' if cut else 'could not be reached'} "
-                f"({type(error).__name__})",
+                f"{url} {'broke off its answer' if cut else 'could not be reached'} ({type(error).__name__})",
                 kind="transient",
                 code="cut" if cut else _network_code(error),
             )
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            failure = CallError(
-                f"{url} could not be called ({type(error).__name__})", kind="fatal", code="http"
-            )
+            failure = CallError(f"{url} could not be called ({type(error).__name__})", kind="fatal", code="http")
         # Raised here, outside the handlers, so that no traceback leads to the foreign exception.
         raise failure
 
-    def _status_error(
-        self, url: str, response: httpx.Response, raw: bytes, private: Iterable[str]
-    ) -> CallError:
+    def _status_error(self, url: str, response: httpx.Response, raw: bytes, private: Iterable[str]) -> CallError:
         """Turn an HTTP status and its body into an error that quotes neither key nor records."""
         status = response.status_code
         kind = classify_status(status) or "protocol"
@@ -315,15 +283,8 @@ class Link:
                 wait = None
         if status == 429 and code in ("insufficient_quota", "billing_hard_limit_reached"):
             kind, detail = "fatal", f"{detail}; the account has no credit left"
-        elif (
-            wait is not None
-            and kind in ("throttled", "transient")
-            and wait > self.policy.item_limit_s
-        ):
-            kind, detail = (
-                "fatal",
-                f"it asks to wait {wait:.0f} s; run the same command again after that",
-            )
+        elif wait is not None and kind in ("throttled", "transient") and wait > self.policy.item_limit_s:
+            kind, detail = ("fatal", f"it asks to wait {wait:.0f} s; run the same command again after that")
         elif status in (401, 403):
             source = self._key.source if self._key is not None else None
             advice = f"the key in {source} is not accepted" if source else "set api_key_env"
@@ -333,8 +294,7 @@ class Link:
         elif status == 404:
             detail = f"{detail}; check the address and the model name {self.model!r}"
         elif code == "context_length_exceeded" or any(
-            words in detail.lower()
-            for words in ("context length", "context window", "context size", "too long")
+            words in detail.lower() for words in ("context length", "context window", "context size", "too long")
         ):
             return CallError(f"{url} answered {status}: {detail}", kind="item", code="too-long")
         return CallError(
@@ -347,12 +307,7 @@ class Link:
     # -------------------------------------------------------------- one item
 
     async def obtain(
-        self,
-        client: httpx.AsyncClient,
-        job: Job[T],
-        only: Endpoint | None = None,
-        *,
-        is_brief: bool = False,
+        self, client: httpx.AsyncClient, job: Job[T], only: Endpoint | None = None, *, is_brief: bool = False
     ) -> T:
         """Call until the item is had or given up, within the ceilings.
 
@@ -388,14 +343,8 @@ class Link:
             sent = loop.time()
             tries.calls += 1
             try:
-                root = (
-                    endpoint.url
-                    if job.path.startswith("/v1/")
-                    else endpoint.url.removesuffix("/v1")
-                )
-                answer = await self.fetch(
-                    client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private
-                )
+                root = endpoint.url if job.path.startswith("/v1/") else endpoint.url.removesuffix("/v1")
+                answer = await self.fetch(client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private)
                 result, used = _read(job, answer, endpoint.url)
                 is_lost = False
                 self._check_model(endpoint, used, job.private)
@@ -416,21 +365,13 @@ class Link:
                 tries.spent_s += loop.time() - sent
                 is_answered = used is not None and (failure is None or failure.kind != "protocol")
                 self._leave(endpoint, failure, sent_s=sent, is_answered=is_answered)
-                self.ledger.settle(
-                    job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted
-                )
+                self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted)
                 self._finished.set()
             wait = wait_before_retry(failure, tries, policy, seed=job.seed)
             if wait is None:
                 raise failure
             self.ledger.retries += 1
-            logger.info(
-                "call %d of item %d failed (%s), again in %.1f s",
-                tries.calls,
-                job.index,
-                failure.code,
-                wait,
-            )
+            logger.info("call %d of item %d failed (%s), again in %.1f s", tries.calls, job.index, failure.code, wait)
             await asyncio.sleep(wait)
 
     async def _enter(self, job: Job[Any], only: Endpoint | None, *, is_brief: bool) -> Endpoint:
@@ -473,14 +414,7 @@ class Link:
             async with asyncio.timeout(limit_s):
                 await self._finished.wait()
 
-    def _leave(
-        self,
-        endpoint: Endpoint,
-        failure: CallError | None,
-        *,
-        sent_s: float,
-        is_answered: bool,
-    ) -> None:
+    def _leave(self, endpoint: Endpoint, failure: CallError | None, *, sent_s: float, is_answered: bool) -> None:
         """Give the place back and let the endpoint know how it went."""
         now = asyncio.get_running_loop().time()
         endpoint.in_flight -= 1
@@ -497,8 +431,7 @@ class Link:
         if pause_s >= _LONG_PAUSE_S and endpoint.url not in self._warned:
             self._warned.add(endpoint.url)
             logger.warning(
-                "%s asks for patience (%s): nothing goes there for %.0f s; its further pauses are "
-                "not reported",
+                "%s asks for patience (%s): nothing goes there for %.0f s; its further pauses are not reported",
                 endpoint.url,
                 failure.code if failure is not None else "",
                 pause_s,
@@ -523,10 +456,7 @@ class Link:
             before = self._fingerprints.setdefault(endpoint.url, meter.fingerprint)
             if before != meter.fingerprint:
                 self._fingerprints[endpoint.url] = meter.fingerprint
-                self.doubt(
-                    f"{endpoint.url} changed its fingerprint during the run: its settings may "
-                    "have changed"
-                )
+                self.doubt(f"{endpoint.url} changed its fingerprint during the run: its settings may have changed")
 
     def doubt(self, text: str) -> None:
         """Keep a doubt for the report, once."""
@@ -652,9 +582,7 @@ class Link:
                 for is_last_round in (False, True):
                     async with asyncio.TaskGroup() as group:
                         for _ in range(self.settings.max_concurrency * len(self.endpoints)):
-                            group.create_task(
-                                self._take_jobs(client, work, emit, is_last_round=is_last_round)
-                            )
+                            group.create_task(self._take_jobs(client, work, emit, is_last_round=is_last_round))
                     work.jobs, work.again = iter(work.again), []
                 for task in work.late_checks:
                     task.cancel()
@@ -668,12 +596,7 @@ class Link:
             raise work.ceiling
 
     async def _take_jobs(
-        self,
-        client: httpx.AsyncClient,
-        work: _Work[T],
-        emit: Callable[[tuple[int, T]], None],
-        *,
-        is_last_round: bool,
+        self, client: httpx.AsyncClient, work: _Work[T], emit: Callable[[tuple[int, T]], None], *, is_last_round: bool
     ) -> None:
         """Take one job after the other, beside others who do the same."""
         for job in work.jobs:
@@ -725,16 +648,12 @@ class Link:
         logger.info("%s has no items until it is checked: %s", endpoint.url, why)
         return False
 
-    def _check_late(
-        self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any], *, after_s: float
-    ) -> None:
+    def _check_late(self, client: httpx.AsyncClient, endpoint: Endpoint, work: _Work[Any], *, after_s: float) -> None:
         if work.check is not None:
             coroutine = self._catch_up(client, endpoint, work.check, after_s)
             work.late_checks.append(work.group.create_task(coroutine))
 
-    async def _catch_up(
-        self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check, after_s: float
-    ) -> None:
+    async def _catch_up(self, client: httpx.AsyncClient, endpoint: Endpoint, check: _Check, after_s: float) -> None:
         """Check an address that missed its check as soon as it may be called, until it passes."""
         while endpoint.is_unchecked:
             wait = endpoint.due_s() - asyncio.get_running_loop().time()
@@ -778,16 +697,11 @@ class Link:
             entry = await self._model_entry(client, endpoint)
             kinds.append(_kind_of(entry))
             meta = entry.get("meta")
-            window = entry.get("max_model_len") or (
-                meta.get("n_ctx") if isinstance(meta, dict) else 0
-            )
+            window = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else 0)
             if type(window) is int and window > 0:
                 windows.append(window)
         if len(set(kinds)) > 1:
-            raise BackendError(
-                f"the addresses are of different kinds ({', '.join(kinds)}); give servers of one "
-                "kind"
-            )
+            raise BackendError(f"the addresses are of different kinds ({', '.join(kinds)}); give servers of one kind")
         self.findings.kind = kinds[0]
         self.findings.max_len = min(windows) if windows else None
         self._is_detected = True
@@ -805,9 +719,7 @@ class Link:
                 if error.code in ("http-404", "http-405", "http-501"):
                     return {}
                 tries.calls += 1
-                wait = wait_before_retry(
-                    error, tries, short, seed=derive_seed(0, "list", endpoint.url)
-                )
+                wait = wait_before_retry(error, tries, short, seed=derive_seed(0, "list", endpoint.url))
                 if wait is None and error.code.startswith("http-5"):
                     self.doubt(f"{endpoint.url} cannot list its models ({error.code})")
                     return {}
@@ -815,9 +727,7 @@ class Link:
                     raise
             await asyncio.sleep(wait)
         listed = answer.get("data")
-        entries: list[Json] = (
-            [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-        )
+        entries: list[Json] = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
         for entry in entries:
             # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its
             # file.
@@ -825,12 +735,9 @@ class Link:
                 return entry
         if not entries or _kind_of(entries[0]) == "llamacpp":
             return entries[0] if entries else {}
-        names = ", ".join(
-            withhold_quotes(str(entry.get("id")), (), limit=80) for entry in entries[:8]
-        )
+        names = ", ".join(withhold_quotes(str(entry.get("id")), (), limit=80) for entry in entries[:8])
         raise BackendError(
-            f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these "
-            "names before the @"
+            f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these names before the @"
         )
 
 
@@ -867,12 +774,7 @@ def is_loopback(url: str) -> bool:
 
 def _kind_of(entry: Json) -> ServerKind:
     owner = str(entry.get("owned_by", "")).lower()
-    kinds: dict[str, ServerKind] = {
-        "vllm": "vllm",
-        "sglang": "sglang",
-        "llamacpp": "llamacpp",
-        "library": "ollama",
-    }
+    kinds: dict[str, ServerKind] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp", "library": "ollama"}
     return kinds.get(owner, "other")
 
 
@@ -880,18 +782,12 @@ async def _read_body(response: httpx.Response) -> bytes:
     """Read a body up to the size cap; compressed ones are refused, since they were not asked for."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
-        raise CallError(
-            "an answer came compressed, which was not asked for", kind="protocol", code="encoding"
-        )
+        raise CallError("an answer came compressed, which was not asked for", kind="protocol", code="encoding")
     chunks, size = [], 0
     async for chunk in response.aiter_raw():
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise CallError(
-                f"an answer is larger than {MAX_BODY_BYTES >> 20} MiB",
-                kind="protocol",
-                code="too-large",
-            )
+            raise CallError(f"an answer is larger than {MAX_BODY_BYTES >> 20} MiB", kind="protocol", code="too-large")
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -918,9 +814,7 @@ def _network_code(error: httpx.TransportError) -> str:
     return "cut" if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) else "network"
 
 
-def _room(
-    finished: queue.SimpleQueue[Any], is_taken: asyncio.Event
-) -> Callable[[], Awaitable[None]]:
+def _room(finished: queue.SimpleQueue[Any], is_taken: asyncio.Event) -> Callable[[], Awaitable[None]]:
     """Make a wait until less than a batch is waiting to be handed over."""
 
     async def has_room() -> None:

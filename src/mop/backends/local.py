@@ -93,8 +93,7 @@ class LocalModel:
             )
         if memory_gib is not None and not memory_gib > 0:
             raise ConfigError(
-                f"memory_gib must be a number above 0, got {memory_gib}; leave it out to use a "
-                "third of what is free"
+                f"memory_gib must be a number above 0, got {memory_gib}; leave it out to use a third of what is free"
             )
         self._name = name
         self._revision = revision
@@ -108,8 +107,7 @@ class LocalModel:
         self._dtype = dtype or default_dtype(self._device)
         if self._dtype not in _DTYPES:
             raise ConfigError(
-                f"unknown dtype {self._dtype!r}; accepted are {', '.join(_DTYPES)}; leave it out "
-                "to let mop choose"
+                f"unknown dtype {self._dtype!r}; accepted are {', '.join(_DTYPES)}; leave it out to let mop choose"
             )
         self._memory_gib = memory_gib
         self._encoder = PromptEncoder(tokenizer)
@@ -305,10 +303,7 @@ class LocalModel:
 
     def _draft(self, index: int, request: GenerateRequest) -> Draft:
         if not request.branches:
-            raise ConfigError(
-                f"{_called(request, index)} has no branch; a response is drawn from at least one "
-                "prompt"
-            )
+            raise ConfigError(f"{_called(request, index)} has no branch; a response is drawn from at least one prompt")
         for branch in request.branches:
             if not 0 < branch.temperature < float("inf"):
                 raise ConfigError(
@@ -355,16 +350,12 @@ class LocalModel:
         )
         while waiting:
             done = self._tried(
-                waiting,
-                lambda entry: entry[0].end,
-                lambda batch: body.extend(_groups((p, ids) for _, p, ids in batch)),
+                waiting, lambda entry: entry[0].end, lambda batch: body.extend(_groups((p, ids) for _, p, ids in batch))
             )
             if done:
                 yield from self._leaves(body, items, [(node, new) for (node, _, _), new in done])
 
-    def _score_batch(
-        self, body: Body, ready: deque[tuple[_Item, Prefix | None]]
-    ) -> list[tuple[int, Score]]:
+    def _score_batch(self, body: Body, ready: deque[tuple[_Item, Prefix | None]]) -> list[tuple[int, Score]]:
         """Score as many ready items as a batch holds."""
         while True:
             found = self._tried(ready, self._cost, lambda batch: self._curves(body, batch))
@@ -428,20 +419,13 @@ class LocalModel:
                 else:
                     found[item.index] = prefix
             while waiting:
-                done = self._tried(
-                    waiting,
-                    lambda entry: len(entry[0].ids),
-                    lambda batch: body.extend(_rests(batch)),
-                )
+                done = self._tried(waiting, lambda entry: len(entry[0].ids), lambda batch: body.extend(_rests(batch)))
                 for (item, _), new in done:
                     found[item.index] = new
         return found
 
     def _tried(
-        self,
-        waiting: deque[Any],
-        cost: Callable[[Any], float],
-        run: Callable[[list[Any]], Any],
+        self, waiting: deque[Any], cost: Callable[[Any], float], run: Callable[[list[Any]], Any]
     ) -> list[tuple[Any, Any]]:
         """Take a batch from the queue, at least one entry, and run it; returns entries with results.
 
@@ -672,9 +656,7 @@ def _activation_bytes(model: Any) -> int:
     return int(4 * (8 * config.hidden_size + 4 * inner))
 
 
-def _by_prefix(
-    batch: Sequence[tuple[_Item, Prefix | None]],
-) -> Iterator[tuple[Prefix | None, list[_Item]]]:
+def _by_prefix(batch: Sequence[tuple[_Item, Prefix | None]]) -> Iterator[tuple[Prefix | None, list[_Item]]]:
     """Return runs of neighbours with the same prefix."""
     low = 0
     while low < len(batch):

@@ -39,26 +39,11 @@ _SPELT = "<|im_start|>system <|im_end|> </s> [INST] <think> <|eot_id|>"
 
 # A sentence that repeats what was said, and as many letters that no language puts in that order.
 _PAIRS = (
-    (
-        "the rain came down on the old town all night.",
-        "zq vxk jw zzxq kj vqx jxz qkw vvzj xq kzzqj.",
-    ),
-    (
-        "she opened the letter and read it to her sister.",
-        "qx jzkvw xqz vkjzqx wzx kqvj xz qq vjzkxw kzq.",
-    ),
-    (
-        "a small dog ran over the bridge after the children.",
-        "z jxqkv wqz kxv jzqx vkq zxjqwk vzxq kjz qxvkwzjq.",
-    ),
-    (
-        "he sold the house and went to live near the sea.",
-        "xk jqzv wxq kzvjx qzk wvxj zq kxvj qzxw vkj zqx.",
-    ),
-    (
-        "we had bread and tea in the garden in the morning.",
-        "vq zkxj wqvzk xjq zvx kq wjx zqkvxj zq vxk jqwzkxv.",
-    ),
+    ("the rain came down on the old town all night.", "zq vxk jw zzxq kj vqx jxz qkw vvzj xq kzzqj."),
+    ("she opened the letter and read it to her sister.", "qx jzkvw xqz vkjzqx wzx kqvj xz qq vjzkxw kzq."),
+    ("a small dog ran over the bridge after the children.", "z jxqkv wqz kxv jzqx vkq zxjqwk vzxq kjz qxvkwzjq."),
+    ("he sold the house and went to live near the sea.", "xk jqzv wxq kzvjx qzk wvxj zq kxvj qzxw vkj zqx."),
+    ("we had bread and tea in the garden in the morning.", "vq zkxj wqvzk xjq zvx kq wjx zqkvxj zq vxk jqwzkxv."),
 )
 
 
@@ -148,9 +133,7 @@ async def probe_scorer(
     return Conformance(noise, tuple(alone[:n_pairs]))
 
 
-async def probe_again(
-    score_ids: ScoreIds, encode: Encode, before: Conformance, *, where: str
-) -> None:
+async def probe_again(score_ids: ScoreIds, encode: Encode, before: Conformance, *, where: str) -> None:
     """Ask the five sentences again, last first; stop if the model behind the address has changed.
 
     Raises
@@ -222,15 +205,10 @@ async def _probe_positions(
     stranger = senseless[0][senseless[1]]
     changed = await score_ids([*ids[:-1], stranger], start)
     if not _is_same(changed[:-1], known[:-1], noise) or changed[-1] == known[-1]:
-        raise _refusal(
-            where,
-            "a changed last token does not change exactly the last value; values are off by one",
-        )
+        raise _refusal(where, "a changed last token does not change exactly the last value; values are off by one")
 
 
-async def _probe_length(
-    score_ids: ScoreIds, sensible: tuple[Sequence[int], int], max_len: int, where: str
-) -> None:
+async def _probe_length(score_ids: ScoreIds, sensible: tuple[Sequence[int], int], max_len: int, where: str) -> None:
     """One token more than fits must be an error."""
     ids, start = sensible
     filler = ids[start]
@@ -240,9 +218,7 @@ async def _probe_length(
         if error.kind == "item":
             return
         raise
-    raise _refusal(
-        where, f"it took {max_len + 1} tokens although its window is {max_len}: it cuts silently"
-    )
+    raise _refusal(where, f"it took {max_len + 1} tokens although its window is {max_len}: it cuts silently")
 
 
 def _is_rounding(found: Sequence[float], known: Sequence[float]) -> bool:

@@ -28,25 +28,11 @@ from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.spending import PILOT_ITEMS
 from mop.backends.tokens import open_tokens
 from mop.config import RemoteSettings
-from mop.errors import (
-    BackendError,
-    ConfigError,
-    PromptTooLongError,
-    ScoringUnsupportedError,
-    require,
-)
+from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError, require
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes, without_password
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Prompt,
-    Score,
-    ScoreRequest,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
 if TYPE_CHECKING:
     import httpx
@@ -154,9 +140,7 @@ def open_remote(
     require("httpx", extra="remote")
     known = [field.name for field in dataclasses.fields(RemoteSettings)]
     if unknown := sorted(set(fields) - set(known)):
-        raise ConfigError(
-            f"a server has no setting {', '.join(unknown)}; its settings are {', '.join(known)}"
-        )
+        raise ConfigError(f"a server has no setting {', '.join(unknown)}; its settings are {', '.join(known)}")
     settings = dataclasses.replace(settings or RemoteSettings(), **fields)
     model, urls = parse_name(name)
     for url in urls:
@@ -164,9 +148,7 @@ def open_remote(
     key = Secret.from_env(settings.api_key_env) if settings.api_key_env else None
     for url in urls:
         if key is not None and urlsplit(url).scheme == "http" and not is_loopback(url):
-            raise ConfigError(
-                f"a key would travel unencrypted to {url}; use https, or leave api_key_env out"
-            )
+            raise ConfigError(f"a key would travel unencrypted to {url}; use https, or leave api_key_env out")
     if encoder is None and settings.tokenizer is not None:
         encoder = load_encoder(settings.tokenizer)
     if encoder is not None:
@@ -244,9 +226,7 @@ def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
         # A bare host means its /v1; a longer path is taken as it stands, as providers have them.
         urls.append(url if urlsplit(url).path else f"{url}/v1")
     if len(set(urls)) < len(urls):
-        raise ConfigError(
-            f"an address occurs twice in {without_password(', '.join(urls))}; name each server once"
-        )
+        raise ConfigError(f"an address occurs twice in {without_password(', '.join(urls))}; name each server once")
     return body[:at], tuple(urls)
 
 
@@ -268,11 +248,7 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         parts, host = urlsplit(""), ""
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or any(c.isspace() or not c.isprintable() for c in url)
-    ):
+    if parts.scheme not in ("http", "https") or not host or any(c.isspace() or not c.isprintable() for c in url):
         raise ConfigError("a server address is not a URL like http://127.0.0.1:8000; correct it")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         # Not shown: what stands there may be a password.
@@ -285,14 +261,9 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
         return
     address = _address(host)
     if address is not None and (
-        address.is_link_local
-        or address.is_unspecified
-        or address.is_multicast
-        or address.is_reserved
+        address.is_link_local or address.is_unspecified or address.is_multicast or address.is_reserved
     ):
-        raise ConfigError(
-            f"{host} is a link-local or reserved address; give the server's own address"
-        )
+        raise ConfigError(f"{host} is a link-local or reserved address; give the server's own address")
     # A name without a dot belongs to the local network.
     is_private = address.is_private if address is not None else "." not in host
     if not allow_remote_data:
@@ -303,10 +274,7 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
             "the model here"
         )
     if parts.scheme == "http" and not is_private:
-        raise ConfigError(
-            f"{host} would be called without encryption; use https for an address outside your "
-            "network"
-        )
+        raise ConfigError(f"{host} would be called without encryption; use https for an address outside your network")
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -316,9 +284,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     except ValueError:
         last = host.rstrip(".").rpartition(".")[2].lower()
         if last.isdigit() or last.startswith("0x"):
-            raise ConfigError(
-                f"{host} is not a proper IP address; write it as four numbers from 0 to 255"
-            ) from None
+            raise ConfigError(f"{host} is not a proper IP address; write it as four numbers from 0 to 255") from None
         return None
 
 
@@ -414,10 +380,7 @@ class RemoteGenerator:
                 f"dialect {dialect!r} asks for texts only; set dialect {self.findings.kind!r}, and "
                 "tokenizer to the model's own"
             )
-        return reasons.get(
-            self.findings.kind,
-            "an endpoint for chat or plain completions does not score a given text",
-        )
+        return reasons.get(self.findings.kind, "an endpoint for chat or plain completions does not score a given text")
 
     def detect(self) -> None:
         """Fill `findings` by asking the server what it is; free of charge."""
@@ -457,8 +420,7 @@ class RemoteGenerator:
 
         link = self._link
         yield from link.stream(
-            lambda: (self._draw_job(i, request, decoding) for i, request in enumerate(requests)),
-            prepare,
+            lambda: (self._draw_job(i, request, decoding) for i, request in enumerate(requests)), prepare
         )
         self._settle_failures(len(requests), link.settings.max_failed_share)
 
@@ -478,15 +440,11 @@ class RemoteGenerator:
             "max_failed_share"
         )
 
-    def _draw_job(
-        self, index: int, request: GenerateRequest, decoding: Decoding
-    ) -> Job[Generation]:
+    def _draw_job(self, index: int, request: GenerateRequest, decoding: Decoding) -> Job[Generation]:
         """Turn a request into a call; its seed is its own, so a repeated call asks for the same draw."""
         branch = request.branches[0]
         kind = self.findings.kind
-        fields = dialects.sampling_fields(
-            kind, decoding, temperature=branch.temperature, seed=request.seed
-        )
+        fields = dialects.sampling_fields(kind, decoding, temperature=branch.temperature, seed=request.seed)
         fields[self._token_field] = fields.pop("max_tokens")
         body: Json = {"model": self._link.model, **fields}
         encoder = self._encoder
@@ -510,13 +468,10 @@ class RemoteGenerator:
                 body["stop"] = ["\n"]
 
         def read(answer: Json) -> tuple[Generation, Meter]:
-            drawn = dialects.read_generation(
-                answer, is_chat=encoder is None, max_tokens=decoding.max_tokens
-            )
+            drawn = dialects.read_generation(answer, is_chat=encoder is None, max_tokens=decoding.max_tokens)
             if encoder is not None and drawn.meter.prompt_tokens != max_in:
                 raise CallError(
-                    f"the server counted {drawn.meter.prompt_tokens} prompt tokens where "
-                    f"{max_in} were sent",
+                    f"the server counted {drawn.meter.prompt_tokens} prompt tokens where {max_in} were sent",
                     kind="protocol",
                     code="prompt-length",
                 )
@@ -525,9 +480,7 @@ class RemoteGenerator:
                 text = encoder.text(drawn.ids)
             elif encoder is not None and not encoder.is_chat:
                 text = text.removeprefix(" ")
-            return Generation(
-                text, drawn.meter.completion_tokens, drawn.finish_reason, math.nan
-            ), drawn.meter
+            return Generation(text, drawn.meter.completion_tokens, drawn.finish_reason, math.nan), drawn.meter
 
         private = _data_texts(branch.prompt)
         if encoder is not None:
@@ -585,11 +538,7 @@ class RemoteGenerator:
         self._is_ready = True
 
     async def _probe_draw(
-        self,
-        client: httpx.AsyncClient,
-        request: GenerateRequest,
-        decoding: Decoding,
-        endpoint: Endpoint,
+        self, client: httpx.AsyncClient, request: GenerateRequest, decoding: Decoding, endpoint: Endpoint
     ) -> Generation:
         try:
             return await self._link.obtain(client, self._draw_job(-1, request, decoding), endpoint)
@@ -611,9 +560,7 @@ class RemoteModel(RemoteGenerator):
         How the server is asked for the log-probabilities of a given text.
     """
 
-    def __init__(
-        self, link: Link, encoder: Encoder, control: Iterable[str], dialect: ScoreDialect
-    ) -> None:
+    def __init__(self, link: Link, encoder: Encoder, control: Iterable[str], dialect: ScoreDialect) -> None:
         super().__init__(link, encoder, control)
         self._ids = encoder
         self._dialect = dialect
@@ -691,14 +638,10 @@ class RemoteModel(RemoteGenerator):
         private: tuple[str, ...],
         make: Callable[[tuple[float, ...]], T],
     ) -> Job[T]:
-        path, body = dialects.score_request(
-            self._dialect, self._link.model, ids, start, salt=self._link.salt
-        )
+        path, body = dialects.score_request(self._dialect, self._link.model, ids, start, salt=self._link.salt)
 
         def read(answer: Json) -> tuple[T, Meter]:
-            scored = dialects.read_scores(
-                self._dialect, answer, ids, start, token_text=lambda i: self._ids.text([i])
-            )
+            scored = dialects.read_scores(self._dialect, answer, ids, start, token_text=lambda i: self._ids.text([i]))
             return make(scored.log_probs), scored.meter
 
         seed = derive_seed(0, "score", *ids[-8:], len(ids))
@@ -729,16 +672,11 @@ class RemoteModel(RemoteGenerator):
             for other, before in self.findings.conformance.items():
                 # Two addresses of one model must agree as one address agrees with itself.
                 await probe_again(
-                    self._asker(client, endpoint),
-                    self._encode,
-                    before,
-                    where=f"{endpoint.url} (beside {other})",
+                    self._asker(client, endpoint), self._encode, before, where=f"{endpoint.url} (beside {other})"
                 )
                 break
             self.findings.conformance[endpoint.url] = found
-            logger.info(
-                "%s passed the scoring probe, noise %.2g nats per token", endpoint.url, found.noise
-            )
+            logger.info("%s passed the scoring probe, noise %.2g nats per token", endpoint.url, found.noise)
         if self.expected is not None:
             check_known(self.reference, self.expected, where=link.endpoints[0].url)
 
@@ -766,6 +704,4 @@ def _as_score(log_probs: tuple[float, ...]) -> Score:
 
 
 def _data_texts(prompt: Prompt) -> tuple[str, ...]:
-    return tuple(
-        segment.text for turn in prompt.turns for segment in turn.segments if segment.is_data
-    )
+    return tuple(segment.text for turn in prompt.turns for segment in turn.segments if segment.is_data)

@@ -37,9 +37,7 @@ class CallError(BackendError):
         Wait that the server asked for, seconds.
     """
 
-    def __init__(
-        self, message: str, *, kind: CallKind, code: str, retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, kind: CallKind, code: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, retryable=kind in ("throttled", "transient", "protocol"))
         self.kind = kind
         self.code = code
@@ -117,9 +115,7 @@ def classify_status(status: int) -> CallKind | None:
     return "fatal"
 
 
-def wait_before_retry(
-    error: CallError, tries: Tries, policy: RetryPolicy, *, seed: int
-) -> float | None:
+def wait_before_retry(error: CallError, tries: Tries, policy: RetryPolicy, *, seed: int) -> float | None:
     """Count a failure and say how long to wait before the next try; None means give up.
 
     Parameters
@@ -146,9 +142,7 @@ def wait_before_retry(
         tries.protocol += 1
     if tries.transient >= policy.max_tries or tries.protocol > policy.max_protocol_retries:
         return None
-    wait = backoff_s(
-        max(tries.transient + tries.protocol, 1), policy, seed=derive_seed(seed, tries.calls)
-    )
+    wait = backoff_s(max(tries.transient + tries.protocol, 1), policy, seed=derive_seed(seed, tries.calls))
     if error.retry_after_s is not None:
         wait = max(wait, error.retry_after_s)
     tries.spent_s += wait
@@ -237,9 +231,7 @@ def _reset(text: str, utc_s: float) -> float | None:
         return max(0.0, number - utc_s) if number > 1e9 else number
     if text and (found := _DURATION.fullmatch(text)):
         units = (86400.0, 3600.0, 60.0, 1.0, 0.001)
-        return math.fsum(
-            float(n) * unit for n, unit in zip(found.groups(), units, strict=True) if n
-        )
+        return math.fsum(float(n) * unit for n, unit in zip(found.groups(), units, strict=True) if n)
     try:
         return max(0.0, datetime.fromisoformat(text).timestamp() - utc_s)
     except (ValueError, OverflowError):
@@ -295,9 +287,7 @@ class Endpoint:
         step = 1.0 if self._last_cut_s == -math.inf else 1.0 / self.limit
         self.limit = min(float(self.max_limit), self.limit + step)
 
-    def note_throttled(
-        self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int
-    ) -> None:
+    def note_throttled(self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int) -> None:
         """The server asked for patience: nothing goes there until the pause is over.
 
         One that asks for nothing else is set aside in the end, as if it failed.
@@ -320,20 +310,14 @@ class Endpoint:
             self._refusing_since_s = now_s
         refused_s = now_s - self._refusing_since_s
         if refused_s > policy.item_limit_s:
-            self._set_aside(
-                f"every call was refused (429) for {refused_s / 60:.0f} min", policy, now_s
-            )
+            self._set_aside(f"every call was refused (429) for {refused_s / 60:.0f} min", policy, now_s)
         if is_new:
             self.complaints_in_row += 1
             self._last_complaint_s = now_s
             self._adopt_pace(now_s)
         wait = error.retry_after_s
         if wait is None:
-            wait = backoff_s(
-                max(self.complaints_in_row, 1),
-                policy,
-                seed=derive_seed(seed, self.complaints_in_row),
-            )
+            wait = backoff_s(max(self.complaints_in_row, 1), policy, seed=derive_seed(seed, self.complaints_in_row))
             if not is_new:
                 wait = 0.0
         self.paused_until_s = max(self.paused_until_s, now_s + wait)
@@ -379,9 +363,7 @@ class Endpoint:
         return int(self.limit) - self.in_flight
 
 
-def choose_endpoint(
-    endpoints: Sequence[Endpoint], *, now_s: float
-) -> tuple[Endpoint | None, float | None]:
+def choose_endpoint(endpoints: Sequence[Endpoint], *, now_s: float) -> tuple[Endpoint | None, float | None]:
     """Return the endpoint with most room, or else how long to wait for one.
 
     Parameters

@@ -62,10 +62,7 @@ class Spending:
         progress: Progress | None = None,
     ) -> None:
         self._ledgers = dict(ledgers)
-        self._rows = {
-            role: {stage: Spent(**row) for stage, row in stages.items()}
-            for role, stages in kept.items()
-        }
+        self._rows = {role: {stage: Spent(**row) for stage, row in stages.items()} for role, stages in kept.items()}
         self._keep = keep
         self._progress = progress
         self._stage = ""
@@ -109,11 +106,7 @@ class Spending:
 
     def line(self) -> str:
         """What was spent so far and is expected, in one line; empty while the work at hand calls no server."""
-        parts = [
-            ledger.line()
-            for role, ledger in self._ledgers.items()
-            if ledger.calls > self._calls[role]
-        ]
+        parts = [ledger.line() for role, ledger in self._ledgers.items() if ledger.calls > self._calls[role]]
         return "; ".join([*parts, self._outlook] if parts and self._outlook else parts)
 
     def save(self) -> None:
@@ -125,10 +118,7 @@ class Spending:
 
     def rows(self) -> Rows:
         """What the run has used, sessions before this one included."""
-        return {
-            role: {stage: asdict(spent) for stage, spent in stages.items()}
-            for role, stages in self._rows.items()
-        }
+        return {role: {stage: asdict(spent) for stage, spent in stages.items()} for role, stages in self._rows.items()}
 
     def _book(self) -> None:
         """Enter what was used since the last time under the current stage."""
@@ -150,22 +140,17 @@ class Spending:
         # A draw has the prompt of a score, and a response of its own.
         added = {p: 0 if here.max_tokens else p.max_tokens for p in planned.values()}
         tokens = sum(p.calls * (one.tokens + more) for p, more in added.items())
-        cost = sum(
-            p.calls * (one.cost + ledger.ceilings.cost(0, more)) for p, more in added.items()
-        )
+        cost = sum(p.calls * (one.cost + ledger.ceilings.cost(0, more)) for p, more in added.items())
         before = ledger.earlier + ledger.spent
         logger.warning(
-            "forecast for the %s to the end of this run, from %d items: at most about %s calls (%s), "
-            "%s tokens%s%s",
+            "forecast for the %s to the end of this run, from %d items: at most about %s calls (%s), %s tokens%s%s",
             role,
             ledger.items,
             f"{sum(p.calls for p in planned.values()):,}",
             ", ".join(f"{p.stage} {p.calls:,}" for p in planned.values()),
             f"{tokens:,.0f}",
             f", cost {_money(cost)}" if _has_price(ledger) else "",
-            "; the ceiling may not do"
-            if _is_above(ledger, before.tokens + tokens, before.cost + cost)
-            else "",
+            "; the ceiling may not do" if _is_above(ledger, before.tokens + tokens, before.cost + cost) else "",
         )
 
     def _tell(self, role: str, what: str, ledger: Ledger, n_items: int) -> None:

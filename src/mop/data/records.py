@@ -28,15 +28,7 @@ from mop.types import Record
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "MAX_LISTED",
-    "Loaded",
-    "RowProblem",
-    "load_records",
-    "read_records",
-    "save_records",
-    "split_records",
-]
+__all__ = ["MAX_LISTED", "Loaded", "RowProblem", "load_records", "read_records", "save_records", "split_records"]
 
 MAX_LISTED = 1000
 """Problems of one code that are listed one by one; the counts are always complete."""
@@ -80,10 +72,7 @@ class Loaded:
         return len(self.records)
 
     def warn(
-        self,
-        source: object,
-        *,
-        remedy: str = "kept with duplicates='keep', or where groups tell people apart",
+        self, source: object, *, remedy: str = "kept with duplicates='keep', or where groups tell people apart"
     ) -> None:
         """Log each kind of problem with its count, and how equal answers of different people are kept."""
         for code, count in self.counts.items():
@@ -254,12 +243,7 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
 
 
 def _record(
-    row: Row,
-    number: int,
-    template: _Template,
-    columns: _Columns,
-    names: _Names,
-    repairs: list[BadRow],
+    row: Row, number: int, template: _Template, columns: _Columns, names: _Names, repairs: list[BadRow]
 ) -> Record:
     """Make a record of a row; `repairs` takes what had to be mended."""
     response = ""
@@ -271,11 +255,7 @@ def _record(
     label = _class(row, columns.label, repairs)
     group = _class(row, columns.group, repairs)
     weight = 1.0 if columns.weight is None else _weight(row, columns.weight)
-    attributes = {
-        name: value
-        for name in columns.attributes
-        if (value := _optional(row, name, repairs)) is not None
-    }
+    attributes = {name: value for name in columns.attributes if (value := _optional(row, name, repairs)) is not None}
     own_key = None if columns.key is None else _key(row, columns.key, repairs)
     return Record(
         key=names.key(own_key, (context, response, group or ""), number),  # last: it takes note
@@ -324,9 +304,7 @@ def _spelled(value: object, name: str, *, takes_numbers: bool) -> str:
         return str(value).lower()
     if takes_numbers and isinstance(value, int | float):
         return str(value)
-    raise _Unusable(
-        BadRow("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text")
-    )
+    raise _Unusable(BadRow("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text"))
 
 
 def _optional(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
@@ -360,9 +338,7 @@ def _key(row: Row, name: str, repairs: list[BadRow]) -> str:
 def _weight(row: Row, name: str) -> float:
     value = row.get(name)
     try:
-        if isinstance(value, bool | np.bool_) or not isinstance(
-            value, str | int | float | np.number
-        ):
+        if isinstance(value, bool | np.bool_) or not isinstance(value, str | int | float | np.number):
             raise ValueError
         weight = float(value)
         if not 0 < weight < math.inf:
@@ -447,8 +423,7 @@ def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, s
             near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"set {role} to one of them"
             raise DataError(
-                f"{where} has no column {name!r}, which {role} asks for; "
-                f"its columns are {listed}; {advice}"
+                f"{where} has no column {name!r}, which {role} asks for; its columns are {listed}; {advice}"
             )
 
 
@@ -478,8 +453,7 @@ def save_records(records: Iterable[Record], path: str | os.PathLike[str]) -> Non
         If the file cannot be written, or a weight is not finite.
     """
     rows = (
-        {name: getattr(record, name) for name in _FIELDS[:-1]}
-        | {"attributes": dict(record.attributes)}
+        {name: getattr(record, name) for name in _FIELDS[:-1]} | {"attributes": dict(record.attributes)}
         for record in records
     )
     write_jsonl(Path(path), rows)
@@ -511,9 +485,7 @@ def _is_saved(row: Mapping[str, object]) -> bool:
     return (
         all(isinstance(row[name], str) for name in ("key", "context", "response"))
         and all(row[name] is None or isinstance(row[name], str) for name in ("label", "group"))
-        and (
-            isinstance(weight, float) or (isinstance(weight, int) and not isinstance(weight, bool))
-        )
+        and (isinstance(weight, float) or (isinstance(weight, int) and not isinstance(weight, bool)))
         and weight > 0
         and isinstance(attributes, dict)
         and all(isinstance(value, str) for value in attributes.values())

@@ -149,8 +149,7 @@ def _open_file(path: Path) -> Source:
     if kind == ".parquet" and name.endswith(".parquet"):
         return _open_parquet(path)
     raise DataError(
-        f"{path} has the ending {path.suffix!r}, which is not known; accepted are {KINDS}; "
-        "rename or convert the file"
+        f"{path} has the ending {path.suffix!r}, which is not known; accepted are {KINDS}; rename or convert the file"
     )
 
 
@@ -206,15 +205,12 @@ def _open_bytes(path: Path) -> io.BufferedReader[Any]:
         stream = io.BufferedReader(raw, buffer_size=2**17)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be opened ({error.strerror}); accepted is a readable file; "
-            "check its permissions"
+            f"{path} cannot be opened ({error.strerror}); accepted is a readable file; check its permissions"
         ) from error
     start = stream.peek(4)[:4]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         stream.close()
-        raise DataError(
-            f"{path} is encoded as UTF-16; accepted is UTF-8; save it as UTF-8 and load it again"
-        )
+        raise DataError(f"{path} is encoded as UTF-16; accepted is UTF-8; save it as UTF-8 and load it again")
     if start.startswith(b"\xef\xbb\xbf"):
         stream.read(3)
     return stream
@@ -224,9 +220,7 @@ def _open_delimited(path: Path, delimiter: str) -> Source:
     header: list[str] | BadRow = next((row for _, row in _delimited(path, delimiter)), [])
     if isinstance(header, BadRow) or not header:
         what = header.message if isinstance(header, BadRow) else "is missing: the file is empty"
-        raise DataError(
-            f"the header of {path} {what}; accepted is a first line with the column names; add one"
-        )
+        raise DataError(f"the header of {path} {what}; accepted is a first line with the column names; add one")
 
     def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
         indices = [(name, header.index(name)) for name in wanted]
@@ -364,10 +358,7 @@ def _open_parquet(path: Path) -> Source:
 
 
 def _bad_parquet(path: Path) -> str:
-    return (
-        f"{path} cannot be read as Parquet; accepted is a whole Parquet file; "
-        "fetch or write it again"
-    )
+    return f"{path} cannot be read as Parquet; accepted is a whole Parquet file; fetch or write it again"
 
 
 def _values(column: Any) -> list[object]:
@@ -387,9 +378,7 @@ def _decoded(raw: bytes | None) -> object:
         return NOT_UTF8
 
 
-def _zipped(
-    names: Sequence[str], columns: Sequence[Sequence[object]], n_rows: int
-) -> Iterator[Row]:
+def _zipped(names: Sequence[str], columns: Sequence[Sequence[object]], n_rows: int) -> Iterator[Row]:
     """Turn columns into rows."""
     if not names:
         yield from ({} for _ in range(n_rows))
@@ -432,9 +421,7 @@ def _open_hub(source: str) -> Source:
     datasets = require("datasets", extra="datasets")
     split = match["split"] or "train"
     try:
-        dataset = datasets.load_dataset(
-            match["name"], match["subset"], split=split, revision=match["revision"]
-        )
+        dataset = datasets.load_dataset(match["name"], match["subset"], split=split, revision=match["revision"])
     except (OSError, ValueError) as error:  # what `datasets` raises for names, splits, the network
         raise DataError(
             f"the data set {source!r} cannot be loaded ({error}); accepted is "

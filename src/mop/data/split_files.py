@@ -93,11 +93,7 @@ def load_splits(
         by_group = len(wanted) > 1 and any(record.group is not None for record in loaded.records)
         has_labels = all(record.label is not None for record in loaded.records)
         splits |= split_records(
-            loaded.records,
-            wanted,
-            seed=seed,
-            by_group=by_group,
-            stratify=has_labels and not by_group,
+            loaded.records, wanted, seed=seed, by_group=by_group, stratify=has_labels and not by_group
         )
     _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
     return {name: splits[name] for name in sizes}, everything
@@ -117,9 +113,7 @@ def _refuse_shared(splits: Mapping[str, list[Record]], *, by_text: bool) -> None
         for record in records:
             for trait, what in _traits(record, by_text=by_text):
                 if (other := where.setdefault(trait, name)) != name:
-                    raise DataError(
-                        f"{what} is in the splits {other!r} and {name!r}; {_REMEDIES[trait[0]]}"
-                    )
+                    raise DataError(f"{what} is in the splits {other!r} and {name!r}; {_REMEDIES[trait[0]]}")
 
 
 def _traits(record: Record, *, by_text: bool) -> Iterator[tuple[tuple[str, ...], str]]:

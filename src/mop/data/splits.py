@@ -94,18 +94,13 @@ def _check_sizes(sizes: Mapping[str, int | float]) -> None:
         )
 
 
-def _check_splittable(
-    records: Sequence[Record], *, n_keys: int, by_group: bool, stratify: bool
-) -> None:
+def _check_splittable(records: Sequence[Record], *, n_keys: int, by_group: bool, stratify: bool) -> None:
     if n_keys < len(records):
         raise DataError(
             f"{len(records)} records have {n_keys} different keys; accepted is one key per "
             "record; load the records together, or rename the keys"
         )
-    for wanted, role, argument in (
-        (by_group, "group", "by_group"),
-        (stratify, "label", "stratify"),
-    ):
+    for wanted, role, argument in ((by_group, "group", "by_group"), (stratify, "label", "stratify")):
         if wanted and all(getattr(r, role) is None for r in records):
             raise DataError(
                 f"none of the {len(records)} records has a {role}, which {argument} needs; "
@@ -167,10 +162,7 @@ def _deal_labels(ordered: Sequence[Record], counts: Mapping[str, int]) -> dict[s
 
 
 def _deal_groups(
-    ordered: Sequence[Record],
-    sizes: Mapping[str, int | float],
-    counts: Mapping[str, int],
-    seed: int,
+    ordered: Sequence[Record], sizes: Mapping[str, int | float], counts: Mapping[str, int], seed: int
 ) -> dict[str, list[Record]]:
     groups: dict[tuple[str, str], list[Record]] = {}
     for r in ordered:

@@ -104,9 +104,7 @@ def downstream_f1(
         predicted = logistic_predictions(vectors, wanted, tests)
         sd_train = _retrained_sd(vectors, wanted, tests, test_labels, seed)
     else:
-        predicted = fine_tuned_predictions(
-            train, wanted, test_texts, model=classifier, seed=seed, progress=progress
-        )
+        predicted = fine_tuned_predictions(train, wanted, test_texts, model=classifier, seed=seed, progress=progress)
     f1 = macro_f1(test_labels, predicted)
     sd_test = float(np.std(_resampled_f1(test_labels, predicted, n_bootstrap, seed), ddof=1))
     reach = 1.96 * math.hypot(sd_test, sd_train)
@@ -131,9 +129,7 @@ def macro_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
     names = sorted(set(truth))
     code = {name: i for i, name in enumerate(names)}
     return _macro_f1(
-        np.array([code[name] for name in truth]),
-        np.array([code.get(name, -1) for name in predicted]),
-        len(names),
+        np.array([code[name] for name in truth]), np.array([code.get(name, -1) for name in predicted]), len(names)
     )
 
 
@@ -148,9 +144,7 @@ def _macro_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64], n_labels: 
     return float(np.mean(f1s))
 
 
-def _resampled_f1(
-    truth: Sequence[str], predicted: Sequence[str], n_bootstrap: int, seed: int
-) -> list[float]:
+def _resampled_f1(truth: Sequence[str], predicted: Sequence[str], n_bootstrap: int, seed: int) -> list[float]:
     names = sorted(set(truth))
     code = {name: i for i, name in enumerate(names)}
     a = np.array([code[name] for name in truth])
@@ -161,26 +155,18 @@ def _resampled_f1(
 
 
 def _retrained_sd(
-    vectors: FloatArray,
-    labels: Sequence[str],
-    test_vectors: FloatArray,
-    test_labels: Sequence[str],
-    seed: int,
+    vectors: FloatArray, labels: Sequence[str], test_vectors: FloatArray, test_labels: Sequence[str], seed: int
 ) -> float:
     """Standard deviation of F1 over resampled training texts; see `downstream_f1`."""
     f1s = []
     for again in range(N_RETRAINED):
-        rows = generator(seed, "downstream", "train", again).integers(
-            len(vectors), size=len(vectors)
-        )
+        rows = generator(seed, "downstream", "train", again).integers(len(vectors), size=len(vectors))
         predicted = logistic_predictions(vectors[rows], [labels[i] for i in rows], test_vectors)
         f1s.append(macro_f1(test_labels, predicted))
     return float(np.std(f1s, ddof=1))
 
 
-def logistic_predictions(
-    vectors: FloatArray, labels: Sequence[str], test_vectors: FloatArray
-) -> list[str]:
+def logistic_predictions(vectors: FloatArray, labels: Sequence[str], test_vectors: FloatArray) -> list[str]:
     """Labels (m,) that a logistic regression gives to test vectors (m, D) after training on (n, D).
 
     Dimensions are standardised by the training vectors; C = 1, all labels in one softmax. Of a single
@@ -205,11 +191,7 @@ def check_classifier(classifier: str) -> None:
     ConfigError
         If it is neither ``logistic`` nor ``hf:ORG/NAME`` nor a folder.
     """
-    if (
-        classifier != LOGISTIC
-        and not classifier.startswith("hf:")
-        and not Path(classifier).is_dir()
-    ):
+    if classifier != LOGISTIC and not classifier.startswith("hf:") and not Path(classifier).is_dir():
         raise ConfigError(
             f"the classifier {classifier!r} is not known and is no folder; give {LOGISTIC}, hf:ORG/NAME "
             "or a folder with a transformer and its tokenizer"
@@ -260,9 +242,7 @@ def fine_tuned_predictions(
         torch.manual_seed(derive_seed(seed, "downstream", "layer") % 2**63)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-            net = transformers.AutoModelForSequenceClassification.from_pretrained(
-                place, num_labels=len(names)
-            )
+            net = transformers.AutoModelForSequenceClassification.from_pretrained(place, num_labels=len(names))
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: other output layer
             raise ConfigError(
                 f"the classifier {model!r} cannot be loaded ({error}); give {LOGISTIC}, hf:ORG/NAME "

@@ -175,8 +175,7 @@ def evaluate(
     weight = {
         name: scaled
         for name, of in weight.items()
-        if (scaled := distances.scaled_weight(of[rows[name]], len(rows[name]), name=name))
-        is not None
+        if (scaled := distances.scaled_weight(of[rows[name]], len(rows[name]), name=name)) is not None
     }
     least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
     vectors = {
@@ -199,13 +198,7 @@ def evaluate(
             progress("compare", done, len(texts))
         chosen = [texts[name][i] for i in rows[name]]
         measured, histogram, own = _distances(
-            vectors[name],
-            weight.get(name),
-            real,
-            limit,
-            n_seeds=n_seeds,
-            n_subsamples=n_bootstrap,
-            seed=seed,
+            vectors[name], weight.get(name), real, limit, n_seeds=n_seeds, n_subsamples=n_bootstrap, seed=seed
         )
         limit = limit or own
         scores[name] = {
@@ -252,9 +245,7 @@ def _settled(methods: Mapping[str, Sequence[str]], n_seeds: int, n_bootstrap: in
         )
 
 
-def _shots(
-    texts: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[Shown]]
-) -> dict[str, Sequence[Shown]]:
+def _shots(texts: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[Shown]]) -> dict[str, Sequence[Shown]]:
     """Return the exemplars of every response, None where there is none."""
     for name, of in given.items():
         if name not in texts or len(of) != len(texts[name]):
@@ -279,9 +270,7 @@ def _per_text(
     return {name: np.asarray(of, dtype=np.float64) for name, of in given.items()}
 
 
-def _common_size(
-    texts: Mapping[str, Sequence[str]], filled: Mapping[str, list[int]], golden: Sequence[str]
-) -> int:
+def _common_size(texts: Mapping[str, Sequence[str]], filled: Mapping[str, list[int]], golden: Sequence[str]) -> int:
     """How many texts every set can contribute."""
     for name, rows in filled.items():
         if len(rows) < MIN_TEXTS:
@@ -314,9 +303,7 @@ def _subsamples(n: int, n_subsamples: int, seed: int) -> tuple[NDArray[np.intp],
     their standard deviation estimates the standard deviation of the score of n fresh texts.
     """
     m = min(max(2, round(KEPT_SHARE * n)), n - 1)
-    rows = [
-        generator(seed, "evaluate", "subsample", b).permutation(n)[:m] for b in range(n_subsamples)
-    ]
+    rows = [generator(seed, "evaluate", "subsample", b).permutation(n)[:m] for b in range(n_subsamples)]
     return np.stack(rows), math.sqrt(m / (n - m))
 
 
@@ -350,9 +337,7 @@ def _least_probable(values: NDArray[np.float64], share: NDArray[np.float64]) -> 
     return float(values[order[np.searchsorted(np.cumsum(share[order]), IMPROBABLE)]])
 
 
-def _sense(
-    nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: float | None
-) -> dict[str, Any]:
+def _sense(nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: float | None) -> dict[str, Any]:
     """Say how probable the texts are to the judge."""
     if nats is None:
         return {"sense": None, "sense_interval": None, "improbable": None}
@@ -383,11 +368,7 @@ def _distances(
     subsamples, factor = _subsamples(len(vectors), n_subsamples, seed)
     weights = [None if weight is None else weight[rows] for rows in subsamples]
     energy = distances.energy_distance(
-        golden.vectors,
-        vectors,
-        golden_weight=golden.weight,
-        synthetic_weight=weight,
-        golden_within=golden.within,
+        golden.vectors, vectors, golden_weight=golden.weight, synthetic_weight=weight, golden_within=golden.within
     )
 
     fid = distances.frechet(golden.moments, vectors, weight=weight)
@@ -435,9 +416,7 @@ def _distances(
         "energy": energy.distance,
         "energy_interval": [energy.low, energy.high],
         "fid": fid.distance,
-        "fid_interval": _interval(
-            fid.distance, [each.distance for each in fids], factor, top=math.inf
-        ),
+        "fid_interval": _interval(fid.distance, [each.distance for each in fids], factor, top=math.inf),
         "fid_excess": excess,
         "fid_excess_interval": [excess - reach, excess + reach],
         "mauve": mauve,
@@ -468,11 +447,7 @@ def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict
 
 
 def _notes(
-    filled: Mapping[str, list[int]],
-    texts: Mapping[str, Sequence[str]],
-    n: int,
-    n_golden: int,
-    n_dimensions: int,
+    filled: Mapping[str, list[int]], texts: Mapping[str, Sequence[str]], n: int, n_golden: int, n_dimensions: int
 ) -> tuple[str, ...]:
     """Say what was left out and what the sizes forbid to conclude."""
     notes = []
@@ -484,18 +459,14 @@ def _notes(
             )
     if max(map(len, filled.values())) > n:
         smallest = min(filled, key=lambda name: len(filled[name]))
-        notes.append(
-            f"every set is compared on {n} texts, because {smallest} has no more that are not empty"
-        )
+        notes.append(f"every set is compared on {n} texts, because {smallest} has no more that are not empty")
     if min(n, n_golden) < n_dimensions:
         notes.append(
             f"FID from {n} against {n_golden} texts in {n_dimensions} dimensions is dominated by "
             "sample size, which favours narrow methods; read energy or fid_excess"
         )
     if min(n, n_golden) < distances.MAUVE_ADVISED:
-        notes.append(
-            f"MAUVE from {n} against {n_golden} texts is optimistic; read it beside the floor only"
-        )
+        notes.append(f"MAUVE from {n} against {n_golden} texts is optimistic; read it beside the floor only")
     return tuple(notes)
 
 
@@ -534,11 +505,9 @@ def projection(vectors: FloatArray, *, seed: int) -> NDArray[np.float64]:
 
     start = plane / spread * 1e-4  # t-SNE unfolds badly from a start of larger spread
     return np.asarray(
-        TSNE(
-            perplexity=min(30.0, (n - 1) / 3),
-            init=start.astype(np.float32),
-            random_state=seed % 2**32,
-        ).fit_transform(components.astype(np.float32)),
+        TSNE(perplexity=min(30.0, (n - 1) / 3), init=start.astype(np.float32), random_state=seed % 2**32).fit_transform(
+            components.astype(np.float32)
+        ),
         dtype=np.float64,
     )
 
@@ -568,11 +537,7 @@ def text_map(
     """
     if limit < 2:
         raise ConfigError(f"limit is {limit}; accepted is at least 2; leave it at 500")
-    chosen = {
-        name: _choice(range(len(rows)), limit, seed)
-        for name, rows in evaluation.rows.items()
-        if name != FLOOR
-    }
+    chosen = {name: _choice(range(len(rows)), limit, seed) for name, rows in evaluation.rows.items() if name != FLOOR}
     stack = np.concatenate([evaluation.vectors[name][places] for name, places in chosen.items()])
     plane = projection(stack, seed=seed)
     ends = np.cumsum([len(places) for places in chosen.values()])[:-1]

@@ -126,9 +126,7 @@ def _vectors(name: str, values: FloatArray) -> NDArray[np.float64]:
     return rows
 
 
-def _both(
-    golden: FloatArray, synthetic: FloatArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _both(golden: FloatArray, synthetic: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two checked samples of one dimension."""
     left, right = _vectors("golden", golden), _vectors("synthetic", synthetic)
     if left.shape[1] != right.shape[1]:
@@ -151,9 +149,7 @@ def _unit(name: str, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(rows / norms)
 
 
-def scaled_weight(
-    weight: FloatArray | None, n: int, *, name: str = "given"
-) -> NDArray[np.float64] | None:
+def scaled_weight(weight: FloatArray | None, n: int, *, name: str = "given") -> NDArray[np.float64] | None:
     """Scale survey weights to a mean of 1; None where they are even.
 
     Parameters
@@ -205,9 +201,7 @@ def _moments(
     return mean, (rows - mean) * np.sqrt(weight / divisor)[:, None]
 
 
-def gaussian(
-    vectors: FloatArray, *, weight: FloatArray | None = None, name: str = "golden"
-) -> Gaussian:
+def gaussian(vectors: FloatArray, *, weight: FloatArray | None = None, name: str = "golden") -> Gaussian:
     """Fit a Gaussian to a sample.
 
     Parameters
@@ -237,11 +231,7 @@ def gaussian(
 
 
 def frechet(
-    golden: Gaussian,
-    synthetic: FloatArray,
-    *,
-    weight: FloatArray | None = None,
-    is_rough: bool = False,
+    golden: Gaussian, synthetic: FloatArray, *, weight: FloatArray | None = None, is_rough: bool = False
 ) -> Frechet:
     """Fréchet distance between a fitted Gaussian and the Gaussian of a sample, and its limit.
 
@@ -302,16 +292,11 @@ def frechet(
     apart = float(gap @ gap) + golden.trace + trace
     share = 1 / len(rows) if even is None else float((even**2).sum()) / len(rows) ** 2
     roots = _population_roots(values, len(rows), golden.variances**2, even)
-    return Frechet(
-        max(0.0, apart - 2 * float(np.sqrt(values).sum())), apart - trace * share - 2 * roots
-    )
+    return Frechet(max(0.0, apart - 2 * float(np.sqrt(values).sum())), apart - trace * share - 2 * roots)
 
 
 def _population_roots(
-    values: NDArray[np.float64],
-    n: int,
-    shape: NDArray[np.float64],
-    weight: NDArray[np.float64] | None,
+    values: NDArray[np.float64], n: int, shape: NDArray[np.float64], weight: NDArray[np.float64] | None
 ) -> float:
     """Σ τ^(1/2) over the eigenvalues τ of a population, from those of a sample of n texts.
 
@@ -340,9 +325,7 @@ def _population_roots(
     for _ in range(60):
         middle = (low + high) / 2
         joined = math.exp(middle) * relative
-        low, high = (
-            (middle, high) if (joined / (1 + joined)).sum() < freedom * s[-1] else (low, middle)
-        )
+        low, high = (middle, high) if (joined / (1 + joined)).sum() < freedom * s[-1] else (low, middle)
     joined = np.sqrt(joined)
     unseen = 2 * (joined * np.arctan2(1, joined)).sum() / root[-1]
     return float(seen + unseen) / math.pi
@@ -427,11 +410,7 @@ def within_distances(
 
 
 def _summed_distances(
-    rows: NDArray[np.float64],
-    others: NDArray[np.float64],
-    weight: NDArray[np.float64] | None,
-    *,
-    is_same: bool = False,
+    rows: NDArray[np.float64], others: NDArray[np.float64], weight: NDArray[np.float64] | None, *, is_same: bool = False
 ) -> NDArray[np.float64]:
     """Σ_j w_j |row_i - other_j| for each row, a block of rows at a time."""
     squares = np.einsum("nd,nd->n", others, others)
@@ -462,9 +441,7 @@ def _left_out(
     apart, inside = far / total, near / (total**2 - squares)
     pairs = (total - weight) ** 2 - (squares - weight**2)
     # A sample of two has no pair left when one is out; its own spread then counts as 0.
-    inside_without = np.divide(
-        near - 2 * weight * within, pairs, out=np.full(n, inside), where=pairs > 1e-9 * total
-    )
+    inside_without = np.divide(near - 2 * weight * within, pairs, out=np.full(n, inside), where=pairs > 1e-9 * total)
     without = 2 * (far - weight * cross) / (total - weight) - inside_without
     return float(apart), float(inside), float((n - 1) * np.var(without))
 
@@ -536,9 +513,7 @@ def energy_distance(
     return Energy(distance, distance - reach, distance + reach)
 
 
-def principal_axes(
-    vectors: FloatArray,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def principal_axes(vectors: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Principal axes of a sample, largest variance first, with a sign that does not depend on luck.
 
     Parameters
@@ -566,9 +541,7 @@ def principal_axes(
     return centred, axes * np.sign(largest), variances
 
 
-def _spread_starts(
-    rows: NDArray[np.float32], n_clusters: int, draw: np.random.Generator
-) -> NDArray[np.float32]:
+def _spread_starts(rows: NDArray[np.float32], n_clusters: int, draw: np.random.Generator) -> NDArray[np.float32]:
     """First centres by k-means++: each further one is a row drawn by its squared distance.
 
     One candidate a step, as first published. scikit-learn tries several, which at 500 clusters
@@ -589,11 +562,7 @@ def _spread_starts(
 
 
 def joint_clusters(
-    synthetic: FloatArray,
-    golden: FloatArray,
-    *,
-    seeds: Sequence[int],
-    n_clusters: int | None = None,
+    synthetic: FloatArray, golden: FloatArray, *, seeds: Sequence[int], n_clusters: int | None = None
 ) -> tuple[list[tuple[NDArray[np.intp], NDArray[np.intp]]], int]:
     """Cluster both samples together, once per seed, as MAUVE does.
 
@@ -661,9 +630,7 @@ def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((p * np.log(safe_p / safe_q)).sum(axis=-1))
 
 
-def _curve(
-    p: NDArray[np.float64], q: NDArray[np.float64], c: float, n_weights: int
-) -> NDArray[np.float64]:
+def _curve(p: NDArray[np.float64], q: NDArray[np.float64], c: float, n_weights: int) -> NDArray[np.float64]:
     """Points of the divergence curve between the end points (1, 0) and (0, 1)."""
     weights = np.linspace(1e-6, 1 - 1e-6, n_weights)[:, None]
     mixed = weights * p + (1 - weights) * q
@@ -692,11 +659,7 @@ def _frontier(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 
 def mauve_of_counts(
-    synthetic_counts: NDArray[Any],
-    golden_counts: NDArray[Any],
-    *,
-    c: float = 5.0,
-    n_weights: int = 25,
+    synthetic_counts: NDArray[Any], golden_counts: NDArray[Any], *, c: float = 5.0, n_weights: int = 25
 ) -> MauveResult:
     """MAUVE from the number of texts of each side in each cluster.
 
@@ -755,12 +718,7 @@ def mauve_of_counts(
 
 
 def mauve(
-    synthetic: FloatArray,
-    golden: FloatArray,
-    *,
-    seed: int = 25,
-    n_clusters: int | None = None,
-    c: float = 5.0,
+    synthetic: FloatArray, golden: FloatArray, *, seed: int = 25, n_clusters: int | None = None, c: float = 5.0
 ) -> MauveResult:
     """MAUVE between two samples of embeddings: one number for both kinds of error.
 
@@ -844,9 +802,7 @@ def pair_bins(
         second = (draws[1::2] * (n - 1)).astype(np.intp)
         second += second >= first  # skips the text itself
         cosines = np.empty(N_RANDOM_PAIRS)
-        for start in range(
-            0, N_RANDOM_PAIRS, 8_192
-        ):  # both sides of all pairs would take gigabytes
+        for start in range(0, N_RANDOM_PAIRS, 8_192):  # both sides of all pairs would take gigabytes
             part = slice(start, start + 8_192)
             cosines[part] = np.einsum("nd,nd->n", rows[first[part]], rows[second[part]])
     # Rounding puts the cosine of two equal rows on either side of 1; both belong to the last bin.
@@ -855,10 +811,7 @@ def pair_bins(
 
 
 def count_pairs(
-    first: NDArray[np.intp],
-    second: NDArray[np.intp],
-    bins: NDArray[np.intp],
-    weight: NDArray[np.float64] | None,
+    first: NDArray[np.intp], second: NDArray[np.intp], bins: NDArray[np.intp], weight: NDArray[np.float64] | None
 ) -> NDArray[Any]:
     """Pairs per bin; with weights, a pair counts by the product of its two, in all as many."""
     if weight is None:
@@ -868,9 +821,7 @@ def count_pairs(
     return np.bincount(bins, both * (len(bins) / max(both.sum(), 1e-300)), minlength=N_BINS)
 
 
-def cosine_histogram(
-    vectors: FloatArray, *, seed: int, weight: FloatArray | None = None
-) -> NDArray[Any]:
+def cosine_histogram(vectors: FloatArray, *, seed: int, weight: FloatArray | None = None) -> NDArray[Any]:
     """Count the cosines between pairs of texts of one sample.
 
     Parameters

@@ -172,10 +172,7 @@ def self_bleu(texts: Sequence[str], *, seed: int, n: int = 4) -> float:
         for i, count in enumerate(counts):
             if count:
                 # The largest count among the *other* texts: the runner-up where this one is first.
-                hits = sum(
-                    min(times, second[run] if times == best[run] else best[run])
-                    for run, times in count.items()
-                )
+                hits = sum(min(times, second[run] if times == best[run] else best[run]) for run, times in count.items())
                 share = min(n, len(tokens[i]))
                 log_precision[i] += math.log(max(hits, 0.1) / count.total()) / share
     lengths = np.array([len(found) for found in tokens])

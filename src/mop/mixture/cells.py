@@ -68,13 +68,10 @@ class Problem:
             )
         if len(self.he) < 2 and bool(np.any(self.own >= 0)):
             raise DataError(
-                "the only exemplar is one of the records, and a record never sees itself; "
-                "give at least 2 exemplars"
+                "the only exemplar is one of the records, and a record never sees itself; give at least 2 exemplars"
             )
         if self.own.shape != (n,) or self.weight.shape != (n,):
-            raise DataError(
-                f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}"
-            )
+            raise DataError(f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}")
         wrong = ~(np.isfinite(self.weight) & (self.weight > 0))
         if bool(wrong.any()):
             raise DataError(
@@ -110,12 +107,7 @@ class Cells:
 
     def of(self, rows: Ints) -> Cells:
         """The cells of some records."""
-        return Cells(
-            self.persona[rows],
-            self.exemplar[rows],
-            self.curves[rows],
-            self.present[rows],
-        )
+        return Cells(self.persona[rows], self.exemplar[rows], self.curves[rows], self.present[rows])
 
     @property
     def n_cells(self) -> int:
@@ -124,11 +116,7 @@ class Cells:
 
 
 def pack_cells(
-    components: list[list[int]],
-    curve_of: Callable[[int, int], NDArray[np.float32]],
-    *,
-    n_exemplars: int,
-    n_nodes: int,
+    components: list[list[int]], curve_of: Callable[[int, int], NDArray[np.float32]], *, n_exemplars: int, n_nodes: int
 ) -> Cells:
     """Put ragged lists of flat component numbers k·N + j into a padded table.
 
@@ -152,9 +140,4 @@ def pack_cells(
         present[i, : len(row)] = True
         for m, c in enumerate(row):
             curves[i, m] = curve_of(i, c)
-    return Cells(
-        flat // n_exemplars,
-        flat % n_exemplars,
-        curves,
-        present,
-    )
+    return Cells(flat // n_exemplars, flat % n_exemplars, curves, present)

@@ -66,9 +66,7 @@ def coverage(
         since this goes into the mixture, which people pass on; ``proposed``: the description of a
         persona for the uncovered ones, by the keywords writer, or None if they are fewer than 3.
     """
-    rows = np.unique(
-        np.linspace(0, len(records) - 1, min(n_examined, len(records))).astype(np.int64)
-    )
+    rows = np.unique(np.linspace(0, len(records) - 1, min(n_examined, len(records))).astype(np.int64))
     some = [records[i] for i in rows]
     scores, _ = score_cells(
         some, [(i, None, None) for i in range(len(some))], [], [],
@@ -76,11 +74,7 @@ def coverage(
     )  # fmt: skip
     n_tokens = np.array([score.n_tokens for score in scores])
     gap = component_gap(
-        cells.of(rows),
-        np.stack([score.log_lik for score in scores]),
-        n_tokens,
-        temperatures,
-        tuple(scorer.betas),
+        cells.of(rows), np.stack([score.log_lik for score in scores]), n_tokens, temperatures, tuple(scorer.betas)
     )
     order = np.argsort(gap, kind="stable")
     uncovered = [int(i) for i in order if gap[i] <= 0]
@@ -88,25 +82,14 @@ def coverage(
         "n_examined": len(rows),
         "n_uncovered": len(uncovered),
         "least": [
-            {
-                "key": some[i].key,
-                "gap": float(gap[i]),
-                "is_uncovered": bool(gap[i] <= 0),
-            }
-            for i in order[:LISTED]
+            {"key": some[i].key, "gap": float(gap[i]), "is_uncovered": bool(gap[i] <= 0)} for i in order[:LISTED]
         ],
-        "proposed": None
-        if len(uncovered) < FEWEST
-        else propose_persona(some, uncovered).description,
+        "proposed": None if len(uncovered) < FEWEST else propose_persona(some, uncovered).description,
     }
 
 
 def component_gap(
-    cells: Cells,
-    plain: np.ndarray,
-    n_tokens: np.ndarray,
-    temperatures: Floats,
-    betas: tuple[float, ...],
+    cells: Cells, plain: np.ndarray, n_tokens: np.ndarray, temperatures: Floats, betas: tuple[float, ...]
 ) -> Floats:
     """Log-likelihood per token of the best component above that of the plain model, (n,) nats.
 

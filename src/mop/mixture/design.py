@@ -74,9 +74,7 @@ class Design:
         n = len(self.problem.hx)
         keys = np.array(sorted(self.cells), dtype=np.int64).reshape(-1, 2)
         if not len(keys):
-            raise DataError(
-                "no component was scored for any record; raise fit.components_per_record"
-            )
+            raise DataError("no component was scored for any record; raise fit.components_per_record")
         row, component = keys.T
         count = np.bincount(row, minlength=n)
         column = np.arange(len(row)) - (np.cumsum(count) - count)[row]
@@ -107,9 +105,7 @@ class Design:
 
     def _score(self, score: ScoreCells, pairs: set[tuple[int, int]]) -> None:
         own, n_exemplars = self.problem.own, self.n_exemplars
-        new = sorted(
-            (c, i) for i, c in pairs if (i, c) not in self.cells and c % n_exemplars != own[i]
-        )
+        new = sorted((c, i) for i, c in pairs if (i, c) not in self.cells and c % n_exemplars != own[i])
         if not new:
             return
         component, record = np.array(new, dtype=np.int64).T

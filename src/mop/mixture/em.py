@@ -113,9 +113,7 @@ class Scores:
     def __init__(self, problem: Problem, cells: Cells, rows: Ints, tau: float) -> None:
         part = cells.of(rows)
         if not bool(np.isfinite(part.curves[part.present]).all()):
-            raise DataError(
-                "the fit met a score that is not finite; check the scores with: mop verify RUN"
-            )
+            raise DataError("the fit met a score that is not finite; check the scores with: mop verify RUN")
         self.problem, self.rows, self.hx = problem, rows, problem.hx[rows]
         self.weight = problem.weight[rows] / problem.weight.mean()
         self.personas, self.exemplars = part.persona, part.exemplar
@@ -241,9 +239,7 @@ def fit_fixed(scores: Scores, prior: float, slope: float = 0.0) -> Fixed:
             factors[f] = factors[f] / factors[f].sum()
 
 
-def fit_local(
-    scores: Scores, fixed: Fixed, prior: float, bandwidth: float
-) -> tuple[Counts, Counts]:
+def fit_local(scores: Scores, fixed: Fixed, prior: float, bandwidth: float) -> tuple[Counts, Counts]:
     """What records say about personas and exemplars near their contexts, when all have agreed.
 
     Parameters
@@ -273,9 +269,7 @@ def fit_local(
         if abs(value - last) < ACCURACY * scores.weight.sum():
             break
         last = value
-        cells = [
-            _at(c.local(kappa, b, prior), o) for c, b, o in zip(counts, base, options, strict=True)
-        ]
+        cells = [_at(c.local(kappa, b, prior), o) for c, b, o in zip(counts, base, options, strict=True)]
     return counts
 
 
@@ -368,9 +362,7 @@ class Choice:
         }
 
 
-def choose(
-    problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress: Progress | None = None
-) -> Choice:
+def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress: Progress | None = None) -> Choice:
     """Cross-validate shapes, then fit the best to all records.
 
     Every record is judged by fits that have not seen it. The grid is gone through one setting after another: the belief
@@ -422,9 +414,7 @@ class FilledIn:
 class _Trial:
     """Cross-validated values of the shapes tried so far, and the fits behind them."""
 
-    def __init__(
-        self, problem: Problem, cells: Cells, n_folds: int, seed: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, problem: Problem, cells: Cells, n_folds: int, seed: int, progress: Progress | None) -> None:
         self.problem, self.progress = problem, progress
         self.tau = best_single_tau(cells, problem.weight, problem.betas)[0]
         everyone = np.arange(len(problem.hx))
@@ -432,8 +422,7 @@ class _Trial:
         self.filled_in = FilledIn(problem, cells, self.tau, seed=seed)
         self.whole = self.filled_in.scores(everyone)
         self.parts = [
-            (self.filled_in.scores(np.setdiff1d(everyone, fold)), self.filled_in.scores(fold))
-            for fold in self.folds
+            (self.filled_in.scores(np.setdiff1d(everyone, fold)), self.filled_in.scores(fold)) for fold in self.folds
         ]
         self.n_trials = len(PRIORS_FIXED) + len(SLOPES) + len(PRIORS_LOCAL) * len(BANDWIDTHS)
         self.values: dict[Shape, Floats] = {}
@@ -481,10 +470,7 @@ class _Trial:
         everyone = self.whole.rows
         shape, free = self.best(everyone), self.best(everyone, "unconditional")
         honest = np.zeros(len(everyone))
-        others = {
-            "uniform": self.values[Shape("uniform")],
-            "unconditional": np.zeros(len(everyone)),
-        }
+        others = {"uniform": self.values[Shape("uniform")], "unconditional": np.zeros(len(everyone))}
         for fold in self.folds:
             rest = np.setdiff1d(everyone, fold)
             honest[fold] = self.values[self.best(rest)][fold]
@@ -513,9 +499,7 @@ def mean_of(values: Floats, problem: Problem) -> float:
     return float(np.average(values, weights=problem.weight))
 
 
-def mean_and_error(
-    values: Floats, problem: Problem, rows: Ints | slice = slice(None)
-) -> tuple[float, float]:
+def mean_and_error(values: Floats, problem: Problem, rows: Ints | slice = slice(None)) -> tuple[float, float]:
     """Weighted mean over records, and its linearised standard error; a cluster counts as one observation."""
     share = problem.weight[rows] / problem.weight[rows].sum()
     mean = float(share @ values)
@@ -543,7 +527,5 @@ def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> t
     grid = np.linspace(betas[0], betas[-1], 24)
     best = int(np.argmax([value(float(beta)) for beta in grid]))
     around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found = minimize_scalar(
-        lambda beta: -value(float(beta)), bounds=around, method="bounded", options={"xatol": 1e-4}
-    )
+    found = minimize_scalar(lambda beta: -value(float(beta)), bounds=around, method="bounded", options={"xatol": 1e-4})
     return 1.0 / float(found.x), -float(found.fun)

@@ -26,14 +26,7 @@ from mop.mixture.coverage import coverage
 from mop.mixture.design import Design
 from mop.mixture.em import Choice, FilledIn, FitResult, best_single_tau, choose, folds, mean_of
 from mop.mixture.fitted import FittedMixture, context_text, exemplar_vectors
-from mop.mixture.headroom import (
-    best_component,
-    certificate,
-    fit_sentence,
-    headroom,
-    headroom_lines,
-    two_samples,
-)
+from mop.mixture.headroom import best_component, certificate, fit_sentence, headroom, headroom_lines, two_samples
 from mop.mixture.paper import fit_paper
 from mop.mixture.score import cell_scorer, clusters, own_exemplars
 from mop.mixture.sums import Floats
@@ -154,9 +147,7 @@ def fit_mixture(
     }
     if result.gain is not None:
         logger.info("%s", fit_sentence(info))
-    fitted = FittedMixture(
-        tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional
-    )
+    fitted = FittedMixture(tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional)
     if settings.coverage_records and result.cells is not None:
         scored = records if result.rows is None else [records[i] for i in result.rows]
         info["coverage"] = coverage(
@@ -278,9 +269,7 @@ def fit_rounds(
         n_tokens=design.n_tokens,
         stopped=stopped,
         gain=kept.gain(problem),
-        headroom=room
-        if len(history) == 1
-        else headroom(problem, cells, settings.n_folds, seed=seed),
+        headroom=room if len(history) == 1 else headroom(problem, cells, settings.n_folds, seed=seed),
         certificate=certificate(kept.gate, problem, cells),
         unconditional=kept.unconditional,
         best_component=best_component(problem, cells),
@@ -316,9 +305,7 @@ FEW, FEWEST_RECORDS = 2, 16
 nothing about weights; and records below which nothing is fitted. Chosen, not tuned."""
 
 
-def _within_budget(
-    problem: Problem, score: ScoreCells, settings: FitConfig, seed: int
-) -> tuple[Ints | None, float]:
+def _within_budget(problem: Problem, score: ScoreCells, settings: FitConfig, seed: int) -> tuple[Ints | None, float]:
     """Records that ``max_lm_tokens`` pays for (None: all), and how much of a usual first round.
 
     Records are left out evenly, of training and of validation, if it does not pay for `FEW` components of each.
@@ -348,9 +335,7 @@ def _within_budget(
     fewest = min(FEWEST_RECORDS, n)
     # The records of a larger number contain those of a smaller one.
     n_kept = (
-        bisect.bisect_right(
-            range(fewest, n), budget, key=lambda number: math.ceil(per_record[first(number)].sum())
-        )
+        bisect.bisect_right(range(fewest, n), budget, key=lambda number: math.ceil(per_record[first(number)].sum()))
         + fewest
         - 1
     )
@@ -377,12 +362,7 @@ def _affordable_share(design: Design, settings: FitConfig) -> float:
 
 
 def _reason_to_stop(
-    history: list[dict[str, Any]],
-    design: Design,
-    settings: FitConfig,
-    *,
-    share: float,
-    seconds: float,
+    history: list[dict[str, Any]], design: Design, settings: FitConfig, *, share: float, seconds: float
 ) -> str:
     """Why no further round is worth making; empty if one is."""
     gain = history[-1].get("gain")

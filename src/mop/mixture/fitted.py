@@ -200,18 +200,12 @@ class FittedMixture:
         """Log persona weights of contexts hx (n, D): shape (n, K)."""
         return self._of_gate("log_pi", hx)
 
-    def log_omega(
-        self, hx: NDArray[np.float32], persona: NDArray[np.int64], own: NDArray[np.int64]
-    ) -> Floats:
+    def log_omega(self, hx: NDArray[np.float32], persona: NDArray[np.int64], own: NDArray[np.int64]) -> Floats:
         """Log exemplar weights (n, N) of each context under one given persona each (n,)."""
         return self._of_gate("log_omega", hx, persona, own)
 
     def log_weight(
-        self,
-        hx: NDArray[np.float32],
-        persona: NDArray[np.int64],
-        exemplar: NDArray[np.int64],
-        own: NDArray[np.int64],
+        self, hx: NDArray[np.float32], persona: NDArray[np.int64], exemplar: NDArray[np.int64], own: NDArray[np.int64]
     ) -> Floats:
         """Log weights (n, m) of given components of each context, (n, m) each, normalised over all K × N."""
         every = hx, np.ascontiguousarray(persona), np.ascontiguousarray(exemplar), own
@@ -330,9 +324,7 @@ def load_mixture(folder: Path) -> FittedMixture:
             "give the folder that `mop fit` or `save` wrote"
         ) from error
     except (ValueError, SafetensorError) as error:
-        raise ArtifactError(
-            f"the fitted mixture in {folder} is damaged ({error}); fit again"
-        ) from error
+        raise ArtifactError(f"the fitted mixture in {folder} is damaged ({error}); fit again") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if version not in (1, FORMAT_VERSION):
         raise ArtifactError(
@@ -346,8 +338,7 @@ def load_mixture(folder: Path) -> FittedMixture:
             "one was replaced; save or fit again"
         )
     personas = tuple(
-        Persona(**{**p, "sources": tuple(p["sources"]), "doubts": tuple(p["doubts"])})
-        for p in document["personas"]
+        Persona(**{**p, "sources": tuple(p["sources"]), "doubts": tuple(p["doubts"])}) for p in document["personas"]
     )
     exemplars = tuple(Record(**record) for record in document["exemplars"])
     names = set(_TENSORS) if "w_x" in state else {*_OF_KERNEL, *_SCALARS, *_of_counts()}
@@ -364,9 +355,7 @@ def load_mixture(folder: Path) -> FittedMixture:
         )
     gate = _kernel_gate(state)
     if gate is None:
-        return FittedMixture(
-            personas, exemplars, _paper_gate(state), document["task"], document["info"]
-        )
+        return FittedMixture(personas, exemplars, _paper_gate(state), document["task"], document["info"])
     free = None
     if all(_REFERENCE + name in state for name in _OF_REFERENCE):
         of: dict[str, Any] = {name: state[_REFERENCE + name] for name in _OF_REFERENCE}

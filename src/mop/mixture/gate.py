@@ -111,9 +111,7 @@ class Gate(nn.Module):
         ``own`` (B,) names the exemplar that a context must not use, -1 for none; its
         logit is minus infinity.
         """
-        return self._exemplar_logits(
-            hx.double() @ self.w_x.T, self.hg @ self.w_g.T, own, torch.float64
-        )
+        return self._exemplar_logits(hx.double() @ self.w_x.T, self.hg @ self.w_g.T, own, torch.float64)
 
     def _exemplar_logits(
         self, from_x: Tensor, from_g: Tensor, own: Tensor | None, dtype: torch.dtype

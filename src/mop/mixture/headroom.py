@@ -67,9 +67,7 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
     groups = context_groups(problem)
     n_personas, n_exemplars = len(problem.hg), len(problem.he)
     n_all = n_personas * n_exemplars
-    is_whole = bool(
-        (cells.present.sum(axis=1) == n_personas * (n_exemplars - (problem.own >= 0))).all()
-    )
+    is_whole = bool((cells.present.sum(axis=1) == n_personas * (n_exemplars - (problem.own >= 0))).all())
     found: dict[str, Any] = {
         "n_groups": int(groups.max()) + 1, "is_whole": is_whole,
         "components": None, "personas": None, "exemplars": None,
@@ -77,17 +75,9 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
     if is_whole:
         posterior = np.zeros((len(scores.rows), n_all))
         share = scores.ratio / scores.ratio.sum(axis=1, keepdims=True)
-        np.add.at(
-            posterior,
-            (scores.rows[:, None], cells.persona * n_exemplars + cells.exemplar),
-            share,
-        )
+        np.add.at(posterior, (scores.rows[:, None], cells.persona * n_exemplars + cells.exemplar), share)
         table = posterior.reshape(-1, n_personas, n_exemplars)
-        of = {
-            "components": posterior,
-            "personas": table.sum(axis=2),
-            "exemplars": table.sum(axis=1),
-        }
+        of = {"components": posterior, "personas": table.sum(axis=2), "exemplars": table.sum(axis=1)}
     elif n_all <= MOST_COMPONENTS:
         of = _imputed_posteriors(problem, cells, tau, seed=seed)
     else:
@@ -98,18 +88,14 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
     return found
 
 
-def _imputed_posteriors(
-    problem: Problem, cells: Cells, tau: float, *, seed: int
-) -> dict[str, Floats]:
+def _imputed_posteriors(problem: Problem, cells: Cells, tau: float, *, seed: int) -> dict[str, Floats]:
     """Posterior of every persona (n, K) and exemplar (n, N) under equal weights, mean over imputations."""
     n, n_personas, n_exemplars = len(problem.hx), len(problem.hg), len(problem.he)
     log_lik = cells.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas)
     scored = Scored(log_lik, cells.persona, cells.exemplar, cells.present, np.zeros(log_lik.shape))
     persona, exemplar = np.divmod(np.arange(n_personas * n_exemplars), n_exemplars)
     none = np.zeros((n, len(persona)))
-    drawn = Effects(scored, n_personas).draws(
-        persona, exemplar, none, seed=derive_seed(seed, "headroom")
-    )
+    drawn = Effects(scored, n_personas).draws(persona, exemplar, none, seed=derive_seed(seed, "headroom"))
     found = {"personas": np.zeros((n, n_personas)), "exemplars": np.zeros((n, n_exemplars))}
     for i, values in enumerate(drawn):
         if problem.own[i] >= 0:
@@ -144,9 +130,7 @@ def context_groups(problem: Problem) -> Ints:
     return similar_groups(problem.hx, max(1, n // PER_GROUP))
 
 
-def _bounds(
-    posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Ints]
-) -> dict[str, float]:
+def _bounds(posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Ints]) -> dict[str, float]:
     """Both sides for U options, from their posterior (n, U) under equal weights."""
     n_options, n_groups = posterior.shape[1], int(groups.max()) + 1
 
@@ -168,12 +152,7 @@ def _bounds(
 
 
 def two_samples(
-    pool: NDArray[np.float32],
-    target: NDArray[np.float32],
-    weight: Floats,
-    *,
-    cluster: Ints | None = None,
-    seed: int,
+    pool: NDArray[np.float32], target: NDArray[np.float32], weight: Floats, *, cluster: Ints | None = None, seed: int
 ) -> dict[str, Any]:
     """Test whether two sets of responses are samples of one population, by their embeddings.
 
@@ -203,9 +182,7 @@ def two_samples(
     """
     rng = generator(seed, "two-samples")
     cluster = np.arange(len(pool) + len(target)) if cluster is None else cluster
-    of_pool, of_target = (
-        np.sort(rng.permutation(len(side))[:MOST_POOL]) for side in (pool, target)
-    )
+    of_pool, of_target = (np.sort(rng.permutation(len(side))[:MOST_POOL]) for side in (pool, target))
     cluster = np.concatenate([cluster[of_pool], cluster[len(pool) + of_target]])
     pool, target, weight = pool[of_pool], target[of_target], weight[of_target]
     both = np.concatenate([pool, target]).astype(np.float64)
@@ -222,9 +199,7 @@ def two_samples(
     shuffled = np.empty((N_PERMUTATIONS, len(share)))
     for row in shuffled:
         # Whole clusters in random order, and their texts in random order: the first of them are called the pool.
-        order = np.lexsort(
-            (rng.random(len(apart)), rng.permutation(number.max() + 1)[number[apart]])
-        )
+        order = np.lexsort((rng.random(len(apart)), rng.permutation(number.max() + 1)[number[apart]]))
         row[apart[order]] = share[apart]
         for rows in on_both:
             row[rows] = share[rng.permutation(rows)]
@@ -256,9 +231,7 @@ def fit_sentence(info: Mapping[str, Any]) -> str:
     differs = pool is not None and pool["p_value"] < CHANCE
     if gain["kind"] != "uniform":
         how = "by context" if gain["kind"] == "context" else "the same for every context"
-        why = (
-            f"; the pool is not the target (p = {pool['p_value']:.3f})" if pool and differs else ""
-        )
+        why = f"; the pool is not the target (p = {pool['p_value']:.3f})" if pool and differs else ""
         return (
             f"The weights correct the pool: {how}, they gain {gain['mean']:+.2f} ± {gain['standard_error']:.2f} "
             f"nats per record over equal ones among the prompts scored, cross-validated{why}."
@@ -301,9 +274,7 @@ def certificate(gate: KernelGate, problem: Problem, cells: Cells) -> dict[str, A
     log_weight = gate.log_weight(problem.hx[rows], part.persona, part.exemplar, problem.own[rows])
     low = log_sum_exp(log_lik + np.where(part.present, log_weight, -np.inf))
     order = np.argsort(flat, axis=1, kind="stable")
-    found = np.stack(
-        [o[np.searchsorted(row[o], columns)] for row, o in zip(flat, order, strict=True)]
-    )
+    found = np.stack([o[np.searchsorted(row[o], columns)] for row, o in zip(flat, order, strict=True)])
     common_log_lik = np.take_along_axis(log_lik, found, axis=1)
     weight = problem.weight[rows]
     log_share = np.log(weight / weight.sum())
@@ -317,8 +288,7 @@ def certificate(gate: KernelGate, problem: Problem, cells: Cells) -> dict[str, A
         "n_components": len(columns),
         "n_all": len(problem.hg) * n_exemplars,
         "largest": [
-            [int(columns[c]) // n_exemplars, int(columns[c]) % n_exemplars, float(np.exp(log_d[c]))]
-            for c in first
+            [int(columns[c]) // n_exemplars, int(columns[c]) % n_exemplars, float(np.exp(log_d[c]))] for c in first
         ],
     }
 

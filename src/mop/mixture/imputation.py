@@ -96,9 +96,7 @@ class Effects:
         Known ones, of the same records at other temperatures; None: learn them.
     """
 
-    def __init__(
-        self, scored: Scored, n_personas: int, *, variances: Variances | None = None
-    ) -> None:
+    def __init__(self, scored: Scored, n_personas: int, *, variances: Variances | None = None) -> None:
         self.scored, self.n_personas = scored, n_personas
         seen, place = np.unique(scored.exemplar, return_inverse=True)
         if len(seen) > MOST_COMMON:
@@ -138,10 +136,7 @@ class Effects:
         scored, n_cells = self.scored, self.scored.used.size
         cell, used = np.arange(n_cells), scored.used.reshape(-1).astype(np.float64)
         parts = [csr_array((used * scored.z.reshape(-1))[:, None])]
-        for column, width in (
-            (scored.persona, self.n_personas),
-            (self._place, len(self.exemplars)),
-        ):
+        for column, width in ((scored.persona, self.n_personas), (self._place, len(self.exemplars))):
             if column is not None:
                 parts.append(csr_array((used, (cell, column.reshape(-1))), shape=(n_cells, width)))
         return hstack(parts, format="csr")
@@ -158,19 +153,13 @@ class Effects:
         values = np.where(self.scored.used, self.scored.log_lik, 0.0).reshape(-1)
         precision = np.asarray((left @ self._design).todense(), dtype=np.float64)
         own = np.concatenate(
-            [
-                [1.0 / FLAT],
-                np.full(n_personas, 1.0 / v.persona),
-                np.full(len(self.exemplars), 1.0 / v.exemplar),
-            ]
+            [[1.0 / FLAT], np.full(n_personas, 1.0 / v.persona), np.full(len(self.exemplars), 1.0 / v.exemplar)]
         )
         precision[np.diag_indices_from(precision)] += own
         self._covariance = np.linalg.inv(precision)
         self._common = self._covariance @ np.asarray(left @ values)
         self._residual = np.where(
-            self.scored.used,
-            self.scored.log_lik - (self._design @ self._common).reshape(self.scored.used.shape),
-            0.0,
+            self.scored.used, self.scored.log_lik - (self._design @ self._common).reshape(self.scored.used.shape), 0.0
         )
         if learns:
             squares = np.square(self._common) + np.diag(self._covariance)
@@ -271,9 +260,7 @@ class Effects:
         """Of scored cells from their record's level, in the record's units, pooled: mean 0, variance 1."""
         used = self.scored.used
         within = self._contrasts(self.variances)
-        inverse = np.linalg.inv(self._covariances(self.variances)) * (
-            used[:, :, None] & used[:, None, :]
-        )
+        inverse = np.linalg.inv(self._covariances(self.variances)) * (used[:, :, None] & used[:, None, :])
         pull = inverse.sum(axis=2)
         level = (pull * self._residual).sum(axis=1) / np.maximum(pull.sum(axis=1), 1e-300)
         away, v = self._residual - level[:, None], self.variances
@@ -288,13 +275,7 @@ class Effects:
         return np.asarray((pooled - pooled.mean()) / max(float(pooled.std()), 1e-12))
 
     def draws(
-        self,
-        persona: Ints,
-        exemplar: Ints,
-        z: Iterable[Floats],
-        *,
-        seed: int,
-        n_draws: int = N_IMPUTATIONS,
+        self, persona: Ints, exemplar: Ints, z: Iterable[Floats], *, seed: int, n_draws: int = N_IMPUTATIONS
     ) -> Iterator[Floats]:
         """Log-likelihoods of chosen components of every record in turn, n_draws times.
 
@@ -325,10 +306,7 @@ class Effects:
         distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
         for i, z_i in enumerate(z):
             use = self.scored.used[i]
-            k, j, y = (
-                of[i, use]
-                for of in (self.scored.persona, self.scored.exemplar, self.scored.log_lik)
-            )
+            k, j, y = (of[i, use] for of in (self.scored.persona, self.scored.exemplar, self.scored.log_lik))
             rng = generator(seed, "imputation", i)
             chi2 = rng.chisquare(v.freedom + use.sum() - 1, n_draws)
             s = np.sqrt((v.freedom - 2 + distance[i]) / chi2)[:, None]
@@ -345,17 +323,13 @@ class Effects:
             covariance = self._covariances(v, np.array([i]))[0][np.ix_(use, use)]
             precision = np.linalg.inv(covariance)
             pull = precision.sum(axis=0)
-            level = rest @ pull / pull.sum() + s[:, 0] * rng.standard_normal(n_draws) / np.sqrt(
-                pull.sum()
-            )
+            level = rest @ pull / pull.sum() + s[:, 0] * rng.standard_normal(n_draws) / np.sqrt(pull.sum())
             off = (rest - level[:, None] - g[:, k] - x[:, j] - e_scored) @ precision
             np.add.at(g.T, k, v.own_persona * off.T)
             np.add.at(x.T, j, v.own_exemplar * off.T)
             found = level[:, None] + slope * z_i + a[:, persona] + b[:, exemplar]
             found += g[:, persona] + x[:, exemplar] + e
-            where = np.minimum(
-                np.searchsorted(number, k * n_exemplars + j, sorter=order), len(order) - 1
-            )
+            where = np.minimum(np.searchsorted(number, k * n_exemplars + j, sorter=order), len(order) - 1)
             hit = number[order[where]] == k * n_exemplars + j
             found[:, order[where[hit]]] = y[hit]
             yield found

@@ -87,10 +87,7 @@ class ExemplarIndex:
         main, minor = points[order, :n_main], points[order, n_main:]
         del points
         centres = np.concatenate(
-            [
-                np.add.reduceat(part, starts[:-1], axis=0, dtype=np.float64) / sizes[:, None]
-                for part in (main, minor)
-            ],
+            [np.add.reduceat(part, starts[:-1], axis=0, dtype=np.float64) / sizes[:, None] for part in (main, minor)],
             axis=1,
         ).astype(np.float32)
         away = np.empty((len(order), 2))
@@ -179,9 +176,7 @@ class ExemplarIndex:
                 rows[i], log_omega[i] = self._draw_from_all(full[i], int(own[i]), seeds[i], first)
         return rows, log_omega
 
-    def _draw_from_all(
-        self, query: NDArray[np.float32], own: int, seed: int, first: int
-    ) -> tuple[int, float]:
+    def _draw_from_all(self, query: NDArray[np.float32], own: int, seed: int, first: int) -> tuple[int, float]:
         """The plain way: every logit, one draw by inverse CDF."""
         d = self.n_main
         logits = (self.main @ query[:d] + self.minor @ query[d:]).astype(np.float64)

@@ -44,9 +44,7 @@ class Counts:
             return np.asarray(kappa @ table)
         from scipy.sparse import csr_matrix
 
-        return np.asarray(
-            (csr_matrix((values, (self.row, self.column)), shape=shape).T @ kappa.T).T
-        )
+        return np.asarray((csr_matrix((values, (self.row, self.column)), shape=shape).T @ kappa.T).T)
 
     def local(self, kappa: Floats, base: Floats, prior: float) -> Floats:
         """Weights (B, n) near contexts: what records say by their nearness, and ``prior`` records that say ``base``.
@@ -169,9 +167,7 @@ class KernelGate:
         del persona
         return self._log_omega(hx, self._kappa(hx), own)
 
-    def log_weight(
-        self, hx: Vectors, persona: Ints, exemplar: Ints, own: Ints | None = None
-    ) -> Floats:
+    def log_weight(self, hx: Vectors, persona: Ints, exemplar: Ints, own: Ints | None = None) -> Floats:
         """Log weights (B, M) of given components (B, M), normalised over all K · N; -inf for the own exemplar."""
         kappa = self._kappa(hx)
         of_persona = np.take_along_axis(self._log_pi(kappa), persona, axis=1)

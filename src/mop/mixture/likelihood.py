@@ -19,12 +19,7 @@ from mop.backends.base import Scorer
 from mop.backends.curve import weights as curve_weights
 from mop.backends.curve import weights_derivative
 from mop.errors import ConfigError
-from mop.mixture.fitted import (
-    FittedMixture,
-    unconditional_mixture,
-    uniform_mixture,
-    with_temperatures,
-)
+from mop.mixture.fitted import FittedMixture, unconditional_mixture, uniform_mixture, with_temperatures
 from mop.mixture.imputation import Effects, Scored, Variances
 from mop.mixture.score import Component, clusters, score_columns
 from mop.mixture.sums import Floats, log_sum_exp, spread_draw
@@ -83,9 +78,7 @@ class Table:
         return self.log_proposal is None
 
 
-def draw_components(
-    weight: Floats, n_components: int, n_exemplars: int, rng: np.random.Generator
-) -> Ints:
+def draw_components(weight: Floats, n_components: int, n_exemplars: int, rng: np.random.Generator) -> Ints:
     """Draw components half evenly and half by a mixture's weights, some of them with an exemplar drawn before.
 
     Parameters
@@ -107,19 +100,12 @@ def draw_components(
     first = spread_draw(weight, n_components - n_again, rng)
     exemplar = rng.permutation(first)[:n_again] % n_exemplars
     given = weight.reshape(-1, n_exemplars)[:, exemplar]
-    persona = np.argmax(
-        np.cumsum(given, axis=0) > rng.random(len(exemplar)) * given.sum(axis=0), axis=0
-    )
+    persona = np.argmax(np.cumsum(given, axis=0) > rng.random(len(exemplar)) * given.sum(axis=0), axis=0)
     return np.concatenate([first, persona * n_exemplars + exemplar]).astype(np.int64)
 
 
 def components_of(
-    fitted: FittedMixture,
-    hx: NDArray[np.float32],
-    own: Ints,
-    n_components: int,
-    *,
-    seed: int,
+    fitted: FittedMixture, hx: NDArray[np.float32], own: Ints, n_components: int, *, seed: int
 ) -> tuple[Ints, Ints, Floats | None]:
     """Components that each record is to be scored under: all of them, or as many as asked for.
 
@@ -204,10 +190,7 @@ def score_for_likelihood(
     persona, exemplar, log_proposal = components_of(fitted, hx, own, n_components, seed=seed)
     scored = score_columns(
         records,
-        [
-            list(zip(*row, strict=True))
-            for row in zip(persona.tolist(), exemplar.tolist(), strict=True)
-        ],
+        [list(zip(*row, strict=True)) for row in zip(persona.tolist(), exemplar.tolist(), strict=True)],
         fitted.personas,
         fitted.exemplars,
         scorer=scorer,
@@ -324,16 +307,12 @@ class Likelihood:
         for start in range(0, len(table.hx), _BLOCK):
             hx, own = table.hx[start : start + _BLOCK], table.own[start : start + _BLOCK]
             shape = (len(hx), 1)
-            yield from mixture.log_weight(
-                hx, np.tile(persona, shape), np.tile(exemplar, shape), own
-            )
+            yield from mixture.log_weight(hx, np.tile(persona, shape), np.tile(exemplar, shape), own)
 
     @cached_property
     def _centre(self) -> Floats:
         """Mean log weight of each record's terms by the fitted gates, (n,); what has no weight counts as 0."""
-        return np.array(
-            [np.where(np.isfinite(row), row, 0.0).mean() for row in self._rows(self.fitted)]
-        )
+        return np.array([np.where(np.isfinite(row), row, 0.0).mean() for row in self._rows(self.fitted)])
 
     def _covariate(self, log_weight: Floats, centre: Floats) -> Floats:
         """Covariate of the imputation; a weight of 0 says no more than a very small one."""
@@ -380,9 +359,7 @@ def _first(number: Ints) -> NDArray[np.bool_]:
     return found
 
 
-def mean_interval(
-    values: Floats, weight: Floats, cluster: Ints, *, size: Floats | None = None
-) -> dict[str, Any]:
+def mean_interval(values: Floats, weight: Floats, cluster: Ints, *, size: Floats | None = None) -> dict[str, Any]:
     """Weighted mean over records with its standard error and 95 % interval.
 
     Parameters
@@ -450,9 +427,7 @@ def gain_over(ours: Floats, theirs: Floats, table: Table) -> dict[str, Any]:
     """
     difference = ours - theirs
     found = mean_interval(difference, table.weight, table.cluster)
-    tokens = mean_interval(
-        difference, table.weight, table.cluster, size=table.n_tokens.astype(np.float64)
-    )
+    tokens = mean_interval(difference, table.weight, table.cluster, size=table.n_tokens.astype(np.float64))
     return {
         "gain": found["mean"],
         "gain_interval": found["interval"],
@@ -479,9 +454,7 @@ def summarise(likelihood: Likelihood) -> dict[str, Any]:
     mop = mean_interval(ours, table.weight, table.cluster)
     return {
         "kind": "exact" if table.is_exact else "estimate",
-        "scored_at": (
-            1 / table.betas[0] if is_at_other_temperatures(fitted, table.betas) else None
-        ),
+        "scored_at": (1 / table.betas[0] if is_at_other_temperatures(fitted, table.betas) else None),
         "mop": mop["mean"],
         "mop_interval": mop["interval"],
         "standard_error": mop["standard_error"],
@@ -543,15 +516,10 @@ def references(
         of how many it is the best, None where that is not known.
     """
     table, fitted, seed = likelihood.table, likelihood.fitted, likelihood.seed
-    mixtures = {
-        "mop-uniform": uniform_mixture(fitted),
-        "unconditional": unconditional_mixture(fitted),
-    }
+    mixtures = {"mop-uniform": uniform_mixture(fitted), "unconditional": unconditional_mixture(fitted)}
     found: dict[str, dict[str, Any]] = {}
 
-    def add(
-        name: str, theirs: Floats, tau: float | None, n_components: int, is_exact: bool
-    ) -> None:
+    def add(name: str, theirs: Floats, tau: float | None, n_components: int, is_exact: bool) -> None:
         found[name] = {
             "log_lik": float(np.average(theirs.mean(axis=0), weights=table.weight)),
             "kind": "exact" if is_exact else "estimate",
@@ -563,9 +531,7 @@ def references(
     for name, mixture in mixtures.items():
         if mixture is not None:
             add(name, likelihood.values(mixture), None, table.n_components, table.is_exact)
-    for name, components, tau in (
-        _plain_components(fitted, len(records), table.n_components, seed) if plain else ()
-    ):
+    for name, components, tau in _plain_components(fitted, len(records), table.n_components, seed) if plain else ():
         scored = score_columns(
             records, components, fitted.personas, fitted.exemplars,
             scorer=scorer, store=store, task=fitted.task, stage="references", progress=progress,
@@ -576,12 +542,8 @@ def references(
         best = tau if tau is not None else _best_tau(scored.curves, allowed, table)
         log_lik = scored.curves.astype(np.float64) @ curve_weights(1.0 / best, table.betas)
         rows = np.array([[max(k or 0, j or 0) for k, j in of] for of in components])
-        n_all = {"no-persona": len(fitted.exemplars), "no-exemplar": len(fitted.personas)}.get(
-            name, 1
-        )
-        theirs = _even_values(
-            log_lik, rows, allowed, n_all, table.own if name == "no-persona" else None, seed
-        )
+        n_all = {"no-persona": len(fitted.exemplars), "no-exemplar": len(fitted.personas)}.get(name, 1)
+        theirs = _even_values(log_lik, rows, allowed, n_all, table.own if name == "no-persona" else None, seed)
         add(name, theirs, best, rows.shape[1], rows.shape[1] == n_all)
     if "single-component" in found:
         found["single-component"]["best_of"] = fitted.info["best_component"].get("n_compared")
@@ -601,15 +563,11 @@ def _plain_components(
     def some(n_all: int, purpose: str) -> list[list[int]]:
         n_groups = -(-n // SHARED)
         drawn = [
-            np.sort(generator(seed, purpose, g).permutation(n_all)[:n_components]).tolist()
-            for g in range(n_groups)
+            np.sort(generator(seed, purpose, g).permutation(n_all)[:n_components]).tolist() for g in range(n_groups)
         ]
         return [drawn[i % n_groups] for i in range(n)]
 
-    exemplars, personas = (
-        some(len(fitted.exemplars), "exemplars"),
-        some(len(fitted.personas), "personas"),
-    )
+    exemplars, personas = (some(len(fitted.exemplars), "exemplars"), some(len(fitted.personas), "personas"))
     nothing: list[Component] = [(None, None)]
     return [
         *found,
@@ -647,16 +605,13 @@ def _best_tau(curves: NDArray[np.float32], allowed: NDArray[np.bool_], table: Ta
     betas = table.betas
     grid = np.linspace(betas[0], betas[-1], 200) if len(betas) > 1 else np.array(betas)
     values = [
-        _even_mean(curves.astype(np.float64) @ curve_weights(float(beta), betas), allowed)
-        @ table.weight
+        _even_mean(curves.astype(np.float64) @ curve_weights(float(beta), betas), allowed) @ table.weight
         for beta in grid
     ]
     return float(1.0 / grid[int(np.argmax(values))])
 
 
-def refit_temperatures(
-    fitted: FittedMixture, table: Table, *, spread: float = 0.05
-) -> FittedMixture:
+def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0.05) -> FittedMixture:
     """The same gates with temperatures that suit another language model.
 
     Parameters
@@ -689,8 +644,7 @@ def refit_temperatures(
     even = np.where(table.allowed, np.broadcast_to(-offset, table.allowed.shape), -np.inf)
     grid = np.linspace(table.betas[0], table.betas[-1], 200)
     values = [
-        log_sum_exp(even + table.curves @ curve_weights(float(beta), table.betas)) @ table.weight
-        for beta in grid
+        log_sum_exp(even + table.curves @ curve_weights(float(beta), table.betas)) @ table.weight for beta in grid
     ]
     best = fitted.info.get("best_component")
     return replace(

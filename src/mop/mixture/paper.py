@@ -71,9 +71,7 @@ def fit_paper(
     asked, began = _Asked(score, problem, settings.max_lm_tokens), clock()
     cells = asked.cells
     rest = _even_components(problem, settings, seed)
-    pays = asked.add(
-        (i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i]
-    )
+    pays = asked.add((i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i])
     free = [p for p in gate.parameters() if p.requires_grad]
     if len(problem.betas) == 1:
         free = [p for p in free if p is not gate.log_tau]
@@ -164,9 +162,7 @@ class _Asked:
         self.cells.update({(i, c): curve for (c, i), curve in zip(new, curves, strict=True)})
 
 
-def _reason_to_stop(
-    settings: FitConfig, asked: _Asked, *, pays: bool, epoch: int, seconds: float
-) -> str:
+def _reason_to_stop(settings: FitConfig, asked: _Asked, *, pays: bool, epoch: int, seconds: float) -> str:
     """Why this epoch is not worth making; empty if it is."""
     if not pays:
         return f"{asked.n_tokens} of max_lm_tokens {settings.max_lm_tokens} are spent"
@@ -189,9 +185,7 @@ def _state(gate: Gate) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in gate.state_dict().items()}
 
 
-def _single_tau(
-    problem: Problem, cells: dict[tuple[int, int], NDArray[np.float32]], rest: list[int]
-) -> float:
+def _single_tau(problem: Problem, cells: dict[tuple[int, int], NDArray[np.float32]], rest: list[int]) -> float:
     """The best single temperature of uniform gates, chosen on the validation records."""
     n_train, n_exemplars = problem.n_train, len(problem.he)
     table = pack_cells(
@@ -206,9 +200,7 @@ def _single_tau(
 def _even_components(problem: Problem, settings: FitConfig, seed: int) -> list[int]:
     n_all = len(problem.hg) * len(problem.he)
     rng = generator(seed, "rest")
-    return sorted(
-        set(spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng).tolist())
-    )
+    return sorted(set(spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng).tolist()))
 
 
 def _top_components(gate: Gate, problem: Problem, m: int) -> Ints:
@@ -236,11 +228,7 @@ def _top_components(gate: Gate, problem: Problem, m: int) -> Ints:
 
 
 def _top_sum(
-    gate: Gate,
-    problem: Problem,
-    cells: dict[tuple[int, int], NDArray[np.float32]],
-    top: Ints,
-    rows: Ints,
+    gate: Gate, problem: Problem, cells: dict[tuple[int, int], NDArray[np.float32]], top: Ints, rows: Ints
 ) -> Tensor:
     """Log of the sum over the top components only: a lower bound of log p(y|x), (len(rows),) nats."""
     import torch
@@ -254,20 +242,13 @@ def _top_sum(
     nodes = torch_weights(torch.exp(-gate.log_tau), problem.betas)
     log_lik = (torch.as_tensor(curves).double() * nodes[persona]).sum(-1)
     log_w = gate.log_weight(
-        torch.as_tensor(problem.hx[rows]),
-        persona,
-        flat % n_exemplars,
-        torch.as_tensor(problem.own[rows]),
+        torch.as_tensor(problem.hx[rows]), persona, flat % n_exemplars, torch.as_tensor(problem.own[rows])
     )
     return torch.logsumexp(log_w + log_lik, dim=1)
 
 
 def _bound(
-    gate: Gate,
-    problem: Problem,
-    cells: dict[tuple[int, int], NDArray[np.float32]],
-    top: Ints,
-    rows: slice,
+    gate: Gate, problem: Problem, cells: dict[tuple[int, int], NDArray[np.float32]], top: Ints, rows: slice
 ) -> float:
     import torch
 
@@ -277,11 +258,7 @@ def _bound(
 
 
 def _full_sum(
-    gate: Gate,
-    problem: Problem,
-    cells: dict[tuple[int, int], NDArray[np.float32]],
-    top: Ints,
-    rest: list[int],
+    gate: Gate, problem: Problem, cells: dict[tuple[int, int], NDArray[np.float32]], top: Ints, rest: list[int]
 ) -> float:
     """Mean validation log p(y|x): the top components exactly, the others estimated from ``rest``."""
     import torch
@@ -304,11 +281,7 @@ def _full_sum(
                 torch.as_tensor(problem.own[i : i + 1]),
             ).numpy()[0]
             # Evenly drawn components stand for n_all / len(rest) components each.
-            scale = np.where(
-                np.arange(len(components)) < len(exact), 0.0, math.log(n_all / len(rest))
-            )
-            log_lik = np.array(
-                [cells[i, int(c)] @ nodes[k] for c, k in zip(components, persona, strict=True)]
-            )
+            scale = np.where(np.arange(len(components)) < len(exact), 0.0, math.log(n_all / len(rest)))
+            log_lik = np.array([cells[i, int(c)] @ nodes[k] for c, k in zip(components, persona, strict=True)])
             values.append(float(log_sum_exp(log_w + log_lik + scale)))
     return float(np.average(values, weights=problem.weight[n_train:]))

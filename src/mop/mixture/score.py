@@ -237,12 +237,8 @@ def score_cells(
     n_new_tokens = 0
     for start in range(0, len(order), _CHUNK):
         chunk = order[start : start + _CHUNK]
-        requests = component_requests(
-            records, (cells[c] for c in chunk), personas, exemplars, task=task
-        )
-        some, n_new = _score(
-            requests, scorer, store, stage=stage, progress=_shifted(progress, start, len(order))
-        )
+        requests = component_requests(records, (cells[c] for c in chunk), personas, exemplars, task=task)
+        some, n_new = _score(requests, scorer, store, stage=stage, progress=_shifted(progress, start, len(order)))
         scores.update(zip(chunk, some, strict=True))
         n_new_tokens += n_new
     return [scores[c] for c in range(len(cells))], n_new_tokens
@@ -318,15 +314,7 @@ def score_columns(
     allowed = [(int(i), int(c)) for i, c in np.argwhere(~masked)]
     cells = [(i, *components[i][c]) for i, c in allowed]
     scores, _ = score_cells(
-        records,
-        cells,
-        personas,
-        exemplars,
-        scorer=scorer,
-        store=store,
-        task=task,
-        stage=stage,
-        progress=progress,
+        records, cells, personas, exemplars, scorer=scorer, store=store, task=task, stage=stage, progress=progress
     )
     curves = np.full((*masked.shape, len(scorer.betas)), MASKED, dtype=np.float32)
     n_tokens = np.zeros(len(records), dtype=np.int64)
@@ -352,9 +340,7 @@ def cell_scorer(
     task: str = "",
     stage: str = "fit",
     progress: Progress | None = None,
-) -> Callable[
-    [NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.float32], int]
-]:
+) -> Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.float32], int]]:
     """Return the function through which `mop.mixture.fit` asks for scores: arrays of rows in, curves out.
 
     The function takes record, persona and exemplar rows, shape (m,) each, and returns the curves,
@@ -371,15 +357,7 @@ def cell_scorer(
             for i, k, j in zip(record, persona, exemplar, strict=True)
         ]
         scores, _ = score_cells(
-            records,
-            cells,
-            personas,
-            exemplars,
-            scorer=scorer,
-            store=store,
-            task=task,
-            stage=stage,
-            progress=progress,
+            records, cells, personas, exemplars, scorer=scorer, store=store, task=task, stage=stage, progress=progress
         )
         curves = np.empty((len(cells), len(scorer.betas)), dtype=np.float32)
         for row, one in enumerate(scores):
@@ -390,12 +368,7 @@ def cell_scorer(
 
 
 def _score(
-    requests: Sequence[ScoreRequest],
-    scorer: Scorer,
-    store: Store,
-    *,
-    stage: str,
-    progress: Progress | None,
+    requests: Sequence[ScoreRequest], scorer: Scorer, store: Store, *, stage: str, progress: Progress | None
 ) -> tuple[list[Score], int]:
     """`score_requests`, and the response tokens newly spent."""
     keys = [score_key(scorer.score_identity, request) for request in requests]
@@ -406,10 +379,7 @@ def _score(
     if progress is not None and keys:
         progress(stage, done, len(keys))
     for batch in _asked(scorer, list(missing.values()), store):
-        pairs = [
-            (names[i], _as_curve(score, scorer, missing[names[i]].name or f"request {i}"))
-            for i, score in batch
-        ]
+        pairs = [(names[i], _as_curve(score, scorer, missing[names[i]].name or f"request {i}")) for i, score in batch]
         store.put_scores(pairs, stage=stage)
         scores.update(pairs)
         n_new_tokens += sum(score.n_tokens for _, score in pairs)
@@ -426,9 +396,7 @@ def _score(
     return [scores[key] for key in keys], n_new_tokens
 
 
-def _asked(
-    scorer: Scorer, requests: list[ScoreRequest], store: Store
-) -> Iterator[list[tuple[int, Score]]]:
+def _asked(scorer: Scorer, requests: list[ScoreRequest], store: Store) -> Iterator[list[tuple[int, Score]]]:
     """Ask only if there is something to ask: a model that is not needed is not loaded.
 
     Scores of one identity are of one model: what it says to known questions is kept beside them.

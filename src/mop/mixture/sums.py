@@ -168,17 +168,13 @@ def draw(log_weight: NDArray[np.floating], uniform: NDArray[np.floating]) -> NDA
     top = np.max(log_weight, axis=1, keepdims=True)
     if not np.all(np.isfinite(top)):
         row = int(np.argmin(np.isfinite(top[:, 0])))
-        raise DataError(
-            f"row {row} of the weights has no finite entry; there is nothing to draw from"
-        )
+        raise DataError(f"row {row} of the weights has no finite entry; there is nothing to draw from")
     cumulative = np.cumsum(np.exp(np.asarray(log_weight, np.float64) - top), axis=1)
     target = uniform[:, None] * cumulative[:, -1:]
     return np.asarray(np.argmax(cumulative > target, axis=1), dtype=np.int64)
 
 
-def spread_draw(
-    weight: NDArray[np.floating], n: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def spread_draw(weight: NDArray[np.floating], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw n components so that component c is expected exactly n·w_c times, spread as evenly as can be.
 
     Parameters
@@ -211,9 +207,7 @@ def spread_draw(
     return np.asarray(rng.permutation(order[hits]), dtype=np.int64)
 
 
-def diagonal_order(
-    n_personas: int, n_exemplars: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def diagonal_order(n_personas: int, n_exemplars: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return all components in an order in which neighbours differ in persona and in exemplar.
 
     Parameters
@@ -244,6 +238,5 @@ def diagonal_order(
 def _check(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> None:
     if log_lik.ndim != 2 or log_weight.shape not in (log_lik.shape, log_lik.shape[1:]):
         raise DataError(
-            f"log_lik {log_lik.shape} needs log_weight of its own shape or {log_lik.shape[1:]}, "
-            f"got {log_weight.shape}"
+            f"log_lik {log_lik.shape} needs log_weight of its own shape or {log_lik.shape[1:]}, got {log_weight.shape}"
         )

@@ -5,11 +5,4 @@ from mop.personas.files import read_personas, save_personas
 from mop.personas.keywords import keyword_personas
 from mop.personas.llm import llm_personas
 
-__all__ = [
-    "keyword_personas",
-    "llm_personas",
-    "random_personas",
-    "read_personas",
-    "record_personas",
-    "save_personas",
-]
+__all__ = ["keyword_personas", "llm_personas", "random_personas", "read_personas", "record_personas", "save_personas"]

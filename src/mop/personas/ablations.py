@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 
 from mop.errors import ConfigError
 from mop.randomness import generator as random_generator
-from mop.types import (
-    Persona,
-    Record,
-)
+from mop.types import Persona, Record
 
 if TYPE_CHECKING:
     from mop.personas.cluster import Clustering
@@ -76,24 +73,17 @@ def random_personas(records: Sequence[Record], n_personas: int, *, seed: int) ->
     >>> [persona.key for persona in random_personas(records, 2, seed=0)]
     ['p000', 'p001']
     """
-    different = {
-        record.response.strip(): record for record in reversed(records) if record.response.strip()
-    }
+    different = {record.response.strip(): record for record in reversed(records) if record.response.strip()}
     pool = list(reversed(different.values()))
     if not 1 <= n_personas <= len(pool):
         raise ConfigError(
             f"{n_personas} random personas were asked for; the records have {len(pool)} different "
             f"responses, so ask for 1 to {len(pool)}"
         )
-    rows = random_generator(seed, "personas", "random").choice(
-        len(pool), size=n_personas, replace=False
-    )
+    rows = random_generator(seed, "personas", "random").choice(len(pool), size=n_personas, replace=False)
     return [
         Persona(
-            key=persona_key(k, n_personas),
-            description=pool[row].response,
-            sources=(pool[row].key,),
-            writer="random",
+            key=persona_key(k, n_personas), description=pool[row].response, sources=(pool[row].key,), writer="random"
         )
         for k, row in enumerate(rows)
     ]

@@ -28,13 +28,7 @@ class Clustering:
     """K arrays; rows of the group, the nearest to its centre first, equally near ones in order."""
 
 
-def cluster(
-    vectors: FloatArray,
-    n_clusters: int,
-    *,
-    seed: int,
-    weights: ArrayLike | None = None,
-) -> Clustering:
+def cluster(vectors: FloatArray, n_clusters: int, *, seed: int, weights: ArrayLike | None = None) -> Clustering:
     """Group vectors by k-means with the k-means++ start.
 
     Parameters
@@ -83,10 +77,7 @@ def cluster(
 
 
 def _k_means(
-    vectors: FloatArray,
-    n_clusters: int,
-    seed: int,
-    sample_weight: NDArray[np.float64] | None,
+    vectors: FloatArray, n_clusters: int, seed: int, sample_weight: NDArray[np.float64] | None
 ) -> NDArray[np.int64]:
     """Return the labels of scikit-learn's k-means, shape (n,)."""
     from sklearn.cluster import KMeans
@@ -104,9 +95,7 @@ def _k_means(
 
 def _largest_first(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """Renumber the groups by falling size, ties by first row; also return how many there are."""
-    _, first, inverse, sizes = np.unique(
-        labels, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, inverse, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -sizes))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
@@ -134,9 +123,7 @@ def _checked_weights(weights: ArrayLike | None, n_rows: int) -> NDArray[np.float
         return None
     checked = np.asarray(weights, dtype=np.float64)
     if checked.shape != (n_rows,):
-        raise DataError(
-            f"weights have the shape {checked.shape}; expected ({n_rows},), one for each vector"
-        )
+        raise DataError(f"weights have the shape {checked.shape}; expected ({n_rows},), one for each vector")
     bad = np.flatnonzero(~(np.isfinite(checked) & (checked > 0)))
     if len(bad):
         raise DataError(

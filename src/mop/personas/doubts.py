@@ -10,9 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from mop.personas.units import is_finished, is_unspaced, units_of
-from mop.types import (
-    Persona,
-)
+from mop.types import Persona
 
 FEW_RECORDS = 3
 MAX_CHARACTERS = 1200
@@ -45,8 +43,7 @@ def mark_duplicates(personas: Sequence[Persona]) -> list[Persona]:
     """Give every persona whose description occurs again the doubt ``duplicate``."""
     n = Counter(persona.description for persona in personas)
     return [
-        replace(p, doubts=doubts_in_order({*p.doubts, "duplicate"})) if n[p.description] > 1 else p
-        for p in personas
+        replace(p, doubts=doubts_in_order({*p.doubts, "duplicate"})) if n[p.description] > 1 else p for p in personas
     ]
 
 
@@ -76,9 +73,7 @@ _CHATTER = _any_of(
     r"^\W*(?:persona|description|persona description)\W*:",
     r"\bhow (?:can|may) i (?:help|assist)\b|\blet me know if\b",
 )
-_PLACEHOLDER = _any_of(
-    r"\[(?:your|insert|name|persona|the|film|movie|title|topic)\b[^\]\n]{0,60}\]"
-)
+_PLACEHOLDER = _any_of(r"\[(?:your|insert|name|persona|the|film|movie|title|topic)\b[^\]\n]{0,60}\]")
 _TOP_LEVEL = "com|org|net|io|co|info|ru|cn|de|uk|gov|edu|dev|ai|app|xyz"
 # Runs are bounded: without, a long text of dots takes minutes.
 _LINK = _any_of(
@@ -113,9 +108,7 @@ _INSTRUCTION = _any_of(
 )
 
 
-_ENGLISH = frozenset(
-    ["the", "a", "an", "and", "is", "of", "who", "with", "by", "to", "for", "that"]
-)
+_ENGLISH = frozenset(["the", "a", "an", "and", "is", "of", "who", "with", "by", "to", "for", "that"])
 
 
 def doubts(description: str, sources: Sequence[str] = ()) -> tuple[str, ...]:
@@ -167,11 +160,7 @@ def doubts(description: str, sources: Sequence[str] = ()) -> tuple[str, ...]:
         found.add("too-long")
     if _is_repetitive(description, words, scale):
         found.add("repetition")
-    for name, pattern in (
-        ("refusal", _REFUSAL),
-        ("chatter", _CHATTER),
-        ("placeholder", _PLACEHOLDER),
-    ):
+    for name, pattern in (("refusal", _REFUSAL), ("chatter", _CHATTER), ("placeholder", _PLACEHOLDER)):
         if pattern.search(description):
             found.add(name)
     if len(_ENGLISH.intersection(words)) >= 2 and not re.match(r"\W*you(?!r\b)", description, re.I):
@@ -187,11 +176,7 @@ def security_doubts(text: str) -> set[str]:
     """Find what may steer a reader or a program instead of describing a person."""
     # NFKC turns full-width and other look-alike letters into the plain ones that the patterns know.
     plain = unicodedata.normalize("NFKC", text)
-    found = {
-        name
-        for name, pattern in (("link", _LINK), ("instruction", _INSTRUCTION))
-        if pattern.search(plain)
-    }
+    found = {name for name, pattern in (("link", _LINK), ("instruction", _INSTRUCTION)) if pattern.search(plain)}
     if _CONTROL_TOKEN.search(text) or _CONTROL_TOKEN.search(plain) or any(map(_is_control, text)):
         found.add("control")
     return found

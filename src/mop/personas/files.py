@@ -14,9 +14,7 @@ from mop.errors import DataError
 from mop.personas.doubts import doubts, doubts_in_order, mark_duplicates
 from mop.personas.writers import persona_key
 from mop.storage.run_folder import write_jsonl
-from mop.types import (
-    Persona,
-)
+from mop.types import Persona
 
 # --------------------------------------------------------------------------- files
 
@@ -45,9 +43,7 @@ def save_personas(personas: Sequence[Persona], path: Path | str) -> None:
     """
     path = Path(path)
     if path.suffix != ".jsonl":
-        raise DataError(
-            f"personas cannot be written to {path}: the name must end in .jsonl; rename it"
-        )
+        raise DataError(f"personas cannot be written to {path}: the name must end in .jsonl; rename it")
     write_jsonl(path, map(asdict, personas))
 
 
@@ -95,9 +91,7 @@ def read_personas(path: Path | str) -> list[Persona]:
 def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read (file:line, checked row) of every line that is not blank."""
     if path.suffix not in {".jsonl", ".txt"}:
-        raise DataError(
-            f"personas cannot be read from {path}: the name must end in .jsonl or .txt; rename it"
-        )
+        raise DataError(f"personas cannot be read from {path}: the name must end in .jsonl or .txt; rename it")
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -159,18 +153,12 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
             hint = f"did you mean {near[0]!r}" if near else "delete it"
-            raise DataError(
-                f"{where}: unknown field {name!r}; a persona has {', '.join(_FIELDS)}; {hint}"
-            )
+            raise DataError(f"{where}: unknown field {name!r}; a persona has {', '.join(_FIELDS)}; {hint}")
     for name, (is_right, wanted) in _CHECKS.items():
         if name in row and not is_right(row[name]):
-            raise DataError(
-                f"{where}: {name} is {_shown(row[name])}, but must be {wanted}; correct the line"
-            )
+            raise DataError(f"{where}: {name} is {_shown(row[name])}, but must be {wanted}; correct the line")
     if "description" not in row:
-        raise DataError(
-            f'{where}: no description; every persona needs one, as in {{"description": "You are ..."}}'
-        )
+        raise DataError(f'{where}: no description; every persona needs one, as in {{"description": "You are ..."}}')
     return row
 
 
@@ -181,19 +169,11 @@ def _shown(value: object) -> str:
 
 def _is_text(value: object) -> bool:
     # A lone surrogate can be written in JSON but not in UTF-8, so no later file could hold it.
-    return (
-        isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
-    )
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
 
 def _is_name(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and _is_text(value)
-        and len(value) <= 64
-        and value.isprintable()
-        and " " not in value
-    )
+    return isinstance(value, str) and _is_text(value) and len(value) <= 64 and value.isprintable() and " " not in value
 
 
 def _is_count(value: object) -> bool:
@@ -207,10 +187,7 @@ def _is_texts(value: object) -> bool:
 _CHECKS = {
     "key": (_is_name, "a name of 1 to 64 characters without spaces"),
     "description": (_is_text, "text that is not blank and has no lone surrogates"),
-    "cluster": (
-        lambda value: value is None or _is_count(value),
-        "a whole number from 0 up, or null",
-    ),
+    "cluster": (lambda value: value is None or _is_count(value), "a whole number from 0 up, or null"),
     "size": (_is_count, "a whole number from 0 up"),
     "sources": (_is_texts, "a list of record keys"),
     "writer": (_is_name, "a name such as keywords, llm or user"),

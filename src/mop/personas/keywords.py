@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mop.types import (
-    Persona,
-    Record,
-)
+from mop.types import Persona, Record
 
 if TYPE_CHECKING:
     from mop.personas.cluster import Clustering
@@ -27,23 +24,7 @@ from mop.personas.writers import check_counts, members_of, persona_of
 _ENGLISH_SHARE = 0.3
 _ENGLISH_TAILS = re.compile(r"(?:n['’]t|['’](?:s|m|d|re|ve|ll))$")
 _MORE_STOP_WORDS = frozenset(
-    [
-        "does",
-        "did",
-        "doing",
-        "dont",
-        "im",
-        "ive",
-        "ll",
-        "re",
-        "ve",
-        "wo",
-        "ca",
-        "n't",
-        "nt",
-        "lrb",
-        "rrb",
-    ]
+    ["does", "did", "doing", "dont", "im", "ive", "ll", "re", "ve", "wo", "ca", "n't", "nt", "lrb", "rrb"]
 )
 
 
@@ -68,11 +49,7 @@ def _terms(text: str) -> list[_Term]:
             if last is not None and last["sign"] is not None and last.end() == match.start():
                 terms.append(_Term(last.group() + surface, last.group() + surface, False))
         elif any(map(str.isalpha, surface)):
-            follows = (
-                last is not None
-                and last["sign"] is None
-                and text[last.end() : match.start()] == " "
-            )
+            follows = last is not None and last["sign"] is None and text[last.end() : match.start()] == " "
             key = re.sub("['’]s$", "", surface.casefold())
             terms.append(_Term(surface, key, follows))
         last = match
@@ -89,9 +66,7 @@ def _stop_words(keys: Iterable[str]) -> frozenset[str]:
         return frozenset()
     listed = frozenset(ENGLISH_STOP_WORDS) | _MORE_STOP_WORDS
     return frozenset(
-        key
-        for key in counts
-        if key in listed or len(key) < 2 or _ENGLISH_TAILS.sub("", key) in listed | {""}
+        key for key in counts if key in listed or len(key) < 2 or _ENGLISH_TAILS.sub("", key) in listed | {""}
     )
 
 
@@ -176,9 +151,7 @@ def _is_variant(a: str, b: str) -> bool:
     short, long = sorted((a, b), key=len)
     if re.match(f"[{UNSPACED}]", short):
         return short[0] == long[-1] or short[-1] == long[0]
-    alike = next(
-        (i for i, pair in enumerate(zip(a, b, strict=False)) if len(set(pair)) > 1), len(short)
-    )
+    alike = next((i for i, pair in enumerate(zip(a, b, strict=False)) if len(set(pair)) > 1), len(short))
     if alike == len(short):
         return alike >= 4 and len(long) - alike <= 3
     return alike >= 6 and alike >= 0.6 * len(long)
@@ -209,11 +182,7 @@ def _best_pair(vocabulary: _Vocabulary, key: str) -> tuple[str, str] | None:
 
 
 def _keywords(
-    vocabulary: _Vocabulary,
-    weights: Mapping[str, float],
-    whole: Counter[str],
-    n_keywords: int,
-    size: int,
+    vocabulary: _Vocabulary, weights: Mapping[str, float], whole: Counter[str], n_keywords: int, size: int
 ) -> list[str]:
     """Choose the heaviest words of one cluster, each word form once, as they are usually spelled.
 
@@ -226,8 +195,7 @@ def _keywords(
     able = [
         key
         for key, n in vocabulary.counts.items()
-        if vocabulary.in_records[key] >= max(2, 0.03 * size)
-        and n * n_others >= 2 * n_words * (whole[key] - n)
+        if vocabulary.in_records[key] >= max(2, 0.03 * size) and n * n_others >= 2 * n_words * (whole[key] - n)
     ]
     chosen: list[str] = []
     used: list[str] = []
@@ -352,11 +320,7 @@ def _label_sentence(style: _Style, whole: _Style) -> str:
         return ""
     label = min(here, key=lambda name: (-here[name], name))
     share, among_all = here[label] / here.total(), everywhere[label] / everywhere.total()
-    if (
-        share < among_all + 0.1
-        or not _differs(share, among_all, here.total())
-        or not _is_plain(label)
-    ):
+    if share < among_all + 0.1 or not _differs(share, among_all, here.total()) or not _is_plain(label):
         return ""
     if share >= 0.9:
         return f'Nearly all you write is labelled "{label}".'
@@ -367,9 +331,7 @@ def _label_sentence(style: _Style, whole: _Style) -> str:
 
 def _is_plain(label: str) -> bool:
     """Whether a label may stand in a sentence: short, one line, no quotes, no orders."""
-    return (
-        len(label) <= 40 and '"' not in label and label.isprintable() and not security_doubts(label)
-    )
+    return len(label) <= 40 and '"' not in label and label.isprintable() and not security_doubts(label)
 
 
 def _opening(task: str, words: Sequence[str]) -> str:
@@ -382,12 +344,7 @@ def _opening(task: str, words: Sequence[str]) -> str:
 
 
 def keyword_personas(
-    records: Sequence[Record],
-    clustering: Clustering,
-    *,
-    task: str = "",
-    n_keywords: int = 8,
-    n_sources: int = 10,
+    records: Sequence[Record], clustering: Clustering, *, task: str = "", n_keywords: int = 8, n_sources: int = 10
 ) -> list[Persona]:
     """Describe every cluster by the words, length and habits that set it apart, all of them counted.
 
@@ -429,9 +386,7 @@ def keyword_personas(
     members = members_of(records, clustering)
     # Terms are found twice, since kept they would take 8 kB a record.
     stop = _stop_words(term.key for record in records for term in _terms(record.response))
-    vocabularies = [
-        _vocabulary((_terms(records[i].response) for i in rows), stop) for rows in members
-    ]
+    vocabularies = [_vocabulary((_terms(records[i].response) for i in rows), stop) for rows in members]
     weights = class_tf_idf([vocabulary.counts for vocabulary in vocabularies])
     total = sum((vocabulary.counts for vocabulary in vocabularies), Counter())
     whole = _style(records, is_english=bool(stop))
@@ -446,7 +401,5 @@ def keyword_personas(
             _cue_sentence(style, whole),
         )
         description = " ".join(filter(None, sentences))
-        personas.append(
-            persona_of(k, description, records, clustering, n_sources, len(rows), "keywords")
-        )
+        personas.append(persona_of(k, description, records, clustering, n_sources, len(rows), "keywords"))
     return mark_duplicates(personas)

@@ -12,16 +12,7 @@ from mop.errors import BackendError, ConfigError
 from mop.prompts import persona_prompt
 from mop.randomness import derive_seed
 from mop.storage.store import Store, generation_key
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Persona,
-    Progress,
-    Prompt,
-    Record,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Generation, Persona, Progress, Prompt, Record
 
 if TYPE_CHECKING:
     from mop.personas.cluster import Clustering
@@ -101,27 +92,18 @@ def llm_personas(
             f"the temperature of the persona writer is {temperature}; it must be above 0; give one such as 0.7"
         )
     members = members_of(records, clustering)
-    shown = [
-        [records[i].response for i in clustering.nearest[k][:n_sources]]
-        for k in range(len(members))
-    ]
+    shown = [[records[i].response for i in clustering.nearest[k][:n_sources]] for k in range(len(members))]
     share = SHOWN_CHARACTERS // n_sources
     n_cut = sum(len(text) > share for texts in shown for text in texts)
     if n_cut:
         logger.info("%d long records are shown up to character %d", n_cut, share)
-    prompts = [
-        persona_prompt([t if len(t) <= share else t[:share] + "…" for t in texts], task)
-        for texts in shown
-    ]
+    prompts = [persona_prompt([t if len(t) <= share else t[:share] + "…" for t in texts], task) for texts in shown]
     best: dict[int, Persona] = {}
     reason = ""
     for attempt in range(N_TRIES):
         due = [k for k in range(len(members)) if k not in best or best[k].doubts]
         requests = [
-            GenerateRequest(
-                (Branch(prompts[k], temperature),), derive_seed(seed, "personas", k, attempt)
-            )
-            for k in due
+            GenerateRequest((Branch(prompts[k], temperature),), derive_seed(seed, "personas", k, attempt)) for k in due
         ]
         drawn = generate_cached(generator, requests, Decoding(max_tokens=max_tokens), store)
         for n_done, (i, generation) in enumerate(drawn, start=1):
@@ -154,10 +136,7 @@ def _request(prompt: Prompt) -> list[str]:
 
 
 def generate_cached(
-    generator: Generator,
-    requests: Sequence[GenerateRequest],
-    decoding: Decoding,
-    store: Store | None,
+    generator: Generator, requests: Sequence[GenerateRequest], decoding: Decoding, store: Store | None
 ) -> Iterator[tuple[int, Generation]]:
     """Draw every request once, unless the store has it already.
 

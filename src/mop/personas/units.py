@@ -25,15 +25,9 @@ def unit_pattern() -> re.Pattern[str]:
 
     The marks are listed because ``\w`` leaves out most of them and would cut Hindi words apart.
     """
-    marks = "".join(
-        re.escape(chr(c))
-        for c in range(0x300, sys.maxunicode)
-        if unicodedata.category(chr(c))[0] == "M"
-    )
+    marks = "".join(re.escape(chr(c)) for c in range(0x300, sys.maxunicode) if unicodedata.category(chr(c))[0] == "M")
     letter = rf"(?:(?![{UNSPACED}])[^\W_]|[{marks}])"
-    return re.compile(
-        rf"(?P<sign>(?=[^\W_])[{UNSPACED}][{marks}]*)|(?=[^\W_]){letter}+(?:['’\u200c\u200d-]{letter}+)*"
-    )
+    return re.compile(rf"(?P<sign>(?=[^\W_])[{UNSPACED}][{marks}]*)|(?=[^\W_]){letter}+(?:['’\u200c\u200d-]{letter}+)*")
 
 
 def units_of(text: str) -> list[str]:

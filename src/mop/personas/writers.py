@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mop.errors import ConfigError, DataError
-from mop.types import (
-    Persona,
-    Record,
-)
+from mop.types import Persona, Record
 
 if TYPE_CHECKING:
     from mop.personas.cluster import Clustering
@@ -27,14 +24,10 @@ def check_counts(**counts: int) -> None:
     """Refuse counts below 1."""
     for name, value in counts.items():
         if value < 1:
-            raise ConfigError(
-                f"{name} is {value}; the persona writer needs a whole number of at least 1"
-            )
+            raise ConfigError(f"{name} is {value}; the persona writer needs a whole number of at least 1")
 
 
-def members_of(
-    records: Sequence[Record], clustering: Clustering
-) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
+def members_of(records: Sequence[Record], clustering: Clustering) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
     """Rows of every cluster, checked against the records."""
     if len(clustering.labels) != len(records):
         raise DataError(
@@ -57,13 +50,7 @@ def persona_key(k: int, n: int) -> str:
 
 
 def persona_of(
-    k: int,
-    description: str,
-    records: Sequence[Record],
-    clustering: Clustering,
-    n_sources: int,
-    size: int,
-    writer: str,
+    k: int, description: str, records: Sequence[Record], clustering: Clustering, n_sources: int, size: int, writer: str
 ) -> Persona:
     """One checked persona of cluster k."""
     shown = [records[int(i)] for i in clustering.nearest[k][:n_sources]]

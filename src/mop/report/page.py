@@ -232,42 +232,21 @@ METRICS: Mapping[str, MetricGuide] = {
         table="paper",
     ),
     "mauve_star": MetricGuide("MAUVE*", 1, "MAUVE, smoothed for small samples."),
-    "frontier_integral": MetricGuide(
-        "Frontier integral", -1, "A summary of the same curve as MAUVE."
-    ),
-    "kl_cosine_reverse": MetricGuide(
-        "KL-cosine, reversed", -1, "KL-cosine with the two sides exchanged."
-    ),
-    "distinct_1": MetricGuide(
-        "Distinct words", 0, "Share of all words that are different words.", is_share=True
-    ),
-    "distinct_2": MetricGuide(
-        "Distinct pairs", 0, "Share of all word pairs that are different pairs.", is_share=True
-    ),
-    "self_bleu_4": MetricGuide(
-        "Self-BLEU-4", 0, "How much the texts of a set repeat each other's phrases."
-    ),
+    "frontier_integral": MetricGuide("Frontier integral", -1, "A summary of the same curve as MAUVE."),
+    "kl_cosine_reverse": MetricGuide("KL-cosine, reversed", -1, "KL-cosine with the two sides exchanged."),
+    "distinct_1": MetricGuide("Distinct words", 0, "Share of all words that are different words.", is_share=True),
+    "distinct_2": MetricGuide("Distinct pairs", 0, "Share of all word pairs that are different pairs.", is_share=True),
+    "self_bleu_4": MetricGuide("Self-BLEU-4", 0, "How much the texts of a set repeat each other's phrases."),
     "mean_words": MetricGuide("Words per text", 0, "Mean length."),
-    "refusals": MetricGuide(
-        "Refusals", -1, "Share of answers in which the model declines.", is_share=True
-    ),
+    "refusals": MetricGuide("Refusals", -1, "Share of answers in which the model declines.", is_share=True),
     "empty": MetricGuide("Empty", -1, "Share of answers without any text.", is_share=True),
     "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", is_share=True),
     "near_copies": MetricGuide(
-        "Near copies",
-        -1,
-        "Share of answers that repeat the example they were shown.",
-        is_share=True,
+        "Near copies", -1, "Share of answers that repeat the example they were shown.", is_share=True
     ),
-    "duplicates": MetricGuide(
-        "Duplicates", -1, "Share of answers that repeat an earlier one.", is_share=True
-    ),
-    "n_received": MetricGuide(
-        "Texts written", 0, "How many texts the method gave, empty ones included."
-    ),
-    "n": MetricGuide(
-        "Texts compared", 0, "Scores of different numbers of texts do not compare with each other."
-    ),
+    "duplicates": MetricGuide("Duplicates", -1, "Share of answers that repeat an earlier one.", is_share=True),
+    "n_received": MetricGuide("Texts written", 0, "How many texts the method gave, empty ones included."),
+    "n": MetricGuide("Texts compared", 0, "Scores of different numbers of texts do not compare with each other."),
 }
 """Known metrics in the order of the page; a metric that is not here is shown under its own name,
 unranked."""
@@ -351,11 +330,7 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = int(seconds) // 60
-    return (
-        f"{minutes} min {int(seconds) % 60} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60} min"
-    )
+    return f"{minutes} min {int(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def summary(data: ReportData) -> tuple[str, str]:
@@ -371,9 +346,7 @@ def summary(data: ReportData) -> tuple[str, str]:
     'the same model asked plainly reaches 0.0500, and other real texts reach 0.000. That is 60 % of the way.'
     """
     n = sum(row.method == data.focus and is_drawn(row) for row in data.responses)
-    model = (
-        f"the language model {data.language_model}" if data.language_model else "a language model"
-    )
+    model = f"the language model {data.language_model}" if data.language_model else "a language model"
     what = f"{number(n)} {data.task}" if n else f"{data.task[:1].upper()}{data.task[1:]}"
     parts = []
     if data.personas:
@@ -383,9 +356,7 @@ def summary(data: ReportData) -> tuple[str, str]:
     how = f", steered by {' and '.join(parts)}" if parts else ""
     fitted = f" fitted to {number(data.n_records)} real records" if data.n_records and parts else ""
     fitted += f" by the likelihoods of {data.scorer}, a surrogate" if data.scorer and fitted else ""
-    return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", _headline(
-        data
-    )
+    return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", _headline(data)
 
 
 def _headline(data: ReportData) -> str:
@@ -394,31 +365,21 @@ def _headline(data: ReportData) -> str:
         ("fid", "a distance from real texts"),
     ):
         mine, plain, floor = (
-            _value(data.methods.get(name, {}), metric)
-            for name in (data.focus, data.baseline, data.floor)
+            _value(data.methods.get(name, {}), metric) for name in (data.focus, data.baseline, data.floor)
         )
         if math.isnan(mine):
             continue
-        rest = (
-            [f"the same model asked plainly reaches {number(plain)}"]
-            if not math.isnan(plain)
-            else []
-        )
+        rest = [f"the same model asked plainly reaches {number(plain)}"] if not math.isnan(plain) else []
         rest += [f"other real texts reach {number(floor)}"] if not math.isnan(floor) else []
         tail = "; " + ", and ".join(rest) if rest else ""
         way = way_closed(data.methods, data.focus, data.baseline, data.floor)
         share = f" That is {way}." if way else ""
-        return (
-            f"On {_in_text(metric)}, {scale}, the simulation reaches {number(mine)}{tail}.{share}"
-        )
+        return f"On {_in_text(metric)}, {scale}, the simulation reaches {number(mine)}{tail}.{share}"
     return "It has not been compared with real texts yet."
 
 
 def way_closed(
-    methods: Mapping[str, Mapping[str, object]],
-    mine: str = "mop",
-    plain: str = "zero-shot",
-    floor: str = "floor",
+    methods: Mapping[str, Mapping[str, object]], mine: str = "mop", plain: str = "zero-shot", floor: str = "floor"
 ) -> str:
     """Say which share of the way from plain prompting to real texts a method has gone, by energy distance.
 
@@ -492,9 +453,7 @@ def _metric_names(data: ReportData) -> list[str]:
         for name in scores
         if not name.endswith(("_interval", "_spread")) and not math.isnan(_value(scores, name))
     )
-    return [name for name in METRICS if name in found] + [
-        name for name in found if name not in METRICS
-    ]
+    return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
 
 def _guide(metric: str) -> MetricGuide:
@@ -507,9 +466,7 @@ def _metric_table(data: ReportData, names: Sequence[str]) -> dict[str, Any] | No
         return None
     columns = [_guide(name) for name in names]
     methods = _method_order(data)
-    table = np.array([[_value(data.methods[m], name) for name in names] for m in methods]).reshape(
-        -1, len(names)
-    )
+    table = np.array([[_value(data.methods[m], name) for name in names] for m in methods]).reshape(-1, len(names))
     rows = []
     for m, method in enumerate([*methods, *([data.floor] if data.floor in data.methods else [])]):
         scores = data.methods[method]
@@ -558,9 +515,7 @@ def _held_out(data: ReportData) -> dict[str, Any] | None:
     elif low > 0:
         verdict = "The interval lies above zero: fitted weights helped, beyond chance."
     elif high < 0:
-        verdict = (
-            "The interval lies below zero: fitted weights did harm on texts that they had not seen."
-        )
+        verdict = "The interval lies below zero: fitted weights did harm on texts that they had not seen."
     else:
         verdict = "The interval contains zero: fitted weights made no clear difference here."
     return {
@@ -598,23 +553,14 @@ def _key_figures(data: ReportData) -> list[dict[str, str]]:
         tiles.append((number(n), f"simulated {data.task}", f"by {data.focus}"))
     if data.personas:
         effective = _effective([row.weight for row in data.personas])
-        tiles.append(
-            (
-                number(len(data.personas)),
-                "personas",
-                f"as varied as {number(effective)} equally heavy ones",
-            )
-        )
+        tiles.append((number(len(data.personas)), "personas", f"as varied as {number(effective)} equally heavy ones"))
     for metric in ("energy", "fid_excess"):
         guide = METRICS[metric]
         mine = _value(data.methods.get(data.focus, {}), metric)
         if not math.isnan(mine):
             others = [
                 f"{words} {number(_value(data.methods.get(name, {}), metric))}"
-                for name, words in (
-                    (data.baseline, "asked plainly"),
-                    (data.floor, "other real texts"),
-                )
+                for name, words in ((data.baseline, "asked plainly"), (data.floor, "other real texts"))
                 if not math.isnan(_value(data.methods.get(name, {}), metric))
             ]
             arrow = "higher is better" if guide.better > 0 else "lower is better"
@@ -641,10 +587,7 @@ def _exemplar_use(data: ReportData) -> dict[str, Any] | None:
     ranked = sorted(data.exemplars, key=lambda row: -row.uses)
     tenth = max(1, len(ranked) // 10)
     return {
-        "top": [
-            {"row": row, "share": row.uses / total, "bar": row.uses / ranked[0].uses}
-            for row in ranked[:10]
-        ],
+        "top": [{"row": row, "share": row.uses / total, "bar": row.uses / ranked[0].uses} for row in ranked[:10]],
         "n": len(ranked),
         "used": sum(row.uses > 0 for row in ranked),
         "effective": _effective([row.uses for row in ranked]),
@@ -662,11 +605,7 @@ def _kinds(data: ReportData) -> list[str]:
 def _series(data: ReportData) -> list[str]:
     """Return all that has a series colour, in colour order: one colour per method, page-wide."""
     known = _method_order(data)
-    drawn = [
-        name
-        for name in (data.focus, *_kinds(data), *data.histograms)
-        if name not in {REAL, GOLDEN, data.floor}
-    ]
+    drawn = [name for name in (data.focus, *_kinds(data), *data.histograms) if name not in {REAL, GOLDEN, data.floor}]
     return list(dict.fromkeys([*known, *drawn]))
 
 
@@ -691,20 +630,14 @@ def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Fi
 
 
 def _draw(
-    data: ReportData,
-    width: float,
-    makers: Mapping[str, Callable[[ReportData, float], Figure | None]],
+    data: ReportData, width: float, makers: Mapping[str, Callable[[ReportData, float], Figure | None]]
 ) -> dict[str, Figure]:
     figures = {name: maker(data, width) for name, maker in makers.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _draw_metrics(data: ReportData, width: float) -> Figure | None:
-    metrics = [
-        name
-        for name in _metric_names(data)
-        if _guide(name).table == "main" and not _guide(name).is_share
-    ]
+    metrics = [name for name in _metric_names(data) if _guide(name).table == "main" and not _guide(name).is_share]
     methods = _method_order(data)
     if not metrics or not methods:
         return None
@@ -731,9 +664,7 @@ def _draw_map(data: ReportData, width: float) -> Figure | None:
         return None
     places = np.array([(point.x, point.y) for point in data.map_points])
     kinds = [point.kind for point in data.map_points]
-    return plots.map_figure(
-        places, kinds, _kinds(data), series=_series(data), real=REAL, width=width
-    )
+    return plots.map_figure(places, kinds, _kinds(data), series=_series(data), real=REAL, width=width)
 
 
 def _draw_map_panels(data: ReportData, width: float) -> Figure | None:
@@ -763,36 +694,23 @@ def _draw_exemplars(data: ReportData, width: float) -> Figure | None:
 def _draw_gates(data: ReportData, width: float) -> Figure | None:
     if data.gates is None or not len(data.gates) or not data.personas:
         return None
-    return plots.gates_figure(
-        data.gates, data.gate_groups, [row.description for row in data.personas], width=width
-    )
+    return plots.gates_figure(data.gates, data.gate_groups, [row.description for row in data.personas], width=width)
 
 
 def _draw_history(data: ReportData, width: float) -> Figure | None:
     if not data.history:
         return None
     step = _step_name(data.history)
-    series = {
-        title: np.array([_value(row, name) for row in data.history])
-        for name, title in SERIES.items()
-    }
+    series = {title: np.array([_value(row, name) for row in data.history]) for name, title in SERIES.items()}
     series = {name: values for name, values in series.items() if np.isfinite(values).any()}
     if not series:
         return None
-    steps = (
-        np.array([_value(row, step) for row in data.history])
-        if step != "step"
-        else np.arange(len(data.history))
-    )
-    return plots.history_figure(
-        steps.astype(np.float64), series, x_label=step, best=data.best_step, width=width
-    )
+    steps = np.array([_value(row, step) for row in data.history]) if step != "step" else np.arange(len(data.history))
+    return plots.history_figure(steps.astype(np.float64), series, x_label=step, best=data.best_step, width=width)
 
 
 def _step_name(history: Sequence[Mapping[str, float]]) -> str:
-    return next(
-        (name for name in ("epoch", "round") if all(name in row for row in history)), "step"
-    )
+    return next((name for name in ("epoch", "round") if all(name in row for row in history)), "step")
 
 
 def _draw_similarity(data: ReportData, width: float) -> Figure | None:
@@ -835,10 +753,7 @@ def _embed_figures(data: ReportData) -> tuple[dict[str, list[tuple[str, Any]]], 
     rules: dict[str, str] = {}
     # The map has no letters in it, so one drawing serves every width.
     small = {name: maker for name, maker in _PAGE_FIGURES.items() if name != "map"}
-    for form, width, makers in (
-        ("wide", plots.WIDE, _PAGE_FIGURES),
-        ("narrow", plots.NARROW, small),
-    ):
+    for form, width, makers in (("wide", plots.WIDE, _PAGE_FIGURES), ("narrow", plots.NARROW, small)):
         for name, figure in _draw(data, width, makers).items():
             svg, more = plots.themed_svg(figure, f"{name}-{form}", _ALT[name])
             embedded.setdefault(name, []).append((form if name != "map" else "any", markup(svg)))
@@ -857,9 +772,7 @@ def _script_data(data: ReportData) -> dict[str, Any]:
         points[place[point.kind]].append([cut, point.label])
     persona_row = {row.key: i for i, row in enumerate(data.personas)}
     exemplar_row = {row.key: i for i, row in enumerate(data.exemplars)}
-    shown = dict.fromkeys(
-        row for response in data.responses for row in _exemplar_rows(response, exemplar_row)
-    )
+    shown = dict.fromkeys(row for response in data.responses for row in _exemplar_rows(response, exemplar_row))
     new_row = {row: i for i, row in enumerate(shown)}
     return {
         "kinds": kinds,
@@ -869,9 +782,7 @@ def _script_data(data: ReportData) -> dict[str, Any]:
         "exemplars": [_exemplar_fields(data.exemplars[i]) for i in shown],
         "responses": [
             _response_fields(
-                row,
-                persona_row.get(row.persona or "", -1),
-                [new_row[i] for i in _exemplar_rows(row, exemplar_row)],
+                row, persona_row.get(row.persona or "", -1), [new_row[i] for i in _exemplar_rows(row, exemplar_row)]
             )
             for row in data.responses
         ],
@@ -932,9 +843,7 @@ def _printable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_printable(str(key)): _printable(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{part.name: _printable(getattr(value, part.name)) for part in fields(value)}
-        )
+        return replace(value, **{part.name: _printable(getattr(value, part.name)) for part in fields(value)})
     if isinstance(value, Sequence):
         return [_printable(item) for item in value]
     return value
@@ -947,11 +856,7 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, s
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key}.") or [(f"{prefix}{key}", "{}")]
         else:
-            text = (
-                value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False, default=str)
-            )
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
             rows.append((f"{prefix}{key}", text))
     return rows
 
@@ -971,17 +876,12 @@ def _outcomes(data: ReportData) -> dict[str, Any] | None:
     if not columns:
         return None
     rows = [
-        (key or "no persona", [row["draws"], *(row[name] for name in columns)])
-        for key, row in data.outcomes.items()
+        (key or "no persona", [row["draws"], *(row[name] for name in columns)]) for key, row in data.outcomes.items()
     ]
     if data.all_outcomes:
         rows.append(("all", [data.all_outcomes[name] for name in ("draws", *columns)]))
     worst = [name for name in ("failed", "refused") if name in columns]
-    return {
-        "columns": ["draws", *(OUTCOMES[name] for name in columns)],
-        "rows": rows,
-        "is_lossy": bool(worst),
-    }
+    return {"columns": ["draws", *(OUTCOMES[name] for name in columns)], "rows": rows, "is_lossy": bool(worst)}
 
 
 OUTCOMES: Mapping[str, str] = {
@@ -995,11 +895,7 @@ OUTCOMES: Mapping[str, str] = {
 
 def _problems(data: ReportData) -> list[tuple[str, list[str]]]:
     found = [(heading, list(items)) for heading, items in data.problems.items() if items]
-    doubtful = [
-        f"{row.key}: {', '.join(row.doubts)} in “{row.description}”"
-        for row in data.personas
-        if row.doubts
-    ]
+    doubtful = [f"{row.key}: {', '.join(row.doubts)} in “{row.description}”" for row in data.personas if row.doubts]
     return [*([("Doubtful personas", doubtful)] if doubtful else []), *found]
 
 
@@ -1013,10 +909,7 @@ def _hash(text: str) -> str:
 
 
 def _check(data: ReportData) -> None:
-    if data.gates is not None and np.shape(data.gates) != (
-        len(data.gate_groups),
-        len(data.personas),
-    ):
+    if data.gates is not None and np.shape(data.gates) != (len(data.gate_groups), len(data.personas)):
         raise ConfigError(
             "the gates of a report need one row per group and one column per persona: got "
             f"{np.shape(data.gates)} for {len(data.gate_groups)} groups and {len(data.personas)} "
@@ -1078,13 +971,8 @@ def render_report(data: ReportData) -> str:
             for kind in ("main", "paper", "side")
         },
         held_out=_held_out(data),
-        kinds=[
-            (kind, "real" if kind == REAL else str(_series(data).index(kind) % 6 + 1))
-            for kind in _kinds(data)
-        ],
-        n_points={
-            kind: sum(point.kind == kind for point in data.map_points) for kind in _kinds(data)
-        },
+        kinds=[(kind, "real" if kind == REAL else str(_series(data).index(kind) % 6 + 1)) for kind in _kinds(data)],
+        n_points={kind: sum(point.kind == kind for point in data.map_points) for kind in _kinds(data)},
         personas=sorted(data.personas, key=lambda row: -row.weight),
         heaviest=max((row.weight for row in data.personas), default=1.0) or 1.0,
         exemplar_use=_exemplar_use(data),

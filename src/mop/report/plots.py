@@ -102,9 +102,7 @@ _STYLE: Mapping[str, object] = {
 
 _BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
-_SVG_ELEMENTS = frozenset(
-    {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "clipPath", "circle", "line"}
-)
+_SVG_ELEMENTS = frozenset({"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "clipPath", "circle", "line"})
 
 
 def printable(text: str) -> str:
@@ -130,11 +128,7 @@ def _visible(char: str) -> str:
         return chr(0x2400 + code)
     if code == 0x7F:
         return "␡"
-    is_unwritable = (
-        unicodedata.category(char) in {"Cs", "Cc"}
-        or code & 0xFFFE == 0xFFFE
-        or 0xFDD0 <= code <= 0xFDEF
-    )
+    is_unwritable = unicodedata.category(char) in {"Cs", "Cc"} or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
     return "�" if is_unwritable else char
 
 
@@ -179,17 +173,13 @@ def _figure(width: float, height: float) -> Figure:
     layout = require("matplotlib.layout_engine", extra="report").ConstrainedLayoutEngine(
         w_pad=0.03, h_pad=0.04, wspace=0.09 if width >= 5 else 0.02
     )
-    figure: Figure = require("matplotlib.figure", extra="report").Figure(
-        figsize=(width, height), layout=layout
-    )
+    figure: Figure = require("matplotlib.figure", extra="report").Figure(figsize=(width, height), layout=layout)
     return figure
 
 
 def _check(ok: bool, what: str, got: object, wanted: str) -> None:
     if not ok:
-        raise ConfigError(
-            f"a figure needs {what}: got {got}, wanted {wanted}; pass arrays that agree"
-        )
+        raise ConfigError(f"a figure needs {what}: got {got}, wanted {wanted}; pass arrays that agree")
 
 
 def series_colour(index: int) -> str:
@@ -255,14 +245,7 @@ def metric_figure(
         for m, place in enumerate(places):
             colour = series_colour(m)
             low, high = intervals[m, p]
-            axes.plot(
-                [low, high],
-                [place, place],
-                color=colour,
-                linewidth=2.2,
-                alpha=0.45,
-                solid_capstyle="round",
-            )
+            axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
             axes.plot(values[m, p], place, series_marker(m), color=colour, markersize=5.5)
         axes.set_yticks(places, [shorten(name, 24) for name in methods])
         axes.set_ylim(-0.6, len(methods) - 0.4)
@@ -289,20 +272,10 @@ def gain_figure(gain: float, low: float, high: float, *, width: float = WIDE) ->
     figure = _figure(width, 0.82)
     axes = figure.subplots()
     axes.axvline(0, color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)))
-    axes.plot(
-        [low, high],
-        [0, 0],
-        color=COLOURS["series-1"],
-        linewidth=3,
-        alpha=0.45,
-        solid_capstyle="round",
-    )
+    axes.plot([low, high], [0, 0], color=COLOURS["series-1"], linewidth=3, alpha=0.45, solid_capstyle="round")
     axes.plot(gain, 0, "o", color=COLOURS["series-1"], markersize=7)
     reach = np.nanmax(np.abs([gain, low, high, 1e-6])) * 1.15
-    axes.set_xlim(
-        min(0, -reach if np.nanmin([gain, low]) < 0 else -0.12 * reach),
-        reach if gain > -reach else 0,
-    )
+    axes.set_xlim(min(0, -reach if np.nanmin([gain, low]) < 0 else -0.12 * reach), reach if gain > -reach else 0)
     axes.set_ylim(-1, 1)
     axes.set_yticks([])
     axes.set_xlabel("nats per record")
@@ -345,31 +318,19 @@ def map_figure(
     ConfigError
         If the numbers of points and kinds differ.
     """
-    _check(
-        points.shape == (len(kinds), 2),
-        "a place for every point",
-        points.shape,
-        str((len(kinds), 2)),
-    )
+    _check(points.shape == (len(kinds), 2), "a place for every point", points.shape, str((len(kinds), 2)))
     figure = _figure(width, width * 0.62)
     axes = figure.subplots()
     size = float(np.clip(115 / max(len(kinds), 1) ** 0.5, 1.7, 4.5)) * min(width / WIDE, 1)
     for i, name in enumerate(order):
         chosen = points[np.array([kind == name for kind in kinds], dtype=bool)]
-        _draw_points(
-            axes, chosen, -1 if name == real else series.index(name), size=size, gid=f"kind-{i}"
-        )
+        _draw_points(axes, chosen, -1 if name == real else series.index(name), size=size, gid=f"kind-{i}")
     return figure
 
 
 @_styled
 def map_panels_figure(
-    points: FloatArray,
-    kinds: Sequence[str],
-    *,
-    series: Sequence[str],
-    real: str = "real",
-    width: float = WIDE,
+    points: FloatArray, kinds: Sequence[str], *, series: Sequence[str], real: str = "real", width: float = WIDE
 ) -> Figure:
     """Draw the same map once per method, each over the real texts in grey.
 
@@ -381,12 +342,7 @@ def map_panels_figure(
     ConfigError
         If the numbers of points and kinds differ, or there is nothing but real texts.
     """
-    _check(
-        points.shape == (len(kinds), 2),
-        "a place for every point",
-        points.shape,
-        str((len(kinds), 2)),
-    )
+    _check(points.shape == (len(kinds), 2), "a place for every point", points.shape, str((len(kinds), 2)))
     drawn = [name for name in series if name in set(kinds)]
     _check(bool(drawn), "at least one method", sorted(set(kinds)), f"one of {list(series)}")
     columns = min(len(drawn), 3 if width >= 5 else 2)
@@ -394,10 +350,7 @@ def map_panels_figure(
     figure = _figure(width, rows * (width / columns * 0.8 + 0.2))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     size = float(np.clip(60 / max(len(kinds), 1) ** 0.5, 1.0, 3.0))
-    members = {
-        name: points[np.array([kind == name for kind in kinds], dtype=bool)]
-        for name in (real, *drawn)
-    }
+    members = {name: points[np.array([kind == name for kind in kinds], dtype=bool)] for name in (real, *drawn)}
     for i, axes in enumerate(panels):
         if i >= len(drawn):
             axes.set_visible(False)
@@ -408,9 +361,7 @@ def map_panels_figure(
     return figure
 
 
-def _draw_points(
-    axes: Axes, points: FloatArray, s: int, *, size: float, gid: str | None = None
-) -> None:
+def _draw_points(axes: Axes, points: FloatArray, s: int, *, size: float, gid: str | None = None) -> None:
     """Draw one kind of text; series -1 is real texts."""
     axes.plot(
         points[:, 0],
@@ -452,15 +403,8 @@ def weights_figure(
         If the three lengths differ.
     """
     n_personas = len(names)
-    _check(
-        weights.shape == (n_personas,), "one weight per persona", weights.shape, str((n_personas,))
-    )
-    _check(
-        temperatures.shape == (n_personas,),
-        "one τ per persona",
-        temperatures.shape,
-        str((n_personas,)),
-    )
+    _check(weights.shape == (n_personas,), "one weight per persona", weights.shape, str((n_personas,)))
+    _check(temperatures.shape == (n_personas,), "one τ per persona", temperatures.shape, str((n_personas,)))
     order = np.argsort(weights, kind="stable")
     figure = _figure(width, 0.6 + 0.19 * n_personas)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
@@ -495,21 +439,12 @@ def usage_figure(uses: FloatArray, *, width: float = WIDE) -> Figure:
     ConfigError
         If nothing was drawn.
     """
-    _check(
-        float(np.sum(uses)) > 0, "at least one draw", float(np.sum(uses)), "a positive sum of uses"
-    )
+    _check(float(np.sum(uses)) > 0, "at least one draw", float(np.sum(uses)), "a positive sum of uses")
     share = np.concatenate([[0.0], np.cumsum(np.sort(uses)[::-1]) / np.sum(uses)])
     ranks = np.linspace(0, 100, len(share))
     figure = _figure(width, min(0.42 * width, 2.6) if width >= 5 else 2.3)
     axes = figure.subplots()
-    axes.plot(
-        [0, 100],
-        [0, 100],
-        color=COLOURS["real"],
-        linewidth=1.2,
-        linestyle=(0, (3, 2)),
-        label="even use",
-    )
+    axes.plot([0, 100], [0, 100], color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)), label="even use")
     axes.plot(ranks, 100 * share, color=COLOURS["series-1"], label="this run")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 102)
@@ -576,25 +511,18 @@ def gates_figure(
         for column in range(n_groups)
     ]
     shades = [colors.to_rgba(COLOURS["heat"], 0.03 + 0.57 * float(d)) for d in depth.ravel()]
-    axes.add_collection(
-        collections.PatchCollection(cells, facecolors=shades, edgecolors="none", linewidths=0)
-    )
+    axes.add_collection(collections.PatchCollection(cells, facecolors=shades, edgecolors="none", linewidths=0))
     if n_groups <= (8 if is_wide else 4):
         for row, column in np.ndindex(n_drawn, n_groups):
             text = f"{100 * table[row, column]:.1f}"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center_baseline", fontsize=7)
     axes.set_xlim(0, n_groups)
     axes.set_ylim(n_drawn, 0)
-    axes.set_xticks(
-        np.arange(n_groups) + 0.5,
-        [shorten(name, 22 if is_wide else 12) for name in groups[:n_columns]],
-    )
+    axes.set_xticks(np.arange(n_groups) + 0.5, [shorten(name, 22 if is_wide else 12) for name in groups[:n_columns]])
     if n_groups > 6:
         axes.tick_params(axis="x", rotation=40)
     axes.xaxis.tick_top()
-    axes.set_yticks(
-        np.arange(n_drawn) + 0.5, [shorten(name, 48 if is_wide else 22) for name in labels]
-    )
+    axes.set_yticks(np.arange(n_drawn) + 0.5, [shorten(name, 48 if is_wide else 22) for name in labels])
     axes.tick_params(length=0, labelcolor=COLOURS["ink"])
     for side in axes.spines.values():
         side.set_visible(False)
@@ -603,12 +531,7 @@ def gates_figure(
 
 @_styled
 def history_figure(
-    steps: FloatArray,
-    series: Mapping[str, FloatArray],
-    *,
-    x_label: str,
-    best: float | None = None,
-    width: float = WIDE,
+    steps: FloatArray, series: Mapping[str, FloatArray], *, x_label: str, best: float | None = None, width: float = WIDE
 ) -> Figure:
     """Draw the course of the fit.
 
@@ -633,32 +556,18 @@ def history_figure(
     figure = _figure(width, min(0.4 * width, 2.7) if width >= 5 else 2.5)
     axes = figure.subplots()
     if best is not None:
-        axes.axvline(
-            best, color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)), label="kept"
-        )
+        axes.axvline(best, color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)), label="kept")
     for i, (name, values) in enumerate(series.items()):
-        _check(
-            values.shape == steps.shape,
-            f"a value of {name!r} per step",
-            values.shape,
-            str(steps.shape),
-        )
+        _check(values.shape == steps.shape, f"a value of {name!r} per step", values.shape, str(steps.shape))
         known = np.isfinite(values)
         marker = series_marker(i) if known.sum() <= 40 else ""
         axes.plot(
-            steps[known],
-            values[known],
-            marker=marker,
-            markersize=3.4,
-            color=series_colour(i),
-            label=shorten(name, 48),
+            steps[known], values[known], marker=marker, markersize=3.4, color=series_colour(i), label=shorten(name, 48)
         )
     axes.set_xlabel(shorten(x_label, 40))
     axes.set_ylabel("nats per record")
     axes.grid(axis="y")
-    axes.xaxis.set_major_locator(
-        require("matplotlib.ticker", extra="report").MaxNLocator(integer=True)
-    )
+    axes.xaxis.set_major_locator(require("matplotlib.ticker", extra="report").MaxNLocator(integer=True))
     if len(steps) == 1:  # nothing to scale the axis by
         axes.set_xlim(steps[0] - 1, steps[0] + 1)
         axes.set_xticks([steps[0]])
@@ -701,9 +610,7 @@ def similarity_figure(
         wanted = (len(edges) - 1,)
         _check(count.shape == wanted, f"a count of {name!r} per bin", count.shape, str(wanted))
         density[name] = count / max(float(count.sum()), 1e-12) / np.diff(edges)
-    used = np.flatnonzero(
-        np.sum(list(density.values()), axis=0) > 0.004 * max(d.max() for d in density.values())
-    )
+    used = np.flatnonzero(np.sum(list(density.values()), axis=0) > 0.004 * max(d.max() for d in density.values()))
     first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, len(edges) - 1)
     methods = [name for name in counts if name != real]
     columns = min(3 if width >= 5 else 1, max(len(methods), 1))
@@ -716,19 +623,12 @@ def similarity_figure(
             continue
         axes.stairs(density[real], edges, fill=True, color=COLOURS["real"], alpha=0.35, linewidth=0)
         if methods:
-            axes.stairs(
-                density[methods[i]],
-                edges,
-                color=series_colour(series.index(methods[i])),
-                linewidth=1.6,
-            )
+            axes.stairs(density[methods[i]], edges, color=series_colour(series.index(methods[i])), linewidth=1.6)
             axes.set_title(shorten(methods[i], 34))
         axes.set_xlim(edges[first], edges[last])
         axes.set_yticks([])
         _quiet(axes, "left")
-    figure.supxlabel(
-        "cosine similarity of two texts of the same set", fontsize=8, color=COLOURS["muted"]
-    )
+    figure.supxlabel("cosine similarity of two texts of the same set", fontsize=8, color=COLOURS["muted"])
     return figure
 
 
@@ -808,9 +708,7 @@ def _clean(element: ElementTree.Element, name: str, rules: dict[str, str]) -> El
     return clean
 
 
-def _copy_attribute(
-    clean: ElementTree.Element, key: str, value: str, name: str, rules: dict[str, str]
-) -> None:
+def _copy_attribute(clean: ElementTree.Element, key: str, value: str, name: str, rules: dict[str, str]) -> None:
     if key == "style":
         declarations = _themed(value)
         if declarations:
@@ -827,10 +725,7 @@ def _copy_attribute(
     elif key in {"x", "y"} and clean.tag == "use":
         clean.set(key, f"{float(value):.2f}")
     elif key == "d":
-        clean.set(
-            key,
-            re.sub(r"\d+\.\d+", lambda match: f"{float(match[0]):.3f}", " ".join(value.split())),
-        )
+        clean.set(key, re.sub(r"\d+\.\d+", lambda match: f"{float(match[0]):.3f}", " ".join(value.split())))
     elif key in {"viewBox", "x", "y", "width", "height", "transform", "cx", "cy", "r"} and (
         clean.tag != "svg" or key == "viewBox"
     ):

@@ -25,18 +25,11 @@ from mop.types import Record, Response
 
 def response_files(folder: RunFolder, config: RunConfig) -> dict[str, Path]:
     """Response file of every method that the settings name, ``mop`` first."""
-    return {
-        "mop": folder.responses,
-        **{name: folder.method(name) for name in config.simulate.controls},
-    }
+    return {"mop": folder.responses, **{name: folder.method(name) for name in config.simulate.controls}}
 
 
 def report_data(
-    folder: RunFolder,
-    config: RunConfig,
-    *,
-    versions: Mapping[str, str],
-    spent: Mapping[str, Sequence[int]],
+    folder: RunFolder, config: RunConfig, *, versions: Mapping[str, str], spent: Mapping[str, Sequence[int]]
 ) -> ReportData:
     """Collect what the report of a run shows.
 
@@ -56,16 +49,12 @@ def report_data(
     """
     fitted = load_mixture(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
-    every = {
-        name: list(read_responses(path)) for name, path in response_files(folder, config).items()
-    }
+    every = {name: list(read_responses(path)) for name, path in response_files(folder, config).items()}
     responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     cut = {name: cut_share(rows) for name, rows in every.items()}
     golden = read_records(folder.records / "golden.jsonl")
     exemplars = {record.key: record for record in fitted.exemplars}
-    used = Counter(
-        key for r in responses["mop"] for key in (r.exemplar or "").split() if key in exemplars
-    )
+    used = Counter(key for r in responses["mop"] for key in (r.exemplar or "").split() if key in exemplars)
     weights = found["gates"][0]
     problems = read_json(folder.records / "problems.json")["counts"]
     return ReportData(
@@ -81,12 +70,9 @@ def report_data(
             name: {**row, **({"cut_share": cut[name]} if name in cut else {})}
             for name, row in metrics["methods"].items()
         },
-        held_out={
-            key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")
-        },
+        held_out={key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
         references=[
-            {"name": name, "what": _what(name, row), **row}
-            for name, row in metrics["held_out"]["references"].items()
+            {"name": name, "what": _what(name, row), **row} for name, row in metrics["held_out"]["references"].items()
         ],
         fit_notes=fit_notes(fitted.info),
         map_points=_points(found["map"], golden, responses),
@@ -101,9 +87,7 @@ def report_data(
                 sources=[exemplars[key].response for key in persona.sources if key in exemplars],
                 doubts=persona.doubts,
             )
-            for persona, weight, tau in zip(
-                fitted.personas, weights, fitted.temperatures.tolist(), strict=True
-            )
+            for persona, weight, tau in zip(fitted.personas, weights, fitted.temperatures.tolist(), strict=True)
         ],
         exemplars=[
             ExemplarUse(key=key, context=record.context, response=record.response, uses=used[key])
@@ -122,9 +106,7 @@ def report_data(
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
             "Sampling": config.simulate.departures(),
             "Texts cut at the length limit": [
-                note
-                for name, share in cut.items()
-                for note in cut_notes(name, share, config.simulate.max_tokens)
+                note for name, share in cut.items() for note in cut_notes(name, share, config.simulate.max_tokens)
             ],
             "Draws that could not be had": _failure_notes(metrics["failed"], every),
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
@@ -143,12 +125,8 @@ def report_data(
         versions=versions,
         cost={
             "lm_calls": sum(calls for calls, _ in spent.values()),
-            "generated_tokens": sum(
-                t for stage, (_, t) in spent.items() if stage.startswith("simulate")
-            ),
-            "scored_tokens": sum(
-                t for stage, (_, t) in spent.items() if not stage.startswith("simulate")
-            ),
+            "generated_tokens": sum(t for stage, (_, t) in spent.items() if stage.startswith("simulate")),
+            "scored_tokens": sum(t for stage, (_, t) in spent.items() if not stage.startswith("simulate")),
             **_remote_cost(folder.about.get("remote", {}), config),
         },
         origins=_origins(config),
@@ -176,17 +154,12 @@ def _model_notes(
         )
     if len(betas) == 1:
         notes.append(
-            f"{metrics['scored_by']} scores at temperature {1 / betas[0]:g} only: temperatures were "
-            "not fitted."
+            f"{metrics['scored_by']} scores at temperature {1 / betas[0]:g} only: temperatures were not fitted."
         )
-    return notes + [
-        f"{server['name']}: {doubt}" for server in servers.values() for doubt in server["doubts"]
-    ]
+    return notes + [f"{server['name']}: {doubt}" for server in servers.values() for doubt in server["doubts"]]
 
 
-def _failure_notes(
-    failed: Mapping[str, int], responses: Mapping[str, Sequence[Response]]
-) -> list[str]:
+def _failure_notes(failed: Mapping[str, int], responses: Mapping[str, Sequence[Response]]) -> list[str]:
     return [
         f"{name}: {count} of {len(responses[name])} draws were refused or failed. They are left out "
         "of every figure; no other persona answered instead."
@@ -195,16 +168,12 @@ def _failure_notes(
     ]
 
 
-def _remote_cost(
-    remote: Mapping[str, Mapping[str, Mapping[str, float]]], config: RunConfig
-) -> dict[str, float]:
+def _remote_cost(remote: Mapping[str, Mapping[str, Mapping[str, float]]], config: RunConfig) -> dict[str, float]:
     """Sums over all servers and stages; empty without a server."""
     rows = [row for stages in remote.values() for row in stages.values()]
     if not rows:
         return {}
-    tokens = sum(
-        row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"] for row in rows
-    )
+    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"] for row in rows)
     found = {
         "server_calls": sum(row["calls"] for row in rows),
         "repeated_calls": sum(row["retries"] for row in rows),
@@ -294,9 +263,7 @@ def _history(info: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def _points(
-    places: Mapping[str, Mapping[str, Any]],
-    golden: Sequence[Record],
-    responses: Mapping[str, Sequence[Response]],
+    places: Mapping[str, Mapping[str, Any]], golden: Sequence[Record], responses: Mapping[str, Sequence[Response]]
 ) -> list[MapPoint]:
     points = []
     for name, of in places.items():

@@ -107,13 +107,7 @@ def compared_on(n: int, n_golden: int) -> str:
 def markdown_table(rows: Sequence[Row], floor: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     """Return the table in Markdown: a row per method, the floor last; the best of a column is bold; then notes."""
     columns, costs, best = _columns(rows), _costs(rows), best_names(rows)
-    titles = [
-        "method",
-        *_header(columns),
-        "seeds",
-        *(title for _, title in costs),
-        "sees real texts",
-    ]
+    titles = ["method", *_header(columns), "seeds", *(title for _, title in costs), "sees real texts"]
     lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join(["---"] * len(titles)) + " |"]
     for row in rows:
         cells = []
@@ -150,9 +144,7 @@ def latex_table(rows: Sequence[Row], floor: Mapping[str, Any], notes: Sequence[s
             text, spread = (latex(part) for part in cell(row.values, name))
             text = rf"\textbf{{{text}}}" if best.get(name) == row.name else text
             cells.append(rf"{text} {{\scriptsize ({spread})}}" if spread else text)
-        cells += [
-            latex(number(row.values.get(name))) for name in ("n_seeds", *(c[0] for c in costs))
-        ]
+        cells += [latex(number(row.values.get(name))) for name in ("n_seeds", *(c[0] for c in costs))]
         lines.append(" & ".join(cells) + r" \\")
     last = [latex(number(floor.get(name))) for name, _, _ in columns]
     lines += [r"\midrule", " & ".join([FLOOR_NAME, *last, *[""] * (len(costs) + 1)]) + r" \\"]
@@ -218,28 +210,17 @@ def comparison_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page: str = environment.from_string(
-        own.joinpath("compare.html").read_text(encoding="utf-8")
-    ).render(
+    page: str = environment.from_string(own.joinpath("compare.html").read_text(encoding="utf-8")).render(
         style=markup(style),
-        policy=(
-            f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
-            "form-action 'none'"
-        ),
+        policy=(f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"),
         document=document,
         figures=svgs,
         tables=[
             _table(title, of, found, compared_on(found["n_responses"], document["n_golden"]))
-            for title, of, found in (
-                ("Methods", rows, document),
-                ("Ablations", ablations, document.get("ablations")),
-            )
+            for title, of, found in (("Methods", rows, document), ("Ablations", ablations, document.get("ablations")))
             if found is not None
         ],
-        real=[
-            (name, *cell(values, "f1"), number(values["n_train"]))
-            for name, values in document["real"].items()
-        ],
+        real=[(name, *cell(values, "f1"), number(values["n_train"])) for name, values in document["real"].items()],
         settings=_flat(document["settings"]),
         number=number,
     )
@@ -253,29 +234,21 @@ _ALT = {
 
 
 def _figures(
-    document: Mapping[str, Any],
-    rows: Sequence[Row],
-    places: Mapping[str, Sequence[Sequence[float]]],
-    width: float,
+    document: Mapping[str, Any], rows: Sequence[Row], places: Mapping[str, Sequence[Sequence[float]]], width: float
 ) -> dict[str, Figure]:
     ranked = [column for column in _columns(rows) if column[0] in DRAWN]
-    values = np.array(
-        [[_or_nan(row.values.get(name)) for name, _, _ in ranked] for row in rows]
-    ).reshape(len(rows), len(ranked))
+    values = np.array([[_or_nan(row.values.get(name)) for name, _, _ in ranked] for row in rows]).reshape(
+        len(rows), len(ranked)
+    )
     intervals = np.array(
-        [
-            [row.values.get(f"{name}_interval") or (math.nan, math.nan) for name, _, _ in ranked]
-            for row in rows
-        ]
+        [[row.values.get(f"{name}_interval") or (math.nan, math.nan) for name, _, _ in ranked] for row in rows]
     ).reshape(len(rows), len(ranked), 2)
     floors = np.array([_or_nan(document["floor"].get(name)) for name, _, _ in ranked])
     names = [row.name for row in rows]
     points = np.array([xy for of in places.values() for xy in of], dtype=np.float64)
     kinds = [("real" if kind == "golden" else kind) for kind, of in places.items() for _ in of]
     return {
-        "metrics": plots.metric_figure(
-            values, intervals, floors, names, _header(ranked), width=width
-        ),
+        "metrics": plots.metric_figure(values, intervals, floors, names, _header(ranked), width=width),
         "map": plots.map_panels_figure(points, kinds, series=names, width=width),
     }
 

@@ -11,13 +11,7 @@ from collections.abc import Sequence
 
 from mop.backends.base import Generator
 from mop.errors import BackendError
-from mop.prompts import (
-    context_prompt,
-    dimensions_prompt,
-    label_prompt,
-    requirements_prompt,
-    values_prompt,
-)
+from mop.prompts import context_prompt, dimensions_prompt, label_prompt, requirements_prompt, values_prompt
 from mop.randomness import derive_seed
 from mop.randomness import generator as rng_of
 from mop.rivals.attributes import ATTRIBUTES, Attributes
@@ -105,11 +99,7 @@ def attrprompt(
 
     def ask(i: int, attempt: int) -> Prompt:
         record = contexts[i]
-        request = (
-            context_prompt(record.context, task=task)
-            if of is None
-            else label_prompt(of, str(record.label))
-        )
+        request = context_prompt(record.context, task=task) if of is None else label_prompt(of, str(record.label))
         drawn = draw_attributes(chosen, record, seed=seed, method=method, attempt=attempt)
         return requirements_prompt(request, drawn)
 
@@ -130,12 +120,7 @@ def attrprompt(
 
 
 def draw_attributes(
-    attributes: Attributes,
-    record: Record,
-    *,
-    seed: int,
-    method: str = "attrprompt",
-    attempt: int = 0,
+    attributes: Attributes, record: Record, *, seed: int, method: str = "attrprompt", attempt: int = 0
 ) -> list[tuple[str, str]]:
     """Draw one value of each dimension, independently and uniformly.
 
@@ -197,11 +182,7 @@ def propose_attributes(
 
     def ask(prompt: Prompt, what: str) -> list[str]:
         failed = FailedDraws(
-            PROPOSAL_TRIES,
-            max_failed_share,
-            method=method,
-            model=generator.name,
-            what=f"proposals of {what}",
+            PROPOSAL_TRIES, max_failed_share, method=method, model=generator.name, what=f"proposals of {what}"
         )
         for attempt in range(PROPOSAL_TRIES):
             request = GenerateRequest(
@@ -209,9 +190,7 @@ def propose_attributes(
                 derive_seed(seed, method, "propose", what, attempt),
                 f"proposal of {what}",
             )
-            (drawn,) = draw_requests(
-                [request], generator, store, short, stage=f"simulate/{method}", progress=progress
-            )
+            (drawn,) = draw_requests([request], generator, store, short, stage=f"simulate/{method}", progress=progress)
             lines = listed(failed.settle(drawn)[0].text)
             failed.check()
             if lines:
@@ -223,9 +202,7 @@ def propose_attributes(
         )
 
     dimensions = ask(dimensions_prompt(task, n_dimensions), "dimensions")[:n_dimensions]
-    return Attributes(
-        {name: ask(values_prompt(task, name, n_values), name)[:n_values] for name in dimensions}
-    )
+    return Attributes({name: ask(values_prompt(task, name, n_values), name)[:n_values] for name in dimensions})
 
 
 def listed(text: str) -> list[str]:

@@ -77,11 +77,7 @@ def few_shot_agents(
     for record, mine in zip(contexts, own.tolist(), strict=True):
         rows = n_exemplars - (mine >= 0)
         rng = generator(seed, method, record.key)
-        drawn = (
-            [int(rng.integers(rows))]
-            if n_shots == 1
-            else rng.choice(rows, n_shots, replace=False).tolist()
-        )
+        drawn = [int(rng.integers(rows))] if n_shots == 1 else rng.choice(rows, n_shots, replace=False).tolist()
         # All exemplars but the record itself.
         chosen = tuple(row + (0 <= mine <= row) for row in drawn)
         log_omega = -math.fsum(math.log(rows - i) for i in range(n_shots))
@@ -90,20 +86,10 @@ def few_shot_agents(
 
 
 def persona_only_agents(
-    contexts: Sequence[Record],
-    n_personas: int,
-    *,
-    tau: float,
-    seed: int,
-    method: str = "persona-only",
+    contexts: Sequence[Record], n_personas: int, *, tau: float, seed: int, method: str = "persona-only"
 ) -> list[Agent]:
     """Let a random persona answer each context, without an exemplar; parameters as above."""
     return [
-        Agent(
-            int(generator(seed, method, record.key).integers(n_personas)),
-            (),
-            tau,
-            -math.log(n_personas),
-        )
+        Agent(int(generator(seed, method, record.key).integers(n_personas)), (), tau, -math.log(n_personas))
         for record in contexts
     ]

@@ -58,10 +58,7 @@ class Ingredients:
         """Length cap and truncation, the same for every method."""
         settings = self.config.simulate
         return Decoding(
-            max_tokens=settings.max_tokens,
-            min_tokens=settings.min_tokens,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
+            max_tokens=settings.max_tokens, min_tokens=settings.min_tokens, top_p=settings.top_p, top_k=settings.top_k
         )
 
     @property
@@ -169,9 +166,7 @@ def respond(
     return answer(agents_for(method, contexts, given), contexts, given, name=name)
 
 
-def answer(
-    agents: Agents, contexts: Sequence[Record], given: Ingredients, *, name: str
-) -> Iterable[Response]:
+def answer(agents: Agents, contexts: Sequence[Record], given: Ingredients, *, name: str) -> Iterable[Response]:
     """Let given agents answer: `mop.simulate.write.simulate` with the settings of the run."""
     return simulate(
         contexts,
@@ -203,9 +198,7 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients) -> A
     if method in ("mop", "mop-uniform"):
         fitted = _mixture(given, method)
         mixture = fitted if method == "mop" else uniform_mixture(fitted)
-        return mixture_agents(
-            mixture, contexts, given, n_agents=settings.n_agents, mix=settings.mix
-        )
+        return mixture_agents(mixture, contexts, given, n_agents=settings.n_agents, mix=settings.mix)
     if method == "zero-shot":
         return zero_shot_agents(contexts, tau=tau)
     if method in ("picle", "picle-prompted"):
@@ -248,12 +241,7 @@ def _ratio(method: str, given: Ingredients) -> NDArray[np.float64]:
 
 
 def mixture_agents(
-    mixture: FittedMixture,
-    contexts: Sequence[Record],
-    given: Ingredients,
-    *,
-    n_agents: int = 1,
-    mix: str = "none",
+    mixture: FittedMixture, contexts: Sequence[Record], given: Ingredients, *, n_agents: int = 1, mix: str = "none"
 ) -> Agents:
     """Draw for each context from a mixture who writes: see `mop.mixture.fitted.draw_writers`.
 

@@ -31,12 +31,7 @@ N_SHOWN = 16
 
 
 def picle_agents(
-    contexts: Sequence[Record],
-    exemplars: Sequence[Record],
-    ratio: Floats,
-    *,
-    tau: float,
-    n_shots: int = N_SHOTS,
+    contexts: Sequence[Record], exemplars: Sequence[Record], ratio: Floats, *, tau: float, n_shots: int = N_SHOTS
 ) -> list[Agent]:
     """Show each context the exemplars of its label with the highest ratios, the highest last.
 
@@ -63,8 +58,7 @@ def picle_agents(
     """
     if ratio.shape != (len(exemplars),):
         raise DataError(
-            f"got {ratio.shape} ratios for {len(exemplars)} exemplars; one for each is needed; "
-            "score the same exemplars"
+            f"got {ratio.shape} ratios for {len(exemplars)} exemplars; one for each is needed; score the same exemplars"
         )
     ranked: dict[str | None, list[int]] = {}
     for row in np.argsort(-ratio, kind="stable").tolist():

@@ -166,9 +166,7 @@ def _label_scores(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             pull.resolve(lm, kind="lm"), dtype=getattr(torch, dtype)
         ).to(device)
-        config = peft.LoraConfig(
-            r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
-        )
+        config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
         try:
             tuned = peft.get_peft_model(model, config)
         except ValueError as error:
@@ -212,9 +210,7 @@ def _fine_tune(
     for epoch in range(n_epochs):
         order = generator(seed, "epoch", epoch).permutation(len(ids)).tolist()
         for start in range(0, len(order), BATCH):
-            values, _ = _token_log_probs(
-                model, [ids[i] for i in order[start : start + BATCH]], device
-            )
+            values, _ = _token_log_probs(model, [ids[i] for i in order[start : start + BATCH]], device)
             loss = -values.mean()
             optimiser.zero_grad()
             loss.backward()

@@ -20,15 +20,7 @@ from mop.errors import ConfigError
 from mop.prompts import Domain, context_prompt, label_prompt
 from mop.randomness import generator as rng_of
 from mop.rivals.redraw import MAX_TRIES, SAID, write_texts
-from mop.rivals.zerogen import (
-    MIN_WORDS,
-    N_NAMES,
-    check_labelled,
-    cut,
-    draw_names,
-    find_domain,
-    pick_name,
-)
+from mop.rivals.zerogen import MIN_WORDS, N_NAMES, check_labelled, cut, draw_names, find_domain, pick_name
 from mop.simulate.write import FailedDraws
 from mop.storage.store import Store
 from mop.types import Decoding, FloatArray, Progress, Prompt, Record, Response
@@ -133,9 +125,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
         if number == 0:
             valid = set(split_off(texts, seed=seed, method=method))
         if number < n_rounds - 1 and texts:
-            vectors = embed(
-                [state.found[i].response for i in texts], encoder, store=store, progress=progress
-            )
+            vectors = embed([state.found[i].response for i in texts], encoder, store=store, progress=progress)
             state.pool = choose_pool(texts, vectors, labels, valid)
     failed.tell(SAID)
     return [state.found[i] for i in range(len(contexts))]
@@ -241,9 +231,7 @@ def draw_feedback(labels: Sequence[str], number: int, *, seed: int, method: str)
     return decided
 
 
-def draw_examples(
-    pool: Sequence[int], key: str, attempt: int, *, seed: int, method: str
-) -> list[int]:
+def draw_examples(pool: Sequence[int], key: str, attempt: int, *, seed: int, method: str) -> list[int]:
     """Draw rows of the pool without replacement, `N_EXAMPLES` or all there are, for one text."""
     n = min(N_EXAMPLES, len(pool))
     rng = rng_of(seed, method, "examples", key, attempt)
@@ -299,9 +287,7 @@ def choose_pool(
     if is_valid.all() or not is_valid.any() or len(names) < 2:
         return {}
     wide = np.asarray(vectors, np.float64)
-    scores = influence(
-        wide[~is_valid], code[~is_valid], wide[is_valid], code[is_valid], n_labels=len(names)
-    )
+    scores = influence(wide[~is_valid], code[~is_valid], wide[is_valid], code[is_valid], n_labels=len(names))
     pool: dict[str, list[int]] = {}
     train = [i for i in rows if i not in valid]
     for place in np.argsort(scores, kind="stable"):

@@ -15,17 +15,7 @@ from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
 from mop.simulate.write import FailedDraws, draw_requests
 from mop.storage.store import Store
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Outcome,
-    Progress,
-    Prompt,
-    Record,
-    Response,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Generation, Outcome, Progress, Prompt, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -103,17 +93,13 @@ def write_texts(
             f"{len(contexts)} contexts have {len({r.key for r in contexts})} different keys; keys "
             "must differ, because seeds are made from them; number the keys"
         )
-    lost = failed or FailedDraws(
-        len(contexts), max_failed_share, method=method, model=generator.name
-    )
+    lost = failed or FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
     found: dict[int, Response] = {}
     pending = list(range(len(contexts)))
     for attempt in range(max_tries):
         seeds = [derive_seed(seed, "simulate", method, contexts[i].key, attempt) for i in pending]
         requests = [
-            GenerateRequest(
-                (Branch(ask(i, attempt), temperature),), row_seed, f"context {contexts[i].key!r}"
-            )
+            GenerateRequest((Branch(ask(i, attempt), temperature),), row_seed, f"context {contexts[i].key!r}")
             for i, row_seed in zip(pending, seeds, strict=True)
         ]
         done = len(contexts) - len(pending)

@@ -17,15 +17,7 @@ from mop.randomness import generator as rng_of
 from mop.rivals.redraw import MAX_TRIES, write_texts
 from mop.simulate.write import FailedDraws, draw_requests
 from mop.storage.store import Store
-from mop.types import (
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Progress,
-    Prompt,
-    Record,
-    Response,
-)
+from mop.types import Branch, Decoding, GenerateRequest, Progress, Prompt, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +135,7 @@ def find_domain(name: str, contexts: Sequence[Record], form: str) -> Domain | No
         If a context has no label and the domain needs one.
     """
     if name != "plain" and name not in DOMAINS:
-        raise ConfigError(
-            f"unknown domain {name!r}; known: plain, {', '.join(DOMAINS)}; plain asks by context"
-        )
+        raise ConfigError(f"unknown domain {name!r}; known: plain, {', '.join(DOMAINS)}; plain asks by context")
     if form not in ("chat", "quote"):
         raise ConfigError(f"unknown form {form!r}; accepted are chat and quote; choose one")
     if name == "plain":
@@ -195,19 +185,13 @@ def draw_names(
     prompt = name_prompt(domain)
     requests = [
         GenerateRequest(
-            (Branch(prompt, temperature),),
-            derive_seed(seed, "names", method, i),
-            f"name {i + 1} of a {domain.about}",
+            (Branch(prompt, temperature),), derive_seed(seed, "names", method, i), f"name {i + 1} of a {domain.about}"
         )
         for i in range(n_names)
     ]
     short = Decoding(max_tokens=NAME_TOKENS, top_p=decoding.top_p, top_k=decoding.top_k)
-    drawn = draw_requests(
-        requests, generator, store, short, stage=f"simulate/{method}", progress=progress
-    )
-    failed = FailedDraws(
-        n_names, max_failed_share, method=method, model=generator.name, what="names"
-    )
+    drawn = draw_requests(requests, generator, store, short, stage=f"simulate/{method}", progress=progress)
+    failed = FailedDraws(n_names, max_failed_share, method=method, model=generator.name, what="names")
     texts = [failed.settle(result)[0].text for result in drawn]
     failed.check()
     failed.tell("the others are used")
@@ -218,9 +202,7 @@ def draw_names(
             "is needed; use another model, or the domain plain"
         )
     if len(names) < n_names / 2:
-        logger.warning(
-            "%s: only %d of %d names of a %s differ", method, len(names), n_names, domain.about
-        )
+        logger.warning("%s: only %d of %d names of a %s differ", method, len(names), n_names, domain.about)
     return names
 
 

@@ -123,9 +123,7 @@ def match_weights(
     >>> match_weights([left, right], target).weights.round(1).tolist()
     [0.8, 0.2]
     """
-    samples = [
-        _checked(array, f"persona {k}") for k, array in enumerate(sample_embeddings_by_persona)
-    ]
+    samples = [_checked(array, f"persona {k}") for k, array in enumerate(sample_embeddings_by_persona)]
     target = _checked(target_embeddings, "the target")
     if not samples or any(array.shape[1] != target.shape[1] for array in samples):
         raise DataError(
@@ -149,8 +147,7 @@ def match_weights(
     width = _median_distance(target) if bandwidth is None else bandwidth
     if not (np.isfinite(width) and width > 0):
         raise DataError(
-            f"the kernel width is {width}; it must be above 0; give bandwidth, or targets that "
-            "are not all alike"
+            f"the kernel width is {width}; it must be above 0; give bandwidth, or targets that are not all alike"
         )
     n_personas = len(samples)
     uniform = np.full(n_personas, 1.0 / n_personas)
@@ -160,9 +157,7 @@ def match_weights(
     a, b = _moments(samples, asked, target, share, width)
     c = _mean_kernel(target, target, share, share, width, is_same=True)
     weights = _shrunk(a, b, centre, shrinkage)
-    return WeightMatch(
-        weights, _mmd2(weights, a, b, c), _mmd2(uniform, a, b, c), shrinkage, float(width), a, b, c
-    )
+    return WeightMatch(weights, _mmd2(weights, a, b, c), _mmd2(uniform, a, b, c), shrinkage, float(width), a, b, c)
 
 
 def _validated(
@@ -201,11 +196,7 @@ def _shrunk(a: Floats, b: Floats, prior: Floats, strength: float) -> Floats:
 
 
 def _moments(
-    samples: Sequence[Floats],
-    asked: Sequence[Ints],
-    target: Floats,
-    share: Floats,
-    width: float,
+    samples: Sequence[Floats], asked: Sequence[Ints], target: Floats, share: Floats, width: float
 ) -> tuple[Floats, Floats]:
     """Return A (K, K), over pairs that answer different contexts, and b (K,)."""
     sizes = np.array([len(array) for array in samples])
@@ -245,18 +236,12 @@ def _on_simplex(a: Floats, b: Floats) -> Floats:
     right = (vectors.T @ b) / np.sqrt(values)
     # A heavy row holds the sum at 1; scaled to the problem, since nnls works with one tolerance.
     heavy = 1e4 * np.sqrt(values[-1])
-    weights, _ = nnls(
-        np.vstack([root, np.full((1, len(b)), heavy)]),
-        np.append(right, heavy),
-        maxiter=100 * len(b),
-    )
+    weights, _ = nnls(np.vstack([root, np.full((1, len(b)), heavy)]), np.append(right, heavy), maxiter=100 * len(b))
     result: Floats = weights / weights.sum()
     return result
 
 
-def _mean_kernel(
-    x: Floats, y: Floats, wx: Floats, wy: Floats, width: float, *, is_same: bool = False
-) -> float:
+def _mean_kernel(x: Floats, y: Floats, wx: Floats, wy: Floats, width: float, *, is_same: bool = False) -> float:
     """Weighted mean of the Gaussian kernel over pairs; over pairs of different rows if x is y."""
     total = 0.0
     for start in range(0, len(x), _BLOCK):
@@ -297,8 +282,7 @@ def _shares(weights: Floats | None, n: int) -> Floats:
     result = np.asarray(weights, dtype=np.float64)
     if result.shape != (n,) or not (np.isfinite(result).all() and (result > 0).all()):
         raise DataError(
-            f"target_weights has shape {result.shape}; {n} finite numbers above 0 are needed, "
-            "one per target"
+            f"target_weights has shape {result.shape}; {n} finite numbers above 0 are needed, one per target"
         )
     return np.asarray(result / result.sum())
 
@@ -306,12 +290,7 @@ def _shares(weights: Floats | None, n: int) -> Floats:
 def _prior(weights: Floats, n: int) -> Floats:
     result = np.asarray(weights, dtype=np.float64)
     if result.shape != (n,) or not (np.isfinite(result).all() and (result >= 0).all()):
-        raise DataError(
-            f"prior has shape {result.shape}; {n} finite numbers of at least 0 are needed, one "
-            "per persona"
-        )
+        raise DataError(f"prior has shape {result.shape}; {n} finite numbers of at least 0 are needed, one per persona")
     if not result.sum() > 0:
-        raise DataError(
-            "prior has no weight above 0; at least one is needed, or None for equal ones"
-        )
+        raise DataError("prior has no weight above 0; at least one is needed, or None for equal ones")
     return np.asarray(result / result.sum())

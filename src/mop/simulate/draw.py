@@ -184,9 +184,7 @@ def _draw_some(
         yield k, exemplars, log_pi[rows, k], log_drawn
 
 
-def _draw_in_turn(
-    log_weight: Floats, uniform: Sequence[Floats]
-) -> tuple[NDArray[np.int64], Floats]:
+def _draw_in_turn(log_weight: Floats, uniform: Sequence[Floats]) -> tuple[NDArray[np.int64], Floats]:
     """Draw m of N columns per row one after another, each from what is left: rows (n, m), log-probabilities (n,).
 
     In this order they have probability Π_i w_i / (1 - w_1 - … - w_{i-1}). Where none is left the column is -1.

@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 from mop.backends.base import Generator
 from mop.backends.encoder import Encoder, embed
 from mop.errors import ConfigError, DataError
-from mop.mixture.fitted import (
-    FittedMixture,
-    context_text,
-    persona_shares,
-    with_persona_weights,
-)
+from mop.mixture.fitted import FittedMixture, context_text, persona_shares, with_persona_weights
 from mop.mixture.sums import draw, spread_draw
 from mop.randomness import derive_seed, generator, uniforms
 from mop.simulate.blackbox import match_weights
@@ -106,9 +101,7 @@ def refit_black_box(
     not the contexts'. Source of the matching: see `mop.simulate.blackbox.match_weights`.
     """
     if samples_per_persona < 2:
-        raise ConfigError(
-            f"samples_per_persona must be at least 2, got {samples_per_persona}; try 20"
-        )
+        raise ConfigError(f"samples_per_persona must be at least 2, got {samples_per_persona}; try 20")
     fitted.check_encoder(encoder.identity)
     targets = [record for record in population if record.response.strip()]
     if len(targets) < 2:
@@ -141,9 +134,7 @@ def refit_black_box(
             )
     if n_empty:
         logger.warning("%d samples are empty and were left out of the matching", n_empty)
-    vectors = embed(
-        [text for own in written for text in own], encoder, store=store, progress=progress
-    )
+    vectors = embed([text for own in written for text in own], encoder, store=store, progress=progress)
     by_persona = np.split(vectors, np.cumsum([len(own) for own in written])[:-1])
     real = embed([r.response for r in targets], encoder, store=store, progress=progress)
     hx = embed([context_text(r) for r in targets], encoder, store=store, progress=progress)
@@ -153,8 +144,7 @@ def refit_black_box(
         by_persona,
         real,
         contexts=[
-            np.array([row for row, one in zip(order, own, strict=True) if one.response.strip()])
-            for own in samples
+            np.array([row for row, one in zip(order, own, strict=True) if one.response.strip()]) for own in samples
         ],
         target_weights=target_weights,
         prior=before,
@@ -202,16 +192,11 @@ def samples_of_personas(
         Sample i of every persona answers context i; one that could not be had has no text.
     """
     n = len(contexts)
-    hx = embed(
-        [context_text(record) for record in contexts], encoder, store=store, progress=progress
-    )
+    hx = embed([context_text(record) for record in contexts], encoder, store=store, progress=progress)
     records, agents = [], []
     for k, persona in enumerate(fitted.personas):
         # A key of its own per persona and place: the seed of a draw is made from it.
-        records += [
-            replace(record, key=f"{persona.key} {i} {record.key}")
-            for i, record in enumerate(contexts)
-        ]
+        records += [replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(contexts)]
         agents += _agents(fitted, hx, contexts, k, seed, tau_factor, same_label)
     responses = list(
         simulate(
@@ -257,10 +242,7 @@ def _agents(
     """Persona k with an exemplar drawn for every context; a record never gets itself."""
     name = fitted.personas[k].key
     u = np.array(
-        [
-            uniforms(derive_seed(seed, "black-box", name, i, record.key), 0, 1)[0]
-            for i, record in enumerate(contexts)
-        ]
+        [uniforms(derive_seed(seed, "black-box", name, i, record.key), 0, 1)[0] for i, record in enumerate(contexts)]
     )
     tau = float(fitted.temperatures[k] * tau_factor)
     found: dict[int, Agent] = {}

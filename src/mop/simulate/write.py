@@ -18,18 +18,7 @@ from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.storage.run_folder import read_jsonl, write_jsonl
 from mop.storage.store import Store, generation_key
-from mop.types import (
-    Agent,
-    Branch,
-    Decoding,
-    GenerateRequest,
-    Generation,
-    Outcome,
-    Persona,
-    Progress,
-    Record,
-    Response,
-)
+from mop.types import Agent, Branch, Decoding, GenerateRequest, Generation, Outcome, Persona, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +101,7 @@ def simulate(
         If the store cannot be read or written.
     """
     if len(agents) != len(contexts):
-        raise DataError(
-            f"got {len(contexts)} contexts and {len(agents)} agents; give one agent per context"
-        )
+        raise DataError(f"got {len(contexts)} contexts and {len(agents)} agents; give one agent per context")
     _refuse_twins(contexts)
     stage = f"simulate/{method}"
     failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
@@ -128,13 +115,7 @@ def simulate(
             for record, voice, row_seed in zip(some, voices, seeds, strict=True)
         ]
         drawn = draw_requests(
-            requests,
-            generator,
-            store,
-            decoding,
-            stage=stage,
-            progress=progress,
-            span=(start, len(contexts)),
+            requests, generator, store, decoding, stage=stage, progress=progress, span=(start, len(contexts))
         )
         for record, voice, row_seed, result in zip(some, voices, seeds, drawn, strict=True):
             generation, outcome = failed.settle(result)
@@ -151,9 +132,7 @@ def simulate(
                 finish_reason=outcome,
                 n_tokens=generation.n_tokens,
                 method=method,
-                persona=_joined(
-                    None if a.persona is None else personas[a.persona].key for a in voice
-                ),
+                persona=_joined(None if a.persona is None else personas[a.persona].key for a in voice),
                 exemplar=_joined(" ".join(exemplars[j].key for j in a.exemplars) for a in voice),
                 temperature=math.fsum(a.temperature for a in voice) / len(voice),
                 log_pi=math.fsum(a.log_pi for a in voice),
@@ -205,9 +184,7 @@ def outcomes(responses: Iterable[Response]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for response in responses:
         for key in dict.fromkeys((response.persona or "").split(" ")):
-            row = counts.setdefault(
-                key, {"draws": 0, "failed": 0, "refused": 0, "empty": 0, "cut": 0}
-            )
+            row = counts.setdefault(key, {"draws": 0, "failed": 0, "refused": 0, "empty": 0, "cut": 0})
             row["draws"] += 1
             if not is_drawn(response):
                 row[response.finish_reason] += 1
@@ -301,9 +278,7 @@ class FailedDraws:
         What is drawn, for messages.
     """
 
-    def __init__(
-        self, n: int, max_failed_share: float, *, method: str, model: str, what: str = "responses"
-    ) -> None:
+    def __init__(self, n: int, max_failed_share: float, *, method: str, model: str, what: str = "responses") -> None:
         self._n = n
         self._allowed = math.floor(max_failed_share * n + 1e-9)
         self._method, self._model, self._what = method, model, what

@@ -211,9 +211,7 @@ class RunFolder:
         _check_kind(path, may_be_empty=True)
         lock = _take_lock(path)
         try:
-            for leftover in path.rglob(
-                f".*{_TEMPORARY}"
-            ):  # of a killed run; ours alone: we hold the lock
+            for leftover in path.rglob(f".*{_TEMPORARY}"):  # of a killed run; ours alone: we hold the lock
                 leftover.unlink(missing_ok=True)
             run = cls(path, {}, lock)
             if run.manifest.exists():
@@ -251,10 +249,7 @@ class RunFolder:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -379,12 +374,7 @@ class RunFolder:
         )
 
     def finish_stage(
-        self,
-        name: str,
-        inputs_hash: str,
-        *,
-        files: Iterable[Path | str] = (),
-        info: Mapping[str, object] | None = None,
+        self, name: str, inputs_hash: str, *, files: Iterable[Path | str] = (), info: Mapping[str, object] | None = None
     ) -> None:
         """Enter a finished stage into the manifest; until then it counts as not done.
 
@@ -436,8 +426,7 @@ class RunFolder:
     def damaged(self) -> list[str]:
         """One line for each file of a finished stage that is missing or has changed since."""
         return [
-            f"{self.path / file}: {'changed since' if (self.path / file).is_file() else 'missing from'} "
-            f"stage {name!r}"
+            f"{self.path / file}: {'changed since' if (self.path / file).is_file() else 'missing from'} stage {name!r}"
             for name, entry in self._manifest["stages"].items()
             for file, digest in entry["files"].items()
             if not (self.path / file).is_file() or _sha256(self.path / file) != digest
@@ -452,34 +441,25 @@ class RunFolder:
         entry: dict[str, Any] | None = self._manifest["stages"].get(name)
         if entry is None:
             raise ArtifactError(
-                f"{self.path}: stage {name!r} has not finished here, only {list(self.stages)}; "
-                "run it first"
+                f"{self.path}: stage {name!r} has not finished here, only {list(self.stages)}; run it first"
             )
         return entry
 
     def _expand(self, files: Iterable[Path | str]) -> Iterator[str]:
         root = self.path.resolve()
         for file in files:
-            found = (
-                (self.path / file).resolve()
-                if not Path(file).is_absolute()
-                else Path(file).resolve()
-            )
+            found = (self.path / file).resolve() if not Path(file).is_absolute() else Path(file).resolve()
             if not found.exists() or not found.is_relative_to(root):
                 raise ArtifactError(
                     f"{found}: no such file inside the run folder {root}; a stage can finish only "
                     "after its files are written there"
                 )
-            inner = (
-                sorted(f for f in found.rglob("*") if f.is_file()) if found.is_dir() else [found]
-            )
+            inner = sorted(f for f in found.rglob("*") if f.is_file()) if found.is_dir() else [found]
             yield from (f.relative_to(root).as_posix() for f in inner)
 
     def _write_manifest(self) -> None:
         if self._lock is None:
-            raise ArtifactError(
-                f"{self.path} was opened for reading; open it with RunFolder.create to write"
-            )
+            raise ArtifactError(f"{self.path} was opened for reading; open it with RunFolder.create to write")
         write_json(self.manifest, self._manifest)
 
 
@@ -489,27 +469,20 @@ def _check_kind(path: Path, *, may_be_empty: bool) -> None:
         _read_manifest(path)
         return
     if not path.is_dir():
-        raise ArtifactError(
-            f"{path} is not a run folder: there is no such folder; start a run there first"
-        )
+        raise ArtifactError(f"{path} is not a run folder: there is no such folder; start a run there first")
     others = sorted(
-        entry.name
-        for entry in path.iterdir()
-        if entry.name != _LOCK and not entry.name.endswith(_TEMPORARY)
+        entry.name for entry in path.iterdir() if entry.name != _LOCK and not entry.name.endswith(_TEMPORARY)
     )
     if others or not may_be_empty:
         found = f"it has no manifest.json but holds {others[0]!r}" if others else "it is empty"
-        raise ArtifactError(
-            f"{path} is not a run folder: {found}; give a new or empty folder, or one that mop made"
-        )
+        raise ArtifactError(f"{path} is not a run folder: {found}; give a new or empty folder, or one that mop made")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(
-            f"{path} is not a run folder: its manifest.json was not written by mop; "
-            "give a new or empty folder"
+            f"{path} is not a run folder: its manifest.json was not written by mop; give a new or empty folder"
         )
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
@@ -532,8 +505,7 @@ def _take_lock(path: Path) -> int:
         owner = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
         raise ArtifactError(
-            f"{path} is being written by another run (process {owner}); "
-            "wait for it to end, or use another folder"
+            f"{path} is being written by another run (process {owner}); wait for it to end, or use another folder"
         ) from None
     with suppress(OSError):  # the number is only for the message above; a full disk shows later
         os.truncate(lock, 0)
@@ -580,8 +552,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(
-            f"cannot read {path}: {error.strerror or error}; "
-            "check the path, or run the stage that writes it"
+            f"cannot read {path}: {error.strerror or error}; check the path, or run the stage that writes it"
         ) from error
 
 
@@ -602,8 +573,7 @@ def _decode(data: bytes, where: str) -> Any:
         return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"{where}: not valid JSON ({error}); correct it, or remove the file and run its stage "
-            "again"
+            f"{where}: not valid JSON ({error}); correct it, or remove the file and run its stage again"
         ) from error
 
 

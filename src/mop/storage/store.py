@@ -21,15 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import ArtifactError, BackendError
-from mop.types import (
-    Decoding,
-    FinishReason,
-    GenerateRequest,
-    Generation,
-    Prompt,
-    Score,
-    ScoreRequest,
-)
+from mop.types import Decoding, FinishReason, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
 SCHEMA_VERSION = 1
 """Raised when rows or keys change their meaning."""
@@ -79,10 +71,7 @@ class Tally:
 
     def costs(self) -> dict[str, Cost]:
         """What each stage would have spent with an empty store."""
-        return {
-            stage: Cost(len(rows), sum(rows.values()))
-            for stage, rows in sorted(self._tokens.items())
-        }
+        return {stage: Cost(len(rows), sum(rows.values())) for stage, rows in sorted(self._tokens.items())}
 
 
 def score_key(identity: str, request: ScoreRequest) -> bytes:
@@ -210,10 +199,7 @@ class Store:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -260,17 +246,13 @@ class Store:
         self._put("score", rows, stage, sum(score.n_tokens for _, score in pairs))
         self._count(stage, pairs)
 
-    def get_generations(
-        self, keys: Iterable[bytes], *, stage: str | None = None
-    ) -> dict[bytes, Generation]:
+    def get_generations(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Generation]:
         """Return the draws that are there; ``stage`` as for `get_scores`."""
         found = self._get("generation", keys, _unpack_generation)
         self._count(stage, found.items())
         return found
 
-    def put_generations(
-        self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate"
-    ) -> None:
+    def put_generations(self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate") -> None:
         """Add draws and what they cost in one transaction; parameters as in `put_scores`.
 
         Raises
@@ -295,9 +277,7 @@ class Store:
         BackendError
             If a number is not finite; nothing of the batch is stored.
         """
-        self._put(
-            "embedding", [(key, _pack_floats(vector, "an embedding")) for key, vector in pairs]
-        )
+        self._put("embedding", [(key, _pack_floats(vector, "an embedding")) for key, vector in pairs])
 
     def get_reference(self, identity: str) -> tuple[float, ...] | None:
         """Return what a scorer said to known questions when its first score was stored; None if unknown."""
@@ -317,8 +297,7 @@ class Store:
         payload = _pack_floats(np.array(values, dtype=_FLOAT), "a reference")
         with self._translated(), self._transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO reference VALUES (?, ?, ?)",
-                (key, payload, _checksum(key, payload)),
+                "INSERT OR REPLACE INTO reference VALUES (?, ?, ?)", (key, payload, _checksum(key, payload))
             )
 
     def counts(self) -> dict[str, int]:
@@ -332,9 +311,7 @@ class Store:
     def spent(self) -> dict[str, Cost]:
         """Return the `Cost` of each stage; it grew in the same transactions as the results."""
         with self._translated():
-            rows = self._db.execute(
-                "SELECT stage, calls, tokens FROM cost ORDER BY stage"
-            ).fetchall()
+            rows = self._db.execute("SELECT stage, calls, tokens FROM cost ORDER BY stage").fetchall()
         return {stage: Cost(calls, tokens) for stage, calls, tokens in rows}
 
     def verify(self) -> list[str]:
@@ -379,9 +356,7 @@ class Store:
                 for statement in _SCHEMA:
                     db.execute(statement)
             elif application != _APPLICATION_ID:
-                raise ArtifactError(
-                    f"{self.path} is an SQLite file, but not a store of mop; give another path"
-                )
+                raise ArtifactError(f"{self.path} is an SQLite file, but not a store of mop; give another path")
             elif version != SCHEMA_VERSION:
                 raise ArtifactError(
                     f"{self.path} is a store of version {version}, this mop reads and writes "
@@ -402,9 +377,7 @@ class Store:
             for tally in self._tallies:
                 tally.add(stage, ((key, answer.n_tokens) for key, answer in pairs))
 
-    def _get(
-        self, kind: str, keys: Iterable[bytes], unpack: Callable[[bytes], T]
-    ) -> dict[bytes, T]:
+    def _get(self, kind: str, keys: Iterable[bytes], unpack: Callable[[bytes], T]) -> dict[bytes, T]:
         wanted = sorted(set(keys))  # neighbours share pages
         found: dict[bytes, T] = {}
         n_damaged = 0
@@ -423,13 +396,7 @@ class Store:
             _log.warning("%d damaged %s rows in %s will be redone", n_damaged, kind, self.path)
         return found
 
-    def _put(
-        self,
-        kind: str,
-        rows: Sequence[tuple[bytes, bytes]],
-        stage: str | None = None,
-        n_tokens: int = 0,
-    ) -> None:
+    def _put(self, kind: str, rows: Sequence[tuple[bytes, bytes]], stage: str | None = None, n_tokens: int = 0) -> None:
         with self._translated(), self._transaction():
             for key, payload in rows:
                 cursor = self._db.execute(
@@ -447,18 +414,13 @@ class Store:
 
     def _settle(self, kind: str, key: bytes, payload: bytes) -> None:
         """Deal with a key that is taken: replace a damaged row, note a differing value."""
-        old, checksum = self._db.execute(
-            f"SELECT payload, checksum FROM {kind} WHERE key = ?", (key,)
-        ).fetchone()
+        old, checksum = self._db.execute(f"SELECT payload, checksum FROM {kind} WHERE key = ?", (key,)).fetchone()
         if not _is_sound(key, old, checksum):
             self._db.execute(
-                f"UPDATE {kind} SET payload = ?, checksum = ? WHERE key = ?",
-                (payload, _checksum(key, payload), key),
+                f"UPDATE {kind} SET payload = ?, checksum = ? WHERE key = ?", (payload, _checksum(key, payload), key)
             )
         elif old != payload:
-            self._db.execute(
-                "INSERT OR IGNORE INTO conflict VALUES (?, ?, ?)", (kind, key, payload)
-            )
+            self._db.execute("INSERT OR IGNORE INTO conflict VALUES (?, ?, ?)", (kind, key, payload))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -493,9 +455,7 @@ def _refuse(path: str, error: sqlite3.Error) -> NoReturn:
             "command again: what it held will be computed anew"
         ) from error
     if name.startswith("SQLITE_BUSY"):
-        raise ArtifactError(
-            f"{path} was locked by another process for 30 s ({error}); wait for it to end"
-        ) from error
+        raise ArtifactError(f"{path} was locked by another process for 30 s ({error}); wait for it to end") from error
     raise ArtifactError(
         f"cannot use the store {path}: {error}; give a path in a folder that you may write to"
     ) from error
@@ -507,11 +467,7 @@ def _checksum(key: bytes, payload: bytes) -> bytes:
 
 def _is_sound(key: object, payload: object, checksum: object) -> bool:
     # a flipped byte in a row's header can turn a column into another type
-    return (
-        isinstance(key, bytes)
-        and isinstance(payload, bytes)
-        and _checksum(key, payload) == checksum
-    )
+    return isinstance(key, bytes) and isinstance(payload, bytes) and _checksum(key, payload) == checksum
 
 
 def _is_finite(kind: str, payload: bytes) -> bool:
