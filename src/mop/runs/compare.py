@@ -21,28 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
-from mop.backends.remote import RemoteGenerator
-from mop.rivals.attributes import ATTRIBUTES
-from mop.rivals.picle_lora import check_lora
-from mop.rivals.progen import check_labels
-from mop.rivals.zerogen import find_domain
-from mop.report.table import Row, compared_on, comparison_page, latex_table, markdown_table
-from mop.config import (
-    PRESETS,
-    RIVALS,
-    CompareConfig,
-    RunConfig,
-    config_from_dict,
-    config_to_dict,
-    method_and_tau,
-)
-from mop.evaluate.downstream import check_classifier, downstream_f1
 from mop.backends.encoder import Encoder, open_encoder
+from mop.backends.remote import RemoteGenerator
+from mop.config import PRESETS, RIVALS, CompareConfig, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.errors import ConfigError
+from mop.evaluate.downstream import check_classifier, downstream_f1
 from mop.evaluate.samples import FLOOR, Evaluation, evaluate, text_map
-from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.evaluate.sense import JUDGED
+from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.prompts import PROMPT_VERSION
+from mop.randomness import derive_seed
+from mop.report.plots import save_figures
+from mop.report.table import Row, compared_on, comparison_page, latex_table, markdown_table
+from mop.rivals.attributes import ATTRIBUTES
 from mop.rivals.methods import (
     METHODS_VERSION,
     Ingredients,
@@ -53,12 +44,13 @@ from mop.rivals.methods import (
     prepare,
     respond,
 )
-from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
+from mop.rivals.picle_lora import check_lora
+from mop.rivals.progen import check_labels
+from mop.rivals.zerogen import find_domain
 from mop.runs.stages import bring_run_up, bring_up, ingredients_of, judged
-from mop.report.plots import save_figures
-from mop.prompts import PROMPT_VERSION
-from mop.randomness import derive_seed
+from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.write import is_drawn, read_responses, shown_to, write_responses
+from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
 from mop.storage.store import Cost, Tally
 from mop.types import Agent, Progress, Record, Response
 
@@ -68,22 +60,9 @@ MAIN = {"energy": -1, "fid_excess": -1, "mauve": 1, "kl_cosine": -1, "f1": 1}
 """The figures that decide, and whether more (1) or less (-1) is better."""
 SIDE = ("fid", "sense", "improbable", "mean_words", "failed", "empty", "refusals", "near_copies",
         "duplicates", "distinct_2", "self_bleu_4", "mauve_star", "kl_cosine_reverse")  # fmt: skip
-SEES_REAL = (
-    "mop",
-    "mop-uniform",
-    "few-shot",
-    "few-shot-3",
-    "persona-only",
-    "picle",
-    "picle-prompted",
-)
+SEES_REAL = ("mop", "mop-uniform", "few-shot", "few-shot-3", "persona-only", "picle", "picle-prompted")
 """Methods that see real texts (the exemplars); the others see none."""
-RANGES = {
-    "fid": (0.0, math.inf),
-    "mauve": (0.0, 1.0),
-    "kl_cosine": (0.0, math.inf),
-    "f1": (0.0, 1.0),
-}
+RANGES = {"fid": (0.0, math.inf), "mauve": (0.0, 1.0), "kl_cosine": (0.0, math.inf), "f1": (0.0, 1.0)}
 """Least and most that a figure can be, where there are such ends."""
 QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
 """k-means seeds and subsamples of the first look, which only chooses the best rivals."""
@@ -130,11 +109,7 @@ class Arm:
 
 
 def compare(
-    config: RunConfig,
-    path: Path,
-    *,
-    progress: Progress | None = None,
-    models: Models | None = None,
+    config: RunConfig, path: Path, *, progress: Progress | None = None, models: Models | None = None
 ) -> dict[str, Any]:
     """Draw, judge and tabulate all methods of the settings.
 
@@ -164,9 +139,7 @@ def compare(
     for ablation in config.compare.ablations:
         variant_settings(config, ablation)
     with _open_bench(config, path, progress=progress, models=models) as bench:
-        arms = [
-            bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)
-        ]
+        arms = [bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)]
         bench.draw(arms)
         if config.compare.n_seeds_best > config.compare.n_seeds:
             _draw_further(bench, arms, "first", is_quick=True)
@@ -191,12 +164,7 @@ def pieces(config: RunConfig) -> list[str]:
 
 
 def draw_piece(
-    config: RunConfig,
-    path: Path,
-    piece: str,
-    *,
-    progress: Progress | None = None,
-    models: Models | None = None,
+    config: RunConfig, path: Path, piece: str, *, progress: Progress | None = None, models: Models | None = None
 ) -> None:
     """Do one of `pieces` and no more: for long comparisons that are run a part at a time.
 
@@ -217,9 +185,7 @@ def draw_piece(
 
 
 @contextmanager
-def _open_bench(
-    config: RunConfig, path: Path, *, progress: Progress | None, models: Models | None
-) -> Iterator[_Bench]:
+def _open_bench(config: RunConfig, path: Path, *, progress: Progress | None, models: Models | None) -> Iterator[_Bench]:
     """Bring the run up to its fit and open what the arms share."""
     models = models or Models(config)
     mixing = [name for name in config.compare.ablations if name.startswith("tokens-")]
@@ -253,9 +219,7 @@ def _arm_name(method: str, s: int) -> str:
     return method if s == 0 else f"{method}-s{s + 1}"
 
 
-def _draw_further(
-    bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool = False
-) -> dict[str, Any]:
+def _draw_further(bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool = False) -> dict[str, Any]:
     """Draw further seeds of MoP and of the rival that is best on each figure, until no other one is.
 
     Returns
@@ -369,9 +333,7 @@ def changes_nothing(config: RunConfig, ablation: str) -> bool:
         kind, number = numbered[1], int(numbered[2])
         if kind in ("k", "n"):
             return number == (config.personas.n_personas if kind == "k" else config.data.exemplars)
-        return (kind, number) == (simulation.mix, simulation.n_agents) or (
-            number == 1 and simulation.mix == "none"
-        )
+        return (kind, number) == (simulation.mix, simulation.n_agents) or (number == 1 and simulation.mix == "none")
     is_papers = is_plain and simulation.mix == "none"
     fit = config_to_dict(config)["fit"]
     return {
@@ -407,9 +369,7 @@ class _Bench:
             )
         if not self.has_labels and settings.methods == CompareConfig().methods:
             self.methods.remove("progen")
-            self.notes.append(
-                "progen was left out: its classifier needs labels, and no context has one."
-            )
+            self.notes.append("progen was left out: its classifier needs labels, and no context has one.")
         self.contexts = balanced(tests, settings.n_responses)
         self.few = balanced(tests, settings.n_ablation or settings.n_responses)
         picked = {record.key for record in self.contexts}
@@ -487,9 +447,7 @@ class _Bench:
         return {
             "records": self.work.folder.stage_hash("records"),
             "fit": self.work.folder.stage_hash("fit"),
-            "config": {
-                key: config[key] for key in ("data", "personas", "fit", "simulate", "compare")
-            },
+            "config": {key: config[key] for key in ("data", "personas", "fit", "simulate", "compare")},
             "lm": self.work.lm.generate_identity,
             "scorer": self.work.scorer.score_identity,
             **self.work.tolerance(),
@@ -533,13 +491,9 @@ class _Bench:
         if keeps_personas(ablation):
             # Those of the run, as a person may have edited them and another model may have written them.
             file = str(self.work.folder.personas)
-            settings = replace(
-                settings, personas=replace(settings.personas, writer="file", path=file)
-            )
+            settings = replace(settings, personas=replace(settings.personas, writer="file", path=file))
         path = self.place / "variants" / ablation
-        bring_run_up(
-            settings, path, "fit", models=self.work.models, progress=self.work.progress
-        )
+        bring_run_up(settings, path, "fit", models=self.work.models, progress=self.work.progress)
         return load_mixture(path / "mixture")
 
     @contextmanager
@@ -599,10 +553,7 @@ class _Bench:
         file = self.place / f"{table}.json"
         if not self.work.folder.stage_done(stage, inputs):
             wanted = {record.key for record in contexts}
-            every = {
-                arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted]
-                for arm in shown
-            }
+            every = {arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted] for arm in shown}
             responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
             scored = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
             scored["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
@@ -629,17 +580,10 @@ class _Bench:
 
     def _encoder(self, name: str) -> Encoder:
         config = self.config
-        return open_encoder(
-            name, device=config.model.torch_device, dtype=config.compare.encoder_dtype
-        )
+        return open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
 
     def _judged(
-        self,
-        responses: Mapping[str, Sequence[Response]],
-        n: int,
-        encoders: Sequence[str],
-        *,
-        is_quick: bool,
+        self, responses: Mapping[str, Sequence[Response]], n: int, encoders: Sequence[str], *, is_quick: bool
     ) -> dict[str, Any]:
         settings, store = self.config.evaluate, self.work.store
         n_seeds, n_bootstrap = settings.n_seeds, settings.n_bootstrap
@@ -665,9 +609,7 @@ class _Bench:
                 n_seeds=n_seeds,
                 n_bootstrap=n_bootstrap,
                 seed=self.config.seed,
-                exemplar_texts={
-                    arm: [shown_to(r, exemplars) for r in rows] for arm, rows in responses.items()
-                },
+                exemplar_texts={arm: [shown_to(r, exemplars) for r in rows] for arm, rows in responses.items()},
                 judged=nats,
                 judge=self.work.models.judge.name,
                 weights={
@@ -684,10 +626,7 @@ class _Bench:
                 result["map"] = {} if is_quick else self._map(evaluation)
                 result["downstream"] = self._downstream(
                     # As many texts of each method as the other figures are of.
-                    {
-                        arm: [rows[i] for i in evaluation.rows[arm]]
-                        for arm, rows in responses.items()
-                    },
+                    {arm: [rows[i] for i in evaluation.rows[arm]] for arm, rows in responses.items()},
                     name,
                 )
         return result
@@ -699,9 +638,7 @@ class _Bench:
         places = text_map(some, seed=derive_seed(self.config.seed, "map"), limit=MAP_TEXTS)
         return {name: np.round(xy, 3).tolist() for name, (_, xy) in places.items()}
 
-    def _downstream(
-        self, responses: Mapping[str, Sequence[Response]], encoder: str
-    ) -> dict[str, Any]:
+    def _downstream(self, responses: Mapping[str, Sequence[Response]], encoder: str) -> dict[str, Any]:
         """Classifier scores of each arm and of real texts; empty without labels."""
         tests = [record for record in self.work.records("test") if record.label is not None]
         if len({record.label for record in tests}) < 2:
@@ -722,9 +659,7 @@ class _Bench:
             "real train": [*self.work.records("train"), *self.work.records("valid")],
             "real exemplars": self.work.fitted.exemplars,
         }
-        labelled = {
-            name: [row for row in rows if row.label is not None] for name, rows in sets.items()
-        }
+        labelled = {name: [row for row in rows if row.label is not None] for name, rows in sets.items()}
         return {
             name: f1([row.response for row in rows], [str(row.label) for row in rows])
             for name, rows in labelled.items()
@@ -732,9 +667,7 @@ class _Bench:
 
     # -- the result
 
-    def write(
-        self, found: Mapping[str, Any], ablations: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def write(self, found: Mapping[str, Any], ablations: Mapping[str, Any] | None) -> dict[str, Any]:
         """Write table and page in all forms; return the document."""
         headline = found["encoders"][0]
         rows = self._rows(found)
@@ -795,12 +728,9 @@ class _Bench:
 
     def _no_changes(self) -> list[str]:
         """Changed versions that change nothing under these settings."""
-        same = [
-            name for name in self.config.compare.ablations if changes_nothing(self.config, name)
-        ]
+        same = [name for name in self.config.compare.ablations if changes_nothing(self.config, name)]
         return [
-            f"mop.{name} is mop itself under these settings: it differs in its random numbers alone."
-            for name in same
+            f"mop.{name} is mop itself under these settings: it differs in its random numbers alone." for name in same
         ]
 
     def _surrogate_note(self) -> list[str]:
@@ -913,12 +843,7 @@ def cost_of(folder: RunFolder, stage: str) -> Cost:
 
 
 def draw_ablation(
-    ablation: str,
-    contexts: Sequence[Record],
-    given: Ingredients,
-    mixture: FittedMixture,
-    *,
-    name: str,
+    ablation: str, contexts: Sequence[Record], given: Ingredients, mixture: FittedMixture, *, name: str
 ) -> list[Response]:
     """Draw with a changed MoP.
 
@@ -952,17 +877,11 @@ def draw_ablation(
         n_agents, mix = 1, "none"
     agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=mix)
     if ablation == "no-exemplars":
-        agents = [
-            replace(agent, exemplars=(), log_omega=0.0)
-            for agent in agents
-            if isinstance(agent, Agent)
-        ]
+        agents = [replace(agent, exemplars=(), log_omega=0.0) for agent in agents if isinstance(agent, Agent)]
     return list(answer(agents, contexts, given, name=name))
 
 
-def over_seeds(
-    arms: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def over_seeds(arms: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Mean figures of one method over its seeds.
 
     With one seed the intervals are those of the evaluation (over the choice of texts; of training
@@ -997,8 +916,5 @@ def over_seeds(
             reach = math.hypot(reach, floor["fid_excess_interval"][1] / math.sqrt(2))
         found[f"{name}_spread"] = sd
         low, high = RANGES.get(name, (-math.inf, math.inf))
-        found[f"{name}_interval"] = [
-            max(low, found[name] - reach),
-            min(high, found[name] + reach),
-        ]
+        found[f"{name}_interval"] = [max(low, found[name] - reach), min(high, found[name] + reach)]
     return found

@@ -29,9 +29,7 @@ from mop.types import Branch, Decoding, GenerateRequest, ScoreRequest
 Status = Literal["ok", "note", "problem"]
 
 _DISTRIBUTION = "mixture-of-personas"
-_LEAST_FREE_BYTES = (
-    3 * 2**30
-)  # what the embedded models take, roughly twice over while they are converted
+_LEAST_FREE_BYTES = 3 * 2**30  # what the embedded models take, roughly twice over while they are converted
 
 
 def examine(
@@ -104,24 +102,15 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _finding(
-    section: str, what: str, status: Status, detail: str, advice: str = ""
-) -> dict[str, str]:
+def _finding(section: str, what: str, status: Status, detail: str, advice: str = "") -> dict[str, str]:
     return {"section": section, "what": what, "status": status, "detail": detail, "advice": advice}
 
 
 def _machine() -> list[dict[str, str]]:
     found = [
-        _finding(
-            "machine",
-            "python",
-            "ok",
-            f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        )
+        _finding("machine", "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     ]
-    n_cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _memory_bytes()
     size = f", {memory / 2**30:.0f} GiB of memory" if memory else ""
     found.append(_finding("machine", "processor", "ok", f"{n_cores} cores{size}"))
@@ -140,11 +129,7 @@ def _packages() -> list[dict[str, str]]:
     try:
         lines = importlib.metadata.requires(_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return [
-            _finding(
-                "packages", "mop", "note", "runs from a folder, without an installed distribution"
-            )
-        ]
+        return [_finding("packages", "mop", "note", "runs from a folder, without an installed distribution")]
     extras: dict[str, list[tuple[str, str]]] = {}
     for line in lines:
         requirement, _, marker = line.partition(";")
@@ -152,12 +137,8 @@ def _packages() -> list[dict[str, str]]:
         name = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
         if name is not None and name[0] != _DISTRIBUTION:
             least = re.search(r">=\s*([\d.]+)", requirement)
-            extras.setdefault(extra[1] if extra else "core", []).append(
-                (name[0], least[1] if least else "")
-            )
-    return [
-        _extra(name, packages) for name, packages in extras.items() if name not in ("all", "dev")
-    ]
+            extras.setdefault(extra[1] if extra else "core", []).append((name[0], least[1] if least else ""))
+    return [_extra(name, packages) for name, packages in extras.items() if name not in ("all", "dev")]
 
 
 def _extra(name: str, packages: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -191,22 +172,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _devices() -> list[dict[str, str]]:
     if importlib.util.find_spec("torch") is None:
-        return [
-            _finding("devices", "torch", "note", "not installed: models on this machine cannot run")
-        ]
+        return [_finding("devices", "torch", "note", "not installed: models on this machine cannot run")]
     import torch
 
-    found = [
-        _finding(
-            "devices", "cpu", "ok", f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-        )
-    ]
+    found = [_finding("devices", "cpu", "ok", f"{torch.get_num_threads()} threads, torch {torch.__version__}")]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(i)
         size = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-        found.append(
-            _finding("devices", f"cuda:{i}", "ok", f"{torch.cuda.get_device_name(i)}, {size}")
-        )
+        found.append(_finding("devices", f"cuda:{i}", "ok", f"{torch.cuda.get_device_name(i)}, {size}"))
     if torch.backends.mps.is_available():
         found.append(_finding("devices", "mps", "note", "Apple GPU, not used: it has no float64"))
     if len(found) == 1:
@@ -225,25 +198,9 @@ def _models(cache: Path | None) -> list[dict[str, str]]:
     free = shutil.disk_usage(place).free
     detail = f"{folder}, {free / 2**30:.1f} GiB free"
     if not os.access(place, os.W_OK):
-        found = [
-            _finding(
-                "models",
-                "cache",
-                "problem",
-                f"{detail}, not writable",
-                "set MOP_CACHE to another folder",
-            )
-        ]
+        found = [_finding("models", "cache", "problem", f"{detail}, not writable", "set MOP_CACHE to another folder")]
     elif free < _LEAST_FREE_BYTES:
-        found = [
-            _finding(
-                "models",
-                "cache",
-                "problem",
-                detail,
-                "free some space, or set MOP_CACHE to another disk",
-            )
-        ]
+        found = [_finding("models", "cache", "problem", detail, "free some space, or set MOP_CACHE to another disk")]
     else:
         found = [_finding("models", "cache", "ok", detail)]
     if cache is None:
@@ -252,19 +209,13 @@ def _models(cache: Path | None) -> list[dict[str, str]]:
             advice = "" if is_there else f"mop pull {name}"
             found.append(
                 _finding(
-                    "models",
-                    name,
-                    "ok" if is_there else "note",
-                    "there" if is_there else "not pulled yet",
-                    advice,
+                    "models", name, "ok" if is_there else "note", "there" if is_there else "not pulled yet", advice
                 )
             )
     return found
 
 
-def _server(
-    name: str, settings: RemoteSettings, tokenizer: str | None, *, probe: bool
-) -> list[dict[str, str]]:
+def _server(name: str, settings: RemoteSettings, tokenizer: str | None, *, probe: bool) -> list[dict[str, str]]:
     """Ask a server what it is; a refusal is a finding, not an error."""
     shown = without_password(name)
     try:
@@ -303,16 +254,12 @@ def _probed(name: str, model: RemoteGenerator) -> list[dict[str, str]]:
     prompt = simulation_prompt("Write some random words.")
     found = []
     try:
-        for _ in model.generate(
-            [GenerateRequest((Branch(prompt, 1.0),), 0)], Decoding(max_tokens=8)
-        ):
+        for _ in model.generate([GenerateRequest((Branch(prompt, 1.0),), 0)], Decoding(max_tokens=8)):
             pass
     except MopError as error:
         found.append(_finding("servers", f"{name}, draws", "problem", str(error)))
     else:
-        seeded = (
-            "gives the same text" if model.findings.is_seeded else "does not give the same text"
-        )
+        seeded = "gives the same text" if model.findings.is_seeded else "does not give the same text"
         doubts = "".join(f"; {doubt}" for doubt in model.findings.doubts)
         status: Status = "note" if doubts else "ok"
         detail = f"it samples; the same seed {seeded} again{doubts}"

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from mop.storage.run_folder import RunFolder, write_parquet
 from mop.config import RunConfig
 from mop.data.records import load_records
+from mop.data.sources import BadRow, open_source
 from mop.errors import ConfigError
 from mop.mixture.fitted import FittedMixture, load_mixture
-from mop.rivals.methods import respond
-from mop.runs.work import Models, open_work
-from mop.runs.stages import ingredients_of
 from mop.randomness import derive_seed, uniforms
+from mop.rivals.methods import respond
+from mop.runs.stages import ingredients_of
+from mop.runs.work import Models, open_work
 from mop.simulate.write import is_drawn, write_responses
-from mop.data.sources import BadRow, open_source
+from mop.storage.run_folder import RunFolder, write_parquet
 from mop.types import Progress, Record, Response
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -177,10 +177,7 @@ def drawn_contexts(population: Sequence[Record], n: int | None, *, seed: int) ->
     n = len(population) if n is None else n
     u = uniforms(derive_seed(seed, "context"), 0, n)
     chosen = np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), len(ends) - 1)
-    return [
-        replace(population[row], key=f"sample-{i}", response="")
-        for i, row in enumerate(chosen.tolist(), start=1)
-    ]
+    return [replace(population[row], key=f"sample-{i}", response="") for i, row in enumerate(chosen.tolist(), start=1)]
 
 
 def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Record]:
@@ -195,19 +192,14 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Reco
     found = loaded.records
     n = len(found) if n is None else n
     turns = [divmod(i, len(found)) for i in range(n)]
-    return [
-        found[row] if turn == 0 else replace(found[row], key=f"{found[row].key}/{turn + 1}")
-        for turn, row in turns
-    ]
+    return [found[row] if turn == 0 else replace(found[row], key=f"{found[row].key}/{turn + 1}") for turn, row in turns]
 
 
 def _has_column(source: str | Path, name: str) -> bool:
     opened = open_source(source)
     if opened.columns is not None:
         return name in opened.columns
-    return any(
-        not isinstance(row, BadRow) and name in row for _, row in opened.rows((name,))
-    )  # JSON has no header
+    return any(not isinstance(row, BadRow) and name in row for _, row in opened.rows((name,)))  # JSON has no header
 
 
 def _fitted_to(fitted: FittedMixture, made_for: str) -> str:

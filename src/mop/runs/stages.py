@@ -1,0 +1,426 @@
+"""The stages of a run, each one function; `bring_up` does those that are not done."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.config import RunConfig, config_to_dict
+from mop.data.records import load_records, save_records, split_records
+from mop.data.split_files import load_splits, split_files
+from mop.errors import ArtifactError
+from mop.evaluate.samples import FLOOR, evaluate, text_map
+from mop.evaluate.sense import log_lik_per_token
+from mop.mixture.fit import fit_mixture
+from mop.mixture.fitted import context_text, save_mixture
+from mop.mixture.headroom import fit_sentence
+from mop.mixture.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
+from mop.mixture.score import distinct
+from mop.personas.ablations import random_personas, record_personas
+from mop.personas.cluster import cluster
+from mop.personas.files import read_personas, save_personas
+from mop.personas.keywords import keyword_personas
+from mop.personas.llm import llm_personas
+from mop.randomness import derive_seed
+from mop.report.page import draw_figures, write_report
+from mop.report.plots import save_figures
+from mop.report.report_data import report_data, response_files
+from mop.rivals.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.runs.work import SPLITS, STAGE_VERSIONS, Models, Work, open_work, planned_calls, source_place, versions_now
+from mop.simulate.write import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
+from mop.storage.run_folder import RunFolder, hash_of, write_json, write_parquet
+from mop.storage.store import Store
+from mop.types import Progress, Record, Response
+
+logger = logging.getLogger(__name__)
+
+
+def bring_up(work: Work, until: str) -> dict[str, Any]:
+    """Do each stage that is not done, up to ``until``; see `run`."""
+    config, folder = work.config, work.folder
+    result: dict[str, Any] = {"done": [], "skipped": []}
+    inputs: dict[str, Any] = {"format": 1}
+    for name, stage in STAGES.items():
+        inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
+        if folder.stage_done(name, inputs_hash) and (name != "personas" or folder.personas.is_file()):
+            result["skipped"].append(name)
+        else:
+            began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
+            paid = _n_paid(work.store)
+            work.progress.begin(name, planned_calls(config, name, until))
+            try:
+                with work.store.tally() as tally:
+                    files, headline = stage(work)
+            except BaseException:
+                seconds = round(earlier + time.monotonic() - began, 1)
+                with suppress(ArtifactError):  # a full disk: what stopped the stage is to be seen
+                    folder.describe(stopped={"stage": name, "inputs": inputs_hash, "seconds": seconds})
+                raise
+            if earlier:  # counted now
+                folder.describe(stopped={})
+            asked = tally.costs()
+            if sum(cost.calls for cost in asked.values()) > _n_paid(work.store) - paid:
+                # Some answers were paid for when the stage was made before: so was their time.
+                earlier += folder.stage_info(name).get("seconds", 0.0) if name in folder.stages else 0.0
+            headline = {
+                **headline,
+                "seconds": round(earlier + time.monotonic() - began, 1),
+                "asked": {who: list(cost) for who, cost in asked.items()},
+            }
+            work.progress.save()
+            work.describe()
+            folder.finish_stage(name, inputs_hash, files=files, info=headline)
+            # Settings are kept once something was made with them: a refused value leaves no trace.
+            write_json(folder.config, config_to_dict(config))
+            result["done"].append(name)
+        inputs = {"stage": name, "made": folder.stage_hash(name), "inputs": inputs_hash}
+        result[name] = folder.stage_info(name)
+        if name == until:
+            break
+    write_json(folder.config, config_to_dict(config))
+    folder.describe(seed=config.seed, models=work.identities(), versions=versions_now())
+    work.describe()
+    return result
+
+
+def bring_run_up(
+    config: RunConfig,
+    path: Path,
+    until: str,
+    *,
+    models: Models,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Open a run and bring it up to a stage; see `mop.pipeline.run`."""
+    with open_work(config, path, models, until=until, store=store, progress=progress) as work:
+        return {"run": str(path), **bring_up(work, until)}
+
+
+def _n_paid(store: Store) -> int:
+    """How many answers a store ever paid for."""
+    return sum(cost.calls for cost in store.spent().values())
+
+
+def _stopped_after(folder: RunFolder, stage: str, inputs_hash: str) -> float:
+    """Seconds of the attempts at a stage that ended with an error or an interrupt, not by a kill."""
+    stopped = folder.about.get("stopped", {})
+    is_same = stopped.get("stage") == stage and stopped.get("inputs") == inputs_hash
+    return float(stopped["seconds"]) if is_same else 0.0
+
+
+Made = tuple[list[Path], dict[str, Any]]
+"""The files of a stage, and its headline."""
+
+
+def make_records(work: Work) -> Made:
+    """Read the source, leave out what cannot be used, divide the rest."""
+    data = work.config.data
+    columns: dict[str, Any] = {
+        "context": data.context,
+        "response": data.response,
+        "label": data.label,
+        "key": data.key,
+        "weight": data.weight,
+        "group": data.group,
+        "strict": data.strict,
+        "duplicates": data.duplicates,
+    }
+    sizes = {name: int(getattr(data, name)) for name in SPLITS}
+    source, seed = source_place(data.source), work.config.seed
+    given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
+    splits: dict[str, list[Record]] = {}
+    if given:
+        splits, parts = load_splits(given, sizes, seed=seed, **columns)
+    else:
+        parts = [load_records(source, **columns)]
+    # Before a split can fail: what was left out is often why.
+    listed = work.folder.records / "problems.json"
+    problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
+    counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
+    write_json(listed, {"counts": counts, "problems": problems})
+    for code, count in counts.items():
+        logger.warning("%d rows: %s (see records/problems.json)", count, code)
+    splits = splits or split_records(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
+    files = [listed]
+    for name, records in splits.items():
+        files.append(work.folder.records / f"{name}.jsonl")
+        save_records(records, files[-1])
+    usable = sum(len(loaded.records) for loaded in parts)
+    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **sizes}
+
+
+def make_personas(work: Work) -> Made:
+    """Cluster the exemplars and describe each cluster, or take the user's personas."""
+    settings, target = work.config.personas, work.folder.personas
+    if settings.path is not None:
+        personas = read_personas(Path(settings.path).expanduser())
+    else:
+        exemplars = work.records("exemplars")
+        vectors = work.embed([record.response for record in exemplars])
+        k = settings.n_clusters(len(np.unique(vectors, axis=0)))
+        clustering = cluster(vectors, k, seed=work.config.seed)
+        if settings.writer == "random":
+            personas = random_personas(exemplars, k, seed=work.config.seed)
+        elif settings.writer == "record":
+            personas = record_personas(exemplars, clustering)
+        elif settings.writer == "keywords":
+            personas = keyword_personas(
+                exemplars, clustering, n_keywords=settings.n_keywords, n_sources=settings.n_sources
+            )
+        else:
+            personas = llm_personas(
+                exemplars,
+                clustering,
+                work.lm,
+                task=work.config.data.task,
+                seed=work.config.seed,
+                n_sources=settings.n_sources,
+                store=work.store,
+                progress=work.progress,
+            )
+    _keep_edited(work.folder)
+    save_personas(personas, target)
+    doubtful = sum(bool(persona.doubts) for persona in personas)
+    if doubtful:
+        logger.warning("%d of %d personas look doubtful; see their doubts in %s", doubtful, len(personas), target)
+    # The file is not hashed: a person may edit it, and the fit then starts from the edited one.
+    return [], {"n_personas": len(personas), "doubtful": doubtful, "written": _digest(target)}
+
+
+def _keep_edited(folder: RunFolder) -> None:
+    """Put a persona file that a person edited aside before it is written anew."""
+    if not folder.personas.is_file():
+        return
+    written = folder.stage_info("personas").get("written") if "personas" in folder.stages else None
+    if written is not None and written != _digest(folder.personas):
+        number = 1
+        while (aside := folder.path / f"personas.edited-{number}.jsonl").exists():
+            number += 1
+        folder.personas.replace(aside)
+        logger.warning("the personas are made anew; your edited file is kept as %s", aside)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_fit(work: Work) -> Made:
+    """Learn weights and a temperature from scores of the frozen model."""
+    config = work.config
+    fitted = fit_mixture(
+        read_personas(work.folder.personas),
+        distinct(work.records("exemplars")),
+        work.records("train"),
+        work.records("valid"),
+        encoder=work.encoder,
+        scorer=work.scorer,
+        store=work.store,
+        task=config.data.task,
+        settings=config.fit,
+        seed=config.seed,
+        progress=work.progress,
+    )
+    info = {**fitted.info, "lm": config.model.lm, "scorer": config.model.scorer, "encoder": config.model.encoder}
+    save_mixture(replace(fitted, info=info), work.folder.mixture)
+    work.__dict__.pop("fitted", None)
+    history = fitted.info["history"]
+    headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
+    certificate = fitted.info["certificate"] or {"n_components": 0, "n_all": 1}
+    is_whole = certificate["n_components"] == certificate["n_all"]
+    return [work.folder.mixture], {
+        **({"says": fit_sentence(fitted.info)} if fitted.info["gain"] else {}),
+        **headline,
+        "valid": history[history[-1]["kept_round"]]["valid"],
+        "n_personas": len(fitted.personas),
+        "certificate": certificate["bound"] if is_whole else None,
+    }
+
+
+def make_responses(work: Work) -> Made:
+    """Draw one response per test context with the mixture, and with each control."""
+    settings = work.config.simulate
+    contexts = work.records("test")[: settings.n_responses]
+    ingredients = ingredients_of(work)
+    for departure in settings.departures():
+        logger.warning("%s", departure)
+    files, cut = [], {}
+    for method in ("mop", *settings.controls):
+        path = work.folder.responses if method == "mop" else work.folder.method(method)
+        responses = respond(method, contexts, ingredients)
+        write_responses(path, responses)
+        files.append(path)
+        cut[method] = round(cut_share(read_responses(path)), 4)
+    write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
+    return [*files, work.folder.responses_parquet], {
+        "n_responses": len(contexts),
+        "methods": len(files),
+        "cut_share": cut,
+    }
+
+
+def ingredients_of(work: Work, method: str = "mop") -> Ingredients:
+    """What a method of a run is made from; by default all that any method needs."""
+    config, is_fitted = work.config, needs_mixture(method)
+    return Ingredients(
+        config=config,
+        exemplars=work.fitted.exemplars if is_fitted else distinct(work.records("exemplars")),
+        mixture=work.fitted if is_fitted else None,
+        lm=work.lm,
+        scorer=work.scorer if needs_scorer(method) else None,
+        encoder=work.encoder,
+        store=work.store,
+        seed=config.seed,
+        progress=work.progress,
+    )
+
+
+def make_metrics(work: Work) -> Made:
+    """Compare what was simulated with the golden records, and score held-out records."""
+    config = work.config
+    contexts = work.records("test")[: config.simulate.n_responses]
+    every = {name: list(read_responses(path)) for name, path in response_files(work.folder, config).items()}
+    responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
+    shown = {record.key: record.response for record in work.fitted.exemplars}
+    weight = {record.key: record.weight for record in contexts}
+    golden = work.records("golden")
+    evaluation = evaluate(
+        {name: [r.response for r in rows] for name, rows in responses.items()},
+        [record.response for record in golden],
+        [record.response for record in contexts],
+        encoder=work.encoder,
+        store=work.store,
+        n_seeds=config.evaluate.n_seeds,
+        n_bootstrap=config.evaluate.n_bootstrap,
+        seed=config.seed,
+        exemplar_texts={name: [shown_to(r, shown) for r in rows] for name, rows in responses.items()},
+        judged=judged(work, {**responses, FLOOR: contexts}),
+        judge=work.models.judge.name,
+        weights={
+            **{name: [weight[r.id] for r in rows] for name, rows in responses.items()},
+            FLOOR: [record.weight for record in contexts],
+            "golden": [record.weight for record in golden],
+        },
+        progress=work.progress,
+    )
+    held_out = held_out_likelihood(work)
+    write_json(
+        work.folder.metrics,
+        {
+            "methods": evaluation.methods,
+            "held_out": held_out,
+            "failed": {name: len(rows) - len(responses[name]) for name, rows in every.items()},
+            "outcomes": {name: outcomes(rows) for name, rows in every.items()},
+            "written_by": work.lm.name,
+            "scored_by": work.scorer.name,
+            "is_surrogate": work.models.is_surrogate,
+            "judged_by": evaluation.judge,
+            "encoder": config.model.encoder,
+            "n_golden": config.data.golden,
+        },
+    )
+    places = text_map(evaluation, seed=derive_seed(config.seed, "map"))
+    groups, gates = gates_by_label(work, contexts)
+    write_json(
+        work.folder.evaluation,
+        {
+            "notes": list(evaluation.notes),
+            "histogram_edges": list(evaluation.histogram_edges),
+            "histograms": evaluation.histograms,
+            "map": {
+                name: {"rows": rows.tolist(), "places": np.round(xy, 3).tolist()} for name, (rows, xy) in places.items()
+            },
+            "gate_groups": groups,
+            "gates": np.round(gates, 6).tolist(),
+        },
+    )
+    mop = evaluation.methods["mop"]
+    return [work.folder.metrics, work.folder.evaluation], {
+        **{key: mop[key] for key in ("energy", "fid_excess", "fid", "mauve", "kl_cosine", "sense")},
+        **{f"held_out_{key}": held_out[key] for key in ("gain", "gain_interval")},
+    }
+
+
+def judged(work: Work, texts: Mapping[str, Sequence[Response | Record]]) -> dict[str, list[float]]:
+    """Log-likelihood per token of each text under the judge, by set; see `mop.evaluate.sense`."""
+    return {
+        name: log_lik_per_token(
+            [row.context for row in rows],
+            [row.response for row in rows],
+            judge=work.models.judge,
+            store=work.store,
+            task=work.config.data.task,
+            progress=work.progress,
+        )
+        for name, rows in texts.items()
+    }
+
+
+def gates_by_label(work: Work, contexts: Sequence[Record]) -> tuple[list[str], NDArray[np.float64]]:
+    """Mean persona weights over all contexts, then over those of each of the 11 most frequent labels, (G, K)."""
+    pi = np.exp(work.fitted.log_pi(work.embed([context_text(record) for record in contexts])))
+    counts = Counter(record.label for record in contexts if record.label is not None)
+    labels = [label for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:11]]
+    means = [pi.mean(axis=0)]
+    means += [pi[[record.label == label for record in contexts]].mean(axis=0) for label in labels]
+    return ["all contexts", *labels], np.stack(means)
+
+
+def held_out_table(work: Work) -> Table:
+    """Scores of the held-out records under drawn components."""
+    config = work.config
+    records = work.records("test")[: config.evaluate.test_records]
+    return score_for_likelihood(
+        work.fitted,
+        records,
+        work.embed([context_text(record) for record in records]),
+        scorer=work.scorer,
+        store=work.store,
+        n_components=config.evaluate.test_components,
+        seed=derive_seed(config.seed, "test"),
+        progress=work.progress,
+    )
+
+
+def held_out_likelihood(work: Work) -> dict[str, Any]:
+    """Mean held-out log-likelihood of the mixture and of the references, in nats per record."""
+    table = held_out_table(work)
+    likelihood = Likelihood(table, work.fitted, seed=work.config.seed)
+    held_out = summarise(likelihood)
+    held_out["references"] = references(
+        likelihood,
+        work.records("test")[: len(table.weight)],
+        scorer=work.scorer,
+        store=work.store,
+        progress=work.progress,
+    )
+    return held_out
+
+
+def make_report(work: Work) -> Made:
+    """One page for people."""
+    data = report_data(work.folder, work.config, versions=versions_now(), spent=work.store.spent())
+    write_report(data, work.folder.report)
+    save_figures(draw_figures(data), work.folder.figures)
+    return [work.folder.report, work.folder.figures], {}
+
+
+STAGES: Mapping[str, Callable[[Work], Made]] = {
+    "records": make_records,
+    "personas": make_personas,
+    "fit": make_fit,
+    "simulate": make_responses,
+    "evaluate": make_metrics,
+    "report": make_report,
+}
+"""In order; each needs the ones before it."""

@@ -1,0 +1,160 @@
+"""What is done to a run besides its stages: one method, other persona weights, a check of its files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mop.config import RunConfig
+from mop.errors import ConfigError
+from mop.mixture.fitted import context_text, persona_shares, save_mixture
+from mop.rivals.methods import needs_mixture, needs_scorer, respond
+from mop.runs.stages import bring_up, ingredients_of
+from mop.runs.work import Models, open_work
+from mop.simulate.refit import refit_black_box
+from mop.simulate.write import is_drawn, write_responses
+from mop.storage.run_folder import RunFolder
+from mop.storage.store import Store
+from mop.types import Progress
+
+
+def simulate_method(
+    config: RunConfig, path: Path, method: str, *, progress: Progress | None = None, models: Models | None = None
+) -> dict[str, Any]:
+    """Draw one response per test context with one method, doing first what it needs and no more.
+
+    Parameters
+    ----------
+    config, path, progress, models
+        As for `run`.
+    method : str
+        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than
+        ``simulate.control_tau``.
+
+    Returns
+    -------
+    dict
+        ``run``, ``method``, ``n_responses``, ``empty`` (how many were drawn but have no text),
+        ``cut`` (at the length limit), ``failed`` (how many could not be had), ``file``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method.
+    ScoringUnsupportedError
+        Before anything is read, made or paid for, if the method needs likelihoods and no model can
+        score.
+    MopError
+        Whatever stops a stage; what is drawn stays drawn.
+    """
+    until = "fit" if needs_mixture(method) else "records"
+    also = ("lm", "scorer") if needs_scorer(method) else ("lm",)
+    models = models or Models(config)
+    with open_work(config, path, models, until=until, also=also, progress=progress) as work:
+        bring_up(work, until)
+        contexts = work.records("test")[: config.simulate.n_responses]
+        file = work.folder.method(method)
+        work.progress.begin("simulate")
+        responses = list(respond(method, contexts, ingredients_of(work, method)))
+        write_responses(file, responses)
+        work.describe()
+    drawn = [response for response in responses if is_drawn(response)]
+    return {
+        "run": str(path),
+        "method": method,
+        "n_responses": len(responses),
+        "empty": sum(not response.response.strip() for response in drawn),
+        "cut": sum(response.finish_reason == "length" for response in drawn),
+        "failed": len(responses) - len(drawn),
+        "file": str(file),
+    }
+
+
+def refit(
+    config: RunConfig,
+    path: Path,
+    *,
+    lm: str | None = None,
+    samples_per_persona: int = 20,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a mixture whose persona weights are matched to the run's population, for another model.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run.
+    path : Path
+        A run with a fitted mixture; its training and validation records are the population, and
+        its store keeps the draws.
+    lm : str, optional
+        The model that the weights are for; the run's own if None.
+    samples_per_persona : int
+    out : Path, optional
+        Folder of the new mixture, by default ``mixture-black-box`` in the run.
+    progress : callable, optional
+
+    Returns
+    -------
+    dict
+        ``run``, ``out``, ``persona_weights`` (see `mop.simulate.refit.refit_black_box`) and ``personas``: key,
+        description, ``before`` (mean weight over the population), ``weight`` and ``failed`` (samples
+        that could not be had).
+
+    Raises
+    ------
+    ArtifactError
+        If the run holds no fitted mixture.
+    """
+    own = RunFolder.open(path).mixture  # refuses what is no run, where open_work would begin one
+    if out is not None and out.resolve() == own.resolve():
+        raise ConfigError(
+            f"{str(out)!r} is the fitted mixture of the run, which others are made from; give another folder"
+        )
+    name = config.model.lm if lm is None else lm
+    models = Models(replace(config, model=replace(config.model, lm=name)))
+    with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
+        work.progress.begin("refit")
+        population = [*work.records("train"), *work.records("valid")]
+        refitted = refit_black_box(
+            work.fitted,
+            population,
+            model=work.lm,
+            encoder=work.encoder,
+            store=work.store,
+            samples_per_persona=samples_per_persona,
+            decoding=ingredients_of(work, "zero-shot").decoding,  # asks for no scorer
+            tau_factor=config.simulate.tau_factor,
+            same_label=config.simulate.same_label,
+            max_failed_share=config.remote.max_failed_share,
+            seed=config.seed,
+            progress=work.progress,
+        )
+        hx = work.embed([context_text(record) for record in population])
+        before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
+        target = out or work.folder.path / "mixture-black-box"
+        save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
+    about = refitted.info["persona_weights"]
+    return {
+        "run": str(path),
+        "out": str(target),
+        "persona_weights": about,
+        "personas": [
+            {"key": p.key, "description": p.description, "before": round(float(b), 6), "weight": w, "failed": failed}
+            for p, b, w, failed in zip(refitted.personas, before, about["weights"], about["failed"], strict=True)
+        ],
+    }
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``."""
+    folder = RunFolder.open(path)
+    problems, file = folder.damaged(), folder.store
+    if not file.is_file():
+        return {"problems": [*problems, f"{file}: missing"], "counts": {}}
+    with Store(file) as store:
+        return {"problems": [*problems, *store.verify()], "counts": store.counts()}

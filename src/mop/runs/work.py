@@ -1,0 +1,450 @@
+"""What the stages of one run share: settings, folder, store, frozen models and the account of servers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop import __version__
+from mop.backends import open_model
+from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
+from mop.backends.encoder import Encoder, embed, open_encoder
+from mop.backends.ledger import Ledger
+from mop.backends.remote import RemoteGenerator
+from mop.backends.spending import Planned, Spending
+from mop.config import RemoteSettings, RunConfig, config_from_dict, config_to_dict, method_and_tau
+from mop.data.catalogue import EMBEDDED
+from mop.data.pull import resolve, sha256
+from mop.data.records import read_records
+from mop.data.split_files import split_files
+from mop.errors import ArtifactError, ConfigError
+from mop.evaluate.sense import JUDGED
+from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.personas.files import read_personas
+from mop.prompts import PROMPT_VERSION
+from mop.storage.run_folder import RunFolder, hash_of, read_json
+from mop.storage.store import Store
+from mop.types import Progress, Record
+
+STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 6, "simulate": 2, "evaluate": 8, "report": 4}
+"""Raised when a stage would make something else from the same inputs, so that old runs redo it."""
+
+SPLITS = ("exemplars", "train", "valid", "test", "golden")
+
+
+@contextmanager
+def open_work(
+    config: RunConfig,
+    path: Path,
+    models: Models,
+    *,
+    until: str,
+    also: Collection[str] = (),
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Work]:
+    """Open the models of a run, its folder, its store and the account of its servers; close all but the models.
+
+    Parameters
+    ----------
+    config, path, store
+        As for `run`.
+    models : Models
+    until, also
+        What is going to be done; see `Models.open_for`.
+    progress : callable, optional
+        As for `run`. The account of another run (`Work.progress`) stays one account: what the
+        servers cost here is entered there, and counts towards the ceilings there.
+
+    Raises
+    ------
+    ConfigError
+        Without ``data.source``, before anything is opened.
+    """
+    if not config.data.source:
+        raise ConfigError(
+            "data.source is empty; name a file, rotten-tomatoes or hf:ORG/NAME, or the folder of a run that has been "
+            f"begun; nothing was made in {path}"
+        )
+    ledgers = models.open_for(until, also=also)
+    if isinstance(progress, Spending):
+        ledgers = {}
+    with ExitStack() as opened:
+        folder = opened.enter_context(RunFolder.create(path))
+        if store is None:
+            store = opened.enter_context(Store(folder.store))
+        spending = Spending(
+            ledgers,
+            kept=folder.about.get("remote", {}),
+            keep=lambda rows: folder.describe(remote=rows),
+            progress=progress,
+        )
+        try:
+            yield Work(config, folder, store, models, spending)
+        finally:  # what was spent has to be known after a stop, too
+            spending.save()
+
+
+def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
+    """Calls of the language models from one stage to another, where the settings say how many.
+
+    Rounds may end early and the store may hold some, so it is fewer in the end; methods that draw more
+    than a response for each context, and the persona writer, are not foreseen.
+    """
+    data, fit, simulate, evaluate = config.data, config.fit, config.simulate, config.evaluate
+    scorer = "lm" if config.model.scorer in ("", config.model.lm) else "scorer"
+    roles = {"": scorer, config.model.lm: "lm", config.model.scorer or config.model.lm: scorer}
+    judge = roles.get(evaluate.judge, "judge")
+    per_round = data.train * fit.components_per_record + data.valid * fit.valid_components
+    n_examined = min(fit.coverage_records, data.train + data.valid)
+    n_test = min(data.test, evaluate.test_records)
+    n_references = 2 * evaluate.test_components + 2
+    n_contexts, n_sets = min(data.test, simulate.n_responses), 1 + len(simulate.controls)
+    n_draws = n_contexts * n_sets
+    found = [
+        Planned("fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round + n_examined),
+        Planned("simulate", "lm", n_draws, simulate.max_tokens),
+        Planned("evaluate", scorer, n_test * (evaluate.test_components + n_references)),
+    ]
+    n_judged = min(JUDGED, n_contexts) * (n_sets + 1)
+    if judge == found[-1].role:
+        found[-1] = replace(found[-1], calls=found[-1].calls + n_judged)
+    else:
+        found.append(Planned("evaluate", judge, n_judged))
+    stages = list(STAGE_VERSIONS)
+    names = stages[stages.index(first) : stages.index(last) + 1]
+    return [planned for planned in found if planned.stage in names and planned.calls]
+
+
+class Models:
+    """The frozen language models of a run: one writes, and the same or another one scores.
+
+    Weights load, and servers are asked, when a model is first needed.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Names them.
+    lm, scorer : optional
+        Ready-made ones instead of those named.
+    """
+
+    def __init__(
+        self, config: RunConfig, *, lm: LanguageModel | Generator | None = None, scorer: Scorer | None = None
+    ) -> None:
+        self._config = config
+        self._lm = lm
+        self._scorer = scorer
+
+    @cached_property
+    def generator(self) -> LanguageModel | Generator:
+        """The model that writes."""
+        return self._lm if self._lm is not None else open_lm(self._config)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model that scores.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If it cannot.
+        """
+        if self._scorer is not None:
+            return self._scorer
+        model = self._config.model
+        if model.scorer in ("", model.lm):
+            return as_scorer(self.generator)
+        return open_scorer(self._config)
+
+    @cached_property
+    def judge(self) -> Scorer:
+        """The model that judges whether texts make sense; that which scores, unless another one is named.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If it cannot.
+        """
+        name, model = self._config.evaluate.judge, self._config.model
+        if name in ("", model.scorer or model.lm):
+            return self.scorer
+        if name == model.lm:
+            return as_scorer(self.generator)
+        return as_scorer(_open(self._config, name, self._config.remote_scorer))
+
+    @property
+    def has_own_judge(self) -> bool:
+        """Whether `judge` is neither the model that writes nor the one that scores."""
+        model = self._config.model
+        return self._config.evaluate.judge not in ("", model.lm, model.scorer)
+
+    @property
+    def is_surrogate(self) -> bool:
+        """Whether another model scores than writes."""
+        writer: object = self.generator
+        return self.scorer is not writer
+
+    def open_for(self, until: str, *, also: Collection[str] = ()) -> dict[str, Ledger]:
+        """Open what the stages up to ``until`` need; return the ledgers of those that are servers.
+
+        ``also``: roles (``lm``, ``scorer``, ``judge``) that are needed for something else besides.
+
+        Raises
+        ------
+        ScoringUnsupportedError
+            If the model that should score cannot.
+        ConfigError
+            If a model cannot do what the settings ask of it.
+        """
+        stages = list(STAGE_VERSIONS)[: list(STAGE_VERSIONS).index(until) + 1]
+        opened: dict[str, object] = {}
+        writes = self._config.personas.writer == "llm" and "personas" in stages
+        if "lm" in also or "simulate" in stages or writes:
+            opened["lm"] = self.generator
+        if "scorer" in also or "fit" in stages:
+            opened["scorer"] = self.scorer
+        if self.has_own_judge and ("judge" in also or "evaluate" in stages):
+            opened["judge"] = self.judge
+        if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
+            raise ConfigError(
+                'simulate.mix = "tokens" averages next-token distributions, which a server does '
+                f'not give, got {self._config.model.lm}; use mix = "prompt" or "neighbours", or a local model'
+            )
+        # A model that does both has one account, whichever half is opened first.
+        writer: object = self.__dict__.get("generator")
+        return {
+            "lm" if model is writer else role: model.ledger
+            for role, model in opened.items()
+            if isinstance(model, RemoteGenerator)
+        }
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What was found out about the servers that were called, by role; for the manifest."""
+        found = {}
+        roles = [("lm", "generator"), ("scorer", "scorer")]
+        for role, attribute in [*roles, *([("judge", "judge")] if self.has_own_judge else [])]:
+            model = self.__dict__.get(attribute)
+            if isinstance(model, RemoteGenerator) and model.ledger.calls:
+                findings = model.findings
+                noise = [found.noise for found in findings.conformance.values()]
+                found[role] = {
+                    "name": model.name,
+                    "kind": findings.kind,
+                    "reported_models": dict(findings.reported_models),
+                    "is_seeded": findings.is_seeded,
+                    "scoring_noise": max(noise, default=None),
+                    "replaced_controls": model.ledger.replaced_controls,
+                    "doubts": list(findings.doubts),
+                }
+        return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages of one run share: settings, folder, store, frozen models, and the account."""
+
+    config: RunConfig
+    folder: RunFolder
+    store: Store
+    models: Models
+    progress: Spending
+    """Called as ``progress(what, done, total)``."""
+
+    @property
+    def lm(self) -> Generator:
+        """The language model that writes."""
+        return as_generator(self.models.generator)
+
+    @property
+    def scorer(self) -> Scorer:
+        """The language model that scores; usually the same."""
+        return self.models.scorer
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The sentence encoder."""
+        model = self.config.model
+        return open_encoder(model.encoder, device=model.torch_device)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings (n, D), through the store."""
+        return embed(texts, self.encoder, store=self.store, progress=self.progress)
+
+    def records(self, split: str) -> list[Record]:
+        """The records of one split."""
+        return read_records(self.folder.records / f"{split}.jsonl")
+
+    @cached_property
+    def fitted(self) -> FittedMixture:
+        """The fitted mixture of this run."""
+        return load_mixture(self.folder.mixture)
+
+    def inputs_of(self, stage: str) -> dict[str, Any]:
+        """What a stage depends on besides the stages before it."""
+        config, seed = config_to_dict(self.config), self.config.seed
+        if stage == "records":
+            return {"data": config["data"], "seed": seed, "source": self.source_stamp()}
+        if stage == "personas":
+            writer = self.lm.generate_identity if config["personas"]["writer"] == "llm" else ""
+            return {
+                "personas": config["personas"],
+                "seed": seed,
+                "lm": writer,
+                "encoder": self.encoder.identity,
+                "file": source_stamp_of(config["personas"]["path"] or ""),
+            }
+        if stage == "fit":
+            return {
+                **({"budget": 2} if config["fit"]["max_lm_tokens"] else {}),  # goes by lengths since
+                "fit": config["fit"],
+                "seed": seed,
+                "lm": self.scorer.score_identity,
+                "prompts": PROMPT_VERSION,
+                "personas": hash_of(self._personas_now()),
+            }
+        if stage == "simulate":
+            controls = {method_and_tau(name)[0] for name in self.config.simulate.controls}
+            draws_rivals = controls & {"zerogen", "attrprompt", "progen"}
+            return {
+                "simulate": config["simulate"],
+                "seed": seed,
+                "lm": self.lm.generate_identity,
+                "prompts": PROMPT_VERSION,
+                **self.tolerance(),
+                **({"compare": config["compare"]} if draws_rivals else {}),
+            }
+        if stage == "evaluate":
+            return {
+                "evaluate": config["evaluate"],
+                "seed": seed,
+                "lm": self.scorer.score_identity,
+                "judge": self.models.judge.score_identity,
+            }
+        return {"version": __version__}  # fmt: skip
+
+    def source_stamp(self) -> str:
+        """What the source is, or was when the records were read, if it is no longer there."""
+        name = self.config.data.source
+        if not _is_path(name) or Path(name).expanduser().exists():
+            return source_stamp_of(name)
+        return str(self.folder.about.get("models", {}).get("data", name))
+
+    def tolerance(self) -> dict[str, float]:
+        """The share of failed draws that is allowed; only a server's draws can fail."""
+        if not isinstance(self.models.generator, RemoteGenerator):
+            return {}
+        return {"max_failed_share": self.config.remote.max_failed_share}
+
+    def identities(self) -> dict[str, str]:
+        """Identities of the models that were opened and of the data, for the manifest."""
+        found = {"data": self.source_stamp()}
+        opened = self.models.__dict__
+        if "generator" in opened:
+            found["lm"] = self.lm.generate_identity
+        if "scorer" in opened and opened["scorer"] is not opened.get("generator"):
+            found["scorer"] = self.scorer.score_identity
+        if "judge" in opened and self.models.has_own_judge:
+            found["judge"] = self.models.judge.score_identity
+        if "encoder" in self.__dict__:
+            found["encoder"] = self.encoder.identity
+        return found
+
+    def describe(self) -> None:
+        """Enter in the manifest what was found out about servers, and what was drawn and scored."""
+        self.folder.describe(
+            servers={**self.folder.about.get("servers", {}), **self.models.servers()},
+            spent={stage: list(cost) for stage, cost in self.store.spent().items()},
+        )
+
+    def _personas_now(self) -> list[str]:
+        return [persona.description for persona in read_personas(self.folder.personas)]
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that a run folder was made with.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder has none.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise ArtifactError(f"{path} has no config.json, so it is no run; start one with: mop run --out {path}")
+    return config_from_dict(read_json(file))
+
+
+def open_lm(config: RunConfig) -> LanguageModel | Generator:
+    """The language model of a configuration."""
+    return _open(config, config.model.lm, config.remote)
+
+
+def open_scorer(config: RunConfig) -> Scorer:
+    """The model of a configuration that scores.
+
+    Raises
+    ------
+    ScoringUnsupportedError
+        If it cannot score.
+    """
+    model = config.model
+    if model.scorer in ("", model.lm):
+        return as_scorer(open_lm(config))
+    return as_scorer(_open(config, model.scorer, config.remote_scorer))
+
+
+def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel | Generator:
+    model = config.model
+    if name.startswith("openai:"):
+        # Which share of a method's draws may fail is judged over all of them, by `simulate`.
+        return open_model(name, settings=replace(remote, max_failed_share=1.0))
+    return open_model(name, device=model.torch_device, dtype=model.torch_dtype, memory_gib=model.memory_gib)
+
+
+def source_place(name: str) -> Any:
+    if name.startswith("hf:"):
+        return name
+    return _file_in(Path(resolve(name, kind="data")))
+
+
+def _file_in(place: Path) -> Path:
+    """The one file of a folder of records; a folder of splits, or a file, is itself."""
+    return place / "records.csv" if (place / "records.csv").is_file() else place
+
+
+def source_stamp_of(name: str) -> str:
+    """What a source is: content hash of a file, revision of an embedded set, else its name."""
+    if name in EMBEDDED:
+        return f"{name} {EMBEDDED[name].revision}"
+    place = Path(name).expanduser()
+    if not _is_path(name) or not place.exists():
+        return name
+    place = _file_in(place)
+    if place.is_dir():
+        return hash_of({part: sha256(file) for part, file in split_files(place).items()})
+    return sha256(place)
+
+
+def _is_path(name: str) -> bool:
+    return bool(name) and name not in EMBEDDED and not name.startswith("hf:")
+
+
+def versions_now() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"mop": __version__, "python": platform.python_version(), "machine": platform.platform()}
+    for name in ("torch", "transformers", "sentence-transformers", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
