@@ -58,8 +58,8 @@ def sample(
     mixture : Path, optional
         Folder of another mixture, such as `mop.simulate.refit` or `MixtureOfPersonas.save` wrote.
     contexts : str or Path, optional
-        Any source of `mop.data.records.load_records` with the columns of the run's context and perhaps its label, answered in
-        order, again from the start if ``n`` asks for more. By default contexts of the run's training records, drawn
+        Any source of `mop.data.load_records` with the columns of the run's context and perhaps its label, answered
+        in order, again from the start if ``n`` asks for more. By default contexts of the run's training records, drawn
         with replacement in proportion to their weights.
     n : int, optional
         Number of responses; by default one per context of the source, or one per training record.

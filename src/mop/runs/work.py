@@ -410,6 +410,7 @@ def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel
 
 
 def source_place(name: str) -> Any:
+    """What `mop.data.load_records` takes for a source: a name of a hub, or a path."""
     if name.startswith("hf:"):
         return name
     return _file_in(Path(resolve(name, kind="data")))
@@ -438,6 +439,7 @@ def _is_path(name: str) -> bool:
 
 
 def versions_now() -> dict[str, str]:
+    """Versions of what a run was made with."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
