@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from mop import config as settings
 from mop.config import (
     PRESETS,
+    REMOVED,
     SECTIONS,
     RemoteSettings,
     SimulateConfig,
@@ -71,6 +73,20 @@ def test_json_and_back_is_the_same():
 def test_a_bad_setting_is_named(assignment, message):
     with pytest.raises(ConfigError, match=message):
         resolve_config(assignments=[assignment])
+
+
+def test_a_removed_setting_names_what_to_write_instead(monkeypatch):
+    monkeypatch.setattr(settings, "REMOVED", {"fit.width": "the fit chooses it; leave it out"})
+    with pytest.raises(ConfigError, match=r"^fit\.width is no longer a setting; the fit chooses it; leave it out$"):
+        resolve_config(assignments=["fit.width=3"])
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_no_setting_is_both_removed_and_known(name):
+    section, _, setting = name.partition(".")
+    assert setting not in {known for known, *_ in describe(SECTIONS[section])}
+    with pytest.raises(ConfigError, match="is no longer a setting; "):
+        resolve_config(assignments=[f"{name}=1"])
 
 
 def test_an_unknown_preset_is_named():

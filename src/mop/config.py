@@ -633,6 +633,12 @@ def describe(section: type) -> list[tuple[str, str, Any, str]]:
     ]
 
 
+REMOVED: Mapping[str, str] = {}
+"""Settings of earlier versions, ``section.name``: what to write instead, a clause that follows "is no longer a setting;".
+
+An example: ``"simulate.mix": "write simulate.exemplars_from"``.
+"""
+
 SECTIONS: Mapping[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
@@ -652,8 +658,10 @@ def _build(cls: type, values: Any, where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = [key for key in values if key not in hints]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], hints, n=1, cutoff=0.0)[0]
         name = f"{where}.{unknown[0]}" if where else unknown[0]
+        if name in REMOVED:
+            raise ConfigError(f"{name} is no longer a setting; {REMOVED[name]}")
+        near = difflib.get_close_matches(unknown[0], hints, n=1, cutoff=0.0)[0]
         raise ConfigError(
             f"unknown setting {name}; did you mean {f'{where}.{near}' if where else near}? "
             f"Known here: {', '.join(hints)}"

@@ -187,9 +187,9 @@ class MixtureOfPersonas:
             If there are too few records for the personas or the splits, no persona, or one twice.
         """
         from mop.config import FitConfig
+        from mop.data.own import distinct
         from mop.data.records import split_records
         from mop.mixture.fit import fit_mixture
-        from mop.mixture.score import distinct
 
         self._check_parameters()
         observed = _as_records(records, on_unusable="warn", drops_repeated=True)

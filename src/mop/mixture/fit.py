@@ -20,6 +20,7 @@ import numpy as np
 from mop.backends.base import Scorer
 from mop.backends.encoder import Encoder, embed
 from mop.config import FitConfig
+from mop.data.own import own_exemplars
 from mop.errors import ConfigError, DataError
 from mop.mixture.cells import Cells, Ints, Problem, ScoreCells
 from mop.mixture.coverage import coverage
@@ -28,7 +29,7 @@ from mop.mixture.em import Choice, FilledIn, FitResult, best_single_tau, choose,
 from mop.mixture.fitted import FittedMixture, context_text, exemplar_vectors
 from mop.mixture.headroom import best_component, certificate, fit_sentence, headroom, headroom_lines, two_samples
 from mop.mixture.paper import fit_paper
-from mop.mixture.score import cell_scorer, clusters, own_exemplars
+from mop.mixture.score import cell_scorer, clusters
 from mop.mixture.sums import Floats
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import generator

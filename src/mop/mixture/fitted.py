@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.encoder import embed
+from mop.data.own import own_exemplars
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.index import ExemplarIndex
 from mop.mixture.kernel import Counts, KernelGate
-from mop.mixture.score import own_exemplars
 from mop.mixture.sums import Floats
 from mop.storage.run_folder import write_atomic
 from mop.types import Persona, Progress, Record

@@ -45,7 +45,7 @@ def few_shot_agents(
     contexts : sequence of Record, length n
         The draw for a context is a function of (seed, method, its key) alone.
     own : ndarray, shape (n,)
-        Row of the exemplar that is the record itself, -1 if none is; see `mop.mixture.score.own_exemplars`.
+        Row of the exemplar that is the record itself, -1 if none is; see `mop.data.own.own_exemplars`.
     n_exemplars : int
         N, rows to draw from.
     tau : float

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mop.backends.base import Generator, Scorer, as_scorer
 from mop.backends.encoder import Encoder, embed
 from mop.config import RunConfig, method_and_tau
+from mop.data.own import own_exemplars
 from mop.errors import NotFittedError
 from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
-from mop.mixture.score import own_exemplars
 from mop.rivals.attrprompt import attrprompt
 from mop.rivals.controls import few_shot_agents, persona_only_agents, zero_shot_agents
 from mop.rivals.picle import picle_agents, prompted_ratio

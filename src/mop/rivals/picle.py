@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from mop.backends.base import Scorer
 from mop.backends.curve import weights
+from mop.data.own import is_own
 from mop.errors import DataError
-from mop.mixture.score import is_own, score_requests
+from mop.mixture.score import score_requests
 from mop.prompts import simulation_prompt
 from mop.randomness import generator
 from mop.storage.store import Store

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import RunConfig, config_to_dict
+from mop.data.own import distinct
 from mop.data.records import load_records, save_records, split_records
 from mop.data.split_files import load_splits, split_files
 from mop.errors import ArtifactError
@@ -25,7 +26,6 @@ from mop.mixture.fit import fit_mixture
 from mop.mixture.fitted import context_text, save_mixture
 from mop.mixture.headroom import fit_sentence
 from mop.mixture.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
-from mop.mixture.score import distinct
 from mop.personas.ablations import random_personas, record_personas
 from mop.personas.cluster import cluster
 from mop.personas.files import read_personas, save_personas
