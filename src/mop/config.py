@@ -634,10 +634,7 @@ def describe(section: type) -> list[tuple[str, str, Any, str]]:
 
 
 REMOVED: Mapping[str, str] = {}
-"""Settings of earlier versions, ``section.name``: what to write instead, a clause that follows "is no longer a setting;".
-
-An example: ``"simulate.mix": "write simulate.exemplars_from"``.
-"""
+"""``section.name`` of earlier versions, and what to write instead: it follows "NAME is no longer a setting;"."""
 
 SECTIONS: Mapping[str, type] = {
     "data": DataConfig,
