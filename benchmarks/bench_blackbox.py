@@ -42,7 +42,7 @@ from mop.mixture.score import score_table
 from mop.mixture.sums import unconditional_weights
 from mop.personas.files import read_personas
 from mop.pipeline import run
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.simulate.draw import draw_agents
 from mop.simulate.refit import refit_black_box
 from mop.simulate.write import simulate
@@ -128,7 +128,7 @@ def mixture(setting: Setting) -> FittedMixture:
 def planted_weights(n: int, seed: int) -> Any:
     """Weights in the proportions 1, 1/2, 1/3, ... in random order, shape (n,)."""
     shares = 1.0 / np.arange(1, n + 1)
-    return generator(seed, "planted").permutation(shares / shares.sum())
+    return rng_of(seed, "planted").permutation(shares / shares.sum())
 
 
 def planted_population(setting: Setting, base: FittedMixture, truth: Any, seed: int, store: Store) -> list[Record]:

@@ -31,7 +31,7 @@ from typing import Any
 
 from llama_file import gguf_file
 from mop.backends.base import as_generator
-from mop.backends.encoder import Encoder, open_encoder
+from mop.backends.encoder import TextEncoder, open_encoder
 from mop.backends.remote import RemoteGenerator, open_remote, require_scorer
 from mop.backends.spending import Rows, Spending
 from mop.config import RunConfig
@@ -151,7 +151,7 @@ def draw(
     mixture: FittedMixture,
     config: RunConfig,
     lm: RemoteGenerator,
-    encoder: Encoder,
+    encoder: TextEncoder,
     store: Store,
     account: Account,
 ) -> list[Response]:
@@ -201,7 +201,7 @@ def quality(
     golden: Sequence[Record],
     contexts: Sequence[Record],
     config: RunConfig,
-    encoder: Encoder,
+    encoder: TextEncoder,
     store: Store,
 ) -> dict[str, dict[str, Any]] | None:
     """MAUVE, FID and KL-cosine of each side and of other real texts; None for too few texts."""

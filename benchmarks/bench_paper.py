@@ -47,7 +47,7 @@ from mop.errors import ConfigError, MopError
 from mop.evaluate.downstream import downstream_f1
 from mop.evaluate.sense import JUDGED
 from mop.progress import ProgressDisplay
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.report.page import number
 from mop.rivals.methods import METHODS_VERSION
 from mop.runs.compare import compare, draw_piece, pieces
@@ -292,7 +292,7 @@ def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
     data = Path(config.data.source)
     columns: dict[str, Any] = {"context": "context", "label": "label", "key": "id"}
     train = load_records(data / "train.jsonl.gz", **columns).records
-    chosen = generator(config.seed, "ceiling").permutation(len(train))[: config.compare.n_responses]
+    chosen = rng_of(config.seed, "ceiling").permutation(len(train))[: config.compare.n_responses]
     from mop.data.records import read_records
 
     tests = read_records(path / "records" / "test.jsonl")
@@ -382,7 +382,7 @@ def change(
     a, b = mine.get(metric), theirs.get(metric)
     if a is None or b is None or b <= 0:
         return None, None
-    rng = generator(0, "claims", metric)
+    rng = rng_of(0, "claims", metric)
     value, draws = round(100 * (a / b - 1), 1), []
     for figure, row in ((a, mine), (b, theirs)):
         low, high = row.get(f"{metric}_interval") or (math.nan, math.nan)

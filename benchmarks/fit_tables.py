@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mop.backends import open_model
 from mop.backends.base import LanguageModel
-from mop.backends.encoder import Encoder, embed, open_encoder
+from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.data import pull
 from mop.data.records import read_records, save_records
 from mop.mixture.fitted import context_text, exemplar_text, exemplar_vectors
@@ -166,7 +166,7 @@ SOURCES: dict[str, Callable[[Fits], dict[str, list[Record]]]] = {
 }
 
 
-def make_material(name: str, folder: Path, store: Store, encoder: Encoder) -> Material:
+def make_material(name: str, folder: Path, store: Store, encoder: TextEncoder) -> Material:
     """Choose records, personas and exemplars; what was chosen once is read again from the folder."""
     place = folder / name
     if not (place / "personas.jsonl").is_file():
@@ -197,7 +197,7 @@ def make_material(name: str, folder: Path, store: Store, encoder: Encoder) -> Ma
 
 
 def different(
-    pool: Sequence[Record], n_tokens: Callable[[Record], int], encoder: Encoder, store: Store
+    pool: Sequence[Record], n_tokens: Callable[[Record], int], encoder: TextEncoder, store: Store
 ) -> list[Record]:
     """Of the shorter half of the pool, the records nearest to the centres of N_EXEMPLARS clusters."""
     short = sorted(pool, key=lambda r: (n_tokens(r), r.key))[: len(pool) // 2]
@@ -249,7 +249,7 @@ def fill(material: Material, scorer: LanguageModel, store: Store, most: int = N_
                  material.name, k + 1, len(material.personas), n_new, seconds, n_new / seconds)  # fmt: skip
 
 
-def read_truth(material: Material, scorer: LanguageModel, store: Store, encoder: Encoder) -> Truth | None:
+def read_truth(material: Material, scorer: LanguageModel, store: Store, encoder: TextEncoder) -> Truth | None:
     """The complete part of a table, or None if there are not two complete personas."""
     k = n_complete(material, scorer, store)
     if k < 2:

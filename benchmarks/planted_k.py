@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mop.mixture.cells import Cells, Problem
 from mop.mixture.em import choose
 from mop.mixture.sums import log_sum_exp
-from mop.randomness import generator
+from mop.randomness import rng_of
 
 N_TEST = 4_000
 
@@ -23,7 +23,7 @@ def k_gain(shares: NDArray[np.float64], n: int, repeats: int, seed: int) -> floa
     """Mean held-out gain over even weights of weights fitted to n records, nats per record."""
     gains = []
     for repeat in range(repeats):
-        rng = generator(seed, "planted-k", repeat)
+        rng = rng_of(seed, "planted-k", repeat)
         log_lik = rng.normal(size=(n + N_TEST, len(shares)))
         log_lik[np.arange(len(log_lik)), rng.choice(len(shares), p=shares, size=len(log_lik))] += 2
         same = np.ones((n, 2), dtype=np.float32)  # one context

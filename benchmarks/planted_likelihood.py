@@ -18,7 +18,7 @@ from mop.mixture.fitted import FittedMixture, uniform_mixture
 from mop.mixture.gate import Gate
 from mop.mixture.likelihood import Likelihood, Table, components_of, gain_over, lower_bound, mean_interval
 from mop.mixture.sums import log_sum_exp
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.types import Persona, Record
 
 Floats = NDArray[np.float64]
@@ -114,7 +114,7 @@ def repeat(
     skewness: float = 0.0,
 ) -> dict[str, float]:
     """One sample of records, scored under some components: estimates, intervals and the truth."""
-    rng = generator(seed, "planted likelihood", n_components, n_groups, f"{skewness:g}")
+    rng = rng_of(seed, "planted likelihood", n_components, n_groups, f"{skewness:g}")
     population = Population.planted(rng, n_exemplars)
     fitted, n_all = population.fitted, N_PERSONAS * n_exemplars
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.metrics.distances import energy_distance, frechet, gaussian, within_distances
-from mop.randomness import generator
+from mop.randomness import rng_of
 
 D, N_GOLDEN, N_LARGE_AXES = 384, 5_000, 20
 BETWEEN = 0.1
@@ -139,7 +139,7 @@ def planted_ranks(n: int, seed: int, n_repeats: int) -> dict[str, Any]:
     """
     planted = populations()
     real = planted["real"]
-    golden = real.draw(N_GOLDEN, generator(seed, "golden"))
+    golden = real.draw(N_GOLDEN, rng_of(seed, "golden"))
     moments, within = gaussian(golden), within_distances(golden)
     true = {
         "energy": {name: true_energy(real, p) for name, p in planted.items()},
@@ -149,9 +149,9 @@ def planted_ranks(n: int, seed: int, n_repeats: int) -> dict[str, Any]:
         metric: {name: [] for name in planted} for metric in ("energy", "fid", "plain_fid")
     }
     for repeat in range(n_repeats):
-        floor = frechet(moments, real.draw(n, generator(seed, "floor", repeat)), is_rough=True)
+        floor = frechet(moments, real.draw(n, rng_of(seed, "floor", repeat)), is_rough=True)
         for name, population in planted.items():
-            texts = population.draw(n, generator(seed, name, repeat))
+            texts = population.draw(n, rng_of(seed, name, repeat))
             own = frechet(moments, texts, is_rough=True)
             found["fid"][name].append(own.limit - floor.limit)
             found["plain_fid"][name].append(own.distance - floor.distance)

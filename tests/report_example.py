@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData, write_report
 from mop.types import Response
 
@@ -73,7 +73,7 @@ def example(
     *, n_responses: int = 300, n_real: int = 400, n_personas: int = 12, n_exemplars: int = 200, seed: int = 0
 ) -> ReportData:
     """A report of a plausible run of any size."""
-    draw = generator(seed, "example")
+    draw = rng_of(seed, "example")
     weights = draw.dirichlet(np.full(n_personas, 2.0))
     texts = [review(draw) for _ in range(n_exemplars)]
     personas = [

@@ -8,7 +8,7 @@ from conftest import reviews
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, DataError
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed, rng_of
 from mop.rivals.attributes import FILMS, Attributes
 from mop.rivals.attrprompt import attrprompt, clean, draw_attributes, propose_attributes
 from mop.storage.store import Store
@@ -33,8 +33,8 @@ def run(contexts, model, **more):
 
 def test_the_drawn_values_are_those_of_the_counter_based_generator():
     record = reviews(2)[1]
-    topic = ["length", "noise", "others"][int(generator(4, "attrprompt", "topic", "r1", 0).integers(3))]
-    length = ["short", "long", "endless"][int(generator(4, "attrprompt", "length", "r1", 0).integers(3))]
+    topic = ["length", "noise", "others"][int(rng_of(4, "attrprompt", "topic", "r1", 0).integers(3))]
+    length = ["short", "long", "endless"][int(rng_of(4, "attrprompt", "length", "r1", 0).integers(3))]
     assert draw_attributes(SMALL, record, seed=4) == [("topic", topic), ("length", length)]
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from mop.errors import DataError
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.simulate.blackbox import WeightMatch, match_weights
 
 CENTRES = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0.6, 0.6, 0, 0.5]])
 
 
 def cloud(k: int, n: int, seed: int) -> np.ndarray:
-    points = CENTRES[k] + 0.4 * generator(seed, "cloud", k).normal(size=(n, 4))
+    points = CENTRES[k] + 0.4 * rng_of(seed, "cloud", k).normal(size=(n, 4))
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True))
 
 
@@ -182,7 +182,7 @@ def test_answers_to_one_question_are_not_compared() -> None:
         return float(found.within[off].mean() - found.within[~off].mean())
 
     for seed in range(8):
-        rng = generator(seed, "shared")
+        rng = rng_of(seed, "shared")
         questions = 2.0 * rng.normal(size=(20, 4))
         samples = [questions + 0.3 * rng.normal(size=(20, 4)) for _ in range(6)]
         target = 2.0 * rng.normal(size=(300, 4)) + 0.3 * rng.normal(size=(300, 4))

@@ -636,14 +636,14 @@ def shared_texts(name, split):
 
 
 def minilm_vectors(tmp_path_factory, texts):
-    """Embeddings at 128 word pieces, kept in MOP_TEST_EMBEDDINGS between runs if it is set."""
+    """Embeddings, kept in MOP_TEST_EMBEDDINGS between runs if it is set."""
     from mop.backends.encoder import embed, open_encoder
     from mop.storage.store import Store
 
     folder = os.environ.get("MOP_TEST_EMBEDDINGS")
     path = Path(folder) if folder else tmp_path_factory.mktemp("embeddings")
     with Store(path / "embeddings.sqlite") as store:
-        return embed(texts, open_encoder("minilm", max_length=128), store=store)
+        return embed(texts, open_encoder("minilm"), store=store)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from conftest import reviews
 from mop.backends.fake import FakeModel
 from mop.errors import DataError
 from mop.prompts import simulation_prompt
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.rivals.picle import picle_agents, prompted_ratio
 from mop.storage.store import Store
 from mop.types import Record, ScoreRequest
@@ -56,7 +56,7 @@ def test_the_prompted_ratio_is_the_difference_of_two_log_likelihoods():
     exemplars = reviews(12)
     ratio = prompted_ratio(exemplars, scorer=FakeModel(), store=Store(":memory:"), seed=7, task="a review", n_shown=2)
     for label, rows in (("good", range(0, 12, 2)), ("bad", range(1, 12, 2))):
-        drawn = generator(7, "picle-prompted", "shown", label).choice(6, 2, replace=False)
+        drawn = rng_of(7, "picle-prompted", "shown", label).choice(6, 2, replace=False)
         shown = [list(rows)[int(i)] for i in drawn]
         for j in rows:
             if j in shown:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mop.randomness import derive_seed, generator, uniforms
+from mop.randomness import derive_seed, rng_of, uniforms
 
 
 def test_any_stretch_of_a_stream_equals_the_whole():
@@ -33,7 +33,7 @@ def test_lone_surrogates_can_be_part_of_a_seed():
 
 
 def test_a_generator_is_reproducible():
-    assert generator(3, "p").integers(1000, size=5).tolist() == generator(3, "p").integers(1000, size=5).tolist()
+    assert rng_of(3, "p").integers(1000, size=5).tolist() == rng_of(3, "p").integers(1000, size=5).tolist()
 
 
 def test_numpys_integers_are_numbers():

@@ -33,7 +33,7 @@ from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
 from mop.mixture import score
 from mop.prompts import simulation_prompt
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.simulate.write import outcomes, simulate
 from mop.storage.store import Store
 from mop.types import (
@@ -670,7 +670,7 @@ class Refusing(FakeServer):
 
 def answered_by_four(server: FakeServer, folder: Path, n: int) -> tuple[list[str], dict[str, Response]]:
     """Who was drawn for each of n contexts, and the rows that `simulate` gives by key."""
-    chosen = generator(5, "personas").choice(4, size=n, p=[0.4, 0.3, 0.2, 0.1]).tolist()
+    chosen = rng_of(5, "personas").choice(4, size=n, p=[0.4, 0.3, 0.2, 0.1]).tolist()
     contexts = [Record(key=f"c{i}", context=f"film {i}", response="") for i in range(n)]
     personas = [Persona(key=word, description=f"a fan of {word}") for word in WORDS]
     model = connect(server, settings=RemoteSettings(dialect="vllm", max_failed_share=1.0))

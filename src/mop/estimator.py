@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mop.backends.base import Generator, LanguageModel, Scorer
-    from mop.backends.encoder import Encoder
+    from mop.backends.encoder import TextEncoder
     from mop.config import FitConfig, RemoteSettings
     from mop.mixture.fitted import FittedMixture
     from mop.mixture.likelihood import Table
@@ -42,7 +42,7 @@ class MixtureOfPersonas:
         ``smollm2-135m`` for a served model that cannot score; a served one is passed ready-made.
     remote : RemoteSettings or dict, optional
         How to use the server that ``lm`` names.
-    encoder : str or Encoder
+    encoder : str or TextEncoder
         ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder, ``fake``, or a ready encoder.
     n_exemplars : int
         N, the most records that prompts may show.
@@ -89,7 +89,7 @@ class MixtureOfPersonas:
         lm: str | LanguageModel | Generator = "smollm2-135m",
         scorer: str | Scorer | None = None,
         remote: RemoteSettings | Mapping[str, Any] | None = None,
-        encoder: str | Encoder = "minilm",
+        encoder: str | TextEncoder = "minilm",
         n_exemplars: int = 1000,
         personas: Sequence[Persona] | None = None,
         writer: str = "keywords",
@@ -571,7 +571,7 @@ class MixtureOfPersonas:
         *,
         lm: str | LanguageModel | Generator | None = None,
         scorer: str | Scorer | None = None,
-        encoder: str | Encoder | None = None,
+        encoder: str | TextEncoder | None = None,
         **params: Any,
     ) -> Self:
         """Read a saved mixture, to be used with its own language model or another.
@@ -717,11 +717,11 @@ class MixtureOfPersonas:
 
         return as_generator(self._open_lm())
 
-    def _open_encoder(self) -> Encoder:
+    def _open_encoder(self) -> TextEncoder:
         from mop.backends.encoder import open_encoder
 
         given = self.encoder
-        encoder: Encoder = self._opened(
+        encoder: TextEncoder = self._opened(
             "encoder", (given,), lambda: open_encoder(given) if isinstance(given, str) else given
         )
         return encoder

@@ -37,7 +37,7 @@ def derive_seed(seed: int, *parts: str | int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def generator(seed: int, *parts: str | int) -> np.random.Generator:
+def rng_of(seed: int, *parts: str | int) -> np.random.Generator:
     """Return a Philox generator for one purpose and one item."""
     return np.random.Generator(np.random.Philox(key=derive_seed(seed, *parts)))
 

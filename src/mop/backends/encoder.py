@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mop import randomness
 from mop.data.pull import EMBEDDED, resolve, revision
 from mop.errors import ConfigError, DataError, require
-from mop.storage.store import embedding_key
+from mop.storage.store import Store, embedding_key
 from mop.types import Progress
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ STEP = 512
 FAKE_DIMS = 64
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """A frozen sentence encoder."""
 
     @property
@@ -51,20 +51,8 @@ class Encoder(Protocol):
         ...
 
 
-class EmbeddingCache(Protocol):
-    """Where vectors are kept by content; `mop.storage.store.Store` is one."""
-
-    def get_embeddings(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Return the vectors that are there, shape (D,) each."""
-        ...
-
-    def put_embeddings(self, pairs: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
-        """Keep vectors, shape (D,) each."""
-        ...
-
-
 def embed(
-    texts: Sequence[str], encoder: Encoder, *, store: EmbeddingCache | None = None, progress: Progress | None = None
+    texts: Sequence[str], encoder: TextEncoder, *, store: Store | None = None, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """Encode texts, each different one once.
 
@@ -72,9 +60,9 @@ def embed(
     ----------
     texts : sequence of str
         None of them empty.
-    encoder : Encoder
+    encoder : TextEncoder
         From `open_encoder`.
-    store : EmbeddingCache, optional
+    store : Store, optional
         Asked first, and filled as the work goes on: an interrupted call loses one step at most.
     progress : callable, optional
         Called with the different texts done and in all.
@@ -115,14 +103,7 @@ def embed(
     return vectors
 
 
-def open_encoder(
-    name: str | Path,
-    *,
-    device: str | None = None,
-    max_length: int | None = None,
-    normalize: bool = True,
-    dtype: str = "float32",
-) -> Encoder:
+def open_encoder(name: str | Path, *, device: str | None = None, dtype: str = "float32") -> TextEncoder:
     """Find an encoder by name; a model is loaded when the first text has to be encoded.
 
     Parameters
@@ -132,19 +113,13 @@ def open_encoder(
         ``fake``, see `FakeEncoder`.
     device : str, optional
         As torch names it; by default an accelerator if there is one.
-    max_length : int, optional
-        Word pieces read of each text, the two marks around it included. By default what the model
-        was published with: 256 for ``minilm``, 384 for ``mpnet``.
-    normalize : bool
-        Whether to scale vectors to unit length; if not, they are as the model gives them
-        (``minilm`` and ``mpnet`` give unit length by themselves).
     dtype : {"float32", "bfloat16"}
         Of the model's arithmetic; part of the identity unless it is float32.
 
     Raises
     ------
     ConfigError
-        If the name or ``dtype`` is unknown, or ``max_length`` is not what the model can read.
+        If the name or ``dtype`` is unknown.
     MissingDependencyError
         If sentence-transformers is not installed.
     PullError
@@ -157,9 +132,7 @@ def open_encoder(
     place = resolve(name, kind="encoder")
     # Where a folder lies says nothing about its vectors.
     short = str(name) if str(name) in EMBEDDED or isinstance(place, str) else place.name
-    return SentenceEncoder(
-        short, place, revision=revision(name), device=device, max_length=max_length, normalize=normalize, dtype=dtype
-    )
+    return SentenceEncoder(short, place, revision=revision(name), device=device, dtype=dtype)
 
 
 class FakeEncoder:
@@ -204,69 +177,42 @@ class SentenceEncoder:
         A folder, or ``ORG/NAME`` on Hugging Face.
     revision : str
         Names the content, see `mop.data.pull.revision`.
-    device, max_length, normalize, dtype
+    device, dtype
         As in `open_encoder`.
 
-    Raises
-    ------
-    ConfigError
-        If ``max_length`` is not what the model can read.
+    Attributes
+    ----------
+    max_length : int
+        Word pieces read of each text, the two marks around it included.
     """
 
-    def __init__(
-        self,
-        name: str,
-        place: Path | str,
-        *,
-        revision: str,
-        device: str | None,
-        max_length: int | None,
-        normalize: bool,
-        dtype: str,
-    ) -> None:
+    def __init__(self, name: str, place: Path | str, *, revision: str, device: str | None, dtype: str) -> None:
         self._place = place
         self._dtype = dtype
         self._device = device
-        self._normalize = normalize
         self._loaded: Any = None
-        self.n_dims, cut, most = _published(place) or self._measured()
-        self.max_length = cut if max_length is None else max_length
-        if not 3 <= self.max_length <= most:
-            raise ConfigError(
-                f"max_length of the encoder {name!r} is {max_length}; it reads 3 to {most} word "
-                f"pieces, {cut} unless told otherwise; choose a number in that range"
-            )
-        self.identity = json.dumps(
-            {
-                "encoder": name,
-                "revision": revision,
-                "n_dims": self.n_dims,
-                "max_length": self.max_length,
-                "normalize": normalize,
-                **({} if dtype == "float32" else {"dtype": dtype}),
-            },
-            sort_keys=True,
-        )
+        self.n_dims, self.max_length = _published(place) or self._measured()
+        parts = {"encoder": name, "revision": revision, "n_dims": self.n_dims, "max_length": self.max_length}
+        parts |= {"normalize": True} if dtype == "float32" else {"normalize": True, "dtype": dtype}
+        self.identity = json.dumps(parts, sort_keys=True)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one vector per text, shape (n, D).
+        """Return one vector per text, shape (n, D), of unit length.
 
         A text beyond ``max_length`` is read up to there, which is how these models are made; how
         many were is logged. A lone surrogate, which no tokenizer takes, is read as a question mark.
         """
         model = self._model()
-        model.max_seq_length = self.max_length
         readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         self._say_what_is_cut(readable)
         vectors = model.encode(readable, batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
-        vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.n_dims)
-        return unit_rows(vectors) if self._normalize else vectors
+        return unit_rows(np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.n_dims))
 
-    def _measured(self) -> tuple[int, int, int]:
+    def _measured(self) -> tuple[int, int]:
         """Ask the model itself for what `_published` tells."""
         model = self._model()
         (vector,) = model.encode(["x"], show_progress_bar=False, convert_to_numpy=True)
-        return len(vector), int(model.max_seq_length), int(model.tokenizer.model_max_length)
+        return len(vector), int(model.max_seq_length)
 
     def _model(self) -> Any:
         """Return the model, reading the weights the first time; a local folder fetches nothing."""
@@ -321,22 +267,15 @@ def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return scaled
 
 
-def _published(place: Path | str) -> tuple[int, int, int] | None:
-    """D, word pieces read by default and at most, from a folder's small files; None if not told."""
+def _published(place: Path | str) -> tuple[int, int] | None:
+    """D and word pieces read, from a folder's small files; None if not told."""
     if not isinstance(place, Path):
         return None
-    found = []
-    for file, key in (
-        ("1_Pooling/config.json", "word_embedding_dimension"),
-        ("sentence_bert_config.json", "max_seq_length"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        try:
-            value = json.loads((place / file).read_text(encoding="utf-8")).get(key)
-        except FileNotFoundError:
-            return None
-        if not isinstance(value, int):
-            return None
-        found.append(value)
-    n_dims, cut, most = found
-    return n_dims, cut, most
+    try:
+        n_dims, n_pieces = (json.loads((place / file).read_text(encoding="utf-8")).get(key) for file, key in _TOLD)
+    except FileNotFoundError:
+        return None
+    return (n_dims, n_pieces) if isinstance(n_dims, int) and isinstance(n_pieces, int) else None
+
+
+_TOLD = (("1_Pooling/config.json", "word_embedding_dimension"), ("sentence_bert_config.json", "max_seq_length"))

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.encoder import EmbeddingCache, Encoder, embed
+from mop.backends.encoder import TextEncoder, embed
 from mop.errors import ConfigError, DataError, require
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed, rng_of
+from mop.storage.store import Store
 from mop.types import FloatArray, Progress
 
 LOGISTIC = "logistic"
@@ -35,8 +36,8 @@ def downstream_f1(
     test_texts: Sequence[str],
     test_labels: Sequence[str],
     *,
-    encoder: Encoder,
-    store: EmbeddingCache | None = None,
+    encoder: TextEncoder,
+    store: Store | None = None,
     classifier: str = LOGISTIC,
     seed: int,
     n_bootstrap: int = 200,
@@ -149,7 +150,7 @@ def _resampled_f1(truth: Sequence[str], predicted: Sequence[str], n_bootstrap: i
     code = {name: i for i, name in enumerate(names)}
     a = np.array([code[name] for name in truth])
     b = np.array([code.get(name, -1) for name in predicted])
-    rng = generator(seed, "downstream", "bootstrap")
+    rng = rng_of(seed, "downstream", "bootstrap")
     rows = rng.integers(len(a), size=(n_bootstrap, len(a)))
     return [_macro_f1(a[row], b[row], len(names)) for row in rows]
 
@@ -160,7 +161,7 @@ def _retrained_sd(
     """Standard deviation of F1 over resampled training texts; see `downstream_f1`."""
     f1s = []
     for again in range(N_RETRAINED):
-        rows = generator(seed, "downstream", "train", again).integers(len(vectors), size=len(vectors))
+        rows = rng_of(seed, "downstream", "train", again).integers(len(vectors), size=len(vectors))
         predicted = logistic_predictions(vectors[rows], [labels[i] for i in rows], test_vectors)
         f1s.append(macro_f1(test_labels, predicted))
     return float(np.std(f1s, ddof=1))
@@ -250,7 +251,7 @@ def fine_tuned_predictions(
             ) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
         net = net.to(device)
-        order = generator(seed, "downstream", "split").permutation(len(texts))
+        order = rng_of(seed, "downstream", "split").permutation(len(texts))
         n_valid = max(1, round(VALID_SHARE * len(texts)))
         valid, train = order[:n_valid].tolist(), order[n_valid:].tolist()
         targets = torch.tensor([names.index(label) for label in labels])
@@ -276,7 +277,7 @@ def fine_tuned_predictions(
         best, predicted, step = -1.0, predict(test_texts), 0
         for epoch in range(n_epochs):
             net.train()
-            shuffled = generator(seed, "downstream", "epoch", epoch).permutation(train).tolist()
+            shuffled = rng_of(seed, "downstream", "epoch", epoch).permutation(train).tolist()
             for start in range(0, len(shuffled), batch_size):
                 rows = shuffled[start : start + batch_size]
                 loss = net(**batch([texts[i] for i in rows]), labels=targets[rows].to(device)).loss

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.encoder import EmbeddingCache, Encoder, embed
+from mop.backends.encoder import TextEncoder, embed
 from mop.config import MIN_TEXTS
 from mop.errors import ConfigError, DataError
 from mop.metrics import distances, words
 from mop.metrics.distances import Z_95, Gaussian, Shown
-from mop.randomness import derive_seed, generator, uniforms
+from mop.randomness import derive_seed, rng_of, uniforms
+from mop.storage.store import Store
 from mop.types import FloatArray, Progress
 
 FLOOR = "floor"
@@ -79,8 +80,8 @@ def evaluate(
     golden: Sequence[str],
     floor: Sequence[str],
     *,
-    encoder: Encoder,
-    store: EmbeddingCache | None = None,
+    encoder: TextEncoder,
+    store: Store | None = None,
     n_seeds: int = 5,
     n_bootstrap: int = 200,
     seed: int,
@@ -105,9 +106,9 @@ def evaluate(
     floor : sequence of str
         Other real texts, at best as many as each method has. Their scores are what other people's
         texts get at this size; a narrow method can get below their plain FID.
-    encoder : Encoder
+    encoder : TextEncoder
         Frozen sentence encoder.
-    store : EmbeddingCache, optional
+    store : Store, optional
         Where embeddings are kept.
     n_seeds : int
         k-means runs behind MAUVE; its mean is reported.
@@ -303,7 +304,7 @@ def _subsamples(n: int, n_subsamples: int, seed: int) -> tuple[NDArray[np.intp],
     their standard deviation estimates the standard deviation of the score of n fresh texts.
     """
     m = min(max(2, round(KEPT_SHARE * n)), n - 1)
-    rows = [generator(seed, "evaluate", "subsample", b).permutation(n)[:m] for b in range(n_subsamples)]
+    rows = [rng_of(seed, "evaluate", "subsample", b).permutation(n)[:m] for b in range(n_subsamples)]
     return np.stack(rows), math.sqrt(m / (n - m))
 
 

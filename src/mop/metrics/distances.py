@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import DataError
-from mop.randomness import derive_seed, generator, uniforms
+from mop.randomness import derive_seed, rng_of, uniforms
 from mop.types import FloatArray
 
 Shown = str | Sequence[str] | None
@@ -611,7 +611,7 @@ def joint_clusters(
     for seed in seeds:
         best: KMeans | None = None
         for start in range(5):
-            centres = _spread_starts(reduced, n_clusters, generator(seed, "mauve k-means", start))
+            centres = _spread_starts(reduced, n_clusters, rng_of(seed, "mauve k-means", start))
             with warnings.catch_warnings():
                 # Repeated texts can leave fewer distinct points than clusters. An empty cluster
                 # holds no mass on either side, so nothing follows from it.

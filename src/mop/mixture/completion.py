@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from mop.backends.curve import weights as curve_weights
 from mop.mixture.cells import Cells, Ints, Problem
 from mop.mixture.sums import Floats
-from mop.randomness import generator
+from mop.randomness import rng_of
 
 MOST_CELLS = 100_000
 """Cells of a whole table, records · K · N, above which nothing is filled in: it would take longer than fits do."""
@@ -98,7 +98,7 @@ class Completion:
         n_personas, n_exemplars = len(problem.hg), len(problem.he)
         model = _Model.of(part, problem.weight[rows], n_personas, n_exemplars)
         model.learn_means(part.curves.astype(np.float64) @ self._at_tau, self._whole)
-        noise = model.draw([generator(self.seed, "completion", row) for row in rows.tolist()])
+        noise = model.draw([rng_of(self.seed, "completion", row) for row in rows.tolist()])
         shape = self._allowed.shape
         found = np.zeros((*shape, len(problem.betas)), dtype=np.float32)
         for g in range(len(problem.betas)):

@@ -15,7 +15,7 @@ from mop.config import FitConfig
 from mop.errors import DataError
 from mop.mixture.cells import Cells, Ints, Problem, ScoreCells
 from mop.mixture.sums import diagonal_order
-from mop.randomness import generator
+from mop.randomness import rng_of
 
 
 class Design:
@@ -50,7 +50,7 @@ class Design:
             Of the usual number of components, in (0, 1]: less where a budget ends.
         """
         # All rounds go on in one order, so that a record meets nothing twice.
-        rng = generator(self.seed, "proposal", 0)
+        rng = rng_of(self.seed, "proposal", 0)
         n_train, n_all = self.problem.n_train, self.n_personas * self.n_exemplars
         per_record = min(max(1, math.floor(share * self.settings.components_per_record)), n_all)
         per_valid = min(max(1, math.floor(share * self.settings.valid_components)), n_all)

@@ -23,7 +23,7 @@ from mop.mixture.cells import Cells, Ints, Problem
 from mop.mixture.completion import Completion
 from mop.mixture.kernel import Counts, KernelGate, cosines, mean_distance
 from mop.mixture.sums import Floats, log_sum_exp
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.types import Progress
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def folds(problem: Problem, n_folds: int, seed: int) -> list[Ints]:
     cluster = problem.clusters
     size = np.bincount(cluster)
     fold_of, filled = np.zeros(len(size), dtype=np.int64), np.zeros(min(n_folds, len(size)))
-    for number in generator(seed, "folds").permutation(len(size)):
+    for number in rng_of(seed, "folds").permutation(len(size)):
         fold_of[number] = int(np.argmin(filled))
         filled[fold_of[number]] += size[number]
     return [np.flatnonzero(fold_of[cluster] == f) for f in range(len(filled))]

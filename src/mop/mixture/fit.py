@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mop.backends.base import Scorer
-from mop.backends.encoder import Encoder, embed
+from mop.backends.encoder import TextEncoder, embed
 from mop.config import FitConfig
 from mop.data.own import own_exemplars
 from mop.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ from mop.mixture.paper import fit_paper
 from mop.mixture.score import cell_scorer, clusters
 from mop.mixture.sums import Floats
 from mop.prompts import PROMPT_VERSION
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.storage.store import Store
 from mop.types import Persona, Progress, Record
 
@@ -45,7 +45,7 @@ def fit_mixture(
     train: Sequence[Record],
     valid: Sequence[Record],
     *,
-    encoder: Encoder,
+    encoder: TextEncoder,
     scorer: Scorer,
     store: Store,
     task: str,
@@ -326,7 +326,7 @@ def _within_budget(problem: Problem, score: ScoreCells, settings: FitConfig, see
     whole_round = per_cell * np.where(is_train, *usual)
     if per_record.sum() <= budget:
         return None, min(1.0, max(least, budget / float(whole_round.sum())))
-    rng = generator(seed, "records-within-budget")
+    rng = rng_of(seed, "records-within-budget")
     train, valid = rng.permutation(n_train), n_train + rng.permutation(n - n_train)
 
     def first(n_kept: int) -> Ints:

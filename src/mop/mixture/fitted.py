@@ -23,8 +23,9 @@ from mop.storage.run_folder import write_atomic
 from mop.types import Persona, Progress, Record
 
 if TYPE_CHECKING:
-    from mop.backends.encoder import EmbeddingCache, Encoder
+    from mop.backends.encoder import TextEncoder
     from mop.mixture.gate import Gate
+    from mop.storage.store import Store
 
 
 FORMAT_VERSION = 2
@@ -54,9 +55,9 @@ def exemplar_text(record: Record) -> str:
 
 def exemplar_vectors(
     exemplars: Sequence[Record],
-    encoder: Encoder,
+    encoder: TextEncoder,
     *,
-    store: EmbeddingCache | None = None,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """What the gates see of exemplars: h(e_j) and h(x_j) side by side, shape (N, 2D).

@@ -19,7 +19,7 @@ from mop.mixture.em import Scores, best_single_tau, folds
 from mop.mixture.imputation import Effects, Scored
 from mop.mixture.kernel import KernelGate
 from mop.mixture.sums import Floats, log_sum_exp, unconditional_weights
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed, rng_of
 
 PER_GROUP = 20
 """Records of a group of contexts, at least, on average."""
@@ -180,7 +180,7 @@ def two_samples(
     -----
     Source: Székely and Rizzo 2013.
     """
-    rng = generator(seed, "two-samples")
+    rng = rng_of(seed, "two-samples")
     cluster = np.arange(len(pool) + len(target)) if cluster is None else cluster
     of_pool, of_target = (np.sort(rng.permutation(len(side))[:MOST_POOL]) for side in (pool, target))
     cluster = np.concatenate([cluster[of_pool], cluster[len(pool) + of_target]])

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.mixture.sums import Floats
-from mop.randomness import generator
+from mop.randomness import rng_of
 
 Ints = NDArray[np.int64]
 
@@ -294,7 +294,7 @@ class Effects:
             Nats; scored cells as they are.
         """
         n_exemplars = 1 + int(max(exemplar.max(), self.scored.exemplar.max()))
-        v, common = self.variances, generator(seed, "imputation", "common")
+        v, common = self.variances, rng_of(seed, "imputation", "common")
         root = np.linalg.cholesky(self._covariance)
         drawn = self._common + common.standard_normal((n_draws, len(root))) @ root.T
         slope, a = drawn[:, :1], drawn[:, 1 : 1 + self.n_personas]
@@ -307,7 +307,7 @@ class Effects:
         for i, z_i in enumerate(z):
             use = self.scored.used[i]
             k, j, y = (of[i, use] for of in (self.scored.persona, self.scored.exemplar, self.scored.log_lik))
-            rng = generator(seed, "imputation", i)
+            rng = rng_of(seed, "imputation", i)
             chi2 = rng.chisquare(v.freedom + use.sum() - 1, n_draws)
             s = np.sqrt((v.freedom - 2 + distance[i]) / chi2)[:, None]
             g = s * np.sqrt(v.own_persona) * rng.standard_normal((n_draws, self.n_personas))

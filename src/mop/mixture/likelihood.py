@@ -23,7 +23,7 @@ from mop.mixture.fitted import FittedMixture, unconditional_mixture, uniform_mix
 from mop.mixture.imputation import Effects, Scored, Variances
 from mop.mixture.score import Component, clusters, score_columns
 from mop.mixture.sums import Floats, log_sum_exp, spread_draw
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed, rng_of
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
@@ -128,7 +128,7 @@ def components_of(
     for g in range(n_groups):
         rows = np.arange(g, n, n_groups)
         weight = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx[rows], own[rows])
-        rng = generator(seed, "held-out", g)
+        rng = rng_of(seed, "held-out", g)
         flat[rows] = draw_components(weight, n_components, n_exemplars, rng)
         log_proposal[rows] = np.log(weight[flat[rows]])
     return *np.divmod(flat, n_exemplars), log_proposal
@@ -296,7 +296,7 @@ class Likelihood:
         from mop.mixture.gate import mean_weight
 
         weight = 0.5 / n_all + 0.5 * mean_weight(self.fitted.gate, self.table.hx, self.table.own)
-        drawn = spread_draw(weight, MOST_COMPONENTS, generator(self.seed, "components"))
+        drawn = spread_draw(weight, MOST_COMPONENTS, rng_of(self.seed, "components"))
         drawn, times = np.unique(drawn, return_counts=True)
         return *np.divmod(drawn, n_exemplars), np.log(times / (weight[drawn] * MOST_COMPONENTS))
 
@@ -562,9 +562,7 @@ def _plain_components(
 
     def some(n_all: int, purpose: str) -> list[list[int]]:
         n_groups = -(-n // SHARED)
-        drawn = [
-            np.sort(generator(seed, purpose, g).permutation(n_all)[:n_components]).tolist() for g in range(n_groups)
-        ]
+        drawn = [np.sort(rng_of(seed, purpose, g).permutation(n_all)[:n_components]).tolist() for g in range(n_groups)]
         return [drawn[i % n_groups] for i in range(n)]
 
     exemplars, personas = (some(len(fitted.exemplars), "exemplars"), some(len(fitted.personas), "personas"))

@@ -16,7 +16,7 @@ from mop.errors import ConfigError
 from mop.mixture.cells import Ints, Problem, ScoreCells, pack_cells
 from mop.mixture.em import FitResult, best_single_tau
 from mop.mixture.sums import log_sum_exp, spread_draw
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed, rng_of
 from mop.types import Progress
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def fit_paper(
         if stale >= settings.patience:
             stopped = f"no better value in {settings.patience} epochs (patience)"
             break
-        order = generator(seed, "epoch", epoch).permutation(n_train)
+        order = rng_of(seed, "epoch", epoch).permutation(n_train)
         for start in range(0, n_train, settings.batch_size):
             rows = order[start : start + settings.batch_size]
             optimizer.zero_grad()
@@ -199,7 +199,7 @@ def _single_tau(problem: Problem, cells: dict[tuple[int, int], NDArray[np.float3
 
 def _even_components(problem: Problem, settings: FitConfig, seed: int) -> list[int]:
     n_all = len(problem.hg) * len(problem.he)
-    rng = generator(seed, "rest")
+    rng = rng_of(seed, "rest")
     return sorted(set(spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng).tolist()))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mop.errors import ConfigError
-from mop.randomness import generator as random_generator
+from mop.randomness import rng_of
 from mop.types import Persona, Record
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def random_personas(records: Sequence[Record], n_personas: int, *, seed: int) ->
             f"{n_personas} random personas were asked for; the records have {len(pool)} different "
             f"responses, so ask for 1 to {len(pool)}"
         )
-    rows = random_generator(seed, "personas", "random").choice(len(pool), size=n_personas, replace=False)
+    rows = rng_of(seed, "personas", "random").choice(len(pool), size=n_personas, replace=False)
     return [
         Persona(
             key=persona_key(k, n_personas), description=pool[row].response, sources=(pool[row].key,), writer="random"

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from mop.backends.base import Generator
 from mop.errors import BackendError
 from mop.prompts import context_prompt, dimensions_prompt, label_prompt, requirements_prompt, values_prompt
-from mop.randomness import derive_seed
-from mop.randomness import generator as rng_of
+from mop.randomness import derive_seed, rng_of
 from mop.rivals.attributes import ATTRIBUTES, Attributes
 from mop.rivals.redraw import MAX_TRIES, write_texts
 from mop.rivals.zerogen import find_domain

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import ConfigError
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.types import Agent, Record
 
 
@@ -76,7 +76,7 @@ def few_shot_agents(
     agents = []
     for record, mine in zip(contexts, own.tolist(), strict=True):
         rows = n_exemplars - (mine >= 0)
-        rng = generator(seed, method, record.key)
+        rng = rng_of(seed, method, record.key)
         drawn = [int(rng.integers(rows))] if n_shots == 1 else rng.choice(rows, n_shots, replace=False).tolist()
         # All exemplars but the record itself.
         chosen = tuple(row + (0 <= mine <= row) for row in drawn)
@@ -90,6 +90,6 @@ def persona_only_agents(
 ) -> list[Agent]:
     """Let a random persona answer each context, without an exemplar; parameters as above."""
     return [
-        Agent(int(generator(seed, method, record.key).integers(n_personas)), (), tau, -math.log(n_personas))
+        Agent(int(rng_of(seed, method, record.key).integers(n_personas)), (), tau, -math.log(n_personas))
         for record in contexts
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.base import Generator, Scorer, as_scorer
-from mop.backends.encoder import Encoder, embed
+from mop.backends.encoder import TextEncoder, embed
 from mop.config import RunConfig, method_and_tau
 from mop.data.own import own_exemplars
 from mop.errors import NotFittedError
@@ -45,7 +45,7 @@ class Ingredients:
     """For the methods of `needs_mixture`; its exemplars are those above."""
     lm: Generator
     """The model that writes, for every method."""
-    encoder: Encoder
+    encoder: TextEncoder
     store: Store
     seed: int
     """Of the draws."""

@@ -19,7 +19,7 @@ from mop.data.own import is_own
 from mop.errors import DataError
 from mop.mixture.score import score_requests
 from mop.prompts import simulation_prompt
-from mop.randomness import generator
+from mop.randomness import rng_of
 from mop.storage.store import Store
 from mop.types import Agent, Progress, Record, ScoreRequest
 
@@ -125,7 +125,7 @@ def prompted_ratio(
                 f"the label {label!r} has {len(members)} exemplars; PICLe needs at least 2, one to "
                 "show and one to choose; add some, or leave the method out"
             )
-        rng = generator(seed, method, "shown", str(label))
+        rng = rng_of(seed, method, "shown", str(label))
         shown = [members[int(i)] for i in rng.choice(len(members), n, replace=False)]
         for j in members:
             if j in shown:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import ConfigError, require
-from mop.randomness import derive_seed, generator
+from mop.randomness import derive_seed, rng_of
 from mop.storage.store import Store, score_key
 from mop.types import Progress, Prompt, Record, Score, ScoreRequest
 
@@ -208,7 +208,7 @@ def _fine_tune(
     model.train()
     step = 0
     for epoch in range(n_epochs):
-        order = generator(seed, "epoch", epoch).permutation(len(ids)).tolist()
+        order = rng_of(seed, "epoch", epoch).permutation(len(ids)).tolist()
         for start in range(0, len(order), BATCH):
             values, _ = _token_log_probs(model, [ids[i] for i in order[start : start + BATCH]], device)
             loss = -values.mean()

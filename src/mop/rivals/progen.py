@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.base import Generator
-from mop.backends.encoder import Encoder, embed
+from mop.backends.encoder import TextEncoder, embed
 from mop.errors import ConfigError
 from mop.prompts import Domain, context_prompt, label_prompt
-from mop.randomness import generator as rng_of
+from mop.randomness import rng_of
 from mop.rivals.redraw import MAX_TRIES, SAID, write_texts
 from mop.rivals.zerogen import MIN_WORDS, N_NAMES, check_labelled, cut, draw_names, find_domain, pick_name
 from mop.simulate.write import FailedDraws
@@ -54,7 +54,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     store: Store,
     decoding: Decoding,
     seed: int,
-    encoder: Encoder,
+    encoder: TextEncoder,
     domain: str = "plain",
     task: str = "",
     form: str = "chat",
@@ -76,7 +76,7 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
     generator, store, decoding, seed, domain, task, form, temperature, n_names, min_words, max_tries,
     max_failed_share
         As there.
-    encoder : Encoder
+    encoder : TextEncoder
         Whose vectors the classifier is trained on.
     n_rounds : int
         Equal parts of every label that are written one after the other.

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from mop.backends.base import Generator
 from mop.errors import BackendError, ConfigError, DataError
 from mop.prompts import DOMAINS, Domain, context_prompt, label_prompt, name_prompt
-from mop.randomness import derive_seed
-from mop.randomness import generator as rng_of
+from mop.randomness import derive_seed, rng_of
 from mop.rivals.redraw import MAX_TRIES, write_texts
 from mop.simulate.write import FailedDraws, draw_requests
 from mop.storage.store import Store

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mop.backends.encoder import Encoder, open_encoder
+from mop.backends.encoder import TextEncoder, open_encoder
 from mop.backends.remote import RemoteGenerator
 from mop.config import PRESETS, RIVALS, CompareConfig, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.errors import ConfigError
@@ -578,7 +578,7 @@ class _Bench:
         }
         return found
 
-    def _encoder(self, name: str) -> Encoder:
+    def _encoder(self, name: str) -> TextEncoder:
         config = self.config
         return open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mop import __version__
 from mop.backends import open_model
 from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
-from mop.backends.encoder import Encoder, embed, open_encoder
+from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.ledger import Ledger
 from mop.backends.remote import RemoteGenerator
 from mop.backends.spending import Planned, Spending
@@ -269,7 +269,7 @@ class Work:
         return self.models.scorer
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> TextEncoder:
         """The sentence encoder."""
         model = self.config.model
         return open_encoder(model.encoder, device=model.torch_device)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import DataError
-from mop.randomness import generator
+from mop.randomness import rng_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -174,8 +174,8 @@ def _validated(
         return SHRINKAGES[-1]
     loss = np.zeros(len(SHRINKAGES))
     for split in range(N_SPLITS):
-        orders = [generator(seed, "halves", split).permutation(len(array)) for array in samples]
-        order = generator(seed, "target halves", split).permutation(len(target))
+        orders = [rng_of(seed, "halves", split).permutation(len(array)) for array in samples]
+        order = rng_of(seed, "target halves", split).permutation(len(target))
         fitted, unseen = (
             _moments(
                 [array[own[half::2]] for array, own in zip(samples, orders, strict=True)],

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.base import Generator
-from mop.backends.encoder import Encoder, embed
+from mop.backends.encoder import TextEncoder, embed
 from mop.errors import ConfigError, DataError
 from mop.mixture.fitted import FittedMixture, context_text, persona_shares, with_persona_weights
 from mop.mixture.sums import draw, spread_draw
-from mop.randomness import derive_seed, generator, uniforms
+from mop.randomness import derive_seed, rng_of, uniforms
 from mop.simulate.blackbox import match_weights
 from mop.simulate.draw import pools
 from mop.simulate.write import is_drawn, simulate
@@ -37,7 +37,7 @@ def refit_black_box(
     population: Sequence[Record],
     *,
     model: Generator,
-    encoder: Encoder,
+    encoder: TextEncoder,
     store: Store,
     samples_per_persona: int = 20,
     decoding: Decoding | None = None,
@@ -58,7 +58,7 @@ def refit_black_box(
         judged by. Survey weights are respected.
     model : Generator
         The model that the weights are for.
-    encoder : Encoder
+    encoder : TextEncoder
         That of the fit: the gates know its embeddings.
     store : Store
         Draws and embeddings in it are not made again, so that an interrupted call goes on.
@@ -175,7 +175,7 @@ def samples_of_personas(
     contexts: Sequence[Record],
     *,
     model: Generator,
-    encoder: Encoder,
+    encoder: TextEncoder,
     store: Store,
     decoding: Decoding,
     tau_factor: float = 1.0,
@@ -219,7 +219,7 @@ def samples_of_personas(
 
 def _order(records: Sequence[Record], n: int, seed: int) -> list[int]:
     """Draw n rows of records in random order, each as often as its weight says, to within one."""
-    rng = generator(seed, "black-box", "contexts")
+    rng = rng_of(seed, "black-box", "contexts")
     weight = np.array([record.weight for record in records])
     if np.ptp(weight) > 0:
         drawn = spread_draw(weight / weight.sum(), n, rng)
