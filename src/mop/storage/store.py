@@ -227,7 +227,7 @@ class Store:
         return found
 
     def put_scores(self, pairs: Iterable[tuple[bytes, Score]], *, stage: str = "score") -> None:
-        """Add scores and what they cost in one transaction.
+        """Add scores and, for those that are new, what they cost, in one transaction.
 
         Parameters
         ----------
@@ -242,8 +242,7 @@ class Store:
             If a log-likelihood is not finite; nothing of the batch is stored.
         """
         pairs = list(pairs)
-        rows = [(key, _pack_score(score)) for key, score in pairs]
-        self._put("score", rows, stage, sum(score.n_tokens for _, score in pairs))
+        self._put("score", [(key, _pack_score(score), score.n_tokens) for key, score in pairs], stage)
         self._count(stage, pairs)
 
     def get_generations(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Generation]:
@@ -253,7 +252,7 @@ class Store:
         return found
 
     def put_generations(self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate") -> None:
-        """Add draws and what they cost in one transaction; parameters as in `put_scores`.
+        """Add draws and, for those that are new, what they cost, in one transaction; parameters as in `put_scores`.
 
         Raises
         ------
@@ -261,8 +260,7 @@ class Store:
             If a log-likelihood is infinite; nothing of the batch is stored.
         """
         pairs = list(pairs)
-        rows = [(key, _pack_generation(generation)) for key, generation in pairs]
-        self._put("generation", rows, stage, sum(generation.n_tokens for _, generation in pairs))
+        self._put("generation", [(key, _pack_generation(drawn), drawn.n_tokens) for key, drawn in pairs], stage)
         self._count(stage, pairs)
 
     def get_embeddings(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
@@ -277,7 +275,7 @@ class Store:
         BackendError
             If a number is not finite; nothing of the batch is stored.
         """
-        self._put("embedding", [(key, _pack_floats(vector, "an embedding")) for key, vector in pairs])
+        self._put("embedding", [(key, _pack_floats(vector, "an embedding"), 0) for key, vector in pairs])
 
     def get_reference(self, identity: str) -> tuple[float, ...] | None:
         """Return what a scorer said to known questions when its first score was stored; None if unknown."""
@@ -396,31 +394,35 @@ class Store:
             _log.warning("%d damaged %s rows in %s will be redone", n_damaged, kind, self.path)
         return found
 
-    def _put(self, kind: str, rows: Sequence[tuple[bytes, bytes]], stage: str | None = None, n_tokens: int = 0) -> None:
+    def _put(self, kind: str, rows: Sequence[tuple[bytes, bytes, int]], stage: str | None = None) -> None:
+        """Add rows of key, payload and tokens; the stage pays for those that were not there."""
+        paid = []
         with self._translated(), self._transaction():
-            for key, payload in rows:
+            for key, payload, n_tokens in rows:
                 cursor = self._db.execute(
                     f"INSERT INTO {kind} VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                     (key, payload, _checksum(key, payload)),
                 )
-                if cursor.rowcount == 0:
-                    self._settle(kind, key, payload)
-            if stage is not None and rows:
+                if cursor.rowcount or self._settle(kind, key, payload):
+                    paid.append(n_tokens)
+            if stage is not None and paid:
                 self._db.execute(
                     "INSERT INTO cost VALUES (?, ?, ?) ON CONFLICT (stage) DO UPDATE SET "
                     "calls = calls + excluded.calls, tokens = tokens + excluded.tokens",
-                    (stage, len(rows), n_tokens),
+                    (stage, len(paid), sum(paid)),
                 )
 
-    def _settle(self, kind: str, key: bytes, payload: bytes) -> None:
-        """Deal with a key that is taken: replace a damaged row, note a differing value."""
+    def _settle(self, kind: str, key: bytes, payload: bytes) -> bool:
+        """Replace the row of a key if it is damaged, else note a differing value; returns whether it was damaged."""
         old, checksum = self._db.execute(f"SELECT payload, checksum FROM {kind} WHERE key = ?", (key,)).fetchone()
         if not _is_sound(key, old, checksum):
             self._db.execute(
                 f"UPDATE {kind} SET payload = ?, checksum = ? WHERE key = ?", (payload, _checksum(key, payload), key)
             )
-        elif old != payload:
+            return True
+        if old != payload:
             self._db.execute("INSERT OR IGNORE INTO conflict VALUES (?, ?, ?)", (kind, key, payload))
+        return False
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
