@@ -99,7 +99,7 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     alike = [r.exemplar for r in model.sample(asked, same_label=True)]
     assert {labels[key] for key in alike} == {"bad"}
     assert "good" in {labels[r.exemplar] for r in model.sample(asked)}
-    with pytest.raises(ConfigError, match=r"tau_factor must be a number above 0, got -1"):
+    with pytest.raises(ConfigError, match=r"tau_factor must be above 0, got -1"):
         model.sample(contexts, tau_factor=-1)
     with pytest.raises(ConfigError, match="n_agents above 1 goes with mix"):
         model.sample(contexts, n_agents=3)

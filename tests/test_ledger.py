@@ -95,8 +95,8 @@ def test_the_line_says_what_matters() -> None:
     [
         ({"max_cost": 5.0}, r"max_cost = 5.0 needs prices, got price_in = None"),
         ({"max_cost": 5.0, "price_in": 1.0}, "needs prices"),
-        ({"price_in": -1.0}, "price_in must be a finite number from 0 on, got -1.0"),
-        ({"max_lm_tokens": -1}, "max_lm_tokens must be a finite number from 0 on, got -1"),
+        ({"price_in": -1.0}, "price_in must be at least 0, got -1.0"),
+        ({"max_lm_tokens": -1}, "max_lm_tokens must be at least 0, got -1"),
         ({"price_out": float("nan")}, "price_out must be a finite number"),
     ],
 )

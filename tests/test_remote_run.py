@@ -361,7 +361,7 @@ def test_a_key_typed_where_its_variable_belongs_is_not_shown(source, tmp_path, c
     assert main(command) == USAGE
     said = capsys.readouterr().err
     assert KEY not in said
-    assert "[remote] api_key_env must be the name of an environment variable" in said
+    assert "remote.api_key_env must be the name of an environment variable" in said
 
 
 def test_the_command_ends_with_1_at_a_ceiling(source, tmp_path, capsys):

@@ -772,7 +772,7 @@ def _show_config(result: dict[str, Any]) -> str:
     lines = [f"seed = {result['seed']}"]
     for section, cls in SECTIONS.items():
         lines += ["", f"[{section}]"]
-        for name, _, _, meaning in describe(cls):
+        for name, meaning in describe(cls).items():
             value = result[section][name]
             given = json.dumps("" if value is None else value, ensure_ascii=False)
             line = f"{'# ' if value is None else ''}{name} = {given}"

@@ -17,18 +17,62 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from mop.errors import ConfigError
 from mop.redact import check_variable
 
 MIN_TEXTS = 4
 """Texts of a method, and golden ones, that an evaluation needs: fewer have subsamples without a covariance."""
-EVALUATED = " (an evaluation needs as many texts)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class Limits:
+    """What a number must be, as part of a setting's type; and what to do, for the message."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    hint: str = ""
+
+    def __str__(self) -> str:
+        bounds = {"above": self.above, "at least": self.least, "at most": self.most}
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+
+
+Positive = Annotated[int, Limits(least=1)]
+Count = Annotated[int, Limits(least=0)]
+AtLeast2 = Annotated[int, Limits(least=2)]
+Texts = Annotated[int, Limits(least=MIN_TEXTS, hint="an evaluation needs as many texts")]
+PositiveReal = Annotated[float, Limits(above=0)]
+Amount = Annotated[float | None, Limits(least=0, hint="leave it out for none")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Settings that are checked when they are made: numbers against `Limits`, words against a `Literal`.
+
+    Raises
+    ------
+    ConfigError
+        Its message begins with the name of the setting; `config_from_dict` puts the section's before it.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            if typing.get_origin(hint) is Literal:
+                _one_of(name, value, typing.get_args(hint))
+            elif typing.get_origin(hint) is Annotated and value is not None:
+                limits = hint.__metadata__[0]
+                if not (limits.least <= value <= limits.most and value > limits.above and math.isfinite(value)):
+                    wanted = limits if math.isfinite(value) else "a finite number"
+                    hint = f"; {limits.hint}" if limits.hint else ""
+                    raise ConfigError(f"{name} must be {wanted}, got {value}{hint}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Section):
     """Which records, and how they are divided."""
 
     source: str = ""
@@ -48,33 +92,25 @@ class DataConfig:
     """Column of what must not be split apart (a film, a respondent), if any."""
     task: str = ""
     """One line for the language model: what a response is ("a one-sentence film review")."""
-    duplicates: str = "drop"
+    duplicates: Literal["drop", "keep"] = "drop"
     """drop, or keep: a row with the context, response and group of an earlier one. Keep the equal answers of a
     survey."""
     strict: bool = False
     """Stop at the first bad row instead of leaving it out and counting it."""
-    exemplars: int = 300
+    exemplars: AtLeast2 = 300
     """N: records that prompts may show; personas are found in them too."""
-    train: int = 200
+    train: AtLeast2 = 200
     """Records that weights and the temperature are fitted on."""
-    valid: int = 80
+    valid: AtLeast2 = 80
     """Records that the same components are scored for: they decide when the paper's recipe stops."""
-    test: int = 400
+    test: Texts = 400
     """Held-out records: their contexts are simulated, their real responses are the floor."""
-    golden: int = 2000
+    golden: Texts = 2000
     """Records of the real population that the metrics compare with; never shown to a method."""
-
-    def __post_init__(self) -> None:
-        """Reject sizes that leave a stage without records."""
-        _one_of("data", "duplicates", self.duplicates, ("drop", "keep"))
-        for name in ("exemplars", "train", "valid"):
-            _at_least("data", name, getattr(self, name), 2)
-        for name in ("test", "golden"):
-            _at_least("data", name, getattr(self, name), MIN_TEXTS, EVALUATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The frozen language model and the frozen sentence encoder."""
 
     lm: str = "smollm2-135m"
@@ -86,18 +122,10 @@ class ModelConfig:
     """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ... for language model and encoder."""
-    dtype: str = "auto"
-    """auto, float32, bfloat16, float16."""
-    memory_gib: float | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto, float32, bfloat16 or float16."""
+    memory_gib: Annotated[float | None, Limits(above=0, hint="leave it out for a third of what is free")] = None
     """GiB that batches and shared prefixes may take, besides the weights. Left out: a third of what is free."""
-
-    def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        _one_of("model", "dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
-        if self.memory_gib is not None and not self.memory_gib > 0:
-            raise ConfigError(
-                f"model.memory_gib must be above 0, got {self.memory_gib}; leave it out for a third of what is free"
-            )
 
     @property
     def torch_device(self) -> str | None:
@@ -111,7 +139,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
+class Ceilings(Section):
     """The user's prices and limits.
 
     Raises
@@ -120,21 +148,17 @@ class Ceilings:
         If a number is negative, or if a cost ceiling comes without prices.
     """
 
-    price_in: float | None = None
+    price_in: Amount = None
     """Money per million prompt tokens, in whatever currency you think in."""
-    price_out: float | None = None
+    price_out: Amount = None
     """Money per million generated tokens."""
-    max_cost: float | None = None
+    max_cost: Amount = None
     """Stop, keeping what is done, before all calls of the run together cost more money than this."""
-    max_lm_tokens: int | None = None
+    max_lm_tokens: Annotated[int | None, Limits(least=0, hint="leave it out for none")] = None
     """Stop, keeping what is done, before all calls of the run together use more tokens (prompt and generated)."""
 
     def __post_init__(self) -> None:
-        """Reject what could not be held to."""
-        for name in ("price_in", "price_out", "max_cost", "max_lm_tokens"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a finite number from 0 on, got {value}; leave it out for none")
+        Section.__post_init__(self)
         if self.max_cost is not None and (self.price_in is None or self.price_out is None):
             raise ConfigError(
                 f"max_cost = {self.max_cost} needs prices, got price_in = {self.price_in} and "
@@ -155,70 +179,53 @@ class RemoteSettings(Ceilings):
     """Name of the environment variable that holds the key; none for a server without keys."""
     allow_remote_data: bool = False
     """Whether records may be sent to an address that is not this machine's own."""
-    dialect: str = "auto"
+    dialect: Literal["auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo"] = "auto"
     """auto (ask the server), openai-chat, openai-completions, vllm, sglang, or echo."""
     tokenizer: str | None = None
     """Whose tokenizer the served model has: an embedded name, hf:ORG/NAME, a folder, or fake; needed to score and to
     send ids."""
     revision: str = ""
     """Which weights are served, in your words; part of the identity of every stored score and draw."""
-    max_concurrency: int = 64
+    max_concurrency: Annotated[int, Limits(least=1, most=4096, hint="try 64")] = 64
     """Calls in flight per address at the most; a good number below it is found."""
-    deadline_s: float = 120.0
+    deadline_s: Annotated[float, Limits(above=0, hint="try 120")] = 120.0
     """Seconds for one call, from connecting to the last byte."""
-    max_failed_share: float = 0.0
+    max_failed_share: Annotated[float, Limits(least=0, most=1, hint="try 0.01")] = 0.0
     """Share of the draws that may fail for good (refused, filtered) without stopping the run; their rows say so."""
 
     def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
         Ceilings.__post_init__(self)
         if self.api_key_env is not None:
             check_variable(self.api_key_env)
-        if self.dialect not in DIALECTS:
-            raise ConfigError(f"dialect must be one of {', '.join(DIALECTS)}, got {self.dialect!r}; try 'auto'")
-        if not 1 <= self.max_concurrency <= 4096:
-            raise ConfigError(f"max_concurrency must be 1 to 4096, got {self.max_concurrency}; try 64")
-        if not 0 < self.deadline_s < math.inf:
-            raise ConfigError(f"deadline_s must be above 0 and finite, got {self.deadline_s}; try 120")
-        if not 0 <= self.max_failed_share <= 1:
-            raise ConfigError(f"max_failed_share must be 0 to 1, got {self.max_failed_share}; try 0.01")
-
-
-DIALECTS = ("auto", "openai-chat", "openai-completions", "vllm", "sglang", "echo")
-"""Ways to talk to a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PersonaConfig:
+class PersonaConfig(Section):
     """Where the personas come from."""
 
     n_personas: int | str = 12
     """K, clusters of the exemplars; auto: one for every five different texts, weights say what each is worth."""
-    max_personas: int = 24
+    max_personas: AtLeast2 = 24
     """K of auto at the most."""
-    writer: str = "keywords"
+    writer: Literal["keywords", "llm", "file", "record", "random"] = "keywords"
     """keywords (from the cluster's words and manner), llm (the language model summarises), file; for ablations
     record (the record nearest the centre is the persona) and random (a random record is)."""
     path: str | None = None
     """Your personas (JSONL, or one a line in a .txt), for writer = "file"."""
-    n_sources: int = 10
+    n_sources: Positive = 10
     """Records nearest the centre that the writer looks at."""
-    n_keywords: int = 8
+    n_keywords: Positive = 8
     """Words per persona, for writer = "keywords"."""
 
     def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        if isinstance(self.n_personas, int):
-            _at_least("personas", "n_personas", self.n_personas, 1)
-        elif self.n_personas != "auto":
-            raise ConfigError(f"personas.n_personas must be a whole number or auto, got {self.n_personas!r}")
-        _at_least("personas", "max_personas", self.max_personas, 2)
-        _at_least("personas", "n_sources", self.n_sources, 1)
-        _at_least("personas", "n_keywords", self.n_keywords, 1)
-        _one_of("personas", "writer", self.writer, ("keywords", "llm", "file", "record", "random"))
+        Section.__post_init__(self)
+        if isinstance(self.n_personas, int) and self.n_personas < 1:
+            raise ConfigError(f"n_personas must be at least 1, got {self.n_personas}")
+        if isinstance(self.n_personas, str) and self.n_personas != "auto":
+            raise ConfigError(f"n_personas must be a whole number or auto, got {self.n_personas!r}")
         if (self.writer == "file") != (self.path is not None):
             raise ConfigError(
-                f'personas.path goes with personas.writer = "file", got writer {self.writer!r} '
+                f'path goes with personas.writer = "file", got writer {self.writer!r} '
                 f"and path {self.path!r}; set both or neither"
             )
 
@@ -230,61 +237,43 @@ class PersonaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitConfig:
+class FitConfig(Section):
     """How weights and the temperature are learned."""
 
-    method: str = "rounds"
+    method: Literal["rounds", "paper"] = "rounds"
     """rounds (ours: EM) or paper (the paper's recipe: sum over the gate's top pairs)."""
-    n_rounds: int = 3
+    n_rounds: Positive = 3
     """Rounds of proposing, scoring and fitting at the most."""
-    min_gain: float = 0.02
+    min_gain: Annotated[float, Limits(least=0)] = 0.02
     """Nats per record that a round must gain, cross-validated, for another to follow."""
-    max_lm_tokens: int = 0
+    max_lm_tokens: Count = 0
     """Tokens of responses that may be scored, those found in the store included; 0: no limit."""
-    max_minutes: float = 0.0
+    max_minutes: Annotated[float, Limits(least=0)] = 0.0
     """Time after which no further round begins; 0: no limit. With one, two runs may differ."""
-    components_per_record: int = 24
+    components_per_record: Positive = 24
     """(persona, exemplar) pairs newly scored for each training record in a round."""
-    records_per_component: int = 16
+    records_per_component: Positive = 16
     """Training records that share a pair, and with it the computed prefix of the prompt."""
-    valid_components: int = 32
+    valid_components: Positive = 32
     """Pairs newly scored for every validation record in a round."""
-    dim: int = 128
+    dim: Positive = 128
     """d, size of the space the gates of the paper's recipe work in."""
-    learning_rate: float = 0.02
+    learning_rate: PositiveReal = 0.02
     """Adam step size of the paper's recipe."""
-    max_steps: int = 150
+    max_steps: Positive = 150
     """Epochs of the paper's recipe at the most."""
-    patience: int = 10
+    patience: Positive = 10
     """Epochs without a gain before the paper's recipe stops."""
-    n_folds: int = 4
+    n_folds: AtLeast2 = 4
     """Folds of the cross-validation that chooses how far weights depart from equal ones."""
-    coverage_records: int = 100
+    coverage_records: Count = 100
     """Records of the fit that are examined for whether any component explains them; 0: none."""
-    top_m: int = 4
+    top_m: Positive = 4
     """M of the paper's recipe."""
-    batch_size: int = 32
+    batch_size: Positive = 32
     """Records per step of the paper's recipe."""
-    start_tau: float = 1.0
+    start_tau: PositiveReal = 1.0
     """Temperature before fitting, in the paper's recipe."""
-
-    def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        _one_of("fit", "method", self.method, ("rounds", "paper"))
-        for name in (
-            "n_rounds", "components_per_record", "records_per_component", "valid_components",
-            "dim", "max_steps", "patience", "top_m", "batch_size",
-        ):  # fmt: skip
-            _at_least("fit", name, getattr(self, name), 1)
-        _at_least("fit", "n_folds", self.n_folds, 2)
-        for name in ("max_lm_tokens", "coverage_records"):
-            _at_least("fit", name, getattr(self, name), 0)
-        for name in ("learning_rate", "start_tau"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"fit.{name} must be above 0, got {getattr(self, name)}")
-        for name in ("min_gain", "max_minutes"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"fit.{name} must be at least 0, got {getattr(self, name)}")
 
 
 RIVALS = ("zero-shot", "zerogen", "attrprompt", "progen", "picle-prompted", "picle")
@@ -334,56 +323,45 @@ def method_and_tau(name: str) -> tuple[str, float | None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimulateConfig:
+class SimulateConfig(Section):
     """What is drawn."""
 
-    n_responses: int = 400
+    n_responses: Texts = 400
     """Responses per method, one for each of the first test contexts (at most data.test)."""
-    max_tokens: int = 96
+    max_tokens: Positive = 96
     """A response that is still going on there is cut; above 5 % cut ones a warning says so."""
-    min_tokens: int = 0
+    min_tokens: Count = 0
     """The end-of-turn token is not drawn before so many tokens."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Limits(above=0, most=1)] = 1.0
     """Nucleus truncation; below 1 the sampler is no longer the fitted model."""
-    top_k: int = 0
+    top_k: Count = 0
     """Truncation to the k likeliest tokens; above 0 the sampler is no longer the fitted model."""
-    mix: str = "none"
+    mix: Literal["none", "tokens", "prompt", "neighbours"] = "none"
     """none, tokens (average the next-token distributions of L agents), prompt (L exemplars drawn under one persona
     in one prompt) or neighbours (the exemplar drawn and the L - 1 most like it in one prompt)."""
-    n_agents: int = 1
+    n_agents: Positive = 1
     """L, agents drawn for one response, or exemplars in its prompt; above 1 with another mix than none."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
     """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; all
     in docs/baselines.md."""
-    tau_factor: float = 1.0
+    tau_factor: PositiveReal = 1.0
     """Multiplies the mixture's temperatures; other than 1 the sampler is no longer the fitted model. Small models write
     more sense at 0.75 (docs/log.md)."""
     same_label: bool = False
     """Draw from the mixture given that the exemplar has the record's label, if at least two have it; the fitted model
     draws from all."""
-    control_tau: float = 1.0
+    control_tau: PositiveReal = 1.0
     """Temperature of the methods that have none of their own. One that is named NAME@TAU (zerogen@0.75) is drawn at
     TAU."""
 
     def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        _at_least("simulate", "n_responses", self.n_responses, MIN_TEXTS, EVALUATED)
-        _at_least("simulate", "max_tokens", self.max_tokens, 1)
-        _at_least("simulate", "n_agents", self.n_agents, 1)
-        _at_least("simulate", "min_tokens", self.min_tokens, 0)
-        _at_least("simulate", "top_k", self.top_k, 0)
-        _one_of("simulate", "mix", self.mix, ("none", "tokens", "prompt", "neighbours"))
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"simulate.top_p must be above 0 and at most 1, got {self.top_p}")
-        for name in ("tau_factor", "control_tau"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ConfigError(f"simulate.{name} must be a number above 0, got {value}")
+        Section.__post_init__(self)
         if (self.mix == "none") != (self.n_agents == 1):
             raise ConfigError(
-                f'simulate.n_agents above 1 goes with mix = "tokens", "prompt" or "neighbours", got n_agents '
+                f'n_agents above 1 goes with mix = "tokens", "prompt" or "neighbours", got n_agents '
                 f"{self.n_agents} and mix {self.mix!r}; set both or neither"
             )
-        _are_methods("simulate", "controls", self.controls)
+        _are_methods("controls", self.controls)
 
     def departures(self) -> list[str]:
         """What makes the sampler another than the fitted model, a sentence each."""
@@ -424,16 +402,16 @@ class SimulateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Section):
     """How the figures are made."""
 
-    n_seeds: int = 5
+    n_seeds: Positive = 5
     """k-means seeds of MAUVE."""
-    n_bootstrap: int = 200
+    n_bootstrap: Annotated[int, Limits(least=10)] = 200
     """Resamples behind each interval."""
-    test_records: int = 80
+    test_records: AtLeast2 = 80
     """Test records whose held-out likelihood is taken."""
-    test_components: int = 48
+    test_components: AtLeast2 = 48
     """Prompts scored for each of them under the mixture, and under each simpler model; all of them, and exactly, if
     there are no more. The others are imputed."""
 
@@ -441,66 +419,53 @@ class EvaluateConfig:
     """Model under which texts are judged to make sense, at best another one than lm (names as for lm). Empty: the
     model that scores."""
 
-    def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        _at_least("evaluate", "n_seeds", self.n_seeds, 1)
-        _at_least("evaluate", "n_bootstrap", self.n_bootstrap, 10)
-        _at_least("evaluate", "test_records", self.test_records, 2)
-        _at_least("evaluate", "test_components", self.test_components, 2)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(Section):
     """What is compared with what, for `mop compare`; and how the rival methods are run."""
 
     methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
     """Rivals and controls beside mop. Name picle yourself: it needs the package peft and a model on this machine."""
     ablations: tuple[str, ...] = ()
     """Versions of mop that lack or change something: no-exemplars, raw-records, k-5, tokens-4, ..."""
-    n_responses: int = 400
+    n_responses: Texts = 400
     """Responses of each method, in equal shares of the labels."""
     n_ablation: int = 0
     """Responses of each ablation, at most n_responses; 0: as many as of the methods."""
-    n_seeds: int = 1
+    n_seeds: Positive = 1
     """Times that each method draws, each with another seed."""
     n_seeds_best: int = 0
     """Times that mop and the best rivals draw, at least n_seeds; 0: as many as all others."""
-    domain: str = "plain"
+    domain: Literal["plain", "films", "restaurants", "news"] = "plain"
     """What rivals are asked for: films, restaurants, news (by label), or plain (by the record's context)."""
-    form: str = "chat"
+    form: Literal["chat", "quote"] = "chat"
     """How ZeroGen and ProGen ask: chat, or quote (an opening quotation mark, for models that continue text)."""
-    n_names: int = 500
+    n_names: Positive = 500
     """Names of films or restaurants that ZeroGen and ProGen let the model make up."""
-    min_words: int = 10
+    min_words: Positive = 10
     """ZeroGen and ProGen drop shorter texts."""
-    max_tries: int = 8
+    max_tries: Positive = 8
     """Draws for one text of a rival before it is left empty."""
-    rounds: int = 5
+    rounds: Positive = 5
     """Rounds of ProGen; a classifier judges the texts so far after each."""
     encoders: tuple[str, ...] = ()
     """Encoders of the metrics, the headline one first; none: model.encoder."""
-    encoder_dtype: str = "float32"
+    encoder_dtype: Literal["float32", "bfloat16"] = "float32"
     """float32, or bfloat16: several times faster where the processor has instructions for it, cosines off by up to
     0.004."""
     classifier: str = "logistic"
     """Downstream classifier: logistic (on frozen embeddings), or hf:ORG/NAME or a folder, which is fine-tuned."""
 
     def __post_init__(self) -> None:
-        """Reject values that could only fail later and less clearly."""
-        _are_methods("compare", "methods", self.methods)
-        _one_of("compare", "form", self.form, ("chat", "quote"))
-        _one_of("compare", "encoder_dtype", self.encoder_dtype, ("float32", "bfloat16"))
-        _one_of("compare", "domain", self.domain, ("plain", "films", "restaurants", "news"))
-        _at_least("compare", "n_responses", self.n_responses, MIN_TEXTS, EVALUATED)
-        for name in ("n_seeds", "n_names", "min_words", "max_tries", "rounds"):
-            _at_least("compare", name, getattr(self, name), 1)
+        Section.__post_init__(self)
+        _are_methods("methods", self.methods)
         if self.n_ablation and not MIN_TEXTS <= self.n_ablation <= self.n_responses:
             raise ConfigError(
-                f"compare.n_ablation must be 0 (as many as compare.n_responses), or {MIN_TEXTS} to {self.n_responses} "
+                f"n_ablation must be 0 (as many as compare.n_responses), or {MIN_TEXTS} to {self.n_responses} "
                 f"(compare.n_responses), got {self.n_ablation}"
             )
-        if self.n_seeds_best:
-            _at_least("compare", "n_seeds_best", self.n_seeds_best, self.n_seeds)
+        if 0 < self.n_seeds_best < self.n_seeds:
+            raise ConfigError(f"n_seeds_best must be at least {self.n_seeds} (n_seeds), got {self.n_seeds_best}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -520,7 +485,6 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:
-        """Reject settings that contradict each other."""
         if self.simulate.n_responses > self.data.test:
             raise ConfigError(
                 f"simulate.n_responses ({self.simulate.n_responses}) is above data.test "
@@ -613,46 +577,31 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
 
 
-def describe(section: type) -> list[tuple[str, str, Any, str]]:
-    """(name, type, default, meaning) of every setting of a section, read from its source."""
-    meaning: dict[str, Any] = {}
-    for part in section.__mro__[:-1]:  # without `object`
+def describe(section: type) -> dict[str, str]:
+    """Name and meaning of every setting of a section, read from its source."""
+    meaning: dict[str, str] = {}
+    for part in reversed(section.__mro__[:-1]):  # without `object`
         tree = ast.parse(inspect.getsource(part)).body[0]
         assert isinstance(tree, ast.ClassDef)
-        meaning |= {
-            node.target.id: after.value.value
-            for node, after in zip(tree.body, tree.body[1:], strict=False)
-            if isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        }
-    return [
-        (f.name, str(f.type), f.default, " ".join(str(meaning.get(f.name, "")).split()))
-        for f in dataclasses.fields(section)
-    ]
+        for node, after in zip(tree.body, tree.body[1:], strict=False):
+            match node, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    meaning[name] = " ".join(text.split())
+    return meaning
 
 
 REMOVED: Mapping[str, str] = {}
 """``section.name`` of earlier versions, and what to write instead: it follows "NAME is no longer a setting;"."""
 
 SECTIONS: Mapping[str, type] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "remote": RemoteSettings,
-    "remote_scorer": RemoteSettings,
-    "personas": PersonaConfig,
-    "fit": FitConfig,
-    "simulate": SimulateConfig,
-    "evaluate": EvaluateConfig,
-    "compare": CompareConfig,
+    name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int
 }
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must be a table of settings, got {values!r}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     unknown = [key for key in values if key not in hints]
     if unknown:
         name = f"{where}.{unknown[0]}" if where else unknown[0]
@@ -675,13 +624,14 @@ def _build(cls: type, values: Any, where: str) -> Any:
     try:
         return cls(**built)
     except ConfigError as error:
-        # Settings that are used outside a run as well do not know the section they stand in.
-        if issubclass(cls, Ceilings):
-            raise ConfigError(f"[{where}] {error}") from None
-        raise
+        raise ConfigError(f"{where}.{error}" if where else str(error)) from None
 
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    elif typing.get_origin(hint) is Literal:
+        hint = str
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if type(None) in options and (value is None or value == ""):  # TOML has no null
         return None
@@ -724,12 +674,12 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"no configuration file at {file}; give the path of a TOML file") from error
     except ValueError as error:
         kind = "JSON" if file.suffix == ".json" else "TOML"
-        raise ConfigError(f"{file} is not valid {kind}: {error}; mend it and run again") from error
+        raise ConfigError(f"{file} is not valid {kind}: {error}; fix it and run again") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}; give a readable TOML file") from error
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{file} holds a {type(found).__name__}; accepted is an object with sections, as in a run's config.json"
+            f"{file} holds a {type(found).__name__}; it must hold an object with sections, as in a run's config.json"
         )
     return found
 
@@ -742,21 +692,16 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _at_least(section: str, name: str, value: int, least: int, why: str = "") -> None:
-    if value < least:
-        raise ConfigError(f"{section}.{name} must be at least {least}{why}, got {value}")
-
-
-def _are_methods(section: str, name: str, given: Sequence[str]) -> None:
+def _are_methods(name: str, given: Sequence[str]) -> None:
     for method in given:
-        _one_of(section, name, method.partition("@")[0], METHODS)
+        _one_of(name, method.partition("@")[0], METHODS)
         try:
             method_and_tau(method)
         except ConfigError as error:
-            raise ConfigError(f"{section}.{name}: {error}") from None
+            raise ConfigError(f"{name}: {error}") from None
 
 
-def _one_of(section: str, name: str, value: str, known: Sequence[str]) -> None:
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"{section}.{name} must be one of {', '.join(known)}, got {value!r}; did you mean {near!r}?")
+        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}; did you mean {near!r}?")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from mop.errors import ConfigError, DataError, NotFittedError
 from mop.types import Decoding, Persona, Progress, Record, Response
@@ -523,7 +523,7 @@ class MixtureOfPersonas:
         from mop.simulate.draw import draw_writers
         from mop.simulate.write import simulate
 
-        SimulateConfig(n_agents=n_agents, mix=mix, tau_factor=tau_factor)
+        SimulateConfig(n_agents=n_agents, mix=cast(Any, mix), tau_factor=tau_factor)
 
         asked = _as_contexts(contexts)
         if not asked:

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -176,7 +176,7 @@ def open_remote(
         )
     if dialect == "openai-completions":
         return RemoteGenerator(link, encoder, control)
-    return RemoteModel(link, encoder, control, cast(ScoreDialect, dialect))
+    return RemoteModel(link, encoder, control, dialect)
 
 
 def require_scorer(model: object) -> Scorer:

@@ -870,7 +870,7 @@ def draw_ablation(
     if ablation in ("any-label", "paper-drawing", "paper-fit"):
         plain["same_label"] = False
     given = replace(given, config=replace(given.config, simulate=replace(simulation, **plain)))
-    n_agents, mix = simulation.n_agents, simulation.mix
+    n_agents, mix = simulation.n_agents, str(simulation.mix)
     if numbered is not None and numbered[1] in ("tokens", "prompt", "neighbours"):
         n_agents, mix = int(numbered[2]), numbered[1]
     if ablation in ("no-exemplars", "paper-drawing", "paper-fit"):
