@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from llama_file import gguf_file
-from mop.backends.base import as_generator
+from mop.backends.base import as_generator, as_scorer
 from mop.backends.encoder import TextEncoder, open_encoder
-from mop.backends.remote import RemoteGenerator, open_remote, require_scorer
+from mop.backends.remote import RemoteGenerator, open_remote
 from mop.backends.spending import Rows, Spending
 from mop.config import RunConfig
 from mop.data import pull
@@ -173,7 +173,7 @@ def draw(
 def refusal(lm: RemoteGenerator) -> str:
     """With what message the server is refused as a scorer; stops if it is not."""
     try:
-        require_scorer(lm)
+        as_scorer(lm)
     except ScoringUnsupportedError as error:
         return str(error)
     raise SystemExit(f"{lm.name} was taken for a scorer, and llama.cpp cannot score a given text")

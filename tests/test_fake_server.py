@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 import pytest
@@ -21,11 +21,9 @@ from mop.backends.fake_server import (
     LIES,
     REPLY,
     TURN,
-    Breakage,
     FakeServer,
     Faults,
     Reply,
-    ServerKind,
     ToyEncoder,
     start,
 )
@@ -137,16 +135,6 @@ def test_a_bad_request_is_a_400_and_nothing_worse(body: bytes) -> None:
         assert FakeServer("vllm").reply("POST", path, {}, body).status == 400
 
 
-def test_a_rate_limit_says_when_to_come_back() -> None:
-    now = [0.0]
-    server = FakeServer("openai", rate_limit=2.0, now=lambda: now[0])
-    message = {"role": "user", "content": "hi"}
-    statuses = [post(server, "/v1/chat/completions", model="toy", messages=[message]).status for _ in range(3)]
-    assert statuses == [200, 200, 429]
-    now[0] = 0.5
-    assert post(server, "/v1/chat/completions", model="toy", messages=[message]).status == 200
-
-
 def test_a_real_port_answers_on_loopback_only_and_closes() -> None:
     with start(FakeServer("llamacpp")) as running:
         assert running.url.startswith("http://127.0.0.1:")
@@ -178,11 +166,10 @@ def test_a_real_port_drips_when_told() -> None:
 
 def test_every_dialect_lie_and_fault_is_described_and_taken() -> None:
     for kind in DIALECTS:
-        FakeServer(kind)  # type: ignore[arg-type]
+        FakeServer(kind)
     for lie in LIES:
-        FakeServer(broken=lie)  # type: ignore[arg-type]
+        FakeServer(broken=lie)
     assert Faults(script=tuple(FAULTS)).of_call(0) == "ok"
-    assert (set(DIALECTS), set(LIES)) == (set(get_args(ServerKind)), set(get_args(Breakage)))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -21,14 +21,15 @@ import httpx
 import numpy as np
 import pytest
 
-from mop.backends.base import Generator, Scorer
+from mop.backends.base import Generator, Scorer, as_scorer
 from mop.backends.dialects import ScoreDialect, read_json, read_scores
 from mop.backends.fake import FakeModel
-from mop.backends.fake_server import CHARACTERS, END, FakeServer, Faults, Reply, ServerKind, ToyEncoder, start
+from mop.backends.fake_server import CHARACTERS, END, FakeServer, Faults, Reply, ToyEncoder, start
 from mop.backends.ledger import CeilingError
 from mop.backends.link import Clock
-from mop.backends.remote import Encoder, RemoteGenerator, RemoteModel, open_remote, parse_name, require_scorer
+from mop.backends.remote import RemoteGenerator, RemoteModel, open_remote, parse_name
 from mop.backends.retry import RetryPolicy
+from mop.backends.tokens import PromptEncoder
 from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError
 from mop.mixture import score
@@ -151,7 +152,7 @@ def connect(
     policy: RetryPolicy | None = None,
     clock: FastClock | None = None,
     latency_s: float = 0.0,
-    encoder: Encoder | None = None,
+    encoder: PromptEncoder | ToyEncoder | None = None,
 ) -> RemoteGenerator:
     urls = ",".join(f"http://127.0.0.1:{i + 1}" for i in range(len(servers)))
     return open_remote(
@@ -182,11 +183,11 @@ def drawn(model: Generator, requests: Sequence[GenerateRequest], max_tokens: int
 
 
 def scored(model: object, requests: Sequence[ScoreRequest]) -> dict[int, Score]:
-    return {i: s for batch in require_scorer(model).score(requests) for i, s in batch}
+    return {i: s for batch in as_scorer(model).score(requests) for i, s in batch}
 
 
 def through(model: object, requests: Sequence[ScoreRequest], store: Store) -> list[Score]:
-    return score.score_requests(requests, require_scorer(model), store)
+    return score.score_requests(requests, as_scorer(model), store)
 
 
 def exact(requests: Sequence[ScoreRequest]) -> dict[int, Score]:
@@ -240,7 +241,7 @@ def test_a_server_that_cannot_score_is_refused_before_any_call() -> None:
     with pytest.raises(
         ScoringUnsupportedError, match="llama.cpp's server gives log-probabilities of generated tokens only"
     ):
-        require_scorer(model)
+        as_scorer(model)
     assert server.calls == 0
 
 
@@ -294,7 +295,7 @@ def test_a_server_that_lies_about_scores_is_refused_with_the_reason(
     model = connect(server, settings=RemoteSettings(dialect=dialect))  # type: ignore[arg-type]
     received = []
     with pytest.raises(ScoringUnsupportedError, match="cannot be used to score") as caught:
-        for batch in require_scorer(model).score(score_requests(3)):
+        for batch in as_scorer(model).score(score_requests(3)):
             received += batch
     assert received == []
     assert reason in str(caught.value)
@@ -305,7 +306,7 @@ def test_a_model_that_is_swapped_in_the_middle_is_found_within_one_probe_interva
     model = connect(server)
     n_received = 0
     with pytest.raises(BackendError, match="now scores a known sentence .* nats per token differently"):
-        for batch in require_scorer(model).score(score_requests(2000)):
+        for batch in as_scorer(model).score(score_requests(2000)):
             n_received += len(batch)
     assert n_received < 640
     assert server.calls < 640
@@ -456,7 +457,7 @@ def test_an_address_that_missed_a_check_has_no_items_until_it_is_checked() -> No
     transport = Told(*servers, does=does, latency_s=0.5)
     received = []
     with pytest.raises(BackendError, match="127.0.0.1:2/v1 now scores a known sentence"):
-        for batch in require_scorer(connect_by(transport)).score(score_requests(3000)):
+        for batch in as_scorer(connect_by(transport)).score(score_requests(3000)):
             received += batch
     expected = exact(score_requests(3000))
     assert 650 < len(received) < 2500
@@ -478,7 +479,7 @@ def one_that_misses_its_check(*, is_hanging: bool) -> tuple[Told, RemoteModel]:
 
     is_down = True
     transport = Hanging(FakeServer("vllm"), FakeServer("vllm"), does=does, latency_s=0.05)
-    model = require_scorer(connect_by(transport))
+    model = as_scorer(connect_by(transport))
     assert isinstance(model, RemoteModel)
     assert len(scored(model, score_requests(700))) == 700
     is_down = False
@@ -603,10 +604,10 @@ def test_a_server_that_could_score_names_the_dialect_that_keeps_it_from_it(diale
     model.detect()
     with pytest.raises(
         ScoringUnsupportedError,
-        match=f"cannot score: dialect '{dialect}' asks for texts only; set dialect 'vllm', and "
+        match=f"not say how likely a given text is .dialect '{dialect}' asks for texts only; set dialect 'vllm', and "
         "tokenizer to the model's own",
     ):
-        require_scorer(model)
+        as_scorer(model)
 
 
 def test_control_strings_in_data_are_made_harmless_and_counted() -> None:
@@ -801,9 +802,27 @@ def test_every_prefix_of_a_good_body_that_ends_cleanly_is_refused(kind: str, dia
     assert all(end < whole for end, whole in transport.lengths)
 
 
+class Limited(FakeServer):
+    """Answers 429 with a Retry-After to more than so many calls per second, by a bucket that refills."""
+
+    def __init__(self, per_s: float, clock: FastClock) -> None:
+        super().__init__("vllm")
+        self.per_s, self.clock = per_s, clock
+        self.room, self.refilled_s = per_s, clock.now()
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        now = self.clock.now()
+        self.room = min(self.per_s, self.room + (now - self.refilled_s) * self.per_s)
+        self.refilled_s = now
+        if method == "POST" and self.room < 1.0:
+            return error_reply(429, "Slow down.", None, **{"retry-after": f"{(1.0 - self.room) / self.per_s:.3f}"})
+        self.room -= method == "POST"
+        return super().reply(method, path, headers, body)
+
+
 def test_a_429_pauses_the_whole_endpoint() -> None:
     clock = FastClock()
-    server = FakeServer("vllm", rate_limit=20.0, now=clock.now)
+    server = Limited(20.0, clock)
     transport = InProcess(server, latency_s=0.05)
     model = open_remote(
         f"openai:toy@{URL}", RemoteSettings(dialect="vllm"), encoder=ToyEncoder(), clock=clock, transport=transport
@@ -945,7 +964,7 @@ class Particular(FakeServer):
 
     def __init__(
         self,
-        kind: ServerKind,
+        kind: str,
         rule: Callable[[int, dict[str, object]], Reply | None],
         fingerprints: Callable[[int], str | None] = lambda _: None,
     ) -> None:

@@ -18,7 +18,6 @@ def open_model(
     device: str | None = None,
     dtype: str | None = None,
     memory_gib: float | None = None,
-    tokenizer: str | None = None,
     **options: Any,
 ) -> LanguageModel | Generator:
     """Return the language model that a name stands for; weights load at first use.
@@ -30,11 +29,8 @@ def open_model(
         ``openai:MODEL@URL`` for a server.
     device, dtype, memory_gib
         For a model on this machine; None lets `mop.backends.local` choose.
-    tokenizer : str, optional
-        For a server: whose tokenizer makes the ids that it is sent, as an embedded name,
-        ``hf:ORG/NAME``, path, or ``fake`` for the toy model of `mop.backends.fake_server`.
     **options
-        For a server: what `mop.backends.remote.open_remote` takes.
+        For a server: what `mop.backends.remote.open_remote` takes, such as ``tokenizer``.
 
     Returns
     -------
@@ -49,13 +45,10 @@ def open_model(
     if name.startswith("openai:"):
         from mop.backends.remote import open_remote
 
-        if tokenizer is not None:
-            options["tokenizer"] = tokenizer
         return open_remote(name, **options)
-    if tokenizer is not None or options:
-        given = sorted([*options, *(["tokenizer"] if tokenizer is not None else [])])
+    if options:
         raise ConfigError(
-            f"the settings {', '.join(given)} are for a server, but {name!r} is not one; "
+            f"the settings {', '.join(sorted(options))} are for a server, but {name!r} is not one; "
             "leave them out, or name a server as openai:MODEL@URL"
         )
     if name == "fake":

@@ -4,11 +4,10 @@ log p^τ(y|c) = Σ_t [ β z_t[y_t] − logsumexp_v β z_t[v] ] depends on the te
 β = 1/τ alone. It is kept as a curve: its values at the fixed nodes `BETAS`. Any β between the
 outermost nodes is interpolated, so a fit may move τ without asking the model again.
 
-**The coordinate.** As a function of β, the log-sum-exp bends where one likely token takes over
-from the many unlikely ones, most sharply at small β. In x = 1/(β + 1/2) = 2τ/(2 + τ) the bends
-spread evenly, so a polynomial in x through nodes that lie denser at both ends (near the
-Chebyshev points) is accurate. Measured on a four times finer grid than the nodes', at 132 token
-positions of SmolLM2-135M: the worst error of any single token at any τ in [0.25, 3] is 2.3e-4
+**The coordinate.** As a function of β, the log-sum-exp bends where one likely token takes over from the many unlikely
+ones, most sharply at small β. In x = 1/(β + 1/2) = 2τ/(2 + τ) the bends spread evenly, so a polynomial in x through
+nodes that lie denser at both ends (near the Chebyshev points) is accurate. Measured on a four times finer grid than the
+nodes', at 132 token positions of SmolLM2-135M: the worst error of any single token at any τ in [0.25, 3] is 2.3e-4
 nats, on much sharper synthetic logits 4.4e-4 (`docs/engine.md`).
 
 **The nodes** are multiples of 1/96 such that each is a sum of two earlier ones. Then one
@@ -265,7 +264,6 @@ def _check(least: float, most: float, betas: Sequence[float]) -> None:
     if not (low * (1 - _SLACK) <= least and most <= high * (1 + _SLACK)):
         worst = least if not low * (1 - _SLACK) <= least else most
         raise ConfigError(
-            f"the temperature {1 / worst if worst else float('inf'):.4g} (β = {worst:.4g}) is "
-            f"outside what scores are kept for: τ from {1 / high:.4g} to {1 / low:.4g}; keep "
-            "temperatures within that range"
+            f"the temperature {1 / worst if worst else float('inf'):.4g} (β = {worst:.4g}) is outside what scores are "
+            f"kept for: τ from {1 / high:.4g} to {1 / low:.4g}; keep temperatures within that range"
         )

@@ -132,9 +132,8 @@ def _append(live: Sequence[Draft], logits: torch.Tensor, decoding: Decoding, end
     if not bool(torch.isfinite(most).all()):
         draft = live[owners[int((~torch.isfinite(most[:, 0])).nonzero()[0])]]
         raise BackendError(
-            f"the model returned logits that are not finite numbers for "
-            f"{draft.name or f'request {draft.index}'}, so nothing can be drawn; choose float32 "
-            "with dtype='float32', or check the model's weights"
+            f"the model returned logits that are not finite numbers for {draft.name or f'request {draft.index}'}, so "
+            "nothing can be drawn; choose float32 with dtype='float32', or check the model's weights"
         )
     masses = logits.sub_(most).exp_()
     if len(owners) > len(live):

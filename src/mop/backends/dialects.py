@@ -1,8 +1,7 @@
 """What is sent to each kind of server and what is accepted back: pure functions between values and JSON.
 
-An answer is taken only if everything about it can be checked: at least five kinds of server accept
-a request for log-probabilities and return nothing, nulls, zeros or stale values.
-`mop.backends.remote` does the calling.
+An answer is taken only if everything about it can be checked: at least five kinds of server accept a request for
+log-probabilities and return nothing, nulls, zeros or stale values. `mop.backends.remote` does the calling.
 """
 
 from __future__ import annotations
@@ -107,14 +106,12 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
     Parameters
     ----------
     control : iterable of str
-        The model's own control strings, from its tokenizer file. The common ones are always
-        included.
+        The model's own control strings, from its tokenizer file. The common ones are always included.
 
     Returns
     -------
     callable
-        From text to (text, number of replacements). Text without control strings comes back
-        unchanged.
+        From text to (text, number of replacements). Text without control strings comes back unchanged.
 
     Notes
     -----
@@ -190,10 +187,8 @@ def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float,
         fields |= {"top_k": decoding.top_k, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0}
     if (decoding.top_k and kind in ("ollama", "other")) or (decoding.min_tokens and kind not in ("vllm", "sglang")):
         raise CallError(
-            f"top_k = {decoding.top_k} and min_tokens = {decoding.min_tokens} were asked for, "
-            "and a server of "
-            f"kind {kind!r} is not known to honour them; set both to 0, or serve the model with "
-            "vLLM or SGLang",
+            f"top_k = {decoding.top_k} and min_tokens = {decoding.min_tokens} were asked for, and a server of kind "
+            f"{kind!r} is not known to honour them; set both to 0, or serve the model with vLLM or SGLang",
             kind="fatal",
             code="decoding",
         )
@@ -476,8 +471,7 @@ def _checked(rows: Sequence[object], skip: int) -> tuple[float, ...]:
         if value > 1e-6:
             raise _protocol("positive", f"the log-probability of token {position + 1} is {value:.6g}, above 0")
         if value <= -1000.0:
-            # vLLM writes -9999 for -inf, others the smallest float: averaged in, they ruin a score
-            # quietly.
+            # vLLM writes -9999 for -inf, others the smallest float: averaged in, they ruin a score quietly.
             raise _protocol(
                 "sentinel", f"the log-probability of token {position + 1} is {value:.6g}: a stand-in, not a value"
             )

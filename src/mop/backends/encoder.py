@@ -138,8 +138,7 @@ def open_encoder(name: str | Path, *, device: str | None = None, dtype: str = "f
 class FakeEncoder:
     """Sums a fixed random direction per word: texts that share words lie near each other.
 
-    For tests, examples and dry runs. It depends on nothing but numpy, and its vectors are the
-    same on every machine.
+    For tests, examples and dry runs. It depends on nothing but numpy, and its vectors are the same on every machine.
 
     Examples
     --------

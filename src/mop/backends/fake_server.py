@@ -1,35 +1,27 @@
 """A server on this machine that answers in every dialect, over a toy model with known probabilities.
 
-It is the test bed of `mop.backends.remote` and ships with the package (``mop fake-server``), so
-that anyone can try a client, ours or theirs, against faults and against servers that lie about
-scores. `FakeServer` is the behaviour, without a network; `start` puts it behind an HTTP port on
-loopback.
+It is the test bed of `mop.backends.remote` and ships with the package (``mop fake-server``), so that anyone can try a
+client, ours or theirs, against faults and against servers that lie about scores. `FakeServer` is the behaviour, without
+a network; `start` puts it behind an HTTP port on loopback.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, get_args
+from itertools import takewhile
+from typing import Any
 
 from mop.backends.fake import ALPHABET, OTHER, FakeModel
 from mop.errors import ConfigError
 from mop.randomness import uniforms
 from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, ScoreRequest, Segment, Turn
 
-ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "openai", "legacy", "fireworks", "together", "tgi"]
-Breakage = Literal[
-    "none", "silent", "generated-only", "nulls", "zeros", "constant", "positive", "sentinel", "text",
-    "stale", "shifted", "wrong-ids", "short", "truncates", "no-usage", "two-choices", "runs-on",
-    "renamed", "swapped", "greedy",
-]  # fmt: skip
 Json = dict[str, Any]
 
 CHARACTERS = ALPHABET + OTHER
@@ -108,7 +100,7 @@ _MAX_REQUEST_BYTES = 8 * 2**20
 
 
 class ToyEncoder:
-    """Text to the ids of the toy model: one per character, with marks for turns; an `Encoder` for `open_remote`.
+    """Text to the ids of the toy model: one per character, with marks for turns; a `PromptEncoder`.
 
     Template text is left out, because the toy model does not look at it.
 
@@ -168,8 +160,7 @@ class Faults:
             name, _, number = fault.partition(":")
             if name not in FAULTS or (number and not number.replace(".", "", 1).isdigit()):
                 raise ConfigError(
-                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(FAULTS))}, with "
-                    "a number after a "
+                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(FAULTS))}, with a number after a "
                     "colon where one makes sense, like 429:2"
                 )
         if not 0 <= self.rate <= 1:
@@ -207,10 +198,10 @@ class FakeServer:
 
     Parameters
     ----------
-    kind : ServerKind
-        Whose dialect and habits; ``legacy`` is the old completions form with a working ``echo``.
-    broken : Breakage
-        One lie to tell about scores (or about the model: ``renamed``, ``swapped`` after 30 calls).
+    kind : str
+        Whose dialect and habits, one of `DIALECTS`.
+    broken : str
+        One lie to tell, one of `LIES`.
     faults : Faults, optional
         What goes wrong on the way.
     model : str
@@ -221,15 +212,11 @@ class FakeServer:
         Context window, tokens.
     delay_s : float
         Time that every call takes.
-    rate_limit : float, optional
-        Calls per second above which it answers 429 with a ``Retry-After``.
-    now : callable
-        The time, seconds, for the rate limit.
 
     Raises
     ------
     ConfigError
-        If kind or breakage is unknown.
+        If kind or lie is unknown.
 
     Notes
     -----
@@ -240,22 +227,19 @@ class FakeServer:
 
     def __init__(
         self,
-        kind: ServerKind = "vllm",
+        kind: str = "vllm",
         *,
-        broken: Breakage = "none",
+        broken: str = "none",
         faults: Faults | None = None,
         model: str = "toy",
         key: str | None = None,
         window: int = 2048,
         delay_s: float = 0.0,
-        rate_limit: float | None = None,
-        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        if kind not in get_args(ServerKind) or broken not in get_args(Breakage):
+        if kind not in DIALECTS or broken not in LIES:
             raise ConfigError(
-                f"got kind {kind!r} and broken {broken!r}; kinds are "
-                f"{', '.join(get_args(ServerKind))}, and broken is "
-                f"one of {', '.join(get_args(Breakage))}"
+                f"got kind {kind!r} and broken {broken!r}; kinds are {', '.join(DIALECTS)}, and broken is one of "
+                f"{', '.join(LIES)}"
             )
         self.kind = kind
         self.broken = broken
@@ -268,10 +252,6 @@ class FakeServer:
         self._key = key
         self._window = window
         self._delay_s = delay_s
-        self._rate_limit = rate_limit
-        self._now = now
-        self._tokens = rate_limit or 0.0
-        self._refilled_s = now()
         self._stale: list[float] | None = None
         self._toy = FakeModel([1.0])
         self._lock = threading.Lock()
@@ -282,26 +262,19 @@ class FakeServer:
             return self._reply(method, path, headers, body)
 
     def _reply(self, method: str, path: str, headers: Mapping[str, str], raw: bytes) -> Reply:
-        if self._key is not None and not hmac.compare_digest(
-            headers.get("authorization", "").encode(), f"Bearer {self._key}".encode()
-        ):
+        if self._key is not None and headers.get("authorization") != f"Bearer {self._key}":
             return _error(401, "no valid key", "invalid_api_key")
         if method == "GET":
             return self._list() if path == "/v1/models" else _error(404, "no such page")
-        number = self.calls
+        fault, _, amount = self._faults.of_call(self.calls).partition(":")
         self.calls += 1
-        wait = self._rate_limit and self._over_rate(self._rate_limit)
-        if wait:
-            return _error(429, "too many requests", headers={"retry-after": f"{wait:.3f}"})
-        fault, _, amount = self._faults.of_call(number).partition(":")
         early = self._early_fault(fault, amount, headers, raw)
         if early is not None:
             return early
         try:
             request = json.loads(raw)
-            self.requests = [*self.requests[-9_999:], request] if number >= 10_000 else self.requests
-            if number < 10_000:
-                self.requests.append(request)
+            self.requests.append(request)
+            del self.requests[:-10_000]
             answer = self._answer(path, request)
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             return _error(400, f"bad request ({type(error).__name__})")
@@ -315,16 +288,6 @@ class FakeServer:
         if fault == "slow":
             reply.drip_s = float(amount or 0.1)
         return reply
-
-    def _over_rate(self, per_s: float) -> float:
-        """Take from the bucket; return how long to wait if it is empty."""
-        now = self._now()
-        self._tokens = min(per_s, self._tokens + (now - self._refilled_s) * per_s)
-        self._refilled_s = now
-        if self._tokens >= 1.0:
-            self._tokens -= 1.0
-            return 0.0
-        return (1.0 - self._tokens) / per_s
 
     def _early_fault(self, fault: str, amount: str, headers: Mapping[str, str], raw: bytes) -> Reply | None:
         """Faults that need no answer."""
@@ -343,8 +306,7 @@ class FakeServer:
             return Reply(200, b'{"a": "' + b"x" * 65_536, is_endless=True)
         if fault == "quote":
             key = headers.get("authorization", "no key")
-            said = f"bad input: {raw.decode('utf-8', 'replace')} with {key}"
-            return _error(400, said)
+            return _error(400, f"bad input: {raw.decode('utf-8', 'replace')} with {key}")
         return None
 
     def _list(self) -> Reply:
@@ -359,7 +321,7 @@ class FakeServer:
     def _answer(self, path: str, request: Json) -> Json | Reply:
         if path == "/v1/chat/completions":
             return self._chat(request)
-        if path == "/v1/completions" and self.kind not in ("tgi",):
+        if path == "/v1/completions" and self.kind != "tgi":
             return self._completion(request)
         if path == "/generate" and self.kind == "sglang":
             return self._sglang(request)
@@ -383,12 +345,9 @@ class FakeServer:
             prompt = [TURN, *_ids_of(prompt), REPLY]
         elif self.kind == "together":
             return _error(422, "prompt must be a string")
-        if not prompt or not all(type(i) is int and 0 <= i <= REPLY for i in prompt):
-            return _error(400, "unknown token id")
-        if self.broken == "truncates":
-            prompt = prompt[-self._window :]
-        if len(prompt) + int(request.get("max_tokens") or 1) > self._window + 1:
-            return _error(400, f"maximum context length is {self._window}", "context_length_exceeded")
+        prompt = self._taken(prompt, int(request.get("max_tokens") or 1))
+        if isinstance(prompt, Reply):
+            return prompt
         wants_echo = bool(request.get("echo")) and request.get("logprobs") is not None
         if wants_echo and self.kind == "openai":
             return _error(400, "Setting 'echo' and 'logprobs' at the same time is not supported")
@@ -404,6 +363,16 @@ class FakeServer:
         if wants_echo:
             self._echo(answer, choice, prompt, drawn)
         return answer
+
+    def _taken(self, ids: list[int], n_drawn: int) -> list[int] | Reply:
+        """The ids of a prompt as far as the server looks at them, or its refusal."""
+        if not ids or not all(type(i) is int and 0 <= i <= REPLY for i in ids):
+            return _error(400, "unknown token id")
+        if self.broken == "truncates":
+            ids = ids[-self._window :]
+        if len(ids) + n_drawn > self._window + 1:
+            return _error(400, f"maximum context length is {self._window}", "context_length_exceeded")
+        return ids
 
     def _vllm_rows(self, ids: Sequence[int]) -> list[Json | None] | None:
         if self.broken == "silent":
@@ -427,8 +396,7 @@ class FakeServer:
         if self.kind == "ollama" or self.broken == "silent":
             return  # the field is dropped without a word
         if self.kind == "llamacpp" or self.broken == "generated-only":
-            # Answers 200 to echo and gives the generated token alone: exact chance on every
-            # benchmark.
+            # Answers 200 to echo and gives the generated token alone: exact chance on every benchmark.
             tokens = {"tokens": [_text_of(drawn_ids)], "token_logprobs": [-0.1], "text_offset": [0]}
             content = {"content": [{"token": _text_of(drawn_ids), "logprob": -0.1}]}
             choice["logprobs"] = content if self.kind == "llamacpp" else tokens
@@ -449,13 +417,9 @@ class FakeServer:
             choice["prompt_token_ids"] = sent
 
     def _sglang(self, request: Json) -> Json | Reply:
-        ids = list(request["input_ids"])
-        if not ids or not all(type(i) is int and 0 <= i <= REPLY for i in ids):
-            return _error(400, "unknown token id")
-        if self.broken == "truncates":
-            ids = ids[-self._window :]
-        if len(ids) + 1 > self._window + 1:
-            return _error(400, f"the input is longer than the context length {self._window}")
+        ids = self._taken(request["input_ids"], 1)
+        if isinstance(ids, Reply):
+            return ids
         start = max(0, int(request.get("logprob_start_len", len(ids))))
         info: Json = {"prompt_tokens": len(ids), "completion_tokens": 1, "finish_reason": {"type": "length"}}
         if self.broken == "no-usage":
@@ -485,12 +449,11 @@ class FakeServer:
     def _draw(self, data: str, request: Json) -> Generation:
         """Draw from the toy model as `FakeModel.generate` does, with the request's own seed."""
         limit = request.get("max_tokens") or request.get("max_completion_tokens") or 16
-        top_k = max(0, int(request.get("top_k") or 0))
         decoding = Decoding(
             max_tokens=int(limit) + (1 if self.broken == "runs-on" else 0),
             min_tokens=int(request.get("min_tokens") or 0),
             top_p=float(request.get("top_p") or 1.0),
-            top_k=top_k,
+            top_k=max(0, int(request.get("top_k") or 0)),
         )
         # Temperature 0 means the likeliest token; the toy model wants a positive number.
         temperature = max(float(request.get("temperature", 1.0)), 1e-3)
@@ -504,27 +467,19 @@ class FakeServer:
 
     def _values(self, ids: Sequence[int]) -> list[Any]:
         """Log-probability of each token after those before it, and one lie if there is one to tell."""
-        values: list[Any] = [None]
         start = _reply_start(ids)
-        exact = self._log_probs(_data_of(ids), ids[start:])
-        values += [-3.5 - 0.01 * i for i in ids[1:start]]
-        values += exact
+        values = [None, *(-3.5 - 0.01 * i for i in ids[1:start]), *self._log_probs(_data_of(ids), ids[start:])]
         return self._lie(values[: len(ids)], start)
 
     def _log_probs(self, data: str, response: Sequence[int]) -> list[float]:
         """The toy model's log-probability of every response token, at τ = 1."""
-        kinds = sorted(set(response) | {END})
-        prompt = _as_prompt(data)
-        texts = ["" if i == END else CHARACTERS[i] for i in kinds if i <= END]
-        scored = {
-            i: float(s.log_lik[0])
-            for batch in self._toy.score([ScoreRequest(prompt, t) for t in texts])
-            for i, s in batch
-        }
-        known = dict(zip([i for i in kinds if i <= END], (scored[row] for row in range(len(texts))), strict=True))
-        end = known[END]
+        kinds = sorted({i for i in response if i < END})
+        requests = [ScoreRequest(_as_prompt(data), text) for text in ["", *(CHARACTERS[i] for i in kinds)]]
+        scored = {place: float(s.log_lik[0]) for batch in self._toy.score(requests) for place, s in batch}
+        end = scored[0]
         # A score ends with the end of the turn, so its share is taken off again.
-        return [end if i == END else known[i] - end if i < END else -3.5 for i in response]
+        known = {END: end} | {i: scored[place] - end for place, i in enumerate(kinds, start=1)}
+        return [known.get(i, -3.5) for i in response]
 
     def _lie(self, values: list[Any], start: int) -> list[Any]:
         lies: dict[str, Callable[[float], float | str | None]] = {
@@ -552,69 +507,48 @@ class FakeServer:
         return [(i + 1) % END if i < END else i for i in ids] if self.broken == "wrong-ids" else list(ids)
 
 
-class RunningServer:
-    """A `FakeServer` behind a port of this machine; a context manager.
+class RunningServer(ThreadingHTTPServer):
+    """A `FakeServer` behind a port of this machine; a context manager."""
 
-    Attributes
-    ----------
-    url : str
-        Its address.
-    """
+    daemon_threads = True
+    block_on_close = False  # connections that hang are left to their threads
+    request_queue_size = 256
 
-    def __init__(self, server: FakeServer, *, port: int = 0) -> None:
-        handler = type("Handler", (_Handler,), {"fake": server})
-        try:
-            self._http = _Server(("127.0.0.1", port), handler)
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} of this machine cannot be used ({error.strerror}); give another one, or 0 for any"
-            ) from error
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening; connections that hang are left to their threads."""
-        self._http.shutdown()
-        self._http.server_close()
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def wait(self) -> None:
         """Serve until interrupted."""
-        while self._thread.is_alive():
-            self._thread.join(timeout=0.2)
+        while True:
+            time.sleep(1.0)
 
-    def __enter__(self) -> RunningServer:
-        return self
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that went away is what this server is for."""
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.shutdown()
+        self.server_close()
 
 
 def start(server: FakeServer, *, port: int = 0) -> RunningServer:
-    """Serve on loopback in a thread.
-
-    Parameters
-    ----------
-    server : FakeServer
-        What answers.
-    port : int
-        0 for any free one.
+    """Serve on loopback in a thread; port 0 is any free one.
 
     Raises
     ------
     ConfigError
         If the port is taken.
     """
-    return RunningServer(server, port=port)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that went away is what this server is for."""
+    handler = type("Handler", (_Handler,), {"fake": server})
+    try:
+        running = RunningServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} of this machine cannot be used ({error.strerror}); give another one, or 0 for any"
+        ) from error
+    threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+    return running
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -678,17 +612,11 @@ def _late_fault(fault: str, answer: Json) -> None:
 
 
 def _ids_of(text: str) -> list[int]:
-    row = {character: i for i, character in enumerate(CHARACTERS)}
-    return [row.get(character, len(CHARACTERS) - 1) for character in text]
+    return [CHARACTERS.index(character if character in ALPHABET else OTHER) for character in text]
 
 
 def _text_of(ids: Sequence[int]) -> str:
-    text = ""
-    for i in ids:
-        if i >= END:
-            break
-        text += CHARACTERS[i]
-    return text
+    return "".join(CHARACTERS[i] for i in takewhile(lambda i: i < END, ids))
 
 
 def _data_of(ids: Sequence[int]) -> str:
@@ -711,8 +639,7 @@ def _usage(tokens_in: int, tokens_out: int) -> Json:
 
 
 def _json(status: int, value: Json, headers: dict[str, str] | None = None) -> Reply:
-    assert not any(isinstance(v, float) and not math.isfinite(v) for v in value.values())
-    return Reply(status, json.dumps(value).encode(), headers or {})
+    return Reply(status, json.dumps(value, allow_nan=False).encode(), headers or {})
 
 
 def _error(status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None) -> Reply:

@@ -1,10 +1,9 @@
 """Forward passes of a frozen transformers model over prompts that share beginnings.
 
-Two bodies with the same three methods. `GeneralBody` asks the model's own forward pass and
-works with any causal LM. `LlamaBody` does the arithmetic of Llama-like models itself: tokens
-of all rows are packed side by side without padding for the matrix products, only attention
-looks at single groups of rows, and the weights of products that read the same input are joined.
-It is used after a comparison with the model's own pass on a few tokens.
+Two bodies with the same three methods. `GeneralBody` asks the model's own forward pass and works with any causal LM.
+`LlamaBody` does the arithmetic of Llama-like models itself: tokens of all rows are packed side by side without padding
+for the matrix products, only attention looks at single groups of rows, and the weights of products that read the same
+input are joined. It is used after a comparison with the model's own pass on a few tokens.
 """
 
 from __future__ import annotations
@@ -100,8 +99,7 @@ class GeneralBody:
     Attributes
     ----------
     room : float
-        Bytes that keys, values and logits of one padded batch may take; a row that takes more
-        goes alone.
+        Bytes that keys, values and logits of one padded batch may take; a row that takes more goes alone.
     """
 
     bytes_ahead = 0  # its padded batches keep to `room`, prefixes included

@@ -160,8 +160,7 @@ class Ledger:
         """Take a reservation back whose call was never sent."""
         self._reserved_tokens -= tokens_in + tokens_out
         cost = self.ceilings.cost(tokens_in, tokens_out)
-        # Back to an exact 0 when nothing is reserved, so that rounding does not add up over a long
-        # run.
+        # Back to an exact 0 when nothing is reserved, so that rounding does not add up over a long run.
         self._reserved_cost = 0.0 if self._reserved_tokens == 0 else self._reserved_cost - cost
 
     def settle(
@@ -268,7 +267,6 @@ class Ledger:
         limits = self.ceilings
         names = [n for n in ("max_cost", "max_lm_tokens") if getattr(limits, n) is not None]
         return CeilingError(
-            f"stopped at the ceiling: {self.line()}, and the next call could pass it; what is "
-            f"finished is kept; raise {' or '.join(names)} and run the same command again to go on "
-            "from here"
+            f"stopped at the ceiling: {self.line()}, and the next call could pass it; what is finished is kept; raise "
+            f"{' or '.join(names)} and run the same command again to go on from here"
         )

@@ -1,9 +1,8 @@
 """The connection to the addresses of one served model: load, retries, ceilings, and what was found out.
 
-Calls run concurrently in a thread of their own; finished items come back in batches. Whether and
-when to call again is decided in `mop.backends.retry`, what an answer may be in
-`mop.backends.dialects`, and what may be spent in `mop.backends.ledger`. `mop.backends.remote` says
-what to send.
+Calls run concurrently in a thread of their own; finished items come back in batches. Whether and when to call again is
+decided in `mop.backends.retry`, what an answer may be in `mop.backends.dialects`, and what may be spent in
+`mop.backends.ledger`. `mop.backends.remote` says what to send.
 """
 
 from __future__ import annotations
@@ -446,9 +445,8 @@ class Link:
             shown = self.findings.reported_models.setdefault(endpoint.url, name)
             if self._models.setdefault(endpoint.url, meter.model) != meter.model:
                 raise CallError(
-                    f"stopped: {endpoint.url} answered as {shown!r} and now as {name!r}; "
-                    "one run needs one "
-                    "model throughout; start a new run for the new one",
+                    f"stopped: {endpoint.url} answered as {shown!r} and now as {name!r}; one run needs one model "
+                    "throughout; start a new run for the new one",
                     kind="fatal",
                     code="swapped",
                 )
@@ -481,10 +479,9 @@ class Link:
         prepare : callable
             Awaited before the first item, such as a probe.
         check : callable, optional
-            Awaited for each address every `PROBE_EVERY` answered calls of this link; no item is
-            begun meanwhile. Of several addresses, one whose check fails or takes long has no more
-            items of streams with a check until it is made up for; with the code ``swapped`` it ends
-            the run.
+            Awaited for each address every `PROBE_EVERY` answered calls of this link; no item is begun meanwhile. Of
+            several addresses, one whose check fails or takes long has no more items of streams with a check until it is
+            made up for; with the code ``swapped`` it ends the run.
 
         Raises
         ------
@@ -672,13 +669,8 @@ class Link:
         BackendError
             If an address does not answer, or does not have the model; or if a stream is open.
         """
-
-        async def main() -> None:
-            async with self.client() as client:
-                await self.find_kind(client)
-
-        with self._alone():
-            _in_thread(lambda: _run_alone(main, self._clock))
+        for _ in self.stream(lambda: (), self.find_kind):
+            pass
         return self.findings.kind
 
     async def find_kind(self, client: httpx.AsyncClient) -> None:
@@ -729,8 +721,7 @@ class Link:
         listed = answer.get("data")
         entries: list[Json] = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
         for entry in entries:
-            # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its
-            # file.
+            # Ollama lists "name:latest" for "name"; llama.cpp answers to any name and lists its file.
             if entry.get("id") in (self.model, f"{self.model}:latest"):
                 return entry
         if not entries or _kind_of(entries[0]) == "llamacpp":
@@ -832,9 +823,8 @@ def _batches(
 ) -> Iterator[list[tuple[int, T]]]:
     """Hand over what is there, waiting for the first; then raise what ended the run, if anything.
 
-    ``wake`` is called whenever some was taken. A signal that raises while waiting (Ctrl-C, or SIGTERM
-    under the command line) calls ``halt``, and what has come until then is handed over first: it is
-    paid for.
+    ``wake`` is called whenever some was taken. A signal that raises while waiting (Ctrl-C, or SIGTERM under the command
+    line) calls ``halt``, and what has come until then is handed over first: it is paid for.
     """
     while True:
         taken: list[Any] = []
@@ -872,28 +862,3 @@ def _first(group: BaseExceptionGroup[MopError]) -> MopError:
         error = error.exceptions[0]
     assert isinstance(error, MopError)
     return error
-
-
-def _run_alone(main: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    async def whole() -> None:
-        await main()
-
-    with asyncio.Runner(loop_factory=clock.new_loop) as runner:
-        runner.run(whole())
-
-
-def _in_thread(work: Callable[[], None]) -> None:
-    """Run something with an event loop of its own, also where one is running already (a notebook)."""
-    outcome: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, name="mop-remote", daemon=True)
-    thread.start()
-    thread.join()
-    if outcome:
-        raise outcome[0]

@@ -397,9 +397,8 @@ class LocalModel:
         if wrong.any():
             node = int(wrong.argmax())
             raise BackendError(
-                f"{item.name} got the log-likelihood {curve[node]} at τ = "
-                f"{1 / self._betas[node]:.3g}; it must be finite and at most 0, so choose "
-                "dtype='float32', or check the model's weights"
+                f"{item.name} got the log-likelihood {curve[node]} at τ = {1 / self._betas[node]:.3g}; it must be "
+                "finite and at most 0, so choose dtype='float32', or check the model's weights"
             )
         n_tokens = len(item.ids) - 1 - item.start
         return item.index, Score(np.minimum(curve, 0).astype(np.float32), n_tokens)
@@ -554,9 +553,8 @@ def default_device() -> str:
 def default_dtype(device: str) -> str:
     """Return the fastest dtype that scores well on a device.
 
-    bfloat16 on CUDA and on processors with bfloat16 instructions (AVX-512 BF16 or AMX), float32
-    elsewhere: without such instructions bfloat16 products are ten times slower than float32
-    ones (`docs/engine.md`).
+    bfloat16 on CUDA and on processors with bfloat16 instructions (AVX-512 BF16 or AMX), float32 elsewhere: without such
+    instructions bfloat16 products are ten times slower than float32 ones (`docs/engine.md`).
     """
     torch = require("torch", extra="local")
     if torch.device(device).type == "cuda":

@@ -27,10 +27,9 @@ TOLERANCE = 2e-2
 Source: vLLM's own test of prompt log-probabilities in half precision, tests/v1/sample/test_logprobs.py."""
 
 _STEP = 0.25
-"""Nats by which a token may differ beyond that: one step of bfloat16 in a logit from 32 to 64, which
-another batch tips over now and then. Measured: up to 0.27 nats at one token, and 0.012 per token of
-a sentence, between SmolLM2 in bfloat16 asked alone and in a batch; 8-bit weights move a sentence by
-0.06 per token."""
+"""Nats by which a token may differ beyond that: one step of bfloat16 in a logit from 32 to 64, which another batch tips
+over now and then. Measured: up to 0.27 nats at one token, and 0.012 per token of a sentence, between SmolLM2 in
+bfloat16 asked alone and in a batch; 8-bit weights move a sentence by 0.06 per token."""
 
 _LONGEST_PROBE = 65_536  # tokens; a longer window is not worth the test
 
@@ -106,10 +105,9 @@ async def probe_scorer(
         if not _is_rounding(found, known):
             raise _refusal(
                 where,
-                f"the same text scores {_mean(found, known):.3g} nats per token apart when asked "
-                f"in another order and in company ({noise:.3g} at one token), more than half "
-                "precision rounds; switch prefix caching off on the server, or serve the model in "
-                "float32",
+                f"the same text scores {_mean(found, known):.3g} nats per token apart when asked in another order and "
+                f"in company ({noise:.3g} at one token), more than half precision rounds; switch prefix caching off on "
+                "the server, or serve the model in float32",
             )
         n_pairs = len(_PAIRS)
         for good, bad in zip(alone[:n_pairs], alone[n_pairs:], strict=True):
@@ -146,11 +144,10 @@ async def probe_again(score_ids: ScoreIds, encode: Encode, before: Conformance, 
     found, known = _joined(answers), _joined(before.reference[::-1])
     if not _is_same(found, known, before.noise):
         raise CallError(
-            f"stopped: {where} now scores a known sentence {_mean(found, known):.3g} nats per token "
-            f"differently ({_distance(found, known):.3g} at one token), more than half precision "
-            "rounds in another batch; the model or its precision (dtype) was changed, or cached "
-            "values are stale; scores since the last check, at most 500 calls ago, are in doubt; "
-            "set a new revision for this server, under which all is scored anew",
+            f"stopped: {where} now scores a known sentence {_mean(found, known):.3g} nats per token differently "
+            f"({_distance(found, known):.3g} at one token), more than half precision rounds in another batch; the "
+            "model or its precision (dtype) was changed, or cached values are stale; scores since the last check, at "
+            "most 500 calls ago, are in doubt; set a new revision for this server, under which all is scored anew",
             kind="fatal",
             code="swapped",
         )
@@ -173,11 +170,10 @@ def check_known(found: Sequence[float], known: Sequence[float], *, where: str) -
     """
     if not _is_same(found, known, 0.0):
         raise CallError(
-            f"stopped: {where} scores a known sentence {_mean(found, known):.3g} nats per token "
-            f"differently than when the scores in the store were made ({_distance(found, known):.3g} "
-            "at one token), more than half precision rounds, so it serves another model, or the "
-            "model in another precision (dtype), under the same name; set a new revision for this "
-            "server, under which all is scored anew, or serve the earlier model again",
+            f"stopped: {where} scores a known sentence {_mean(found, known):.3g} nats per token differently than when "
+            f"the scores in the store were made ({_distance(found, known):.3g} at one token), more than half precision "
+            "rounds, so it serves another model, or the model in another precision (dtype), under the same name; set a "
+            "new revision for this server, under which all is scored anew, or serve the earlier model again",
             kind="fatal",
             code="swapped",
         )
@@ -268,8 +264,6 @@ def _distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 def _refusal(where: str, reason: str) -> ScoringUnsupportedError:
     return ScoringUnsupportedError(
-        f"{where} cannot be used to score: {reason}; servers known to score are vLLM (dialect "
-        "vllm) and SGLang "
-        "(dialect sglang); or fit with a small local model as scorer and use this server to "
-        "generate only"
+        f"{where} cannot be used to score: {reason}; servers known to score are vLLM (dialect vllm) and SGLang "
+        "(dialect sglang); or fit with a small local model as scorer and use this server to generate only"
     )

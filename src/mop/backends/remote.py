@@ -12,13 +12,13 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from mop.backends import dialects
-from mop.backends.base import Failure, Scorer
+from mop.backends.base import Failure
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.fake_server import ToyEncoder
 from mop.backends.ledger import Ledger
@@ -26,9 +26,9 @@ from mop.backends.link import Clock, Findings, Job, Link, is_loopback
 from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.spending import PILOT_ITEMS
-from mop.backends.tokens import open_tokens
+from mop.backends.tokens import PromptEncoder, open_tokens
 from mop.config import RemoteSettings
-from mop.errors import BackendError, ConfigError, PromptTooLongError, ScoringUnsupportedError, require
+from mop.errors import BackendError, ConfigError, PromptTooLongError, require
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes, without_password
@@ -45,48 +45,11 @@ _STOP_IDS = 512  # servers walk this list for every token
 _PROBE_DRAWS = ((2, 7), (24, 7), (24, 7), (24, 8), (24, 9))  # max_tokens and seed
 
 
-class Encoder(Protocol):
-    """The model's own way from text to token ids; `mop.backends.tokens.PromptEncoder` is one."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all that ids depend on."""
-        ...
-
-    @property
-    def is_chat(self) -> bool:
-        """Whether a chat template frames the turns; else a response is one line."""
-        ...
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Ids that end a drawn response."""
-        ...
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, up to where the response begins."""
-        ...
-
-    def response_ids(self, text: str) -> list[int]:
-        """Ids of a response, end-of-turn included."""
-        ...
-
-    @property
-    def control_strings(self) -> tuple[str, ...]:
-        """Texts of the control tokens, which data must not spell where it is sent as text."""
-        ...
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Text of drawn ids."""
-        ...
-
-
 def open_remote(
     name: str,
     settings: RemoteSettings | None = None,
     *,
-    encoder: Encoder | None = None,
-    control: Iterable[str] = (),
+    encoder: PromptEncoder | ToyEncoder | None = None,
     policy: RetryPolicy | None = None,
     clock: Clock | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
@@ -94,34 +57,21 @@ def open_remote(
 ) -> RemoteGenerator:
     """Open a served model: a `RemoteModel` if it can score, else a `RemoteGenerator`.
 
-    With ``dialect="auto"`` the server is asked what it is (one free GET); with a named dialect
-    nothing is sent until the first draw or score.
+    With ``dialect="auto"`` the server is asked what it is (one free GET); with a named dialect nothing is sent
+    until the first draw or score.
 
     Parameters
     ----------
     name : str
-        ``openai:MODEL@URL`` or ``openai:MODEL@URL,URL2``: several addresses of one model share the
-        load.
+        ``openai:MODEL@URL`` or ``openai:MODEL@URL,URL2``: several addresses of one model share the load.
     settings : RemoteSettings, optional
         How to use it.
-    encoder : Encoder, optional
+    encoder : PromptEncoder or ToyEncoder, optional
         Instead of the one made from ``settings.tokenizer``.
-    control : iterable of str
-        Further control strings of the model, beside those of the encoder; replaced in data that
-        goes to a chat endpoint.
-    policy : RetryPolicy, optional
-        How patient to be.
-    clock : Clock, optional
-        Instead of the machine's.
-    transport : httpx.AsyncBaseTransport, optional
-        Instead of the network.
+    policy, clock, transport
+        Seams for tests: how patient to be, the time, and what stands for the network.
     **fields
         Fields of `RemoteSettings`, instead of or over those of ``settings``.
-
-    Returns
-    -------
-    RemoteGenerator or RemoteModel
-        The second is a `Scorer` too; `require_scorer` says why where it is not.
 
     Raises
     ------
@@ -150,9 +100,8 @@ def open_remote(
         if key is not None and urlsplit(url).scheme == "http" and not is_loopback(url):
             raise ConfigError(f"a key would travel unencrypted to {url}; use https, or leave api_key_env out")
     if encoder is None and settings.tokenizer is not None:
-        encoder = load_encoder(settings.tokenizer)
-    if encoder is not None:
-        control = (*control, *encoder.control_strings)
+        encoder = ToyEncoder() if settings.tokenizer == "fake" else open_tokens(settings.tokenizer)
+    control = encoder.control_strings if encoder is not None else ()
     link = Link(
         name=name,
         model=model,
@@ -179,26 +128,6 @@ def open_remote(
     return RemoteModel(link, encoder, control, dialect)
 
 
-def require_scorer(model: object) -> Scorer:
-    """Return ``model`` as a Scorer, or say why it cannot be one.
-
-    Raises
-    ------
-    ScoringUnsupportedError
-        Before any work, with what to do instead.
-    """
-    if isinstance(model, Scorer):
-        return model
-    reason = model.why_no_scores if isinstance(model, RemoteGenerator) else "it has no scorer"
-    raise ScoringUnsupportedError(
-        f"{getattr(model, 'name', type(model).__name__)} cannot score: {reason}; a server that "
-        "returns the "
-        "log-probabilities of a given text is needed (vLLM, SGLang); or fit with a small local "
-        "model as scorer "
-        "and use this one to generate only"
-    )
-
-
 def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
     """Split ``openai:MODEL@URL,URL2`` into model and addresses.
 
@@ -217,8 +146,7 @@ def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
     if body == name or at <= 0:
         raise ConfigError(
             f"{withhold_quotes(without_password(name), ())!r} does not name a served model; the form is "
-            "openai:MODEL@URL, "
-            "for example openai:qwen3-8b@http://127.0.0.1:8000"
+            "openai:MODEL@URL, for example openai:qwen3-8b@http://127.0.0.1:8000"
         )
     urls = []
     for part in body[at + 1 :].split(","):
@@ -253,9 +181,8 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         # Not shown: what stands there may be a password.
         raise ConfigError(
-            f"the address of {host} holds a user name, a password, a query or a fragment; give "
-            "scheme, host, port "
-            "and path only, and a key through api_key_env"
+            f"the address of {host} holds a user name, a password, a query or a fragment; give scheme, host, port and "
+            "path only, and a key through api_key_env"
         )
     if is_loopback(url):
         return
@@ -268,10 +195,8 @@ def check_url(url: str, *, allow_remote_data: bool) -> None:
     is_private = address.is_private if address is not None else "." not in host
     if not allow_remote_data:
         raise ConfigError(
-            f"records would leave this machine: {host} is not a loopback address and "
-            "allow_remote_data is not set; "
-            "set allow_remote_data = true if the people behind the records allow it, or serve "
-            "the model here"
+            f"records would leave this machine: {host} is not a loopback address and allow_remote_data is not set; set "
+            "allow_remote_data = true if the people behind the records allow it, or serve the model here"
         )
     if parts.scheme == "http" and not is_private:
         raise ConfigError(f"{host} would be called without encryption; use https for an address outside your network")
@@ -288,25 +213,6 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def load_encoder(tokenizer: str) -> Encoder:
-    """Load a model's own tokenizer.
-
-    Parameters
-    ----------
-    tokenizer : str
-        An embedded name, ``hf:ORG/NAME``, a folder, or ``fake`` for the toy model of
-        `mop.backends.fake_server`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such tokenizer.
-    """
-    if tokenizer == "fake":
-        return ToyEncoder()
-    return open_tokens(tokenizer)
-
-
 class RemoteGenerator:
     """A served model that can write; a `mop.backends.base.Generator`.
 
@@ -314,13 +220,13 @@ class RemoteGenerator:
     ----------
     link : Link
         The connection.
-    encoder : Encoder or None
+    encoder : PromptEncoder, ToyEncoder or None
         To send token ids; None to send chat messages.
     control : iterable of str
         Control strings of the model, replaced in data that goes out as messages.
     """
 
-    def __init__(self, link: Link, encoder: Encoder | None, control: Iterable[str]) -> None:
+    def __init__(self, link: Link, encoder: PromptEncoder | ToyEncoder | None, control: Iterable[str]) -> None:
         self._link = link
         self._encoder = encoder
         self._control = tuple(sorted(set(control)))
@@ -433,10 +339,8 @@ class RemoteGenerator:
         first = failures[min(failures)]
         kind = PromptTooLongError if codes == ["too-long"] else BackendError
         raise kind(
-            f"{len(failures)} of {n_items} items could not be had ({', '.join(codes)}); first, "
-            f"item {min(failures)}: "
-            f"{first.message}; the others are kept; run the same command to try these again, or "
-            "allow a share with "
+            f"{len(failures)} of {n_items} items could not be had ({', '.join(codes)}); first, item {min(failures)}: "
+            f"{first.message}; the others are kept; run the same command to try these again, or allow a share with "
             "max_failed_share"
         )
 
@@ -493,7 +397,6 @@ class RemoteGenerator:
         if self._is_ready:
             return
         link = self._link
-        await link.find_kind(client)
         prompt = simulation_prompt("Write some random words.")
         for endpoint in link.endpoints:
             texts = []
@@ -503,16 +406,13 @@ class RemoteGenerator:
                 texts.append((await self._probe_draw(client, request, decoding, endpoint)).text)
             if not any(texts):
                 raise BackendError(
-                    f"{endpoint.url} writes nothing: {len(texts)} draws are empty; see what the "
-                    "model answers to 'Write some random words.', and use a chat model, or the "
-                    "tokenizer that is its own"
+                    f"{endpoint.url} writes nothing: {len(texts)} draws are empty; see what the model answers to "
+                    "'Write some random words.', and use a chat model, or the tokenizer that is its own"
                 )
             if len(set(texts[1:])) == 1:
                 raise BackendError(
-                    f"{endpoint.url} does not sample: {len(texts) - 1} draws of 24 tokens at "
-                    "temperature 1 with 3 seeds "
-                    "are one and the same text; a population needs a server that draws at "
-                    "random, so switch "
+                    f"{endpoint.url} does not sample: {len(texts) - 1} draws of 24 tokens at temperature 1 with 3 "
+                    "seeds are one and the same text; a population needs a server that draws at random, so switch "
                     "sampling on in the server's own settings"
                 )
             link.findings.is_seeded = texts[1] == texts[2] and link.findings.is_seeded is not False
@@ -524,16 +424,13 @@ class RemoteGenerator:
             )
         if self.findings.kind in ("ollama", "other"):
             link.doubt(
-                f"{link.name}: a server of this kind may cut the distribution by its own "
-                "defaults (top-k, top-p, "
-                "penalties), which cannot be seen from here; draws may then be less varied than "
-                "the fitted model's"
+                f"{link.name}: a server of this kind may cut the distribution by its own defaults (top-k, top-p, "
+                "penalties), which cannot be seen from here; draws may then be less varied than the fitted model's"
             )
         if self._encoder is None:
             link.doubt(
-                f"{link.name}: data is sent as chat messages, so control strings in it are "
-                "replaced, and nothing "
-                "else keeps a record from speaking as the system"
+                f"{link.name}: data is sent as chat messages, so control strings in it are replaced, and nothing else "
+                "keeps a record from speaking as the system"
             )
         self._is_ready = True
 
@@ -560,7 +457,9 @@ class RemoteModel(RemoteGenerator):
         How the server is asked for the log-probabilities of a given text.
     """
 
-    def __init__(self, link: Link, encoder: Encoder, control: Iterable[str], dialect: ScoreDialect) -> None:
+    def __init__(
+        self, link: Link, encoder: PromptEncoder | ToyEncoder, control: Iterable[str], dialect: ScoreDialect
+    ) -> None:
         super().__init__(link, encoder, control)
         self._ids = encoder
         self._dialect = dialect
@@ -612,9 +511,8 @@ class RemoteModel(RemoteGenerator):
             for i in order:
                 if window is not None and len(encoded[i][0]) >= window:
                     raise PromptTooLongError(
-                        f"request {i} has {len(encoded[i][0])} tokens, and the server takes "
-                        f"{window - 1}; "
-                        "use shorter exemplars or a model with a larger window"
+                        f"request {i} has {len(encoded[i][0])} tokens, and the server takes {window - 1}; use shorter "
+                        "exemplars or a model with a larger window"
                     )
 
         def jobs() -> Iterator[Job[Score]]:

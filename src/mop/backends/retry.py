@@ -282,8 +282,7 @@ class Endpoint:
         self.set_aside_until_s = None
         self._window_successes += 1
         self.interval_s *= _FASTER
-        # Until the first complaint the limit doubles per round of calls, after it it grows by one
-        # per round.
+        # Until the first complaint the limit doubles per round of calls, after it it grows by one per round.
         step = 1.0 if self._last_cut_s == -math.inf else 1.0 / self.limit
         self.limit = min(float(self.max_limit), self.limit + step)
 

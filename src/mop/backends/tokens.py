@@ -34,8 +34,7 @@ class PromptEncoder:
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
-        With a `tokenizers` backend. If it has no chat template, the plain form of
-        `mop.prompts.plain` is used.
+        With a `tokenizers` backend. If it has no chat template, the plain form of `mop.prompts.plain` is used.
 
     Attributes
     ----------
@@ -48,8 +47,7 @@ class PromptEncoder:
     is_chat : bool
         Whether the chat template is used (else the plain form).
     fingerprint : str
-        Hash of tokenizer and template: all that the ids of a prompt depend on besides
-        `mop.prompts.PROMPT_VERSION`.
+        Hash of tokenizer and template: all that the ids of a prompt depend on besides `mop.prompts.PROMPT_VERSION`.
 
     Raises
     ------
@@ -185,9 +183,8 @@ class PromptEncoder:
         found = self._refused.intersection(ids)
         if found:
             raise BackendError(
-                f"data produced the control ids {sorted(found)} in {text[:60]!r}; only template "
-                "text may, so this tokenizer cannot be used with this text: report it or drop "
-                "the record"
+                f"data produced the control ids {sorted(found)} in {text[:60]!r}; only template text may, so this "
+                "tokenizer cannot be used with this text: report it or drop the record"
             )
         return ids
 

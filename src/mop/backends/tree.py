@@ -1,8 +1,7 @@
 """Which beginnings several prompts share, and in what order to compute them.
 
-Sorted as lists of ids, prompts with a common beginning stand next to each other. The plan is
-a tree: an inner node is a stretch of tokens that at least two prompts share, a leaf is what
-remains of one prompt. Each stretch is computed once.
+Sorted as lists of ids, prompts with a common beginning stand next to each other. The plan is a tree: an inner node is a
+stretch of tokens that at least two prompts share, a leaf is what remains of one prompt. Each stretch is computed once.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ def plan(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> Node:
     sequences : sequence of sequence of int
         Token ids.
     limits : sequence of int
-        How many tokens of each may be shared at most: what is wanted from later ones must be
-        computed in its own leaf.
+        How many tokens of each may be shared at most: what is wanted from later ones must be computed in its own leaf.
     """
     order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))
     shared = [0]

@@ -220,7 +220,7 @@ def _server(name: str, settings: RemoteSettings, tokenizer: str | None, *, probe
     shown = without_password(name)
     try:
         parse_name(name)  # a name of another kind would open a model on this machine
-        model = open_model(name, tokenizer=tokenizer, settings=settings)
+        model = open_model(name, tokenizer=tokenizer or settings.tokenizer, settings=settings)
         assert isinstance(model, RemoteGenerator)  # what that form of name stands for
         if settings.dialect != "auto":
             model.detect()
