@@ -1,5 +1,6 @@
 """Write docs/cli.md from the command line's own help: ``python docs/make_cli.py``."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def page() -> str:
     assert set(PRESETS) == {"demo", "paper", "quick"}, "say what the new preset is"
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
-        rows += [f"| `{name}` | `{_shown(default)}` | {meaning} |" for name, _, default, meaning in describe(cls)]
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        rows += [f"| `{name}` | `{_shown(defaults[name])}` | {meaning} |" for name, meaning in describe(cls).items()]
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 

@@ -31,7 +31,7 @@ from mop.types import Persona, Record
 
 
 def exemplar(j):
-    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"})
+    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00")
 
 
 @pytest.fixture(params=[5, 10], ids=["exemplars D", "exemplars 2D"])

@@ -411,6 +411,14 @@ def test_naughty_strings_survive_the_whole_chain(tmp_path):
     assert len(set(held)) == 200 + 100 + 16 + 8 + 24
 
 
+def test_a_strict_run_stops_at_the_first_bad_row(tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text("\n".join(json.dumps({"v": f"Film {i}.", "text": "x" * (i % 80)}) for i in range(240)))
+    with pytest.raises(DataError, match=r"r\.jsonl:1 has no text in 'text' \(empty_response\); with strict"):
+        run(quick(file, "data.group=", "data.strict=true"), tmp_path / "run", until="records")
+    assert run(quick(file, "data.group="), tmp_path / "run", until="records")["done"] == ["records"]
+
+
 def test_a_run_goes_on_without_the_source_that_its_records_are_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("r.jsonl").write_text(

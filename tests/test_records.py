@@ -56,25 +56,15 @@ def write_parquet(path, rows):
 
 
 def test_every_part_of_a_record_comes_from_its_column():
-    rows = [{"x": "c", "y": "r", "l": "pos", "id": 7, "w": "2.5", "film": "Up", "age": 41, "z": 0}]
-    loaded = load(rows, label="l", key="id", weight="w", group="film", attributes=["age", "l"])
-    assert loaded.records == [
-        Record(
-            key="7",
-            context="c",
-            response="r",
-            label="pos",
-            weight=2.5,
-            group="Up",
-            attributes={"age": "41", "l": "pos"},
-        )
-    ]
+    rows = [{"x": "c", "y": "r", "l": "pos", "id": 7, "w": "2.5", "film": "Up", "z": 0}]
+    loaded = load(rows, label="l", key="id", weight="w", group="film")
+    assert loaded.records == [Record(key="7", context="c", response="r", label="pos", weight=2.5, group="Up")]
     assert (loaded.problems, loaded.counts, loaded.n_rows) == ([], {}, 1)
 
 
 def test_what_was_not_asked_for_is_not_taken():
     (record,) = load([{"x": "c", "y": "r", "label": "pos", "weight": 3}]).records
-    assert (record.label, record.weight, record.group, dict(record.attributes)) == (None, 1.0, None, {})
+    assert (record.label, record.weight, record.group) == (None, 1.0, None)
 
 
 def test_a_template_joins_columns_and_never_formats_twice():
@@ -105,7 +95,7 @@ def test_a_format_specification_is_only_a_column_that_does_not_exist():
 
 @pytest.mark.parametrize("template", ["{", "}", "a{x", "x}b", "{}", "{x}}", "{{x}"])
 def test_a_lone_brace_is_refused(template):
-    with pytest.raises(ConfigError, match=r"context has a lone '[{}]' at character \d of '.*'; accepted"):
+    with pytest.raises(ConfigError, match=r"context has a lone '[{}]' at character \d of '.*'; columns"):
         load([{"x": "c", "y": "r"}], context=template)
 
 
@@ -145,14 +135,17 @@ def test_a_column_that_is_there_twice_is_refused_only_if_asked_for(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"x,y,z,z\na,b,c,d\n")
     assert pairs(load(path)) == [("a", "b")]
-    with pytest.raises(DataError, match=r"has 2 columns named 'z', which label asks for; accepted is one"):
+    with pytest.raises(DataError, match=r"has 2 columns named 'z', which label asks for; rename all but one"):
         load(path, label="z")
 
 
-@pytest.mark.parametrize("options", [{"attributes": "age"}, {"duplicates": "first"}])
-def test_malformed_arguments_are_refused(options):
-    with pytest.raises(ConfigError, match=r"accepted are a list of column names, and 'drop' or 'keep'"):
-        load([{"x": "c", "y": "r"}], **options)
+def test_another_treatment_of_duplicates_is_refused():
+    with pytest.raises(ConfigError, match=r"duplicates must be 'drop' or 'keep', got 'first'"):
+        load([{"x": "c", "y": "r"}], duplicates="first")
+
+
+def test_records_can_be_counted_in_sets():
+    assert len({Record(key="a", context="c", response="r"), Record(key="a", context="c", response="r")}) == 1
 
 
 # Problems
@@ -196,7 +189,7 @@ def test_a_bad_row_is_left_out_counted_and_named(row, code, message):
     assert (problem.code, problem.place, problem.is_kept) == (code, "row 2", False)
     assert problem.message.startswith(message)
     with pytest.raises(DataError, match=r"^row 2 .*\(" + code + r"\); with strict, every row must be"):
-        load([good, bad, other], key="k", weight="w", strict=True)
+        loaded.require_clean()
 
 
 def test_lone_surrogates_are_replaced_and_counted():
@@ -207,7 +200,7 @@ def test_lone_surrogates_are_replaced_and_counted():
     assert loaded.problems[0].message == "has lone surrogates (2) in 'x'; replaced by U+FFFD"
 
 
-def test_surrogates_escaped_in_json_are_mended_and_pairs_are_one_character(tmp_path):
+def test_surrogates_escaped_in_json_are_replaced_and_pairs_are_one_character(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'{"x": "\\ud83d\\ude00", "y": "\\ud83d"}\n')
     assert pairs(load(path)) == [("😀", "\ufffd")]
@@ -227,7 +220,8 @@ def test_files_are_named_with_the_line(tmp_path):
     assert [p.place for p in loaded.problems] == [f"{path}:4", f"{path}:5"]
     assert loaded.counts == {"empty_response": 1, "encoding": 1}
     with pytest.raises(DataError, match=r"reviews.csv:4 has no text in 'y' \(empty_response\); with strict"):
-        load(path, strict=True)
+        loaded.require_clean()
+    load([{"x": "c", "y": "r"}]).require_clean()
 
 
 def test_parquet_text_that_is_not_utf8_leaves_out_its_row(tmp_path):
@@ -385,10 +379,9 @@ def test_every_naughty_string_survives_loading_saving_and_reading(tmp_path):
         write_jsonl(tmp_path / "t.jsonl.gz", rows, ensure_ascii=True),
         write_parquet(tmp_path / "t.parquet", rows),
     ):
-        loaded = load(source, label="z", group="n", attributes=["z"])
+        loaded = load(source, label="z", group="n")
         assert pairs(loaded) == [(s, f"<{s}>") for s in strings]
         assert [r.label or "" for r in loaded.records] == strings
-        assert [r.attributes.get("z", "") for r in loaded.records] == strings
         assert loaded.counts.keys() <= {"empty_context"}
         save_records(loaded.records, tmp_path / "records.jsonl")
         assert read_records(tmp_path / "records.jsonl") == loaded.records
@@ -442,16 +435,17 @@ def test_any_bytes_are_records_or_a_data_error(tmp_path_factory, data):
 def test_saved_records_come_back_equal(tmp_path):
     records = [
         Record(key="a", context="", response="r"),
-        Record(
-            key="b", context="\u2028\n\0", response="😀", label="l", weight=0.1, group="g", attributes={"age": "41"}
-        ),
+        Record(key="b", context="\u2028\n\0", response="😀", label="l", weight=0.1, group="g"),
     ]
     save_records(iter(records), tmp_path / "r.jsonl")
     assert read_records(tmp_path / "r.jsonl") == records
     first = (tmp_path / "r.jsonl").read_bytes().split(b"\n")[0]
-    assert first == (
-        b'{"key": "a", "context": "", "response": "r", "label": null, "weight": 1.0, "group": null, "attributes": {}}'
-    )
+    assert first == b'{"key": "a", "context": "", "response": "r", "label": null, "weight": 1.0, "group": null}'
+
+
+def test_records_of_earlier_versions_can_be_read(tmp_path):
+    rows = [{"key": "a", "context": "", "response": "r", "label": None, "weight": 1.0, "group": None, "attributes": {}}]
+    assert read_records(write_jsonl(tmp_path / "r.jsonl", rows)) == [Record(key="a", context="", response="r")]
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
@@ -473,8 +467,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         {"weight": "1"},
         {"weight": 0},
         {"weight": True},
-        {"attributes": None},
-        {"attributes": {"a": 1}},
         {"more": 1},
     ],
 )
@@ -484,7 +476,7 @@ def test_a_saved_row_that_is_no_record_is_refused(tmp_path, change):
     first, second, _ = path.read_bytes().split(b"\n")
     second = json.dumps(json.loads(second) | change).encode()
     path.write_bytes(first + b"\n" + second + b"\n")
-    with pytest.raises(ArtifactError, match=r"r.jsonl row 2 is not a record, or repeats a key; accepted"):
+    with pytest.raises(ArtifactError, match=r"r.jsonl row 2 is not a record, or repeats a key; rows have"):
         read_records(path)
 
 

@@ -381,9 +381,11 @@ def _open_fitted(args: argparse.Namespace, progress: Any) -> Iterator[tuple[Mixt
     if args.records is None:
         records = read_records(args.run / "records" / "test.jsonl")
     else:
-        names = ("context", "response", "label", "key", "weight", "group", "duplicates", "strict")
+        names = ("context", "response", "label", "key", "weight", "group", "duplicates")
         options: dict[str, Any] = {name: getattr(config.data, name) for name in names}
         loaded = load_records(args.records, **options)
+        if config.data.strict:
+            loaded.require_clean()
         loaded.warn(args.records)
         records = loaded.records
     with open_work(config, args.run, Models(config), until="records", also=("scorer",), progress=progress) as work:

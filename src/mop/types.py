@@ -1,8 +1,9 @@
-"""The nouns of the package as frozen records without behaviour; nothing heavy is imported here."""
+"""The nouns of the package as frozen records, and the texts they can hold; nothing heavy is imported here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from mop.errors import ConfigError
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)`` while long work goes on; totals may grow."""
@@ -33,8 +36,6 @@ class Record:
     """Survey weight, > 0."""
     group: str | None = None
     """What must not be split apart: a film, a respondent."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """Further columns that the user asked to keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,3 +216,16 @@ class Response:
     """With ``refused`` and ``failed`` the response is empty and has 0 tokens."""
     n_tokens: int
     method: str = "mop"
+
+
+def without_surrogates(text: str) -> str:
+    r"""Replace lone surrogates, halves of a character that was cut in two, by U+FFFD.
+
+    No encoding, tokenizer or file but JSON can hold them.
+
+    Examples
+    --------
+    >>> without_surrogates("so good \ud83d") == "so good \ufffd"
+    True
+    """
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

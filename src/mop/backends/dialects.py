@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from mop.backends.retry import CallError
-from mop.storage.run_folder import without_surrogates
-from mop.types import Decoding, FinishReason, Prompt
+from mop.types import Decoding, FinishReason, Prompt, without_surrogates
 
 ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "other"]
 ScoreDialect = Literal["vllm", "sglang", "echo"]

@@ -1,7 +1,7 @@
-"""Records from files, tables and data sets; their splits; records in the run folder.
+"""Records from files, tables and data sets; records in the run folder.
 
-Bad rows are left out or mended, counted and named by file and line. `sources` reads the rows,
-`splits` deals the records, `embed` takes them on.
+Bad rows are left out or repaired, counted and named by file and line. `sources` reads the rows,
+`splits` deals the records.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mop.data.sources import BadRow, Row, Source, open_source
 from mop.data.splits import split_records
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.storage.run_folder import SURROGATE, read_jsonl, write_jsonl
-from mop.types import Record
+from mop.storage.run_folder import read_jsonl, write_jsonl
+from mop.types import Record, without_surrogates
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class RowProblem:
     """``reviews.csv:17``, ``reviews.parquet row 17`` or ``row 17``; lines and rows count from 1."""
     message: str
     is_kept: bool
-    """Whether the row was mended or tolerated; otherwise it was left out."""
+    """Whether the row was repaired or tolerated; otherwise it was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,21 @@ class Loaded:
         """How many records are usable."""
         return len(self.records)
 
+    def require_clean(self) -> None:
+        """Stop at the first problem, also one that was repaired.
+
+        Raises
+        ------
+        DataError
+            If there is a problem.
+        """
+        if self.problems:
+            problem = self.problems[0]
+            raise DataError(
+                f"{problem.place} {problem.message} ({problem.code}); with strict, every row must be clean; "
+                "fix the row, or load without strict to have such rows counted instead"
+            )
+
     def warn(
         self, source: object, *, remedy: str = "kept with duplicates='keep', or where groups tell people apart"
     ) -> None:
@@ -89,9 +104,7 @@ def load_records(
     key: str | None = None,
     weight: str | None = None,
     group: str | None = None,
-    attributes: Sequence[str] = (),
     duplicates: Literal["drop", "keep"] = "drop",
-    strict: bool = False,
 ) -> Loaded:
     """Read records, leaving out and counting the rows that cannot be used.
 
@@ -110,22 +123,14 @@ def load_records(
     label, key, weight, group : str or None
         Columns of `Record`. Without a key column, the key is a digest of context, response and
         group. No weight column means weight 1.
-    attributes : sequence of str
-        Columns to keep as they are.
     duplicates : {"drop", "keep"}
         What becomes of a row with the context, response and group of an earlier one. Keep them
-        where many people give the same answer and no group column tells the people apart.
-    strict : bool
-        Stop at the first problem, also at one that would be mended.
-
-    Returns
-    -------
-    Loaded
+        where many people give the same answer and no group column distinguishes them.
 
     Raises
     ------
     DataError
-        If the source or a column does not exist, no row is usable, or `strict` meets a problem.
+        If the source or a column does not exist, or no row is usable.
     ConfigError
         If the template or another argument is malformed.
     MissingDependencyError
@@ -140,22 +145,27 @@ def load_records(
     >>> loaded.problems[0].place
     'row 2'
     """
-    if isinstance(attributes, str) or duplicates not in {"drop", "keep"}:
-        raise ConfigError(
-            f"attributes is {attributes!r} and duplicates is {duplicates!r}; accepted are a list "
-            "of column names, and 'drop' or 'keep'; correct them"
-        )
+    if duplicates not in {"drop", "keep"}:
+        raise ConfigError(f"duplicates must be 'drop' or 'keep', got {duplicates!r}")
     opened = open_source(source)
-    columns = _Columns(response, label, key, weight, group, tuple(attributes))
+    columns = {"label": label, "key": key, "weight": weight, "group": group, "response": response}
     template = _parse_context(context, opened.columns)
-    asked = columns.asked() | dict.fromkeys(template.fields, "context")
+    asked = {name: role for role, name in columns.items() if name is not None}
+    asked |= dict.fromkeys(template.fields, "context")
     if opened.columns is not None:
         _check_columns(opened, opened.columns, asked)
     found: set[str] = set(opened.columns or ())
-    tally = _Tally(opened, strict)
     names = _Names(opened, keeps_duplicates=duplicates == "keep")
     records: list[Record] = []
+    problems: list[RowProblem] = []
+    counts: Counter[str] = Counter()
     n_rows = 0
+
+    def note(reason: BadRow, *, is_kept: bool) -> None:
+        counts[reason.code] += 1
+        if counts[reason.code] <= MAX_LISTED:
+            problems.append(RowProblem(reason.code, opened.place(number), reason.message, is_kept))
+
     for number, row in opened.rows(tuple(asked)):
         n_rows += 1
         try:
@@ -166,16 +176,17 @@ def load_records(
             repairs: list[BadRow] = []
             record = _record(row, number, template, columns, names, repairs)
         except _Unusable as error:
-            tally.add(number, error.reason, is_kept=False)
+            note(error.reason, is_kept=False)
             continue
         for reason in repairs:
-            tally.add(number, reason, is_kept=True)
+            note(reason, is_kept=True)
         records.append(record)
     if opened.columns is None and found:
         _check_columns(opened, tuple(sorted(found)), asked)
+    loaded = Loaded(records, problems, dict(counts), n_rows)
     if not records:
-        raise DataError(_nothing_usable(opened, tally, n_rows))
-    return Loaded(records, tally.problems, dict(tally.counts), n_rows)
+        raise DataError(_nothing_usable(opened, loaded))
+    return loaded
 
 
 # From a row to a record
@@ -189,22 +200,6 @@ class _Unusable(Exception):  # noqa: N818 - never leaves this module
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    response: str | None
-    label: str | None
-    key: str | None
-    weight: str | None
-    group: str | None
-    attributes: tuple[str, ...]
-
-    def asked(self) -> dict[str, str]:
-        """Each column with the argument that asks for it."""
-        pairs = [(getattr(self, role), role) for role in ("label", "key", "weight", "group")]
-        pairs += [(name, "attributes") for name in self.attributes] + [(self.response, "response")]
-        return {name: role for name, role in pairs if name is not None}
-
-
-@dataclass(frozen=True, slots=True)
 class _Template:
     """Literal texts with a column between each two: n + 1 literals, n fields."""
 
@@ -213,7 +208,6 @@ class _Template:
 
 
 _TEMPLATE_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]|[^{}]+")
-
 
 # As an integer looks once it is a float: no "-0.0" and no "007.0", which are text.
 _WHOLE = re.compile(r"(?:0|-?[1-9][0-9]*)\.0")
@@ -234,7 +228,7 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
         elif part[0] in {"{", "}"}:
             raise ConfigError(
                 f"context has a lone {part[0]!r} at character {part.start() + 1} of {context!r}; "
-                "accepted are columns in braces, as in 'Film: {title}.'; "
+                "columns stand in braces, as in 'Film: {title}.'; "
                 f"for the character itself write {part[0] * 2!r}"
             )
         else:
@@ -243,29 +237,26 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
 
 
 def _record(
-    row: Row, number: int, template: _Template, columns: _Columns, names: _Names, repairs: list[BadRow]
+    row: Row,
+    number: int,
+    template: _Template,
+    columns: Mapping[str, str | None],
+    names: _Names,
+    repairs: list[BadRow],
 ) -> Record:
-    """Make a record of a row; `repairs` takes what had to be mended."""
+    """Make a record of a row; `repairs` takes what had to be repaired."""
     response = ""
-    if columns.response is not None:
-        response = _text(row, columns.response, repairs, takes_numbers=False)
+    if (name := columns["response"]) is not None:
+        response = _text(row, name, repairs, takes_numbers=False)
         if not response or response.isspace():
-            raise _Unusable(BadRow("empty_response", f"has no text in {columns.response!r}"))
+            raise _Unusable(BadRow("empty_response", f"has no text in {name!r}"))
     context = _context(row, template, repairs)
-    label = _class(row, columns.label, repairs)
-    group = _class(row, columns.group, repairs)
-    weight = 1.0 if columns.weight is None else _weight(row, columns.weight)
-    attributes = {name: value for name in columns.attributes if (value := _optional(row, name, repairs)) is not None}
-    own_key = None if columns.key is None else _key(row, columns.key, repairs)
-    return Record(
-        key=names.key(own_key, (context, response, group or ""), number),  # last: it takes note
-        context=context,
-        response=response,
-        label=label,
-        weight=weight,
-        group=group,
-        attributes=attributes,
-    )
+    label = _class(row, columns["label"], repairs)
+    group = _class(row, columns["group"], repairs)
+    weight = 1.0 if columns["weight"] is None else _weight(row, columns["weight"])
+    own_key = None if columns["key"] is None else _key(row, columns["key"], repairs)
+    key = names.key(own_key, (context, response, group or ""), number)  # last: it takes note
+    return Record(key=key, context=context, response=response, label=label, weight=weight, group=group)
 
 
 def _context(row: Row, template: _Template, repairs: list[BadRow]) -> str:
@@ -278,53 +269,47 @@ def _context(row: Row, template: _Template, repairs: list[BadRow]) -> str:
     return "".join(parts)
 
 
-def _text(row: Row, name: str, repairs: list[BadRow], *, takes_numbers: bool = True) -> str:
-    """Take a column as text that UTF-8 can hold."""
+def _value(row: Row, name: str) -> object:
+    """A column's value in plain Python; every way to say "missing" is None."""
     value = row.get(name)
-    if not isinstance(value, str):
-        value = _spelled(value, name, takes_numbers=takes_numbers)
-    if "\0" in value:
-        raise _Unusable(BadRow("nul", f"has a NUL character in {name!r}; remove it"))
-    if not value.isascii() and SURROGATE.search(value):
-        value, n = SURROGATE.subn("\ufffd", value)
-        message = f"has lone surrogates ({n}) in {name!r}; replaced by U+FFFD"
-        repairs.append(BadRow("surrogate", message))
-    return value
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _spelled(value: object, name: str, *, takes_numbers: bool) -> str:
-    """Write a number or truth value as text; refuse everything else."""
+def _text(row: Row, name: str, repairs: list[BadRow], *, takes_numbers: bool = True) -> str:
+    """Take a column as text that UTF-8 can hold; numbers and truth values are spelled where they may be."""
+    value = _value(row, name)
     if isinstance(value, BadRow):
         raise _Unusable(value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         raise _Unusable(BadRow("missing_value", f"has no value for {name!r}"))
-    if takes_numbers and isinstance(value, bool):
-        return str(value).lower()
     if takes_numbers and isinstance(value, int | float):
-        return str(value)
-    raise _Unusable(BadRow("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text"))
+        value = str(value).lower() if isinstance(value, bool) else str(value)
+    if not isinstance(value, str):
+        raise _Unusable(BadRow("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text"))
+    if "\0" in value:
+        raise _Unusable(BadRow("nul", f"has a NUL character in {name!r}; remove it"))
+    text = without_surrogates(value)
+    if text != value:
+        n = text.count("\ufffd") - value.count("\ufffd")
+        repairs.append(BadRow("surrogate", f"has lone surrogates ({n}) in {name!r}; replaced by U+FFFD"))
+    return text
 
 
-def _optional(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
-    """Take a column that may be missing or empty; a CSV cannot tell the two apart."""
-    if name is None:
-        return None
-    value = row.get(name)
-    if isinstance(value, np.generic):
-        value = value.item()
-    is_text = isinstance(value, str)
-    if value is None or (is_text and not value) or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return _text(row, name, repairs)
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value)
 
 
 def _class(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
-    """Take a label or group; a whole number is the same with and without a point."""
-    value = _optional(row, name, repairs)
-    # pandas writes 1.0 for 1 where a value is missing in the column.
-    return value[:-2] if value is not None and _WHOLE.fullmatch(value) else value
+    """Take a label or group; an empty one is missing, as a CSV cannot distinguish the two.
+
+    A whole number is the same with and without a point: pandas writes 1.0 for 1 where a value is missing in the column.
+    """
+    if name is None or _is_missing(_value(row, name)):
+        return None
+    text = _text(row, name, repairs)
+    return text[:-2] if _WHOLE.fullmatch(text) else text
 
 
 def _key(row: Row, name: str, repairs: list[BadRow]) -> str:
@@ -336,9 +321,9 @@ def _key(row: Row, name: str, repairs: list[BadRow]) -> str:
 
 
 def _weight(row: Row, name: str) -> float:
-    value = row.get(name)
+    value = _value(row, name)
     try:
-        if isinstance(value, bool | np.bool_) or not isinstance(value, str | int | float | np.number):
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
         weight = float(value)
         if not 0 < weight < math.inf:
@@ -350,7 +335,7 @@ def _weight(row: Row, name: str) -> float:
 
 
 class _Names:
-    """The records seen so far: tells duplicates, and gives keys where the data has none."""
+    """The records seen so far: finds duplicates, and gives keys where the data has none."""
 
     def __init__(self, source: Source, *, keeps_duplicates: bool) -> None:
         self._source = source
@@ -364,8 +349,7 @@ class _Names:
         content = _digest(part.strip() for part in identity)
         first = self._first.get(content)
         if first is not None and not self._keeps_duplicates:
-            place = self._source.place(first)
-            message = f"has the context, response and group of {place}"
+            message = f"has the context, response and group of {self._source.place(first)}"
             raise _Unusable(BadRow("duplicate", message))
         if own is not None and own in self._keys:
             message = (
@@ -388,35 +372,13 @@ def _digest(parts: Iterable[str]) -> bytes:
     return blake2b("\0".join(parts).encode("utf-8"), digest_size=16).digest()
 
 
-class _Tally:
-    """Problems, listed and counted; the first one is an error if that was asked for."""
-
-    def __init__(self, source: Source, strict: bool) -> None:
-        self._source = source
-        self._strict = strict
-        self.problems: list[RowProblem] = []
-        self.counts: Counter[str] = Counter()
-
-    def add(self, number: int, reason: BadRow, *, is_kept: bool) -> None:
-        place = self._source.place(number)
-        if self._strict:
-            raise DataError(
-                f"{place} {reason.message} ({reason.code}); with strict, every row must be clean; "
-                "mend the row, or load without strict to have such rows counted instead"
-            )
-        self.counts[reason.code] += 1
-        if self.counts[reason.code] <= MAX_LISTED:
-            self.problems.append(RowProblem(reason.code, place, reason.message, is_kept))
-
-
 def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, str]) -> None:
     """Stop if a column that was asked for is not there, or is there twice."""
     where = source.name or "the data"
     for name, role in asked.items():
         if columns.count(name) > 1:
             raise DataError(
-                f"{where} has {columns.count(name)} columns named {name!r}, which {role} asks "
-                "for; accepted is one of that name; rename the others"
+                f"{where} has {columns.count(name)} columns named {name!r}, which {role} asks for; rename all but one"
             )
         if name not in columns:
             listed = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
@@ -427,21 +389,21 @@ def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, s
             )
 
 
-def _nothing_usable(source: Source, tally: _Tally, n_rows: int) -> str:
+def _nothing_usable(source: Source, loaded: Loaded) -> str:
     where = source.name or "the data"
-    if n_rows == 0:
+    if loaded.n_rows == 0:
         return f"{where} has no rows; at least one is needed; check that it is the right source"
-    counts = ", ".join(f"{n} {code}" for code, n in tally.counts.items())
-    first = tally.problems[0]
+    counts = ", ".join(f"{n} {code}" for code, n in loaded.counts.items())
+    first = loaded.problems[0]
     return (
-        f"none of the {n_rows} rows of {where} can be used ({counts}); the first: {first.place} "
+        f"none of the {loaded.n_rows} rows of {where} can be used ({counts}); the first: {first.place} "
         f"{first.message}; at least one good row is needed; check the columns and the format"
     )
 
 
 # Records in the run folder
 
-_FIELDS = ("key", "context", "response", "label", "weight", "group", "attributes")
+_FIELDS = {"key": str, "context": str, "response": str, "label": str | None, "weight": float | int, "group": str | None}
 
 
 def save_records(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -452,11 +414,7 @@ def save_records(records: Iterable[Record], path: str | os.PathLike[str]) -> Non
     ArtifactError
         If the file cannot be written, or a weight is not finite.
     """
-    rows = (
-        {name: getattr(record, name) for name in _FIELDS[:-1]} | {"attributes": dict(record.attributes)}
-        for record in records
-    )
-    write_jsonl(Path(path), rows)
+    write_jsonl(Path(path), ({name: getattr(record, name) for name in _FIELDS} for record in records))
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
@@ -469,24 +427,20 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """
     records: dict[str, Record] = {}
     for number, row in enumerate(read_jsonl(Path(path)), start=1):
+        row.pop("attributes", None)  # earlier versions kept further columns
         if not _is_saved(row) or row["key"] in records:
             raise ArtifactError(
-                f"{path} row {number} is not a record, or repeats a key; accepted are rows with "
-                f"the fields {', '.join(_FIELDS)}, each key once; load the data again, or mend it"
+                f"{path} row {number} is not a record, or repeats a key; rows have "
+                f"the fields {', '.join(_FIELDS)}, each key once; load the data again, or fix it"
             )
         records[row["key"]] = Record(**row)
     return list(records.values())
 
 
-def _is_saved(row: Mapping[str, object]) -> bool:
-    if row.keys() != set(_FIELDS):
-        return False
-    weight, attributes = row["weight"], row["attributes"]
+def _is_saved(row: Mapping[str, Any]) -> bool:
     return (
-        all(isinstance(row[name], str) for name in ("key", "context", "response"))
-        and all(row[name] is None or isinstance(row[name], str) for name in ("label", "group"))
-        and (isinstance(weight, float) or (isinstance(weight, int) and not isinstance(weight, bool)))
-        and weight > 0
-        and isinstance(attributes, dict)
-        and all(isinstance(value, str) for value in attributes.values())
+        row.keys() == _FIELDS.keys()
+        and all(isinstance(row[name], kind) for name, kind in _FIELDS.items())
+        and not isinstance(row["weight"], bool)
+        and row["weight"] > 0
     )

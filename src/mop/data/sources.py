@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mop.errors import DataError, require
-from mop.storage.run_folder import SURROGATE
+from mop.types import without_surrogates
 
 Row = Mapping[str, object]
 
@@ -275,7 +275,7 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Ba
                 number += 1
                 continue
             whole = "".join(cells)
-            if not whole.isascii() and SURROGATE.search(whole):
+            if without_surrogates(whole) != whole:
                 yield number, NOT_UTF8
             elif cells:
                 yield number, cells

@@ -184,10 +184,9 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Reco
     """The contexts of a source in order, from the start again as often as ``n`` needs."""
     data = config.data
     label = data.label if data.label and _has_column(source, data.label) else None
-    loaded = load_records(
-        source, context=data.context, response=None, label=label,
-        duplicates="keep", strict=data.strict,
-    )  # fmt: skip
+    loaded = load_records(source, context=data.context, response=None, label=label, duplicates="keep")
+    if data.strict:
+        loaded.require_clean()
     loaded.warn(source)
     found = loaded.records
     n = len(found) if n is None else n

@@ -133,7 +133,6 @@ def make_records(work: Work) -> Made:
         "key": data.key,
         "weight": data.weight,
         "group": data.group,
-        "strict": data.strict,
         "duplicates": data.duplicates,
     }
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
@@ -144,6 +143,9 @@ def make_records(work: Work) -> Made:
         splits, parts = load_splits(given, sizes, seed=seed, **columns)
     else:
         parts = [load_records(source, **columns)]
+    if data.strict:
+        for loaded in parts:
+            loaded.require_clean()
     # Before a split can fail: what was left out is often why.
     listed = work.folder.records / "problems.json"
     problems = [asdict(problem) for loaded in parts for problem in loaded.problems]

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, NoReturn, Self
 
 from mop.errors import ArtifactError
-from mop.types import Response
+from mop.types import Response, without_surrogates
 
 FORMAT = "mop-run"
 FORMAT_VERSION = 1
@@ -30,7 +30,6 @@ FORMAT_VERSION = 1
 
 _LOCK = ".lock"
 _TEMPORARY = ".mop-tmp"
-SURROGATE = re.compile("[\ud800-\udfff]")
 _METHOD = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 # EFBIG is what a limit on file size answers; to a person it is the same thing.
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -137,19 +136,6 @@ def hash_of(value: object) -> str:
     """
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def without_surrogates(text: str) -> str:
-    r"""Replace lone surrogates, halves of a character that was cut in two, by U+FFFD.
-
-    No encoding, tokenizer or file but JSON can hold them.
-
-    Examples
-    --------
-    >>> without_surrogates("so good \ud83d") == "so good \ufffd"
-    True
-    """
-    return SURROGATE.sub("\ufffd", text)
 
 
 def write_parquet(path: Path, responses: Iterable[Response]) -> None:
