@@ -92,7 +92,7 @@ def test_every_method_has_its_figures_its_cost_and_its_seeds(finished):
     before = {name: row["prepare_calls"] for name, row in changed.items()}
     assert before["mop.no-exemplars"] == before["mop.tokens-2"] == before["mop"]
     asked = read_json(path / "manifest.json")["stages"]["fit"]["info"]["asked"]
-    assert set(asked) == {"coverage", "fit"}
+    assert set(asked) == {"fit"}
     assert before["mop"] == sum(calls for calls, _ in asked.values())
     assert "prepare_minutes" not in found["methods"]["zero-shot"]
     assert {"real train", "real exemplars"} == set(found["real"])

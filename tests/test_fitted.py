@@ -189,13 +189,6 @@ def test_given_a_label_the_record_itself_is_left_out_of_its_share(sharp):
         assert found == pytest.approx(expected[agent.persona, [1, 3].index(agent.exemplars[0])])
 
 
-def test_several_exemplars_need_no_index_to_be_exact(sharp, monkeypatch):
-    hx, people = np.repeat(SHARP_CONTEXT, 50, axis=0), contexts(50)
-    few = draw_writers(sharp, hx, people, seed=0, n_agents=3, mix="prompt")
-    monkeypatch.setattr("mop.mixture.fitted.MANY", 1)
-    assert draw_writers(replace(sharp), hx, people, seed=0, n_agents=3, mix="prompt") == few
-
-
 def test_where_exemplars_run_out_all_are_shown_and_a_warning_says_so(sharp, caplog):
     people = [replace(one, label="ab"[i % 2]) for i, one in enumerate(contexts(20))]
     hx = np.repeat(SHARP_CONTEXT, 20, axis=0)
@@ -221,25 +214,6 @@ def test_a_label_that_fewer_than_two_exemplars_have_restricts_nobody(fitted):
     only = [replace(mixture.exemplars[0], key=f"x{i}") for i in range(50)]
     shown = draw_agents(mixture, hx[:50], only, seed=0, same_label=True)
     assert {agent.exemplars for (agent,) in shown} == {(2,)}  # the other is the record itself
-
-
-def test_many_exemplars_of_a_label_are_drawn_through_an_index(fitted, monkeypatch):
-    mixture = labelled(fitted, ["a", "b", "a", "b"])
-    hx = np.ones((3000, 5), np.float32)
-    people = [replace(one, label="b") for one in contexts(3000)]
-    monkeypatch.setattr("mop.mixture.fitted.MANY", 1)
-    assert mixture.of_label("b").index is not None
-    drawn = draw_agents(mixture, hx, people, seed=0, same_label=True)
-    for k in range(3):
-        log_omega = fitted.log_omega(hx[:1], np.array([k]), np.array([-1]))[0][[1, 3]]
-        chance = 1 / (1 + np.exp(log_omega[1] - log_omega[0]))
-        shown = [agent.exemplars[0] for (agent,) in drawn if agent.persona == k]
-        assert set(shown) <= {1, 3}
-        spread = 4.5 * max(1, len(shown) * chance * (1 - chance)) ** 0.5
-        assert abs(shown.count(1) - len(shown) * chance) < spread
-    own = [replace(mixture.exemplars[1], key=f"x{i}") for i in range(50)]
-    drawn = draw_agents(mixture, hx[:50], own, seed=0, same_label=True)
-    assert {agent.exemplars for (agent,) in drawn} == {(3,)}
 
 
 def test_a_draw_within_labels_depends_on_seed_and_key_alone(fitted):
@@ -436,7 +410,6 @@ def test_a_mixture_by_context_can_be_changed_like_any_other(ours):
     assert with_temperatures(ours, np.array([0.5, 1.0, 2.0])).temperatures == pytest.approx([0.5, 1, 2])
     share = np.exp(with_persona_weights(ours, np.array([0.0, 0.25, 0.75])).log_pi(hx))
     assert share == pytest.approx(np.tile([0.0, 0.25, 0.75], (6, 1)), abs=1e-9)
-    assert ours.index is None
     assert len(ours.neighbours(1, 2)) == 2
 
 
@@ -452,19 +425,6 @@ def test_other_temperatures_leave_the_gates_alone(fitted):
     assert warm.temperatures.tolist() == pytest.approx([1.5] * 3)
     assert torch.equal(warm.gate.w_e, fitted.gate.w_e)
     assert fitted.temperatures[0] != 1.5
-
-
-def test_few_exemplars_need_no_index(fitted):
-    assert fitted.index is None
-
-
-def test_queries_and_keys_give_the_exemplar_weights(fitted):
-    hx = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    persona = np.array([0, 2, 1])
-    keys = (fitted.gate.he @ fitted.gate.w_e.T).numpy()
-    logits = fitted.queries(hx, persona) @ keys.T
-    log_omega = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    assert log_omega == pytest.approx(fitted.log_omega(hx, persona, np.full(3, -1)), abs=1e-5)
 
 
 def test_weights_of_another_fit_are_noticed(fitted, tmp_path):

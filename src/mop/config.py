@@ -266,8 +266,6 @@ class FitConfig(Section):
     """Epochs without a gain before the paper's recipe stops."""
     n_folds: AtLeast2 = 4
     """Folds of the cross-validation that chooses how far weights depart from equal ones."""
-    coverage_records: Count = 100
-    """Records of the fit that are examined for whether any component explains them; 0: none."""
     top_m: Positive = 4
     """M of the paper's recipe."""
     batch_size: Positive = 32
@@ -506,7 +504,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         },
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
         "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
-                "valid_components": 5, "coverage_records": 8},
+                "valid_components": 5},
         "simulate": {"n_responses": 300},
         "evaluate": {"test_records": 60, "test_components": 16, "n_bootstrap": 100},
     },
@@ -590,7 +588,9 @@ def describe(section: type) -> dict[str, str]:
     return meaning
 
 
-REMOVED: Mapping[str, str] = {}
+REMOVED: Mapping[str, str] = {
+    "fit.coverage_records": "records that no component explains are no longer looked for; leave it out",
+}
 """``section.name`` of earlier versions, and what to write instead: it follows "NAME is no longer a setting;"."""
 
 SECTIONS: Mapping[str, type] = {

@@ -70,10 +70,8 @@ class FitResult:
     """The best weights that ignore the context, fitted to the same cells: a reference."""
     best_component: dict[str, Any] | None = None
     """See `mop.mixture.headroom.best_component`."""
-    cells: Cells | None = None
-    """All that was scored."""
-    rows: Ints | None = None
-    """The records that `cells` are of, rows of the problem; None: all of them."""
+    n_records: int = 0
+    """Records that took part; 0: all."""
 
 
 @dataclass(frozen=True)

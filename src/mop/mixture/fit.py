@@ -23,7 +23,6 @@ from mop.config import FitConfig
 from mop.data.own import own_exemplars
 from mop.errors import ConfigError, DataError
 from mop.mixture.cells import Cells, Ints, Problem, ScoreCells
-from mop.mixture.coverage import coverage
 from mop.mixture.design import Design
 from mop.mixture.em import Choice, FilledIn, FitResult, best_single_tau, choose, folds, mean_of
 from mop.mixture.fitted import FittedMixture, context_text, exemplar_vectors
@@ -135,7 +134,7 @@ def fit_mixture(
         "seed": int(seed),
         "chosen": result.chosen,
         "uniform_tau": result.uniform_tau,
-        "n_records": len(records) if result.rows is None else len(result.rows),
+        "n_records": result.n_records or len(records),
         "n_cells": result.n_cells,
         "n_tokens": result.n_tokens,
         "stopped": result.stopped,
@@ -148,15 +147,7 @@ def fit_mixture(
     }
     if result.gain is not None:
         logger.info("%s", fit_sentence(info))
-    fitted = FittedMixture(tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional)
-    if settings.coverage_records and result.cells is not None:
-        scored = records if result.rows is None else [records[i] for i in result.rows]
-        info["coverage"] = coverage(
-            scored, result.cells, fitted.temperatures,
-            n_examined=settings.coverage_records, scorer=scorer, store=store, task=task,
-            progress=progress,
-        )  # fmt: skip
-    return fitted
+    return FittedMixture(tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional)
 
 
 def _check_personas(personas: Sequence[Persona]) -> None:
@@ -274,8 +265,7 @@ def fit_rounds(
         certificate=certificate(kept.gate, problem, cells),
         unconditional=kept.unconditional,
         best_component=best_component(problem, cells),
-        cells=cells,
-        rows=rows,
+        n_records=len(problem.hx),
     )
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from mop.backends.encoder import embed
 from mop.data.own import own_exemplars
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.mixture.index import ExemplarIndex
 from mop.mixture.kernel import Counts, KernelGate
 from mop.mixture.sums import Floats
 from mop.storage.run_folder import write_atomic
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 """Of the folder that `save_mixture` writes; 1 knew the paper's gates alone, and is read as well."""
-
-MANY = 50_000
-"""Exemplars above which draws of one exemplar for a prompt go through an index: see `mop.mixture.index`."""
 
 _TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
 _OF_KERNEL = ("hg", "all_he", "log_tau", "persona", "exemplar", "anchors", "record_weight")
@@ -100,18 +96,6 @@ class FittedMixture:
             )
 
     @cached_property
-    def index(self) -> ExemplarIndex | None:
-        """Exemplars in groups, for draws that need not look at each; None for few exemplars, or weights by context."""
-        if len(self.exemplars) <= MANY or isinstance(self.gate, KernelGate):
-            return None
-        gate, size = self.gate, 65536
-        w_e, v = gate.w_e.float(), gate.v.float()
-        parts = [gate.he[start : start + size].float() for start in range(0, len(gate.he), size)]
-        keys = np.concatenate([(part @ w_e.T).numpy() for part in parts])
-        bias = np.concatenate([(part @ v).numpy() for part in parts]) + gate.delta.numpy()
-        return ExemplarIndex.build(keys, bias.astype(np.float32))
-
-    @cached_property
     def labels(self) -> dict[str, list[int]]:
         """Rows of the exemplars of each label that at least two have."""
         rows: dict[str, list[int]] = {}
@@ -136,16 +120,6 @@ class FittedMixture:
                 unconditional=None,
             )
         return self._of_label[label]
-
-    def queries(self, hx: NDArray[np.float32], persona: NDArray[np.int64]) -> NDArray[np.float32]:
-        """W_x h(x) + W_g h(g_k) of each context and its persona, (n, d), as the `index` knows them."""
-        import torch
-
-        gate = self.gate
-        assert not isinstance(gate, KernelGate)
-        with torch.inference_mode():
-            value = torch.as_tensor(hx).double() @ gate.w_x.T + gate.hg[persona] @ gate.w_g.T
-        return np.asarray(value.float().numpy())
 
     def neighbours(self, exemplar: int, n: int, *, own: int = -1) -> list[int]:
         """Rows of the n exemplars most like one, the most similar first; ``own`` is not among them.

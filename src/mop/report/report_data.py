@@ -112,14 +112,6 @@ def report_data(
             "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
             "Evaluation": found["notes"],
             "Persona weights": _weights_note(fitted.info),
-            "Records that no component explains": uncovered(
-                fitted.info,
-                {
-                    record.key: record.response
-                    for split in ("train", "valid")
-                    for record in read_records(folder.records / f"{split}.jsonl")
-                },
-            ),
         },
         settings=config_to_dict(config),
         versions=versions,
@@ -223,25 +215,6 @@ def fit_notes(info: Mapping[str, Any]) -> list[str]:
             f"can gain more than {certificate['bound']:.3f} nats per record over this fit."
         )
     return notes
-
-
-def uncovered(info: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
-    """Records of the fit that even the best component makes no more probable than the plain model does.
-
-    ``texts``: responses by key.
-    """
-    found = info.get("coverage")
-    if not found or not found["n_uncovered"]:
-        return []
-    lines = [f"{found['n_uncovered']} of {found['n_examined']} records examined."]
-    lines += [
-        f"{row['key']} ({row['gap']:+.3f} nats per token): {texts.get(row['key'], '')}"
-        for row in found["least"]
-        if row["is_uncovered"]
-    ]
-    if found["proposed"]:
-        lines.append(f"A persona for them could be: {found['proposed']}")
-    return lines
 
 
 def _title(config: RunConfig) -> str:

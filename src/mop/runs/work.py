@@ -33,7 +33,7 @@ from mop.storage.run_folder import RunFolder, hash_of, read_json
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
-STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 6, "simulate": 2, "evaluate": 8, "report": 4}
+STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 7, "simulate": 2, "evaluate": 8, "report": 4}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -103,13 +103,12 @@ def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
     roles = {"": scorer, config.model.lm: "lm", config.model.scorer or config.model.lm: scorer}
     judge = roles.get(evaluate.judge, "judge")
     per_round = data.train * fit.components_per_record + data.valid * fit.valid_components
-    n_examined = min(fit.coverage_records, data.train + data.valid)
     n_test = min(data.test, evaluate.test_records)
     n_references = 2 * evaluate.test_components + 2
     n_contexts, n_sets = min(data.test, simulate.n_responses), 1 + len(simulate.controls)
     n_draws = n_contexts * n_sets
     found = [
-        Planned("fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round + n_examined),
+        Planned("fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round),
         Planned("simulate", "lm", n_draws, simulate.max_tokens),
         Planned("evaluate", scorer, n_test * (evaluate.test_components + n_references)),
     ]

@@ -88,17 +88,14 @@ def draw_agents(
         gates learn how much a label matters for the likelihood of a text, which is less than it matters to who
         wants texts of that label.
     chunk : int
-        Contexts at a time; memory is chunk × N, or for more than `MANY` exemplars that of
-        the index, one float32 key for each. Several exemplars and ``same_label`` take chunk × N for any N,
-        ``same_label`` a second copy of the exemplars' embeddings as well.
+        Contexts at a time; memory is chunk × N, with ``same_label`` a second copy of the exemplars' embeddings as well.
 
     Returns
     -------
     list of n tuples of L agents
         ``log_pi`` and ``log_omega`` of an agent add up to the log-probability of its persona and of its exemplars in
         their order. Where fewer exemplars may be shown than asked for, all of these are, and a warning is
-        logged. Of one exemplar among more than `MANY`, ``log_omega`` is an estimate (`mop.mixture.index`); the draws
-        are exact.
+        logged.
 
     Notes
     -----
@@ -174,13 +171,9 @@ def _draw_some(
     """
     rows = np.arange(len(hx))
     u = np.stack([uniforms(item, 0, n_agents * (1 + n_exemplars)) for item in seeds])
-    for slot, (u_persona, *u_exemplars) in enumerate(np.split(u.T, n_agents)):
+    for u_persona, *u_exemplars in np.split(u.T, n_agents):
         k = draw(log_pi, u_persona)
-        if n_exemplars == 1 and fitted.index is not None:
-            j, log_drawn = fitted.index.draw(fitted.queries(hx, k), own, seeds, slot)
-            exemplars = j[:, None]
-        else:
-            exemplars, log_drawn = _draw_in_turn(fitted.log_omega(hx, k, own), u_exemplars)
+        exemplars, log_drawn = _draw_in_turn(fitted.log_omega(hx, k, own), u_exemplars)
         yield k, exemplars, log_pi[rows, k], log_drawn
 
 
