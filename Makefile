@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check format docs clean nightly bench-engine bench-figures bench-fit bench-fit-speed bench-paper bench-blackbox bench-llamacpp
 
 demo: .venv/.ready
-	$(BIN)/mop demo --out runs/demo
+	$(BIN)/mop demo runs/demo
 
 # One worker per core, one thread each: threads that wait for each other waste two cores.
 test: .venv/.ready

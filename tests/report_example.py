@@ -272,7 +272,7 @@ def example(
             {"name": "minilm", "kind": "encoder", "licence": "Apache-2.0", "source": "all-MiniLM-L6-v2"},
             {"name": "rotten-tomatoes", "kind": "data", "licence": "see source", "source": "Pang and Lee, 2005"},
         ],
-        command="mop run --preset demo --seed 0 --out runs/demo",
+        command="mop run runs/demo --preset demo --set seed=0",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from mop.cli import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, main
+from mop.cli import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, build_parser, main
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run_folder(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli-run") / "run"
-    assert main(["run", "--quiet", "--out", str(out), *options(source)]) == OK
+    assert main(["run", "--quiet", str(out), *options(source)]) == OK
     return out
 
 
@@ -35,7 +36,7 @@ def options(source, *more):
 
 
 def test_json_is_one_document_on_stdout_and_progress_stays_off_it(run_folder, source, capsys):
-    assert main(["run", "--json", "--out", str(run_folder), *options(source)]) == OK
+    assert main(["run", "--json", str(run_folder), *options(source)]) == OK
     out, _ = capsys.readouterr()
     result = json.loads(out)
     assert result["done"] == []
@@ -43,10 +44,11 @@ def test_json_is_one_document_on_stdout_and_progress_stays_off_it(run_folder, so
 
 
 def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, capsys):
-    assert main(["run", "--out", str(run_folder)]) == OK  # the folder's own settings
+    assert main(["run", str(run_folder)]) == OK  # the folder's own settings
     out = capsys.readouterr().out
     assert "zero-shot" in out
-    assert "held-out log-likelihood" in out
+    assert out.startswith(f"{run_folder} is up to date (6 stages)\nrecords: 160 of 160 rows are usable")
+    assert "\nlog-likelihood of test records: -" in out
     lines = out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("method"))
     assert lines[at].split()[1:4] == ["energy", "↓", "FID"]
@@ -59,18 +61,69 @@ def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, caps
 
 
 def test_a_stage_names_the_next_one(run_folder, capsys):
-    assert main(["fit", "--out", str(run_folder)]) == OK
-    assert f"next: mop simulate --out {run_folder}" in capsys.readouterr().out
+    assert main(["fit", str(run_folder)]) == OK
+    out = capsys.readouterr().out
+    assert f"{run_folder} is up to date (3 stages)\n" in out
+    assert re.search(
+        r"\nfit: .+, one temperature \d\.\d\d, 3 personas · \d+ scores in \d rounds?"
+        r" · cross-validated -\d+\.\d\d nats a record, [+-]\d\.\d\d over uniform", out
+    )  # fmt: skip
+    assert f"\nnext: mop simulate {run_folder}\n" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["run", "--out", "RUN", "--quiet"], "without --out: mop run RUN [--config FILE]"),
+        (["demo", "--out=RUN"], "without --out: mop demo RUN"),
+        (["compare", "films.toml", "--out", "RUN"], "without --out: mop compare RUN [--config FILE]"),
+        (["refit", "RUN", "--black-box", "--lm", "fake"], "now: mop match RUN [--lm MODEL]; to fit again"),
+    ],
+)
+def test_a_command_of_an_earlier_version_is_refused_with_the_one_of_today(capsys, old, new):
+    with pytest.raises(SystemExit) as stop:
+        main(old)
+    assert stop.value.code == USAGE
+    assert new in capsys.readouterr().err
+
+
+def test_settings_in_place_of_a_run_are_refused(source, capsys):
+    assert main(["compare", str(source)]) == USAGE
+    assert f"for settings: mop compare RUN --config {source}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "run", "personas", "fit", "simulate", "evaluate", "report", "compare", "score", "explain",
+             "match", "sample"]
+)  # fmt: skip
+def test_every_verb_about_a_run_has_one_form(verb):
+    more = ["--out", "texts.jsonl"] if verb == "sample" else []
+    config = [] if verb == "demo" else ["--config", "mine.toml"]
+    args = build_parser().parse_args([verb, "RUN", *config, "--set", "seed=1", *more])
+    assert (str(args.run), args.assignments) == ("RUN", ["seed=1"])
+
+
+@pytest.mark.parametrize("verb", ["score", "explain", "match", "sample"])
+def test_what_needs_a_run_names_the_command_that_makes_one(verb, tmp_path, capsys):
+    more = ["--out", str(tmp_path / "texts.jsonl")] if verb == "sample" else []
+    assert main([verb, str(tmp_path / "none"), *more]) == FAILED
+    assert f"start one with: mop run {tmp_path / 'none'} --config FILE" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_settings_given_with_a_verb_hold_for_it(run_folder, capsys):
+    assert main(["score", str(run_folder), "--set", "model.lm=nosuch"]) == USAGE
+    assert "nosuch" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing(run_folder, capsys):
-    assert main(["run", "--quiet", "--out", str(run_folder)]) == OK
+    assert main(["run", "--quiet", str(run_folder)]) == OK
     assert capsys.readouterr() == ("", "")
 
 
 def test_score_says_whether_it_is_exact(run_folder, capsys):
     assert main(["score", str(run_folder), "--components", "500"]) == OK
-    assert "24 records, exact, nats per record" in capsys.readouterr().out
+    assert "24 records, exact, nats a record" in capsys.readouterr().out
     assert main(["score", str(run_folder), "--components", "20", "--json"]) == OK
     assert json.loads(capsys.readouterr().out)["is_exact"] is False
 
@@ -79,7 +132,7 @@ def test_explain_shows_who_wrote_a_record(run_folder, capsys):
     assert main(["explain", str(run_folder)]) == OK
     out = capsys.readouterr().out
     assert "p000" in out
-    assert "exemplars that speak for it" in out
+    assert "likeliest exemplars" in out
 
 
 def test_explain_takes_a_text_and_shows_its_score_table(run_folder, capsys):
@@ -103,7 +156,7 @@ def test_score_with_another_model_holds_the_mixture_against_plain_prompts(run_fo
 
 
 def test_the_number_of_personas_can_be_left_to_held_out_likelihood(source, tmp_path, capsys):
-    command = ["fit", "--out", str(tmp_path / "run"), *options(source), "--n-personas", "auto"]
+    command = ["fit", str(tmp_path / "run"), *options(source), "--n-personas", "auto"]
     assert main([*command, "--json"]) == OK
     found = json.loads(capsys.readouterr().out)
     assert 1 <= found["fit"]["n_personas"] <= found["personas"]["n_personas"]
@@ -122,7 +175,7 @@ def test_no_component_is_a_usage_error(run_folder, capsys):
 
 
 def test_a_folder_without_a_run_is_not_made_by_asking_for_its_report(tmp_path, capsys):
-    assert main(["report", "--out", str(tmp_path / "rnu"), "--quiet"]) == USAGE
+    assert main(["report", str(tmp_path / "rnu"), "--quiet"]) == USAGE
     assert "data.source is empty" in capsys.readouterr().err
     assert not (tmp_path / "rnu").exists()
 
@@ -177,7 +230,7 @@ def test_a_closed_pipe_is_no_traceback():
 
 def test_verify_finds_a_sound_run(run_folder, capsys):
     assert main(["verify", str(run_folder)]) == OK
-    assert capsys.readouterr().out.startswith("sound: ")
+    assert capsys.readouterr().out.startswith("undamaged: all files, ")
 
 
 def test_config_prints_every_setting_with_its_meaning(capsys):
@@ -208,7 +261,7 @@ def test_pull_without_a_name_lists_what_there_is(capsys):
     ],
 )
 def test_bad_input_gives_one_clear_message_and_its_code(source, tmp_path, capsys, arguments, code, sentence):
-    command = ["run", "--quiet", "--out", str(tmp_path / "run"), *options(source), *arguments]
+    command = ["run", "--quiet", str(tmp_path / "run"), *options(source), *arguments]
     assert main(command) == code
     out, err = capsys.readouterr()
     assert sentence in err
@@ -219,13 +272,13 @@ def test_bad_input_gives_one_clear_message_and_its_code(source, tmp_path, capsys
 
 def test_empty_data_are_an_error(tmp_path, capsys):
     (tmp_path / "empty.csv").write_text("context,response\n")
-    command = ["run", "--quiet", "--out", str(tmp_path / "run"), *options(tmp_path / "empty.csv")]
+    command = ["run", "--quiet", str(tmp_path / "run"), *options(tmp_path / "empty.csv")]
     assert main(command) == FAILED
     assert "empty.csv" in capsys.readouterr().err
 
 
 def test_with_json_an_error_is_one_document_too(tmp_path, capsys):
-    assert main(["run", "--json", "--out", str(tmp_path), "--set", "fit.dim=0"]) == USAGE
+    assert main(["run", "--json", str(tmp_path), "--set", "fit.dim=0"]) == USAGE
     assert json.loads(capsys.readouterr().out)["error"] == {
         "type": "ConfigError", "message": "fit.dim must be at least 1, got 0",
     }  # fmt: skip
@@ -236,13 +289,13 @@ def test_a_folder_of_another_version_is_refused(run_folder, source, tmp_path, ca
     subprocess.run(["cp", "-a", str(run_folder), str(other)], check=True)
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
-    assert main(["run", "--quiet", "--out", str(other), *options(source)]) == FAILED
+    assert main(["run", "--quiet", str(other), *options(source)]) == FAILED
     assert "99" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_left_alone(source, tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("precious")
-    assert main(["run", "--quiet", "--out", str(tmp_path), *options(source)]) == FAILED
+    assert main(["run", "--quiet", str(tmp_path), *options(source)]) == FAILED
     assert "thesis.tex" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.tex"]
 
@@ -256,7 +309,7 @@ def test_unknown_verbs_and_missing_arguments_are_usage_errors(capsys):
 
 
 def command_line(source, out, *more):
-    return [sys.executable, "-m", "mop", "run", "--out", str(out), *options(source, *more)]
+    return [sys.executable, "-m", "mop", "run", str(out), *options(source, *more)]
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
@@ -308,16 +361,13 @@ def test_what_explain_cannot_look_at_is_said(run_folder, capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--refit-tau"])
-def test_a_number_below_0_is_refused(run_folder, capsys, option):
-    with pytest.raises(SystemExit) as stopped:
-        main(["score", str(run_folder), option, "-3"])
-    assert stopped.value.code == USAGE
-    assert "must be a whole number, 0 or more, got '-3'" in capsys.readouterr().err
+def test_a_number_below_0_is_refused(run_folder, capsys):
+    assert main(["score", str(run_folder), "--refit-tau", "-3"]) == USAGE
+    assert "--refit-tau must be 0 or more records, got -3" in capsys.readouterr().err
 
 
 def test_a_section_that_is_none_is_refused(run_folder, capsys):
-    assert main(["run", "--out", str(run_folder), "--set", "seed.x=3"]) == USAGE
+    assert main(["run", str(run_folder), "--set", "seed.x=3"]) == USAGE
     assert "seed must be of type int" in capsys.readouterr().err
 
 

@@ -318,7 +318,7 @@ def test_the_command_again_draws_nothing_and_writes_the_same(finished, capsys):
     path, found = finished
     files = ("comparison.json", "comparison.md", "comparison.tex", "ablations.md", "comparison.html")
     before = {name: (path / "compare" / name).read_bytes() for name in files}
-    assert main(["compare", "--json", "--quiet", "--out", str(path)]) == OK
+    assert main(["compare", "--json", "--quiet", str(path)]) == OK
     assert json.loads(capsys.readouterr().out) == found
     assert {name: (path / "compare" / name).read_bytes() for name in files} == before
 

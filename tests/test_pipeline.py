@@ -21,8 +21,7 @@ from mop.data.records import read_records
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.evaluate.samples import evaluate
 from mop.personas.files import read_personas
-from mop.pipeline import run
-from mop.runs.stages import STAGES
+from mop.pipeline import STAGES, run
 from mop.runs.verbs import simulate_method, verify
 from mop.runs.work import read_config
 from mop.simulate.write import CUT_SHARE
@@ -274,12 +273,12 @@ def test_a_run_that_departs_from_its_fit_says_so_in_its_report(finished, source,
 
 def test_the_share_of_cut_texts_is_shown_where_the_figures_are(finished, tmp_path, caplog, capsys):
     path = copy(finished[0], tmp_path / "run")
-    assert main(["run", "--out", str(path), "--set", "simulate.max_tokens=3"]) == OK
+    assert main(["run", str(path), "--set", "simulate.max_tokens=3"]) == OK
     rows = list(read_jsonl(path / "responses.jsonl"))
     share = sum(row["finish_reason"] == "length" for row in rows) / len(rows)
     assert share > CUT_SHARE
     shown = capsys.readouterr().out
-    assert f"texts cut at the length limit: mop {share:.0%}, zero-shot " in shown
+    assert f" · cut at the length limit: mop {share:.0%}, zero-shot " in shown
     note = f"mop: {share:.0%} of the texts were cut at 3 tokens"
     assert note in caplog.text
     page = (path / "report.html").read_text()
@@ -331,7 +330,7 @@ def test_thirty_kills_lose_nothing_double_nothing_and_change_no_byte(finished, s
 
 
 def test_a_relative_run_folder_works(source, tmp_path):
-    command = [sys.executable, "-m", "mop", "personas", "--out", "runs/mine", "--preset", "quick", "--quiet"]
+    command = [sys.executable, "-m", "mop", "personas", "runs/mine", "--preset", "quick", "--quiet"]
     for assignment in settings(source):
         command += ["--set", assignment]
     subprocess.run(command, cwd=tmp_path, check=True)

@@ -12,7 +12,7 @@ from conftest import quick_run, reviews
 from mop import MixtureOfPersonas
 from mop.backends.fake import FakeModel
 from mop.backends.fake_server import FakeServer, Faults, start
-from mop.cli import FAILED, OK, USAGE, main
+from mop.cli import FAILED, OK, main
 from mop.errors import ConfigError, DataError
 from mop.mixture.fitted import FittedMixture, load_mixture, persona_shares, save_mixture, with_persona_weights
 from mop.mixture.gate import Gate
@@ -246,7 +246,7 @@ def test_a_report_on_such_a_mixture_says_so(finished, tmp_path):
 
 def test_the_verb_prints_the_weights_with_their_label(finished, tmp_path, capsys):
     _, path = finished
-    command = ["refit", str(path), "--black-box", "--samples-per-persona", "5", "--out", str(tmp_path)]
+    command = ["match", str(path), "--samples-per-persona", "5", "--out", str(tmp_path)]
     assert main(command) == OK
     out = capsys.readouterr().out
     assert "persona weights for fake, surrogate: matched embeddings" in out
@@ -263,7 +263,7 @@ def test_samples_that_a_server_refuses_are_left_out_and_counted_by_persona(finis
 
     def command(server, share):
         return [
-            "refit", str(path), "--black-box", "--lm", f"openai:toy@{server.url}", "--out", str(tmp_path),
+            "match", str(path), "--lm", f"openai:toy@{server.url}", "--out", str(tmp_path),
             "--samples-per-persona", "4", "--json", "--set", 'remote.dialect="openai-chat"',
             "--set", "remote.max_concurrency=1", "--set", f"remote.max_failed_share={share}",
         ]  # fmt: skip
@@ -292,11 +292,6 @@ def test_the_estimator_allows_its_servers_share_of_failed_samples():
         )
         model.refit_black_box(records, samples_per_persona=4)
     assert model.mixture_.info["persona_weights"]["failed"] == [1, 0]
-
-
-def test_without_black_box_the_verb_names_the_one_that_fits(finished, capsys):
-    assert main(["refit", str(finished[1])]) == USAGE
-    assert f"mop fit --out {finished[1]} --set fit.NAME=VALUE" in capsys.readouterr().err
 
 
 def test_contexts_are_asked_as_often_as_their_weights_say():

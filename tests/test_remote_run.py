@@ -337,7 +337,7 @@ def test_key_and_sentence_are_in_no_log_and_no_file(source, tmp_path, capsys, mo
         ):  # fmt: skip
             options += ["--set", one]
         out = str(tmp_path / "run")
-        command = ["run", "--verbose", "--json", "--out", out, *options]
+        command = ["run", "--verbose", "--json", out, *options]
         assert main(command) == FAILED
         said = "".join(capsys.readouterr())
         assert "withheld" in said
@@ -356,7 +356,7 @@ def test_key_and_sentence_are_in_no_log_and_no_file(source, tmp_path, capsys, mo
 
 
 def test_a_key_typed_where_its_variable_belongs_is_not_shown(source, tmp_path, capsys):
-    command = ["run", "--out", str(tmp_path / "run"), "--preset", "quick",
+    command = ["run", str(tmp_path / "run"), "--preset", "quick",
                "--set", f'remote.api_key_env="{KEY}"']  # fmt: skip
     assert main(command) == USAGE
     said = capsys.readouterr().err
@@ -366,7 +366,7 @@ def test_a_key_typed_where_its_variable_belongs_is_not_shown(source, tmp_path, c
 
 def test_the_command_ends_with_1_at_a_ceiling(source, tmp_path, capsys):
     with start(FakeServer("vllm")) as server:
-        command = ["fit", "--out", str(tmp_path / "run"), "--preset", "quick"]
+        command = ["fit", str(tmp_path / "run"), "--preset", "quick"]
         for one in settings(
             source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"',
             "remote.max_lm_tokens=6000",
@@ -399,7 +399,7 @@ def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tm
         options = ["--preset", "quick"]
         for one in settings(source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'):
             options += ["--set", one]
-        assert main(["fit", "--out", out, *options]) == OK
+        assert main(["fit", out, *options]) == OK
         assert (
             "WARNING mop.backends.spending: forecast for the lm to the end of this run, from "
             in capsys.readouterr().err

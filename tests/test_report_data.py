@@ -33,11 +33,11 @@ def data(finished):
 
 
 def test_the_command_names_the_settings_where_they_are(finished, data, monkeypatch):
-    assert data.command == f"mop run --config {finished / 'config.json'} --out NEW_FOLDER"
+    assert data.command == f"mop run NEW_FOLDER --config {finished / 'config.json'}"
     monkeypatch.chdir(finished.parent)
     with RunFolder.open(finished) as folder:
         found = report_data(folder, read_config(finished), versions={}, spent={})
-    assert found.command == "mop run --config run/config.json --out NEW_FOLDER"
+    assert found.command == "mop run NEW_FOLDER --config run/config.json"
 
 
 def test_records_are_those_that_the_fit_could_pay_for(finished, tmp_path):

@@ -16,7 +16,6 @@ from mop.mixture.fitted import load_mixture, save_mixture
 from mop.pipeline import run
 from mop.runs.sample import drawn_contexts, sample
 from mop.runs.verbs import refit
-from mop.runs.work import Models
 from mop.simulate.write import read_responses
 
 
@@ -48,7 +47,7 @@ def test_more_responses_begin_with_the_same_ones(finished, tmp_path):
     many = sample(config, path, tmp_path / "many.jsonl", n=12)
     assert (few["n_responses"], many["n_responses"]) == (5, 12)
     assert texts(tmp_path / "many.jsonl")[:5] == texts(tmp_path / "few.jsonl")
-    other = sample(config, path, tmp_path / "other.jsonl", n=5, seed=9)
+    other = sample(replace(config, seed=9), path, tmp_path / "other.jsonl", n=5)
     assert other["n_responses"] == 5
     assert texts(tmp_path / "other.jsonl") != texts(tmp_path / "few.jsonl")
 
@@ -57,8 +56,9 @@ def test_what_is_drawn_is_not_drawn_again(finished, tmp_path):
     config, path = finished
     drawn = []
     for name in ("first", "again"):
-        models = Models(config, lm=FakeModel(on_batch=drawn.append))
-        sample(config, path, tmp_path / f"{name}.jsonl", n=4, seed=33, models=models)
+        lm = FakeModel(on_batch=drawn.append)
+        found = sample(replace(config, seed=33), path, tmp_path / f"{name}.jsonl", n=4, lm=lm)
+        assert found["lm"] == "fake"
         assert sum(drawn) == 4
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "first.jsonl").read_bytes()
 
@@ -179,7 +179,7 @@ def test_the_verb_says_what_it_wrote(finished, tmp_path, capsys):
     command = ["sample", str(finished[1]), "-n", "6", "--out", str(out)]
     assert main(command) == OK
     shown = capsys.readouterr().out
-    assert shown.startswith(f"{out}: 6 responses of ")
+    assert shown.startswith(f"{out}: 6 responses by ")
     assert "written by fake\n" in shown
     assert main([*command, "--json"]) == OK
     assert json.loads(capsys.readouterr().out)["n_responses"] == 6

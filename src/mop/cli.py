@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,37 +23,20 @@ from mop.runs.interrupts import import_whole
 if TYPE_CHECKING:
     from mop.config import RunConfig
     from mop.estimator import MixtureOfPersonas
+    from mop.progress import ProgressDisplay
     from mop.types import Record
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
-VERBS = {"personas": "personas", "fit": "fit", "simulate": "simulate", "evaluate": "evaluate",
-         "report": "report", "run": "report"}  # fmt: skip
-"""Verbs that bring a run up to a stage."""
-
-
-class _OneMethod(argparse.Action):
-    """``--method``: a person may think it to be a list, so the second one is refused instead of winning."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        if getattr(namespace, self.dest) is not None:
-            parser.error(
-                f"argument {option_string}: given twice ({getattr(namespace, self.dest)}, {values}); one method "
-                "draws at a time, mop compare sets several side by side (compare.methods)"
-            )
-        setattr(namespace, self.dest, values)
-
-
-def _not_negative(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
-    return int(text)
+STAGE_VERBS = {
+    "run": ("report", "texts like those of your population, compared with real ones on a page: all stages"),
+    "personas": ("personas", "a description of each group in your records, to read and edit"),
+    "fit": ("fit", "how much each persona and exemplar counts, and at which temperature they write"),
+    "simulate": ("simulate", "one new text for each test context, by the mixture and by simpler methods"),
+    "evaluate": ("evaluate", "how close the new texts are to real ones, in figures"),
+    "report": ("report", "one page with the figures, tables and examples"),
+}
+"""Verb to the last stage of the chain that it does, and what a person gets."""
 
 
 class _Terminated(BaseException):
@@ -63,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait asleep: on a busy machine, waiting awake takes time from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import_whole("torch")
-    parser = build_parser()
+    argv, parser = sys.argv[1:] if argv is None else argv, build_parser()
+    _refuse_old_form(parser, argv)
     args = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -96,53 +82,48 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mop",
         description="Mixture of Personas: make a frozen language model answer like a population.",
-        epilog="Start with: mop demo. Settings and their meaning: mop config.",
+        epilog="RUN is the folder of a run: mop VERB RUN [--config FILE] [--set SECTION.KEY=VALUE]. "
+        "Start with: mop demo. Settings and their meaning: mop config.",
     )
     parser.add_argument("--version", action="version", version=f"mop {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    demo = _verb(verbs, "demo", _run, _show_run, "simulate film critics with the embedded models (minutes)")
-    _out_option(demo, default="runs/demo")
+    demo = _verb(verbs, "demo", _run, _show_run, "the whole chain on film reviews with the embedded models, in minutes")
+    demo.add_argument("run", type=Path, metavar="RUN", nargs="?", default=Path("runs/demo"), help="default runs/demo")
     _set_option(demo)
-    demo.set_defaults(until="report")
-    for verb, stage in VERBS.items():
-        about = "the whole chain" if verb == "run" else f"the chain up to and including: {stage}"
-        chain = _verb(verbs, verb, _run, _show_run, f"{about}, on a run folder; resumes")
-        _out_option(chain, default=None)
-        _settings_options(chain)
+    demo.set_defaults(until="report", config=None, preset="demo")
+    for verb, (stage, gives) in STAGE_VERBS.items():
+        chain = _verb(verbs, verb, _run, _show_run, gives, "Finished stages are reused, earlier ones done if needed.")
+        _run_options(chain, begins=True)
         if verb == "simulate":
             chain.add_argument(
-                "--method",
-                action=_OneMethod,
-                help="draw with this method alone (zerogen, attrprompt, few-shot, ...), fitting only if it needs it",
-            )
-        if verb in ("personas", "fit", "run"):
+                "--method", action="append", default=[],
+                help="one method alone (zerogen, attrprompt, few-shot, ...), with a fit only if it needs one",
+            )  # fmt: skip
+        if verb in ("run", "personas", "fit"):
             chain.add_argument(
                 "--n-personas", metavar="N|auto",
                 help="K; auto: one for every five different texts (personas.n_personas)",
             )  # fmt: skip
         chain.set_defaults(until=stage)
 
-    compare = _verb(verbs, "compare", _compare, _show_compare, "all methods on one data set, to one table")
-    compare.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG",
-        help="TOML file with settings, or a run's config.json (none: the run folder's own)",
+    compare = _verb(verbs, "compare", _compare, _show_compare, "mop, rivals and changed versions of mop in one table")
+    _run_options(compare, begins=True)
+
+    sample = _verb(
+        verbs, "sample", _sample, _show_sample,
+        "as many new texts as you like, each with the persona and the exemplar that wrote it",
     )  # fmt: skip
-    _out_option(compare, default=None)
-    compare.add_argument("--preset", help="demo, paper or quick: a named starting point")
-    _set_option(compare)
+    _sample_options(sample)
 
-    pull = _verb(verbs, "pull", _pull, _show_pull, "fetch an embedded model or data set for offline use")
-    pull.add_argument("names", nargs="*", metavar="NAME", help="none: list them")
-
-    score = _verb(verbs, "score", _score, _show_score, "log-likelihood of records under a fitted mixture")
+    score = _verb(verbs, "score", _score, _show_score, "how likely real texts are under the fitted mixture")
     _fitted_options(score)
     score.add_argument(
         "--lm", help="another language model than the one it was fitted with: the mixture is compared "
         "with equal weights and plain prompts under that one"
     )  # fmt: skip
     score.add_argument(
-        "--refit-tau", type=_not_negative, default=0, metavar="N",
+        "--refit-tau", type=int, default=0, metavar="N",
         help="refit the temperatures to N of the run's validation records first (default 0: no)",
     )  # fmt: skip
     score.add_argument("--components", type=int, default=64, help="components scored per record (default 64)")
@@ -151,43 +132,40 @@ def build_parser() -> argparse.ArgumentParser:
         help="leave out the simpler models that need scores of their own: without persona, without exemplar, ...",
     )  # fmt: skip
 
-    explain = _verb(verbs, "explain", _explain, _show_explain, "which personas and exemplars wrote this record")
+    explain = _verb(verbs, "explain", _explain, _show_explain, "which personas and exemplars a text is from")
     _fitted_options(explain)
     explain.add_argument("--key", help="a record's key; none: the first record")
     explain.add_argument("--text", help="a response to explain instead of a record's")
     explain.add_argument("--context", default="", help="what --text responds to")
     explain.add_argument("--components", type=int, default=64, help="components scored (default 64)")
 
-    refit = _verb(
-        verbs, "refit", _refit, _show_refit,
-        "persona weights for another model, one that need not be able to score",
+    match = _verb(
+        verbs, "match", _match, _show_match, "persona weights for another model, even one that cannot score",
+        "Embeddings of its samples are matched to those of the run's records: a surrogate for a fit.",
     )  # fmt: skip
-    _refit_options(refit)
+    _run_options(match)
+    match.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
+    match.add_argument("--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)")
+    match.add_argument("--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)")
 
-    sample = _verb(
-        verbs, "sample", _sample, _show_sample,
-        "draw any number of responses from a fitted mixture to a file; resumes",
-    )  # fmt: skip
-    _sample_options(sample)
+    verify = _verb(verbs, "verify", _verify, _show_verify, "whether the files and scores of a run are undamaged")
+    verify.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
 
-    config = _verb(verbs, "config", _config, _show_config, "print the resolved settings and what each means")
+    pull = _verb(verbs, "pull", _pull, _show_pull, "an embedded model or data set, for use without a network")
+    pull.add_argument("names", nargs="*", metavar="NAME", help="none: list them")
+
+    config = _verb(verbs, "config", _config, _show_config, "all settings, their values and what each means")
     _settings_options(config)
 
-    verify = _verb(verbs, "verify", _verify, _show_verify, "check a run folder: files, hashes, every score")
-    verify.add_argument("run", type=Path, metavar="RUN")
-
     doctor = _verb(
-        verbs,
-        "doctor",
-        _doctor,
-        _show_doctor,
-        "what is installed, which devices, models and servers are there, and what to do",
-    )
+        verbs, "doctor", _doctor, _show_doctor,
+        "what is installed, which devices, models and servers there are, and what to do about what is missing",
+    )  # fmt: skip
     _doctor_options(doctor)
 
     fake = _verb(
         verbs, "fake-server", _fake_server, _show_fake_server,
-        "serve a toy model with known probabilities on this machine, honest or broken",
+        "a toy model with known probabilities, served on this machine, honest or broken",
     )  # fmt: skip
     _fake_server_options(fake)
     return parser
@@ -197,9 +175,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _verb(
-    verbs: Any, name: str, call: Callable[..., Any], show: Callable[..., str], about: str
+    verbs: Any, name: str, call: Callable[..., Any], show: Callable[..., str], gives: str, how: str = ""
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+    about = f"{gives[0].upper()}{gives[1:]}. {how}"
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=gives, description=about)
     parser.set_defaults(call=call, show=show)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress, no result text")
@@ -207,9 +186,33 @@ def _verb(
     return parser
 
 
-def _settings_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings, or a run's config.json")
-    parser.add_argument("--preset", help="demo, paper or quick: a named starting point")
+def _refuse_old_form(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Say how a command of an earlier version is written today."""
+    verb = argv[0] if argv else ""
+    if verb == "refit":
+        parser.error(
+            "mop refit --black-box is now: mop match RUN [--lm MODEL]; to fit again from the scores in the store: "
+            "mop fit RUN --set fit.NAME=VALUE"
+        )
+    if verb in ("demo", "compare", *STAGE_VERBS) and any(word.partition("=")[0] == "--out" for word in argv):
+        parser.error(f"the folder of the run is given without --out: mop {verb} RUN [--config FILE]")
+
+
+def _run_options(parser: argparse.ArgumentParser, *, begins: bool = False) -> None:
+    """RUN and settings, the same for every verb about a run."""
+    what = "folder of the run: new, or one to continue" if begins else "folder of a run with a fitted mixture"
+    parser.add_argument("run", type=Path, metavar="RUN", help=what)
+    _settings_options(parser, has_presets=begins)
+
+
+def _settings_options(parser: argparse.ArgumentParser, *, has_presets: bool = True) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="settings: a TOML file, or the config.json of a run (default: those of RUN)",
+    )  # fmt: skip
+    parser.set_defaults(preset=None)
+    if has_presets:
+        parser.add_argument("--preset", help="demo, paper or quick: a named starting point")
     _set_option(parser)
 
 
@@ -220,32 +223,13 @@ def _set_option(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _out_option(parser: argparse.ArgumentParser, *, default: str | None) -> None:
-    parser.add_argument(
-        "--out", type=Path, metavar="RUN", required=default is None, default=default and Path(default),
-        help="run folder: new, or one to go on with" + (f" (default {default})" if default else ""),
-    )  # fmt: skip
-
-
 def _fitted_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    _run_options(parser)
     parser.add_argument("--records", metavar="FILE", help="records with the run's columns (default: its test split)")
 
 
-def _refit_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
-    parser.add_argument(
-        "--black-box", action="store_true",
-        help="match embeddings of the model's samples to the run's records: a surrogate for a fit",
-    )  # fmt: skip
-    parser.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
-    parser.add_argument("--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)")
-    _set_option(parser)
-
-
 def _sample_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder with a fitted mixture")
+    _run_options(parser)
     parser.add_argument("--mixture", type=Path, metavar="FOLDER", help="another mixture (default: RUN/mixture)")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl or .parquet")
     parser.add_argument("-n", type=int, metavar="N", help="responses (default: one for each context)")
@@ -256,7 +240,6 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--lm", metavar="NAME", help="the model that writes (default: the run's, or that of --mixture)")
     parser.add_argument("--seed", type=int, help="of the draws (default: the run's)")
-    _set_option(parser)
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -297,59 +280,71 @@ def _fake_server_options(parser: argparse.ArgumentParser) -> None:
 # ------------------------------------------------------------------------------------------------ verbs
 
 
-def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.pipeline import run
-    from mop.progress import ProgressDisplay
-    from mop.runs.verbs import simulate_method
+def _with_progress(
+    call: Callable[[argparse.Namespace, ProgressDisplay], dict[str, Any]],
+) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """A verb that shows how long its work takes."""
 
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        if getattr(args, "method", None) is not None:
-            return simulate_method(_settings(args), args.out, args.method, progress=progress)
-        result = run(_settings(args), args.out, until=args.until, progress=progress)
-    if args.until == "report":
-        from mop.storage.run_folder import read_json
+    @wraps(call)
+    def shown(args: argparse.Namespace) -> dict[str, Any]:
+        from mop.progress import ProgressDisplay
 
-        result["metrics"] = read_json(args.out / "metrics.json")
-    return result
+        with ProgressDisplay(quiet=args.quiet) as progress:
+            return call(args, progress)
 
-
-def _compare(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.progress import ProgressDisplay
-    from mop.runs.compare import compare
-
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        return compare(_settings(args), args.out, progress=progress)
+    return shown
 
 
-def _settings(args: argparse.Namespace) -> RunConfig:
-    """The run folder's own settings, unless a file or preset is given; then assignments."""
+def _settings(args: argparse.Namespace, *, begins: bool = False) -> RunConfig:
+    """The run's own settings, unless a file or preset is given; then assignments."""
     from mop.config import resolve_config
     from mop.runs.work import read_config
 
+    if args.run.is_file():
+        raise ConfigError(
+            f"{str(args.run)!r} is a file, and RUN is the folder of a run; for settings: "
+            f"mop {args.verb} RUN --config {args.run}"
+        )
+    if not begins:
+        read_config(args.run)  # refuses what is no run
+    own, file = args.run / "config.json", args.config
+    if file is None and args.preset is None and own.is_file():
+        file = own
+    return resolve_config(file=file, preset=args.preset, assignments=args.assignments)
+
+
+@_with_progress
+def _run(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
+    from mop.pipeline import run
+    from mop.runs.verbs import simulate_method
+    from mop.storage.run_folder import read_json
+
     if getattr(args, "n_personas", None) is not None:
-        args.assignments = [*args.assignments, f"personas.n_personas={args.n_personas}"]
-    if args.verb == "demo":
-        return resolve_config(preset="demo", assignments=args.assignments)
-    is_fresh = not (args.out / "config.json").is_file()
-    if is_fresh or args.config is not None or args.preset is not None:
-        return resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
-    return _assigned(read_config(args.out), args.assignments)
+        args.assignments.append(f"personas.n_personas={args.n_personas}")
+    config, methods = _settings(args, begins=True), getattr(args, "method", [])
+    if len(methods) > 1:
+        raise ConfigError(
+            f"--method takes one method, got {' and '.join(methods)}; mop compare sets several side by side "
+            "(compare.methods)"
+        )
+    if methods:
+        return simulate_method(config, args.run, methods[0], progress=progress)
+    result = run(config, args.run, until=args.until, progress=progress)
+    if args.until == "report":
+        result["metrics"] = read_json(args.run / "metrics.json")
+    return result
 
 
-def _assigned(config: RunConfig, assignments: list[str]) -> RunConfig:
-    """A run's own settings with assignments over them."""
-    from mop.config import config_from_dict, config_to_dict, merge_assignments
+@_with_progress
+def _compare(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
+    from mop.runs.compare import compare
 
-    base = config_to_dict(config)
-    for section, values in merge_assignments(assignments).items():
-        is_section = isinstance(base.get(section), dict) and isinstance(values, dict)
-        base[section] = {**base[section], **values} if is_section else values
-    return config_from_dict(base)
+    return compare(_settings(args, begins=True), args.run, progress=progress)
 
 
-def _pull(args: argparse.Namespace) -> dict[str, Any]:
+@_with_progress
+def _pull(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
     from mop.data.pull import EMBEDDED, is_pulled, notice, pull
-    from mop.progress import ProgressDisplay
 
     if not args.names:
         return {
@@ -358,24 +353,20 @@ def _pull(args: argparse.Namespace) -> dict[str, Any]:
                 for name, item in EMBEDDED.items()
             }
         }
-    pulled = {}
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        for name in args.names:
-            folder = pull(name, progress=progress)
-            pulled[name] = {"folder": str(folder), "notice": notice(name)}
-    return {"pulled": pulled}
+    folders = {name: pull(name, progress=progress) for name in args.names}
+    return {"pulled": {name: {"folder": str(folder), "notice": notice(name)} for name, folder in folders.items()}}
 
 
 @contextmanager
-def _open_fitted(args: argparse.Namespace, progress: Any) -> Iterator[tuple[MixtureOfPersonas, list[Record]]]:
-    """The mixture of a run with the run's own models and account, and the records in question."""
-    from dataclasses import replace
-
+def _open_fitted(
+    args: argparse.Namespace, progress: ProgressDisplay
+) -> Iterator[tuple[MixtureOfPersonas, list[Record], dict[str, str]]]:
+    """The mixture of a run with its models and account, the records in question, and which model scores and writes."""
     from mop.data.records import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.runs.work import Models, open_work, read_config
+    from mop.runs.work import Models, open_work
 
-    config = read_config(args.run)
+    config = _settings(args)
     if (lm := getattr(args, "lm", None)) is not None:
         config = replace(config, model=replace(config.model, lm=lm, scorer=""))
     if args.records is None:
@@ -397,18 +388,19 @@ def _open_fitted(args: argparse.Namespace, progress: Any) -> Iterator[tuple[Mixt
             score_components=args.components,
             progress=work.progress,
         )
-        yield model, records
+        yield model, records, {"scored_by": config.model.scorer or config.model.lm, "written_by": config.model.lm}
         work.describe()
 
 
-def _score(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.progress import ProgressDisplay
+@_with_progress
+def _score(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
+    from mop.data.records import read_records
 
-    with ProgressDisplay(quiet=args.quiet) as progress, _open_fitted(args, progress) as (model, records):
+    if args.refit_tau < 0:
+        raise ConfigError(f"--refit-tau must be 0 or more records, got {args.refit_tau}")
+    with _open_fitted(args, progress) as (model, records, names):
         sample: list[Record] = []
         if args.refit_tau:
-            from mop.data.records import read_records
-
             known = read_records(args.run / "records" / "valid.jsonl")
             sample = known[: args.refit_tau]
             if len(sample) < args.refit_tau:
@@ -417,78 +409,58 @@ def _score(args: argparse.Namespace) -> dict[str, Any]:
                 )
             model.refit_tau(sample)
         found = model.score_report(records, plain=not args.no_references)
-        return {"lm": args.lm, "refitted_on": len(sample), **_models_of(args), **found}
+        return {"lm": args.lm, "refitted_on": len(sample), **names, **found}
 
 
-def _models_of(args: argparse.Namespace) -> dict[str, str]:
-    """Whose likelihoods these are, and who writes in this run."""
-    from mop.runs.work import read_config
+@_with_progress
+def _explain(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
+    from mop.types import Record
 
-    model = read_config(args.run).model
-    lm = getattr(args, "lm", None)
-    return {"scored_by": lm or model.scorer or model.lm, "written_by": lm or model.lm}
-
-
-def _explain(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.progress import ProgressDisplay
-
-    with ProgressDisplay(quiet=args.quiet) as progress, _open_fitted(args, progress) as (model, records):
+    if args.text is not None and args.key is not None:
+        raise ConfigError("--text is a record of its own; give it or --key, not both")
+    if args.context and args.text is None:
+        raise ConfigError("--context goes with --text; a record has a context of its own")
+    with _open_fitted(args, progress) as (model, records, names):
         if args.text is not None:
-            from mop.types import Record
-
-            if args.key is not None:
-                raise ConfigError("--text is a record of its own; give it or --key, not both")
-            record = Record(key="--text", context=args.context, response=args.text)
-            return {**model.explain(record), **_models_of(args)}
-        if args.context:
-            raise ConfigError("--context goes with --text; a record has a context of its own")
-        found = [r for r in records if args.key is None or r.key == args.key]
+            found = [Record(key="--text", context=args.context, response=args.text)]
+        else:
+            found = [r for r in records if args.key is None or r.key == args.key]
         if not found:
             where = f"of {args.records}" if args.records else "of the run's test records"
             raise ConfigError(
-                f"none {where} has the key {args.key!r}; keys look like {records[0].key!r}; other records "
-                "are looked at with --records FILE"
+                f"none {where} has the key {args.key!r}; keys look like {records[0].key!r}; give other records with "
+                "--records FILE"
             )
-        return {**model.explain(found[0]), **_models_of(args)}
+        return {**model.explain(found[0]), **names}
 
 
-def _refit(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.progress import ProgressDisplay
+@_with_progress
+def _match(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
     from mop.runs.verbs import refit
-    from mop.runs.work import read_config
 
-    if not args.black_box:
-        raise ConfigError(
-            "mop refit was asked for without --black-box; give it to match embeddings of samples; "
-            "to fit again from the scores in the store: mop fit --out "
-            f"{args.run} --set fit.NAME=VALUE"
-        )
-    config = _assigned(read_config(args.run), args.assignments)
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        return refit(
-            config, args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
-            out=args.out, progress=progress,
-        )  # fmt: skip
+    return refit(
+        _settings(args), args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
+        out=args.out, progress=progress,
+    )  # fmt: skip
 
 
-def _sample(args: argparse.Namespace) -> dict[str, Any]:
-    from mop.progress import ProgressDisplay
+@_with_progress
+def _sample(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
     from mop.runs.sample import sample
-    from mop.runs.work import read_config
 
-    config = _assigned(read_config(args.run), args.assignments)
-    with ProgressDisplay(quiet=args.quiet) as progress:
-        return sample(
-            config, args.run, args.out, mixture=args.mixture, contexts=args.contexts, n=args.n,
-            lm=args.lm, seed=args.seed, progress=progress,
-        )  # fmt: skip
+    config = _settings(args)
+    if args.seed is not None:
+        config = replace(config, seed=args.seed)
+    return sample(
+        config, args.run, args.out, mixture=args.mixture, contexts=args.contexts, n=args.n,
+        lm=args.lm, progress=progress,
+    )  # fmt: skip
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     from mop.config import config_to_dict, resolve_config
 
-    config = resolve_config(file=args.config, preset=args.preset, assignments=args.assignments)
-    return config_to_dict(config)
+    return config_to_dict(resolve_config(file=args.config, preset=args.preset, assignments=args.assignments))
 
 
 def _verify(args: argparse.Namespace) -> dict[str, Any]:
@@ -546,49 +518,109 @@ def _fake_server(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _show_run(result: dict[str, Any]) -> str:
-    run = result["run"]
     if "method" in result:
-        lost = {"empty": "drawn without a usable text", "failed": "refused or failed"}
-        tail = "".join(f", {result[key]} {what}" for key, what in lost.items() if result[key])
-        return f"{result['file']}: {result['n_responses']} responses of {result['method']}{tail}{_cut(result)}"
-    lines = [f"{run}: {len(result['done'])} stages done, {len(result['skipped'])} were done before"]
-    cut = result.get("simulate", {}).get("cut_share", {})
-    cut_line = ", ".join(f"{method} {share:.0%}" for method, share in cut.items())
-    cut_lines = [f"texts cut at the length limit: {cut_line}"] if cut else []
+        return f"{result['file']}: {result['n_responses']} responses by {result['method']}{_lost(result)}"
+    from mop.pipeline import STAGES
+
+    run, done, reused = result["run"], result["done"], result["skipped"]
+    lines = [f"{run}: done {', '.join(done)}" + (f"; reused {', '.join(reused)}" if reused else "")]
+    if not done:
+        lines = [f"{run} is up to date ({_n(len(reused), 'stage')})"]
     metrics = result.get("metrics")
+    lines += [
+        f"{name}: {line(result[name])}"
+        for name, line in _STAGE_LINES.items()
+        if name in result and (name != "evaluate" or metrics is None)  # which then has a table
+    ]
     if metrics is None:
-        last = (result["done"] or result["skipped"])[-1]
-        shown = {
-            k: v for k, v in result[last].items() if k not in ("finished", "seconds", "asked", "written", "cut_share")
-        }
-        lines.append(f"{last}: " + ", ".join(f"{key} {_figure(value)}" for key, value in shown.items()))
-        lines += cut_lines
-        stages = ["records", "personas", "fit", "simulate", "evaluate", "report"]
-        lines.append(f"next: mop {stages[stages.index(last) + 1]} --out {run}" if last != "report" else "")
-        return "\n".join(filter(None, lines))
+        following = list(STAGES)[len(done) + len(reused)]
+        return "\n".join([*lines, f"next: mop {following} {run}"])
     if metrics["is_surrogate"]:
         lines.append(f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)")
-    lines += [*_metric_lines(metrics["methods"], 14), *_metric_notes(metrics)]
     held = metrics["held_out"]
-    says = result.get("fit", {}).get("says")
     lines += [
-        *([f"fit: {says}"] if says else []),
-        f"held-out log-likelihood, nats per record: mop {held['mop']:.2f}, equal weights "
-        f"{held['mop-uniform']:.2f}, gain {held['gain']:+.2f} (95 % interval {_range(held['gain_interval'], '+.2f')})",
+        *([result["fit"]["says"]] if "says" in result["fit"] else []),
+        *_metric_lines(metrics["methods"], 14),
+        *_metric_notes(metrics),
+        f"log-likelihood of test records: {held['mop']:.2f} nats a record, {held['gain']:+.2f} over uniform weights "
+        f"(95 % interval {_range(held['gain_interval'], '+.2f')})",
         *_reference_lines(held),
-        *cut_lines,
         f"report: {run}/report.html",
-        f"next: open {run}/report.html, or: mop explain {run}",
+        f"next: open {run}/report.html, or: mop sample {run} -n 1000 --out FILE.jsonl",
     ]
     return "\n".join(lines)
 
 
-def _cut(result: dict[str, Any]) -> str:
-    """How many of the texts that were drawn were cut, and their share; nothing if none was."""
-    if not result["cut"]:
-        return ""
-    share = result["cut"] / (result["n_responses"] - result["failed"])
-    return f", {result['cut']} ({share:.0%}) cut at the length limit"
+def _records_line(info: Mapping[str, Any]) -> str:
+    return (
+        f"{info['usable']:,} of {info['rows']:,} rows are usable · {info['exemplars']} exemplars, "
+        f"{info['train']} + {info['valid']} to fit, {info['test']} to simulate, {info['golden']} to compare with"
+    )
+
+
+def _personas_line(info: Mapping[str, Any]) -> str:
+    doubtful = f", {info['doubtful']} of them doubtful" if info["doubtful"] else ""
+    return f"{_n(info['n_personas'], 'persona')}{doubtful} · read or edit them in personas.jsonl"
+
+
+def _fit_line(info: Mapping[str, Any]) -> str:
+    taus, rounds = info.get("temperatures"), info.get("n_rounds")
+    if taus is None:  # a fit of an earlier version
+        temperature = ""
+    elif taus[0] == taus[1]:
+        temperature = f", one temperature {taus[0]:.2f}"
+    else:
+        temperature = f", temperatures {taus[0]:.2f} to {taus[1]:.2f}"
+    gain = info.get("gain_over_uniform")
+    bound = info.get("certificate")
+    return (
+        f"{info['chosen']}{temperature}, {_n(info['n_personas'], 'persona')} · {info['n_cells']:,} scores"
+        + (f" in {_n(rounds, 'round')}" if rounds else "")
+        + f" · cross-validated {info['valid']:.2f} nats a record"
+        + ("" if gain is None else f", {gain:+.2f} over uniform")
+        + ("" if bound is None else f" · other fixed weights could add at most {bound:.2f}")
+    )
+
+
+def _simulate_line(info: Mapping[str, Any]) -> str:
+    cut = ", ".join(f"{name} {share:.0%}" for name, share in info.get("cut_share", {}).items())
+    return f"{info['n_responses']} responses by each of {info['methods']} methods" + (
+        f" · cut at the length limit: {cut}" if cut else ""
+    )
+
+
+def _evaluate_line(info: Mapping[str, Any]) -> str:
+    figures = ", ".join(f"{title} {info[name]:{form}}" for name, title, form in _SHOWN if name in info)
+    return (
+        f"{figures} · test records: {info['held_out_gain']:+.2f} nats a record over uniform weights "
+        f"(95 % interval {_range(info['held_out_gain_interval'], '+.2f')})"
+    )
+
+
+_STAGE_LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "records": _records_line,
+    "personas": _personas_line,
+    "fit": _fit_line,
+    "simulate": _simulate_line,
+    "evaluate": _evaluate_line,
+}
+"""What a stage has made, in a line."""
+
+
+def _n(count: int, noun: str) -> str:
+    """A number of things in words: 1 persona, 2 personas."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _lost(result: Mapping[str, Any]) -> str:
+    """How many draws gave no text, and how many texts were cut; nothing if none."""
+    found = "".join(
+        f", {result[key]} {what}" for key, what in (("empty", "empty"), ("failed", "refused or failed")) if result[key]
+    )
+    if result["cut"]:
+        share = result["cut"] / (result["n_responses"] - result["failed"])
+        found += f", {result['cut']} ({share:.0%}) cut at the length limit"
+    return found
 
 
 _SHOWN = (
@@ -652,27 +684,25 @@ def _show_compare(result: dict[str, Any]) -> str:
 def _reference_lines(held: dict[str, Any]) -> list[str]:
     """A table of what the mixture gains over simpler models."""
     rows = held.get("references") or {}
-    if not rows:
-        return []
-    head = f"{'compared with':<18}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
-    lines = [head]
+    head = f"{'compared with':<24}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
+    lines = [head] if rows else []
     for name, row in rows.items():
         if row.get("best_of"):
-            name = f"best of {row['best_of']} pairs"
+            name = f"best of {row['best_of']} components"
         lines.append(
-            f"{name:<18}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{_range(row['gain_interval'], '+.2f'):>20}"
+            f"{name:<24}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{_range(row['gain_interval'], '+.2f'):>20}"
             f"{row['gain_per_token']:>+11.4f}"
         )
     return lines
 
 
 def _show_pull(result: dict[str, Any]) -> str:
-    if "known" in result:
-        return "\n".join(
-            f"{name:<16}{item['kind']:<9}{'here' if item['pulled'] else '-':<6}{item['licence']:<14}{item['what']}"
-            for name, item in result["known"].items()
-        )
-    return "\n".join(f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values())
+    if "known" not in result:
+        return "\n".join(f"{item['notice']}\n  here:    {item['folder']}" for item in result["pulled"].values())
+    return "\n".join(
+        f"{name:<16}{item['kind']:<9}{'here' if item['pulled'] else '-':<6}{item['what']} Licence: {item['licence']}."
+        for name, item in result["known"].items()
+    )
 
 
 def _range(interval: Sequence[float] | None, form: str) -> str:
@@ -684,25 +714,26 @@ def _range(interval: Sequence[float] | None, form: str) -> str:
 
 def _show_score(result: dict[str, Any]) -> str:
     kind = "exact" if result["is_exact"] else f"estimated from {result['n_components']} components each"
-    with_lm = f" with {result['lm']}" if result.get("lm") else ""
-    if result.get("refitted_on"):
+    with_lm = f" with {result['lm']}" if result["lm"] else ""
+    if result["refitted_on"]:
         with_lm += f", temperatures refitted on {result['refitted_on']} records"
-    text = (
-        f"mean log p(y|x) over {result['n_records']} records{with_lm}, {kind}, nats per record:\n"
-        f"  mixture          {result['mop']:10.3f}  (95 % interval {_range(result['mop_interval'], '.3f')})\n"
-        + (
-            ""
-            if result["is_exact"]
-            else f"  at least         {result['lower_bound']:10.3f}  (by what was scored alone)\n"
+    lines = [
+        f"mean log-likelihood of {result['n_records']} records{with_lm}, {kind}, nats a record:",
+        f"  mixture          {result['mop']:10.3f}  (95 % interval {_range(result['mop_interval'], '.3f')})",
+    ]
+    if not result["is_exact"]:
+        lines.append(f"  at least         {result['lower_bound']:10.3f}  (from the scored components alone)")
+    lines += [
+        f"  uniform weights  {result['mop-uniform']:10.3f}",
+        f"  gain             {result['gain']:+10.3f}  (95 % interval {_range(result['gain_interval'], '+.3f')})",
+        *_reference_lines(result),
+    ]
+    if result["scored_at"]:
+        lines.append(
+            f"all at temperature {result['scored_at']:g}, the only one that {result['scored_by']} scores at: the "
+            "personas' own differ"
         )
-        + f"  equal weights    {result['mop-uniform']:10.3f}\n"
-        f"  gain             {result['gain']:+10.3f}  (95 % interval {_range(result['gain_interval'], '+.3f')})"
-    )
-    at_one = [
-        f"all at temperature {result['scored_at']:g}, the only one that {result['scored_by']} scores at: the "
-        "personas' own differ"
-    ] if result["scored_at"] else []  # fmt: skip
-    return "\n".join([text, *_reference_lines(result), *at_one, *_surrogate_line(result)])
+    return "\n".join([*lines, *_surrogate_line(result)])
 
 
 def _surrogate_line(result: dict[str, Any]) -> list[str]:
@@ -718,28 +749,28 @@ def _show_explain(result: dict[str, Any]) -> str:
         f"record   {result['key']}",
         f"context  {result['context']}",
         f"response {result['response']}",
-        f"log p    {result['log_lik']:.2f} nats over {result['n_tokens']} tokens, "
-        + ("exact" if result["is_exact"] else f"an estimate, standard error {result['standard_error']:.2f}")
-        + f", from {result['n_scored']} components",
+        f"log-lik  {result['log_lik']:.2f} nats in {result['n_tokens']} tokens, "
+        + ("exact" if result["is_exact"] else f"estimated with standard error {result['standard_error']:.2f}")
+        + f" from {result['n_scored']} components",
         "",
     ]
     lines += [f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}" for row in result["personas"]]
-    lines += ["", "exemplars that speak for it:"]
+    lines += ["", "likeliest exemplars:"]
     lines += [f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}" for row in result["exemplars"]]
-    lines += ["", f"{'posterior':>9}  {'log p':>9}  {'log weight':>10}  {'tau':>5}  component"]
+    lines += ["", f"{'posterior':>9}  {'log-lik':>9}  {'log weight':>10}  {'tau':>5}  component (persona, exemplar)"]
     lines += [
         f"{row['posterior']:9.1%}  {row['log_lik']:9.2f}  {row['log_weight']:10.2f}  {row['temperature']:5.2f}  "
-        f"{row['persona']} with {row['exemplar']}"
+        f"{row['persona']}, {row['exemplar']}"
         for row in result["components"]
     ]
     return "\n".join([*lines, *_surrogate_line(result)])
 
 
-def _show_refit(result: dict[str, Any]) -> str:
+def _show_match(result: dict[str, Any]) -> str:
     about = result["persona_weights"]
     lines = [
-        f"persona weights for {about['model']}, {about['kind']}",
-        f"{about['samples_per_persona']} samples per persona, {about['n_targets']} real responses",
+        f"persona weights for {about['model']}, {about['kind']}: "
+        f"{about['samples_per_persona']} samples a persona, {about['n_targets']} real responses",
         f"  {'before':>7} {'now':>7}",
     ]
     lines += [
@@ -748,9 +779,8 @@ def _show_refit(result: dict[str, Any]) -> str:
         for row in result["personas"]
     ]
     lines += [
-        "squared distance of samples and real responses (MMD, 0 is no difference): "
-        f"{about['mmd2']:.4f} now, {about['mmd2_before']:.4f} with the weights before, "
-        f"{about['mmd2_uniform']:.4f} with equal ones",
+        f"distance of samples and real responses (squared MMD): {about['mmd2']:.4f} now, "
+        f"{about['mmd2_before']:.4f} with the weights before, {about['mmd2_uniform']:.4f} with uniform ones",
         f"mixture: {result['out']}",
         f"next: mop sample {result['run']} --mixture {result['out']} -n 1000 --out FILE.jsonl",
     ]
@@ -758,13 +788,10 @@ def _show_refit(result: dict[str, Any]) -> str:
 
 
 def _show_sample(result: dict[str, Any]) -> str:
-    kinds = {"empty": "without a text", "failed": "refused or failed"}
-    found = "".join(f", {result[key]} {what}" for key, what in kinds.items() if result[key])
-    found += _cut(result)
     other = "" if result["fitted_to"] == result["lm"] else f"; weights: {result['fitted_to']}"
     return (
-        f"{result['file']}: {result['n_responses']} responses of {result['personas']} personas"
-        f"{found}\nwritten by {result['lm']}{other}"
+        f"{result['file']}: {result['n_responses']} responses by {_n(result['personas'], 'persona')}{_lost(result)}\n"
+        f"written by {result['lm']}{other}"
     )
 
 
@@ -783,9 +810,10 @@ def _show_config(result: dict[str, Any]) -> str:
 
 
 def _show_verify(result: dict[str, Any]) -> str:
-    if not result["problems"]:
-        return f"sound: {result['counts']}"
-    return "\n".join(["damaged:", *result["problems"], "run the same command again; damaged items are redone"])
+    if result["problems"]:
+        return "\n".join(["damaged:", *result["problems"], "run the same command again; damaged items are redone"])
+    stored = ", ".join(_n(count, kind) for kind, count in result["counts"].items() if kind != "conflict")
+    return f"undamaged: all files, {stored}"
 
 
 def _show_doctor(result: dict[str, Any]) -> str:
@@ -804,10 +832,6 @@ def _show_fake_server(result: dict[str, Any]) -> str:
         lines.append(option)
         lines += [f"  {name:<16}{meaning}" for name, meaning in names.items()]
     return "\n".join(lines)
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # --------------------------------------------------------------------------------------- errors and signals

@@ -1,20 +1,41 @@
-"""The whole chain on a run folder: records, personas, fit, simulate, evaluate, report; the first file to read.
+"""From records to a report, stage by stage in a run folder: the first file to read.
 
-Each stage is one function below, in order. A stage that is done is skipped; a stage that was
-interrupted continues, since every score and draw lies in the store as soon as it is made.
+A frozen language model writes like a population: the mixture weights say which persona and which real example
+(exemplar) it is shown for each text. Weights and a temperature are fitted to the likelihood of real texts. A finished
+stage is reused; an interrupted one continues, since each score and each draw is stored when it is made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mop.config import RunConfig
 from mop.errors import ConfigError
-from mop.runs.stages import STAGES, bring_run_up
-from mop.runs.work import Models
+from mop.runs.stages import (
+    Stage,
+    bring_up,
+    make_fit,
+    make_metrics,
+    make_personas,
+    make_records,
+    make_report,
+    make_responses,
+)
+from mop.runs.work import Models, open_work
 from mop.storage.store import Store
 from mop.types import Progress
+
+STAGES: Mapping[str, Stage] = {
+    "records": make_records,  # the source → disjoint exemplars, train, valid, test, golden
+    "personas": make_personas,  # exemplars → clusters → K descriptions
+    "fit": make_fit,  # log p(response | persona, exemplar) of train and valid → weights, temperatures
+    "simulate": make_responses,  # contexts of test → persona → exemplar → text; and by simpler methods
+    "evaluate": make_metrics,  # texts against golden: distances; test responses: held-out likelihood
+    "report": make_report,  # one page for people
+}
+"""In the order of the data flow; each stage needs those before it."""
 
 
 def run(
@@ -46,7 +67,7 @@ def run(
     Returns
     -------
     dict
-        ``done`` (stages newly done), ``skipped`` and, for each stage up to ``until``, its headline.
+        ``run``, ``done`` (stages newly done), ``skipped`` and, for each stage up to ``until``, its headline.
 
     Raises
     ------
@@ -55,11 +76,12 @@ def run(
     ScoringUnsupportedError
         Before anything is read, made or paid for, if a stage has to score and no model can.
     CeilingError
-        If the servers' price or token ceiling of the run is reached; a higher one lets the same
-        command go on.
+        If the servers' price or token ceiling of the run is reached; a higher one lets the same command go on.
     MopError
         Whatever else stops a stage; what is done stays done.
     """
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
-    return bring_run_up(config, path, until, models=models or Models(config), store=store, progress=progress)
+    models = models or Models(config)
+    with open_work(config, path, models, until=until, store=store, progress=progress) as work:
+        return {"run": str(path), **bring_up(work, until, STAGES)}

@@ -122,7 +122,7 @@ def report_data(
             **_remote_cost(folder.about.get("remote", {}), config),
         },
         origins=_origins(config),
-        command=f"mop run --config {shlex.quote(_from_here(folder.config))} --out NEW_FOLDER",
+        command=f"mop run NEW_FOLDER --config {shlex.quote(_from_here(folder.config))}",
     )
 
 

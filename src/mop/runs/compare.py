@@ -47,7 +47,7 @@ from mop.rivals.methods import (
 from mop.rivals.picle_lora import check_lora
 from mop.rivals.progen import check_labels
 from mop.rivals.zerogen import find_domain
-from mop.runs.stages import bring_run_up, bring_up, ingredients_of, judged
+from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.write import is_drawn, read_responses, shown_to, write_responses
 from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
@@ -176,7 +176,7 @@ def draw_piece(
     if piece not in pieces(config):
         raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
     if piece == "fit":
-        bring_run_up(config, path, "fit", models=models or Models(config), progress=progress)
+        bring_up_to_the_fit(config, path, models=models or Models(config), progress=progress)
         return
     with _open_bench(config, path, progress=progress, models=models) as bench:
         arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
@@ -493,7 +493,7 @@ class _Bench:
             file = str(self.work.folder.personas)
             settings = replace(settings, personas=replace(settings.personas, writer="file", path=file))
         path = self.place / "variants" / ablation
-        bring_run_up(settings, path, "fit", models=self.work.models, progress=self.work.progress)
+        bring_up_to_the_fit(settings, path, models=self.work.models, progress=self.work.progress)
         return load_mixture(path / "mixture")
 
     @contextmanager

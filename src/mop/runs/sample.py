@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mop.backends.base import Generator
 from mop.config import RunConfig
 from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
@@ -40,17 +41,16 @@ def sample(
     mixture: Path | None = None,
     contexts: str | Path | None = None,
     n: int | None = None,
-    lm: str | None = None,
-    seed: int | None = None,
+    lm: str | Generator | None = None,
     progress: Progress | None = None,
-    models: Models | None = None,
 ) -> dict[str, Any]:
     """Draw responses from a fitted mixture to a file.
 
     Parameters
     ----------
     config : RunConfig
-        Of the run; its decoding, mixing and server settings hold.
+        Of the run; its decoding, mixing and server settings hold. Response i depends on (its seed, i) and not on
+        ``n``, or with ``contexts`` on (its seed, key of the context).
     path : Path
         A run with a fitted mixture.
     out : Path
@@ -63,14 +63,10 @@ def sample(
         with replacement in proportion to their weights.
     n : int, optional
         Number of responses; by default one per context of the source, or one per training record.
-    lm : str, optional
-        The model that writes; by default the run's, or with ``mixture`` the one that it was made for.
-    seed : int, optional
-        By default the run's. Response i depends on (seed, i) and not on ``n``, or with a source
-        on (seed, key of the context).
+    lm : str or Generator, optional
+        The model that writes, its name or ready-made; by default the run's, or with ``mixture`` the one that it was
+        made for.
     progress : callable, optional
-    models : Models, optional
-        Instead of the one that is named.
 
     Returns
     -------
@@ -98,19 +94,18 @@ def sample(
     folder = mixture or run.mixture
     fitted = load_mixture(folder)
     made_for: str = fitted.info.get("lm") or config.model.lm
-    name = lm or (config.model.lm if mixture is None else made_for)
-    models = models or Models(replace(config, model=replace(config.model, lm=name)))
-    seed = config.seed if seed is None else seed
+    ready = None if isinstance(lm, str) else lm
+    named = lm if isinstance(lm, str) else config.model.lm if mixture is None else made_for
+    models = Models(replace(config, model=replace(config.model, lm=named)), lm=ready)
     asked = None if contexts is None else _in_order(contexts, config, n)
     with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
         work.progress.begin("sample")
         if asked is None:
-            asked = drawn_contexts(work.records("train"), n, seed=seed)
+            asked = drawn_contexts(work.records("train"), n, seed=config.seed)
         given = replace(
             ingredients_of(work, "zero-shot"),  # a mixture of its own, not the run's
             mixture=fitted,
             exemplars=fitted.exemplars,
-            seed=seed,
         )
         responses = list(respond("mop", asked, given))
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +118,7 @@ def sample(
     return {
         "file": str(out),
         "mixture": str(folder),
-        "lm": name,
+        "lm": named if ready is None else ready.name,
         "n_responses": len(responses),
         "empty": sum(not response.response.strip() for response in drawn),
         "cut": sum(response.finish_reason == "length" for response in drawn),

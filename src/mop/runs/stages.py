@@ -45,12 +45,18 @@ from mop.types import Progress, Record, Response
 logger = logging.getLogger(__name__)
 
 
-def bring_up(work: Work, until: str) -> dict[str, Any]:
-    """Do each stage that is not done, up to ``until``; see `run`."""
+Made = tuple[list[Path], dict[str, Any]]
+"""The files of a stage, and its headline."""
+
+Stage = Callable[["Work"], Made]
+
+
+def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) -> dict[str, Any]:
+    """Do each of the stages that is not done, by default those to the fit, up to ``until``; see `mop.pipeline.run`."""
     config, folder = work.config, work.folder
     result: dict[str, Any] = {"done": [], "skipped": []}
     inputs: dict[str, Any] = {"format": 1}
-    for name, stage in STAGES.items():
+    for name, stage in (stages or TO_THE_FIT).items():
         inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
         if folder.stage_done(name, inputs_hash) and (name != "personas" or folder.personas.is_file()):
             result["skipped"].append(name)
@@ -93,20 +99,6 @@ def bring_up(work: Work, until: str) -> dict[str, Any]:
     return result
 
 
-def bring_run_up(
-    config: RunConfig,
-    path: Path,
-    until: str,
-    *,
-    models: Models,
-    store: Store | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Open a run and bring it up to a stage; see `mop.pipeline.run`."""
-    with open_work(config, path, models, until=until, store=store, progress=progress) as work:
-        return {"run": str(path), **bring_up(work, until)}
-
-
 def _n_paid(store: Store) -> int:
     """How many answers a store ever paid for."""
     return sum(cost.calls for cost in store.spent().values())
@@ -117,10 +109,6 @@ def _stopped_after(folder: RunFolder, stage: str, inputs_hash: str) -> float:
     stopped = folder.about.get("stopped", {})
     is_same = stopped.get("stage") == stage and stopped.get("inputs") == inputs_hash
     return float(stopped["seconds"]) if is_same else 0.0
-
-
-Made = tuple[list[Path], dict[str, Any]]
-"""The files of a stage, and its headline."""
 
 
 def make_records(work: Work) -> Made:
@@ -238,11 +226,14 @@ def make_fit(work: Work) -> Made:
     work.__dict__.pop("fitted", None)
     history = fitted.info["history"]
     headline = {key: fitted.info[key] for key in ("chosen", "uniform_tau", "n_cells", "stopped")}
+    gain, tau = fitted.info["gain"], fitted.temperatures
     certificate = fitted.info["certificate"] or {"n_components": 0, "n_all": 1}
     is_whole = certificate["n_components"] == certificate["n_all"]
     return [work.folder.mixture], {
-        **({"says": fit_sentence(fitted.info)} if fitted.info["gain"] else {}),
+        **({"says": fit_sentence(fitted.info), "gain_over_uniform": gain["mean"]} if gain else {}),
         **headline,
+        "temperatures": [float(tau.min()), float(tau.max())],
+        **({"n_rounds": len(history)} if config.fit.method == "rounds" else {}),
         "valid": history[history[-1]["kept_round"]]["valid"],
         "n_personas": len(fitted.personas),
         "certificate": certificate["bound"] if is_whole else None,
@@ -417,12 +408,11 @@ def make_report(work: Work) -> Made:
     return [work.folder.report, work.folder.figures], {}
 
 
-STAGES: Mapping[str, Callable[[Work], Made]] = {
-    "records": make_records,
-    "personas": make_personas,
-    "fit": make_fit,
-    "simulate": make_responses,
-    "evaluate": make_metrics,
-    "report": make_report,
-}
-"""In order; each needs the ones before it."""
+TO_THE_FIT: Mapping[str, Stage] = {"records": make_records, "personas": make_personas, "fit": make_fit}
+"""What a method may need before its draws; all stages are in `mop.pipeline`."""
+
+
+def bring_up_to_the_fit(config: RunConfig, path: Path, *, models: Models, progress: Progress | None = None) -> None:
+    """Open a run and do the stages up to the fit that are not done."""
+    with open_work(config, path, models, until="fit", progress=progress) as work:
+        bring_up(work, "fit")

@@ -377,7 +377,7 @@ def read_config(path: Path) -> RunConfig:
     """
     file = path / "config.json"
     if not file.is_file():
-        raise ArtifactError(f"{path} has no config.json, so it is no run; start one with: mop run --out {path}")
+        raise ArtifactError(f"{path} has no config.json, so it is no run; start one with: mop run {path} --config FILE")
     return config_from_dict(read_json(file))
 
 
