@@ -18,18 +18,18 @@ def test_money_is_tokens_times_the_users_prices() -> None:
     ledger = Ledger(Ceilings(price_in=2.0, price_out=10.0))
     assert ledger.reserve(1000, 500)
     ledger.settle(1000, 500, used(1000, 100))
-    assert ledger.cost == pytest.approx((1000 * 2 + 100 * 10) / 1e6)
-    assert (ledger.tokens, ledger.calls) == (1100, 1)
+    assert ledger.spent.cost == pytest.approx((1000 * 2 + 100 * 10) / 1e6)
+    assert (ledger.spent.tokens, ledger.spent.calls) == (1100, 1)
 
 
 def test_a_lost_answer_counts_at_the_most_it_can_have_cost() -> None:
     ledger = Ledger(Ceilings(price_in=2.0, price_out=10.0))
     ledger.reserve(1000, 500)
     ledger.settle(1000, 500, None, lost=True)
-    assert ledger.cost == pytest.approx((1000 * 2 + 500 * 10) / 1e6)
+    assert ledger.spent.cost == pytest.approx((1000 * 2 + 500 * 10) / 1e6)
     ledger.reserve(1000, 500)
     ledger.settle(1000, 500, None)  # refused before any work
-    assert (ledger.tokens, ledger.calls) == (1500, 2)
+    assert (ledger.spent.tokens, ledger.spent.calls) == (1500, 2)
 
 
 def test_a_lost_answer_counts_what_was_set_aside_or_what_is_stated_if_that_is_more() -> None:
@@ -53,7 +53,7 @@ def test_reservations_hold_the_ceiling_while_calls_are_out() -> None:
     assert ledger.reserve(40, 18)
     assert not ledger.is_idle
     ledger.release(40, 18)
-    assert ledger.calls == 1
+    assert ledger.spent.calls == 1
 
 
 def test_what_could_be_afforded_is_not_set_aside() -> None:

@@ -39,9 +39,11 @@ BUILDERS = [tiny_llama, tiny_qwen2, tiny_qwen3, tiny_gpt2, tiny_gemma3]
 TASK = "a short review"
 
 
-def build(model=None, **settings):
+def build(model=None, lanes=0, **settings):
     settings = {"name": "tiny", "revision": "0", "device": "cpu", "dtype": "float32", **settings}
-    return LocalModel(model or tiny_llama(), byte_tokenizer(), **settings)
+    local = LocalModel(model or tiny_llama(), byte_tokenizer(), **settings)
+    local.lanes = lanes
+    return local
 
 
 def requests():
@@ -209,7 +211,7 @@ def test_smollm2_scores_equal_the_plain_pass_one_request_at_a_time():
     asked = [*asked[:-1], ScoreRequest(simulation_prompt("Write a line."), "Nobody shares this prompt.")]
     found = collect(local.score(asked))
     others = [collect(local.score(asked[::-1]))[::-1]]
-    local._lanes = 2
+    local.lanes = 2
     others.append(collect(local.score(asked)))
     for other in others:
         for one, two in zip(found, other, strict=True):

@@ -80,12 +80,12 @@ def weights(beta: ArrayLike, betas: Sequence[float] = BETAS) -> NDArray[np.float
     -2.857143
     """
     value = np.asarray(beta, dtype=np.float64)
-    nodes = _nodes(tuple(betas))
     if len(betas) == 1:
         return np.ones((*value.shape, 1))
     _check(float(value.min()), float(value.max()), betas)
-    gaps = 1.0 / (_SHIFT + value[..., None, None]) - nodes.gaps_from
-    return np.asarray(np.prod(gaps, axis=-1) / nodes.scale)
+    gaps_from, scale = _nodes(tuple(betas))
+    gaps = 1.0 / (_SHIFT + value[..., None, None]) - gaps_from
+    return np.asarray(np.prod(gaps, axis=-1) / scale)
 
 
 def weights_derivative(beta: ArrayLike, betas: Sequence[float] = BETAS) -> NDArray[np.float64]:
@@ -94,46 +94,30 @@ def weights_derivative(beta: ArrayLike, betas: Sequence[float] = BETAS) -> NDArr
     Parameters, shapes and errors are those of `weights`; the single node 1 gives zeros.
     """
     value = np.asarray(beta, dtype=np.float64)
-    nodes = _nodes(tuple(betas))
     if len(betas) == 1:
         return np.zeros((*value.shape, 1))
     _check(float(value.min()), float(value.max()), betas)
-    gaps = 1.0 / (_SHIFT + value[..., None, None]) - nodes.gaps_from
+    gaps_from, scale = _nodes(tuple(betas))
+    gaps = 1.0 / (_SHIFT + value[..., None, None]) - gaps_from
     total = np.zeros(gaps.shape[:-1])
     for left_out in range(gaps.shape[-1]):  # the product rule, factor by factor
         total += np.prod(np.delete(gaps, left_out, axis=-1), axis=-1)
     slope = -1.0 / (_SHIFT + value[..., None]) ** 2  # dx/dβ
-    return np.asarray(total / nodes.scale * slope)
+    return np.asarray(total / scale * slope)
 
 
 def torch_weights(beta: torch.Tensor, betas: Sequence[float] = BETAS) -> torch.Tensor:
-    """Return `weights` of a tensor, differentiable in β.
+    """Return `weights` of a tensor, shape (K,) to (K, G), differentiable in β.
 
-    Parameters
-    ----------
-    beta : Tensor, shape (K,)
-        Inverse temperatures within the range of `betas`.
-    betas : sequence of float, shape (G,)
-
-    Returns
-    -------
-    Tensor, shape (K, G)
-        In the dtype of `beta`; worked out in float64.
-
-    Raises
-    ------
-    ConfigError
-        If a β is outside the nodes' range.
+    In the dtype of `beta`, worked out in float64; errors are those of `weights`.
     """
     import torch
 
     if len(betas) == 1:
         return torch.ones_like(beta).unsqueeze(-1)
     _check(float(beta.detach().min()), float(beta.detach().max()), betas)
-    nodes = _nodes(tuple(betas))
-    place = 1.0 / (_SHIFT + beta.double()[..., None, None])
-    gaps = place - torch.as_tensor(nodes.gaps_from, device=beta.device)
-    scale = torch.as_tensor(nodes.scale, device=beta.device)
+    gaps_from, scale = (torch.as_tensor(part, device=beta.device) for part in _nodes(tuple(betas)))
+    gaps = 1.0 / (_SHIFT + beta.double()[..., None, None]) - gaps_from
     return (torch.prod(gaps, dim=-1) / scale).to(beta.dtype)
 
 
@@ -244,19 +228,12 @@ def _power_sums(logits: torch.Tensor, most: torch.Tensor, size: int) -> torch.Te
     return total.T
 
 
-class _Nodes:
-    """What the Lagrange basis of one grid needs: L_g(x) = Π_{h≠g} (x − x_h) / scale_g."""
-
-    def __init__(self, betas: tuple[float, ...]) -> None:
-        place = 1.0 / (_SHIFT + np.array(betas))
-        others = [np.delete(place, g) for g in range(len(betas))]
-        self.gaps_from = np.stack(others)  # (G, G-1)
-        self.scale = np.prod(place[:, None] - self.gaps_from, axis=-1)  # (G,)
-
-
 @lru_cache(maxsize=8)
-def _nodes(betas: tuple[float, ...]) -> _Nodes:
-    return _Nodes(betas)
+def _nodes(betas: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of the Lagrange basis L_g(x) = Π_{h≠g} (x − x_h) / scale_g of a grid: all x_h, (G, G-1), and scales, (G,)."""
+    place = 1.0 / (_SHIFT + np.array(betas))
+    others = np.stack([np.delete(place, g) for g in range(len(betas))])
+    return others, np.prod(place[:, None] - others, axis=-1)
 
 
 def _check(least: float, most: float, betas: Sequence[float]) -> None:

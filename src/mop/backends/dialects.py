@@ -10,7 +10,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -54,19 +54,11 @@ class Scored:
     meter: Meter
 
 
-# ------------------------------------------------------------------ requests
-
-
 def messages_of(prompt: Prompt, neutral: Callable[[str], tuple[str, int]]) -> tuple[list[dict[str, str]], int]:
     """Turn a prompt into chat messages; control strings in data are made visible and harmless.
 
-    Parameters
-    ----------
-    prompt : Prompt
-        Typed segments.
-    neutral : callable
-        As `neutraliser` makes it; applied to data segments and, once more, to each data-bearing
-        turn as a whole, because two harmless segments side by side can spell a control string.
+    ``neutral``, as `neutraliser` makes it, is applied to data segments and, once more, to each data-bearing turn as a
+    whole, because two harmless segments side by side can spell a control string.
 
     Returns
     -------
@@ -129,10 +121,6 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
         inner = "".join(c for c in found[0] if c.isalnum() or c == "_")
         return f"⟦{inner}⟧"
 
-    def plain(text: str) -> str:
-        normal = unicodedata.normalize("NFKC", text)
-        return "".join(c for c in normal if unicodedata.category(c) != "Cf")
-
     def neutral(text: str) -> tuple[str, int]:
         total = 0
         while total <= 100_000:
@@ -140,7 +128,8 @@ def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]
             text, n = pattern.subn(replace, text)
             total += n
             if n == 0:
-                disguised = plain(text)
+                normal = unicodedata.normalize("NFKC", text)
+                disguised = "".join(c for c in normal if unicodedata.category(c) != "Cf")
                 if not pattern.search(disguised):
                     break
                 text = disguised
@@ -156,21 +145,12 @@ def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float,
     penalty 1.1), and then the draws do not come from the fitted model. Only fields that the kind of
     server is known to accept are sent: strict servers refuse unknown ones.
 
-    Parameters
-    ----------
-    kind : ServerKind
-        What answers.
-    decoding : Decoding
-        Limits; ``top_k`` and ``min_tokens`` need a server kind that takes them.
-    temperature : float
-        τ > 0.
-    seed : int
-        64-bit; cut to 31 bits, which every server accepts.
+    The seed is cut to 31 bits, which every server accepts.
 
     Raises
     ------
     CallError
-        If ``decoding`` asks for what this kind of server is not known to do.
+        If ``decoding`` asks for what this kind of server is not known to do: ``top_k`` or ``min_tokens``.
     """
     fields: Json = {
         "temperature": temperature,
@@ -197,20 +177,9 @@ def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float,
 def score_request(
     dialect: ScoreDialect, model: str, ids: Sequence[int], start: int, *, salt: str | None
 ) -> tuple[str, Json]:
-    """Return path and body that ask for the log-probabilities of ``ids[start:]``.
+    """Return path and body that ask for the log-probabilities of ``ids[start:]``, the response, ``start`` ≥ 1.
 
-    Parameters
-    ----------
-    dialect : ScoreDialect
-        Which of the three forms.
-    model : str
-        Name on the server.
-    ids : sequence of int
-        Prompt and response together; ``start`` ≥ 1 is the first token of the response.
-    start : int
-        The first position that is scored.
-    salt : str or None
-        Keeps the prefix cache of a shared server apart (vLLM).
+    ``salt`` keeps the prefix cache of a shared server apart (vLLM).
     """
     if dialect == "sglang":
         # The row at logprob_start_len itself is null, so it is set one token before the response;
@@ -231,9 +200,6 @@ def score_request(
     return "/v1/completions", body | ({"cache_salt": salt} if salt else {})
 
 
-# ------------------------------------------------------------------ answers
-
-
 def read_json(raw: bytes) -> Json:
     """Parse an answer strictly: a whole JSON object, no NaN, no name twice, no deep nesting.
 
@@ -249,13 +215,14 @@ def read_json(raw: bytes) -> Json:
     """
     try:
         value = json.loads(raw, parse_constant=_no_constant, parse_int=_no_giant, object_pairs_hook=_no_twins)
+        n_levels = _depth(value)
     except (ValueError, RecursionError) as error:
         # ``from None``: the decoder's error holds the whole document, and with it people's words.
         reason = str(error) if isinstance(error, _StrictJsonError) else type(error).__name__
         raise _protocol("json", f"an answer of {len(raw)} bytes is not valid JSON ({reason})") from None
     if not isinstance(value, dict):
         raise _protocol("json", f"an answer is a JSON {type(value).__name__}, not an object")
-    if _depth(value) > MAX_DEPTH:
+    if n_levels > MAX_DEPTH:
         raise _protocol("json", f"an answer is nested deeper than {MAX_DEPTH} levels")
     return value
 
@@ -273,8 +240,8 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     reason = choice.get("finish_reason")
     if reason in ("content_filter", "tool_calls", "function_call"):
         raise CallError(f"the server ended a response with {reason!r}", kind="item", code=str(reason))
-    finish = {"stop": "stop", "length": "length", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop"}
-    if not isinstance(reason, str) or reason not in finish:
+    finish = _FINISH.get(reason) if isinstance(reason, str) else None
+    if finish is None:
         raise _protocol("finish", f"finish_reason is {_name(reason)}; accepted are 'stop' and 'length'")
     if is_chat:
         message = choice.get("message")
@@ -298,9 +265,13 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         ids = None
-    drawn_ids = None if ids is None else tuple(ids)
     text = without_surrogates(text)  # a length limit can cut an emoji in half
-    return Drawn(text, "stop" if finish[reason] == "stop" else "length", meter, drawn_ids)
+    return Drawn(text, finish, meter, None if ids is None else tuple(ids))
+
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop", "length": "length", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop",
+}  # fmt: skip
 
 
 def read_meter(body: Json) -> Meter:
@@ -338,26 +309,10 @@ def read_meter(body: Json) -> Meter:
 def read_scores(
     dialect: ScoreDialect, body: Json, ids: Sequence[int], start: int, *, token_text: Callable[[int], str]
 ) -> Scored:
-    """Take the log-probabilities of ``ids[start:]`` out of an answer, if every check holds.
+    """Take the log-probabilities of ``ids[start:]``, of the ids sent, out of an answer, if every check holds.
 
-    Parameters
-    ----------
-    dialect : ScoreDialect
-        The form that was asked for.
-    body : dict
-        The parsed answer.
-    ids : sequence of int
-        What was sent.
-    start : int
-        First position of the response.
-    token_text : callable
-        Text of a token, to compare with where an ``echo`` answer names tokens by text alone: spaces
-        at its ends, and tokens without a visible character of their own, do not count.
-
-    Returns
-    -------
-    Scored
-        ``len(ids) - start`` values.
+    Where an ``echo`` answer names tokens by text alone, it is compared with ``token_text``: spaces at its ends, and
+    tokens without a visible character of their own, do not count.
 
     Raises
     ------
@@ -374,8 +329,8 @@ def read_scores(
             f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent; "
             "it truncates, or adds a token of its own",
         )
-    for holder in (choice, body, choice.get("raw_output")):
-        if isinstance(holder, dict) and holder.get("prompt_token_ids") is not None:
+    for holder in (choice, body):
+        if holder.get("prompt_token_ids") is not None:
             _same_ids(holder["prompt_token_ids"], ids)
     rows = _vllm_rows(choice, ids) if dialect == "vllm" else _echo_rows(choice, ids, token_text)
     return Scored(_checked(rows, len(rows) - (len(ids) - start)), meter)
@@ -544,19 +499,10 @@ def _protocol(code: str, message: str) -> CallError:
     return CallError(message, kind="protocol", code=code)
 
 
-def _depth(value: object, level: int = 1) -> int:
-    """Levels of nesting, counted only as far as it matters."""
-    deepest, layer = 0, [value]
-    while layer and deepest <= MAX_DEPTH:
-        deepest += level
-        inner: list[object] = []
-        for item in layer:
-            if isinstance(item, Mapping):
-                inner.extend(v for v in item.values() if isinstance(v, (dict, list)))
-            elif isinstance(item, list):
-                inner.extend(v for v in item if isinstance(v, (dict, list)))
-        layer = inner
-    return deepest
+def _depth(value: object) -> int:
+    """Levels of nesting."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max((_depth(v) for v in inner if isinstance(v, (dict, list))), default=0)
 
 
 class _StrictJsonError(ValueError):

@@ -9,9 +9,10 @@ input are joined. It is used after a comparison with the model's own pass on a f
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ class GeneralBody:
 
         self.room = float("inf")
         self.bytes_per_token = self.bytes_per_wanted = 0  # until a first pass says
-
         self._model = model
         self._device = next(model.parameters()).device
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -125,7 +125,7 @@ class GeneralBody:
         ends = list(accumulate(high - low for low, high in (row.wanted for row in rows)))
         found: torch.Tensor | None = None
         for batch in self._batches(rows):
-            low, high = _span(batch)
+            low, high = min(row.wanted[0] for row in batch), max(row.wanted[1] for row in batch)
             logits, _ = self._run(batch, (low, high))
             if found is None:
                 found = logits.new_empty((ends[-1], logits.shape[-1]))
@@ -235,17 +235,12 @@ _EVEN = 0.75
 
 def _rows(groups: Sequence[Group]) -> list[_Row]:
     """Return all rows in order."""
-    rows = [
-        _Row(0, group.prefix, tokens, group.wanted[place] if group.wanted else (0, 1))
+    order = count()
+    return [
+        _Row(next(order), group.prefix, tokens, group.wanted[place] if group.wanted else (0, 1))
         for group in groups
         for place, tokens in enumerate(group.rows)
     ]
-    return [replace(row, order=order) for order, row in enumerate(rows)]
-
-
-def _span(batch: Sequence[_Row]) -> tuple[int, int]:
-    """Return from which to which column any prediction is wanted."""
-    return min(row.wanted[0] for row in batch), max(row.wanted[1] for row in batch)
 
 
 def _side_by_side(parts: Sequence[torch.Tensor | None], known: torch.Tensor | None = None) -> torch.Tensor:
@@ -343,6 +338,7 @@ class LlamaBody:
     def __init__(self, model: Any, *, is_packed: bool = False) -> None:
         config = model.config
         decoder = model.model
+        self.is_packed = is_packed
         self._embed = decoder.embed_tokens.weight
         self._rotary = decoder.rotary_emb
         self._norm = decoder.norm
@@ -497,17 +493,11 @@ def _is_plain(like: torch.Tensor) -> bool:
 
 
 def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Let tokens look back: (B, heads, T, D).
+    """Let tokens look back: queries (B, heads, T, D) at keys and values (B, shared heads, P + T, D).
 
-    In bfloat16 on a CPU as plain products, a piece at a time, two to six times as fast as torch's own, with
-    weights rounded as in the plain attention of transformers.
-
-    Parameters
-    ----------
-    queries : Tensor, shape (B, heads, T, D)
-    keys, values : Tensor, shape (B, shared heads, P + T, D)
-    mask : Tensor of bool, shape (T, P + T)
-        True where a token may look: everything before it and itself.
+    The mask, (T, P + T), is True where a token may look: everything before it and itself. In bfloat16 on a CPU as plain
+    products, a piece at a time, two to six times as fast as torch's own, with weights rounded as in the plain attention
+    of transformers.
     """
     import torch
 
@@ -548,68 +538,48 @@ class _Layer:
         self.norm_k = getattr(attention, "k_norm", None)
         parts = [attention.q_proj, attention.k_proj, attention.v_proj]
         bias = _join(parts, "bias") if parts[0].bias is not None else None
-        kind = _Packed if is_packed else _Product
-        self.qkv = kind(_join(parts, "weight"), bias)
-        self.out = kind(attention.o_proj.weight, attention.o_proj.bias)
-        self.down = kind(block.down_proj.weight)
+        product = _packed_product if is_packed else _product
+        self.qkv = product(_join(parts, "weight"), bias)
+        self.out = product(attention.o_proj.weight, attention.o_proj.bias)
+        self.down = product(block.down_proj.weight, None)
         gate_up = _join([block.gate_proj, block.up_proj], "weight")
-        self.gated = _PackedGate(gate_up) if is_packed else _Gate(gate_up)
+        self.gated = _packed_gate(gate_up) if is_packed else _gate(gate_up)
 
 
-class _Product:
+def _product(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
     """A linear map, (N, in) to (N, out)."""
+    import torch
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self._weight = weight
-        self._bias = bias
-
-    def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        return torch.nn.functional.linear(given, self._weight, self._bias)
+    return partial(torch.nn.functional.linear, weight=weight, bias=bias)
 
 
-class _Gate:
+def _gate(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """silu(G x) · U x, (N, in) to (N, out), with the weights of G above those of U."""
+    from torch.nn.functional import linear, silu
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self._weight = weight
+    def gated(given: torch.Tensor) -> torch.Tensor:
+        gate, up = linear(given, weight).chunk(2, -1)
+        return silu(gate, inplace=True).mul_(up)
 
-    def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        gate, up = torch.nn.functional.linear(given, self._weight).chunk(2, -1)
-        return torch.nn.functional.silu(gate, inplace=True).mul_(up)
+    return gated
 
 
-class _Packed:
-    """`_Product` with a copy of the weights in the order in which oneDNN reads them."""
+def _packed_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`_product` with a copy of the weights in the order in which oneDNN reads them."""
+    import torch
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self._weight = _packed(weight)
-        self._bias = bias
-
-    def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        product: Any = torch.ops.mkldnn._linear_pointwise
-        found: torch.Tensor = product(given, self._weight, self._bias, "none", [], "")
-        return found
+    product: Any = torch.ops.mkldnn._linear_pointwise
+    packed = _packed(weight)
+    return lambda given: product(given, packed, bias, "none", [], "")
 
 
-class _PackedGate:
-    """`_Gate` with packed weights; the product itself applies silu, the next one multiplies."""
+def _packed_gate(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`_gate` with packed weights; the product itself applies silu, the next one multiplies."""
+    import torch
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self._gate, self._up = map(_packed, weight.chunk(2))
-
-    def __call__(self, given: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        product: Any = torch.ops.mkldnn._linear_pointwise
-        gate = product(given, self._gate, None, "swish", [], "")
-        found: torch.Tensor = product.binary(given, gate, self._up, None, "mul")
-        return found
+    product: Any = torch.ops.mkldnn._linear_pointwise
+    gate, up = map(_packed, weight.chunk(2))
+    return lambda given: product.binary(given, product(given, gate, None, "swish", [], ""), up, None, "mul")
 
 
 PACKED = 2**30
@@ -811,13 +781,7 @@ class _LlamaSlots:
     def _attention(self, depth: int, queries: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Let the last token of each row look at what the row holds: (rows · shared heads, heads of each, D).
 
-        Parameters
-        ----------
-        depth : int
-            The layer.
-        queries : Tensor, shape (rows, heads, D)
-        bias : Tensor, shape (rows, seen)
-            Zero where a row may look, else minus infinity.
+        Queries are (rows, heads, D); the bias, (rows, seen), is zero where a row may look, else minus infinity.
         """
         import torch
 

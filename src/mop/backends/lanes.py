@@ -15,7 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]], *, threads: int | None = None) -> Iterator[T]:
+def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
     """Run pieces of work at the same time; yields what they yield, as it comes.
 
     If the caller stops early, or a piece fails, or the wait is interrupted from the keyboard, the
@@ -26,8 +26,7 @@ def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]], *, threads: int | 
     ----------
     pieces : sequence of callables
         Each returns an iterator; one alone runs in the caller's own thread.
-    threads : int, optional
-        Threads of torch that the pieces share; those that torch has if not given.
+        They share the threads that torch has.
 
     Raises
     ------
@@ -39,7 +38,7 @@ def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]], *, threads: int | 
         return
     import torch
 
-    total = threads or torch.get_num_threads()
+    total = torch.get_num_threads()
     found: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(len(pieces))
     stop = threading.Event()
 

@@ -81,6 +81,8 @@ class Ledger:
     ----------
     earlier : Spent
         What earlier sessions of the same run have used; counts towards the ceilings.
+    spent : Spent
+        What this session has used so far, probes and repeated calls included.
 
     Examples
     --------
@@ -95,13 +97,7 @@ class Ledger:
     def __init__(self, ceilings: Ceilings) -> None:
         self.ceilings = ceilings
         self.earlier = Spent()
-        self.calls = 0
-        self.retries = 0
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.lost_tokens = 0
-        """Upper bound of the tokens of calls whose answer was lost."""
-        self.lost_cost = 0.0
+        self.spent = Spent()
         self.replaced_controls = 0
         """Control strings in data that were made harmless for a chat endpoint."""
         self._reserved_tokens = 0
@@ -109,24 +105,9 @@ class Ledger:
         self._pilot = _Pilot()
 
     @property
-    def spent(self) -> Spent:
-        """What this session has used so far, probes and repeated calls included."""
-        return Spent(self.calls, self.retries, self.prompt_tokens, self.completion_tokens, self.lost_tokens, self.cost)
-
-    @property
     def items(self) -> int:
         """Items finished since `begin`."""
         return self._pilot.items
-
-    @property
-    def tokens(self) -> int:
-        """All tokens, those of lost answers at their upper bound."""
-        return self.prompt_tokens + self.completion_tokens + self.lost_tokens
-
-    @property
-    def cost(self) -> float:
-        """Money spent, lost answers at their upper bound."""
-        return self.ceilings.cost(self.prompt_tokens, self.completion_tokens) + self.lost_cost
 
     @property
     def is_idle(self) -> bool:
@@ -135,18 +116,14 @@ class Ledger:
 
     def reserve(self, tokens_in: int, tokens_out: int) -> bool:
         """Set aside the most that a call can cost; False if a ceiling does not allow it now."""
-        cost = self.ceilings.cost(tokens_in, tokens_out)
-        tokens = tokens_in + tokens_out
-        limits = self.ceilings
-        if (
-            limits.max_lm_tokens is not None
-            and self.earlier.tokens + self.tokens + self._reserved_tokens + tokens > limits.max_lm_tokens
-        ):
+        limits, so_far = self.ceilings, self.earlier + self.spent
+        tokens = self._reserved_tokens + tokens_in + tokens_out
+        cost = self._reserved_cost + limits.cost(tokens_in, tokens_out)
+        if limits.max_lm_tokens is not None and so_far.tokens + tokens > limits.max_lm_tokens:
             return False
-        if limits.max_cost is not None and self.earlier.cost + self.cost + self._reserved_cost + cost > limits.max_cost:
+        if limits.max_cost is not None and so_far.cost + cost > limits.max_cost:
             return False
-        self._reserved_tokens += tokens
-        self._reserved_cost += cost
+        self._reserved_tokens, self._reserved_cost = tokens, cost
         return True
 
     def affords(self, tokens_in: int, tokens_out: int) -> bool:
@@ -166,35 +143,20 @@ class Ledger:
     def settle(
         self, tokens_in: int, tokens_out: int, used: Meter | None, *, lost: bool = False, is_probe: bool = False
     ) -> None:
-        """Replace a reservation by what the call used.
+        """Replace a reservation by what the call used, as the server counted it.
 
-        Parameters
-        ----------
-        tokens_in, tokens_out : int
-            As they were reserved.
-        used : Meter or None
-            The server's count; None if there is none.
-        lost : bool
-            The call may have been worked on, and what was used is not sure: the reservation becomes
-            cost, or ``used`` where that is more.
-        is_probe : bool
-            The call belongs to no item: it counts, but no forecast is made from it.
+        A call that is ``lost`` may have been worked on, and what was used is not sure: the reservation becomes cost, or
+        ``used`` where that is more. A probe belongs to no item: it counts, but no forecast is made from it.
         """
-        before = self.tokens
         self.release(tokens_in, tokens_out)
-        self.calls += 1
+        n_in, n_out = (used.prompt_tokens, used.completion_tokens) if used is not None else (0, 0)
         if lost:
-            if used is not None:
-                tokens_in = max(tokens_in, used.prompt_tokens)
-                tokens_out = max(tokens_out, used.completion_tokens)
-            self.lost_tokens += tokens_in + tokens_out
-            self.lost_cost += self.ceilings.cost(tokens_in, tokens_out)
-        elif used is not None:
-            self.prompt_tokens += used.prompt_tokens
-            self.completion_tokens += used.completion_tokens
+            n_in, n_out = max(tokens_in, n_in), max(tokens_out, n_out)
+        cost = self.ceilings.cost(n_in, n_out)
+        self.spent += Spent(1, 0, 0, 0, n_in + n_out, cost) if lost else Spent(1, 0, n_in, n_out, 0, cost)
         if not is_probe:
             self._pilot.calls += 1
-            self._pilot.all_tokens += self.tokens - before
+            self._pilot.all_tokens += n_in + n_out
 
     def begin(self) -> None:
         """Forget the items finished so far: others begin, and a forecast is judged by these alone."""
@@ -210,12 +172,7 @@ class Ledger:
         pilot.cost_squares += cost * cost
 
     def forecast(self, n_items: int) -> Forecast:
-        """Project calls, tokens and money for ``n_items`` from those finished since `begin` (a pilot).
-
-        Parameters
-        ----------
-        n_items : int
-            Items in all, those of the pilot included.
+        """Project calls, tokens and money for ``n_items`` in all from those finished since `begin` (a pilot).
 
         Raises
         ------

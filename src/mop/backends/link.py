@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from mop.backends import dialects
 from mop.backends.base import Failure
 from mop.backends.dialects import Json, Meter, ServerKind
-from mop.backends.ledger import CeilingError, Ledger
+from mop.backends.ledger import CeilingError, Ledger, Spent
 from mop.backends.probe import Conformance
 from mop.backends.retry import (
     CallError,
@@ -129,24 +129,9 @@ class _Work(Generic[T]):
 
 
 class Link:
-    """The connection to all addresses of one model: load, retries, cost and what was found out.
+    """The connection to all addresses (``…/v1``) of one model: load, retries, cost and what was found out.
 
-    Parameters
-    ----------
-    name, model : str
-        As the user named it, and the name on the server.
-    urls : sequence of str
-        API addresses, ``…/v1``.
-    settings : RemoteSettings
-        How to use it.
-    key : Secret or None
-        Sent as a bearer token.
-    policy : RetryPolicy
-        How patient to be.
-    clock : Clock
-        The time.
-    transport : httpx.AsyncBaseTransport or None
-        Instead of the network.
+    ``name`` is the user's, ``model`` the one on the server; a ``transport`` stands for the network.
     """
 
     def __init__(
@@ -312,10 +297,8 @@ class Link:
 
         Parameters
         ----------
-        client : httpx.AsyncClient
-            Of this link.
-        job : Job
-            The item.
+        client, job
+            The client of this link, and the item.
         only : Endpoint, optional
             Call this one and no other.
         is_brief : bool
@@ -358,7 +341,8 @@ class Link:
                 elif used is None:
                     # What was declined was worked on and billed. If the answer cannot be trusted,
                     # neither can its count, unless it is more than was set aside.
-                    used = _meter_of(answer)
+                    with contextlib.suppress(CallError):
+                        used = dialects.read_meter(answer)
                     is_lost = used is None or error.kind != "item"
             finally:
                 tries.spent_s += loop.time() - sent
@@ -369,7 +353,7 @@ class Link:
             wait = wait_before_retry(failure, tries, policy, seed=job.seed)
             if wait is None:
                 raise failure
-            self.ledger.retries += 1
+            self.ledger.spent += Spent(retries=1)
             logger.info("call %d of item %d failed (%s), again in %.1f s", tries.calls, job.index, failure.code, wait)
             await asyncio.sleep(wait)
 
@@ -497,17 +481,20 @@ class Link:
         wake: list[Callable[[], object]] = []
         is_closed = threading.Event()
 
+        async def has_room() -> None:
+            while finished.qsize() >= _BATCH:
+                is_taken.clear()
+                await is_taken.wait()
+
         async def main() -> None:
-            task = asyncio.current_task()
-            loop = asyncio.get_running_loop()
-            if task is not None:
-                cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
             wake.append(lambda: loop.call_soon_threadsafe(is_taken.set))
             if is_closed.is_set():
                 return
             async with self.client() as client:
                 await prepare(client)
-                has_room = _room(finished, is_taken)
                 await self._run(client, jobs(), finished.put, has_room, check)
 
         def run() -> None:
@@ -674,13 +661,7 @@ class Link:
         return self.findings.kind
 
     async def find_kind(self, client: httpx.AsyncClient) -> None:
-        """Fill `findings` from ``/v1/models``; a server without that list is of kind ``other``.
-
-        Raises
-        ------
-        BackendError
-            As in `detect`.
-        """
+        """Fill `findings` from ``/v1/models``, as `detect`; a server without that list is of kind ``other``."""
         if self._is_detected:
             return
         kinds: list[ServerKind] = []
@@ -740,14 +721,6 @@ def _read(job: Job[T], answer: Json, url: str) -> tuple[T, Meter]:
         raise CallError(f"{url}: {error}", kind=error.kind, code=error.code) from None
 
 
-def _meter_of(answer: Json) -> Meter | None:
-    """What an answer that gives no item used; None if it does not say."""
-    try:
-        return dialects.read_meter(answer)
-    except CallError:
-        return None
-
-
 def is_loopback(url: str) -> bool:
     """Whether an address is this machine's own, judged by its text alone.
 
@@ -803,17 +776,6 @@ def _network_code(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.ConnectError):
         return "connect"
     return "cut" if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) else "network"
-
-
-def _room(finished: queue.SimpleQueue[Any], is_taken: asyncio.Event) -> Callable[[], Awaitable[None]]:
-    """Make a wait until less than a batch is waiting to be handed over."""
-
-    async def has_room() -> None:
-        while finished.qsize() >= _BATCH:
-            is_taken.clear()
-            await is_taken.wait()
-
-    return has_room
 
 
 def _batches(

@@ -12,6 +12,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -63,9 +64,12 @@ class LocalModel:
         What keys, values and activations may take together; a third of what is free if None.
     betas : tuple of float
         Nodes of the score curves: `mop.backends.curve.BETAS`, or `mop.backends.curve.ONE` for τ = 1 alone.
+
+    Attributes
+    ----------
     lanes : int
-        Parts of the work that go side by side (`mop.backends.lanes`); 0 chooses: two on a processor
-        of two or more cores, if the model is one of `LLAMA_LIKE`.
+        Parts of the work that go side by side (`mop.backends.lanes`). If 0, it is chosen when the weights are loaded:
+        two on a processor of two or more cores, if the model is one of `LLAMA_LIKE`.
 
     Raises
     ------
@@ -84,7 +88,6 @@ class LocalModel:
         dtype: str | None = None,
         memory_gib: float | None = None,
         betas: tuple[float, ...] = BETAS,
-        lanes: int = 0,
     ) -> None:
         if betas not in (BETAS, ONE):
             raise ConfigError(
@@ -118,7 +121,7 @@ class LocalModel:
         self._logit_rows = 0
         self._rows = 0
         self._per_ahead = self._per_wanted = 0.0  # in tokens of a batch, see `_cost`
-        self._lanes = lanes
+        self.lanes = 0
 
     @property
     def name(self) -> str:
@@ -172,7 +175,7 @@ class LocalModel:
         body = self._load()
         items = [self._item(index, request) for index, request in enumerate(requests)]
         items.sort(key=lambda item: item.ids)  # neighbours share beginnings
-        parts = _parts(items, self._lanes)
+        parts = _parts(items, self.lanes)
         yield from side_by_side([partial(self._score_part, body, part) for part in parts])
 
     def _score_part(self, body: Body, items: list[_Item]) -> Iterator[list[tuple[int, Score]]]:
@@ -217,7 +220,7 @@ class LocalModel:
         # A third each for the rows, for the prefixes that come to fill them, and for batches.
         rows = min(self._rows, int(self._memory() / 3 / body.bytes_per_token / length))
         sizes = [len(draft.prompts) for draft in drafts]
-        parts = _parts(drafts, self._lanes)
+        parts = _parts(drafts, self.lanes)
         rows = max(min(rows, sum(sizes)) // len(parts), max(sizes))
         pieces = [
             partial(
@@ -259,8 +262,8 @@ class LocalModel:
             self._rows = _ROWS[kind]
             # Other bodies run the model's own code, which need not stand two threads at a time.
             is_safe = kind == "cpu" and isinstance(self._body, LlamaBody)
-            if self._lanes == 0:
-                self._lanes = min(2, torch.get_num_threads()) if is_safe else 1
+            if self.lanes == 0:
+                self.lanes = min(2, torch.get_num_threads()) if is_safe else 1
             self._share_out(self._body, model, kind)
         return self._body
 
@@ -268,7 +271,7 @@ class LocalModel:
         """Choose what a batch of one lane may hold: a quarter of the memory, and what is fast."""
         import torch
 
-        room = self._memory() / 4 / self._lanes
+        room = self._memory() / 4 / self.lanes
         token = _activation_bytes(model) + body.bytes_per_token
         self._batch_tokens = max(1, int(min(_BATCH_TOKENS[kind], room / token)))
         self._per_ahead, self._per_wanted = body.bytes_ahead / token, body.bytes_per_wanted / token
@@ -302,15 +305,15 @@ class LocalModel:
         return _Item(index, prompt + response, len(prompt) - 1, name)
 
     def _draft(self, index: int, request: GenerateRequest) -> Draft:
+        name = _called(request, index)
         if not request.branches:
-            raise ConfigError(f"{_called(request, index)} has no branch; a response is drawn from at least one prompt")
+            raise ConfigError(f"{name} has no branch; a response is drawn from at least one prompt")
         for branch in request.branches:
             if not 0 < branch.temperature < float("inf"):
                 raise ConfigError(
-                    f"{_called(request, index)} has temperature {branch.temperature}; a "
-                    "temperature is a finite number above 0, so choose one such as 1.0"
+                    f"{name} has temperature {branch.temperature}; a temperature is a finite number above 0, so choose "
+                    "one such as 1.0"
                 )
-        name = _called(request, index)
         with _naming(name):
             prompts = [self._encoder.prompt_ids(branch.prompt) for branch in request.branches]
         log_weights = np.array([branch.log_weight for branch in request.branches])
@@ -480,35 +483,23 @@ def _parts(entries: list[_Entry], n: int) -> list[list[_Entry]]:
     return [entries[low:high] for low, high in pairwise(ends)]
 
 
+@dataclass(slots=True, eq=False)
 class _Item:
     """A request as token ids."""
 
-    __slots__ = ("ids", "index", "name", "start")
-
-    def __init__(self, index: int, ids: list[int], start: int, name: str = "") -> None:
-        self.index = index
-        self.ids = ids
-        self.start = start
-        """The first token whose prediction is wanted; none before it is."""
-        self.name = name
+    index: int
+    ids: list[int]
+    start: int
+    """The first token whose prediction is wanted; none before it is."""
+    name: str = ""
 
 
 def open_local(
-    name: str,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    memory_gib: float | None = None,
-    betas: tuple[float, ...] = BETAS,
+    name: str, *, device: str | None = None, dtype: str | None = None, memory_gib: float | None = None
 ) -> LocalModel:
-    """Return a model by its name; the weights are loaded at first use.
+    """Return a `LocalModel` by its name; the weights are loaded at first use.
 
-    Parameters
-    ----------
-    name : str
-        An embedded name (pulled if need be), ``hf:ORG/NAME``, or the path of a folder.
-    device, dtype, memory_gib, betas
-        As for `LocalModel`.
+    A name is an embedded one (pulled if need be), ``hf:ORG/NAME``, or the path of a folder.
 
     Raises
     ------
@@ -539,7 +530,6 @@ def open_local(
         device=device,
         dtype=dtype,
         memory_gib=memory_gib,
-        betas=betas,
     )
     return model
 

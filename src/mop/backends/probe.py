@@ -7,6 +7,7 @@ A server that gives wrong log-probabilities gives them without an error, so it i
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -68,10 +69,8 @@ async def probe_scorer(
 
     Parameters
     ----------
-    score_ids : callable
-        Asks the server.
-    encode : callable
-        The model's own encoding.
+    score_ids, encode
+        Ask the server; the model's own encoding.
     where : str
         Address, for messages.
     max_len : int or None
@@ -86,7 +85,7 @@ async def probe_scorer(
 
     Notes
     -----
-    Source: the table of `research/trust.md` 5.3. Checked are: a fluent sentence beats letters
+    Checked are: a fluent sentence beats letters
     without sense, five times of five (a server of constants fails); the same sequence gives the
     same values in another order and in company (stale caches fail); a prefix gives the same values
     as the whole, and a changed last token changes the last value and no other (values that are off
@@ -156,12 +155,7 @@ async def probe_again(score_ids: ScoreIds, encode: Encode, before: Conformance, 
 def check_known(found: Sequence[float], known: Sequence[float], *, where: str) -> None:
     """Stop if a server does not answer as when the scores that are kept were made.
 
-    Parameters
-    ----------
-    found, known : sequence of float
-        Log-probabilities of the five sentences, one after the other, nats.
-    where : str
-        Address, for messages.
+    ``found`` and ``known`` are log-probabilities of the five sentences, one after the other, nats.
 
     Raises
     ------
@@ -217,18 +211,20 @@ async def _probe_length(score_ids: ScoreIds, sensible: tuple[Sequence[int], int]
     raise _refusal(where, f"it took {max_len + 1} tokens although its window is {max_len}: it cuts silently")
 
 
+def _apart(found: Sequence[float], known: Sequence[float]) -> list[float]:
+    """Differences token by token, nats; infinite if the counts differ."""
+    return [abs(a - b) for a, b in zip(found, known, strict=True)] if len(found) == len(known) else [math.inf]
+
+
 def _is_rounding(found: Sequence[float], known: Sequence[float]) -> bool:
     """Whether two answers differ by no more than half precision makes of one model in two batches.
 
-    Rounding moves tokens this way and that, few of them by a whole step; another model moves all of
-    them, so the mean is held closer.
+    Rounding moves tokens this way and that, few of them by a whole step; another model moves all of them, so the mean
+    must be closer.
     """
-    if len(found) != len(known):
-        return False
-    apart = [abs(a - b) for a, b in zip(found, known, strict=True)]
-    sizes = [abs(b) for b in known]
+    apart, sizes = _apart(found, known), [abs(b) for b in known]
     return (
-        all(d <= TOLERANCE * (1 + x) + _STEP for d, x in zip(apart, sizes, strict=True))
+        all(d <= TOLERANCE * (1 + x) + _STEP for d, x in zip(apart, sizes, strict=False))
         and sum(apart) <= TOLERANCE * (len(known) + sum(sizes) / 2) + _STEP
     )
 
@@ -238,28 +234,22 @@ def _is_same(found: Sequence[float], known: Sequence[float], noise: float) -> bo
 
     ``noise`` is the largest difference, nats per token, seen between two answers before.
     """
-    if not _is_rounding(found, known):
-        return False
-    apart = [abs(a - b) for a, b in zip(found, known, strict=True)]
-    return not apart or statistics.median_high(apart) <= max(TOLERANCE, 3 * noise)
+    apart = _apart(found, known)
+    return _is_rounding(found, known) and (not apart or statistics.median_high(apart) <= max(TOLERANCE, 3 * noise))
 
 
 def _mean(found: Sequence[float], known: Sequence[float]) -> float:
-    """Mean difference per token; infinite if the counts differ."""
-    if len(found) != len(known):
-        return float("inf")
-    return statistics.fmean(abs(a - b) for a, b in zip(found, known, strict=True))
+    """Mean difference per token."""
+    return statistics.fmean(_apart(found, known))
+
+
+def _distance(found: Sequence[float], known: Sequence[float]) -> float:
+    """Largest difference per token."""
+    return max(_apart(found, known), default=0.0)
 
 
 def _joined(rows: Sequence[Sequence[float]]) -> list[float]:
     return [value for row in rows for value in row]
-
-
-def _distance(a: Sequence[float], b: Sequence[float]) -> float:
-    """Largest difference per token; infinite if the counts differ."""
-    if len(a) != len(b):
-        return float("inf")
-    return max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
 def _refusal(where: str, reason: str) -> ScoringUnsupportedError:

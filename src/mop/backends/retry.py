@@ -23,12 +23,11 @@ answer; this one item cannot be had; the run makes no sense any more."""
 
 
 class CallError(BackendError):
-    """One call to a server failed.
+    """One call to a server failed; the message holds no secret and nobody's words.
 
     Parameters
     ----------
     message : str
-        For a person; holds no secret and nobody's words.
     kind : CallKind
         What to do about it.
     code : str
@@ -116,23 +115,9 @@ def classify_status(status: int) -> CallKind | None:
 
 
 def wait_before_retry(error: CallError, tries: Tries, policy: RetryPolicy, *, seed: int) -> float | None:
-    """Count a failure and say how long to wait before the next try; None means give up.
+    """Count a failure in ``tries`` and say how long to wait before the next one, seconds; None means give up.
 
-    Parameters
-    ----------
-    error : CallError
-        What went wrong.
-    tries : Tries
-        The item's history; updated.
-    policy : RetryPolicy
-        The limits.
-    seed : int
-        64-bit; the jitter is a function of it and of the number of calls.
-
-    Returns
-    -------
-    float or None
-        Seconds from now.
+    The jitter is a function of ``seed`` (64-bit) and of the number of calls.
     """
     if error.kind in ("item", "fatal"):
         return None
@@ -168,12 +153,7 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\
 def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | None:
     """Return how long a server asks us to wait, seconds, or None if it does not say.
 
-    Parameters
-    ----------
-    headers : mapping
-        Response headers; names in lower case.
-    utc_s : float
-        The time of day, seconds since 1970, for the forms that name a date.
+    Names of headers are in lower case; ``utc_s`` is the time, seconds since 1970, for the forms that name a date.
 
     Notes
     -----
@@ -196,9 +176,10 @@ def parse_retry_after(headers: Mapping[str, str], *, utc_s: float) -> float | No
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000.0
     if (plain := headers.get("retry-after")) is not None:
-        for reader in (_number, lambda text: _http_date(text, utc_s)):
-            if (wait := reader(plain)) is not None:
-                return wait
+        wait = _number(plain)
+        wait = _http_date(plain, utc_s) if wait is None else wait
+        if wait is not None:
+            return wait
     resets = [
         wait
         for name, text in headers.items()
@@ -218,8 +199,7 @@ def _number(text: str | None) -> float | None:
 
 def _http_date(text: str, utc_s: float) -> float | None:
     try:
-        moment = parsedate_to_datetime(text)
-        return max(0.0, moment.timestamp() - utc_s)
+        return max(0.0, parsedate_to_datetime(text).timestamp() - utc_s)
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -289,19 +269,9 @@ class Endpoint:
     def note_throttled(self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int) -> None:
         """The server asked for patience: nothing goes there until the pause is over.
 
-        One that asks for nothing else is set aside in the end, as if it failed.
-
-        Parameters
-        ----------
-        error : CallError
-            Holds the wait asked for, if any.
-        policy : RetryPolicy
-            Cut and backoff.
-        sent_s, now_s : float
-            When the call was sent and when the answer came. Complaints about calls that were
-            already on their way when the last pause began belong to that pause.
-        seed : int
-            For the jitter of a pause whose length the server did not say.
+        One that asks for nothing else is set aside in the end, as if it failed. ``sent_s`` and ``now_s`` are when the
+        call was sent and when the answer came: complaints about calls that were already on their way when the last
+        pause began belong to that pause. ``seed`` is for the jitter of a pause whose length the server did not say.
         """
         is_new = sent_s >= self._last_complaint_s
         # A row of refusals ends by a success, or when for long nothing was asked.
@@ -364,13 +334,6 @@ class Endpoint:
 
 def choose_endpoint(endpoints: Sequence[Endpoint], *, now_s: float) -> tuple[Endpoint | None, float | None]:
     """Return the endpoint with most room, or else how long to wait for one.
-
-    Parameters
-    ----------
-    endpoints : sequence of Endpoint
-        At least one.
-    now_s : float
-        The time, seconds.
 
     Returns
     -------

@@ -92,7 +92,7 @@ class Spending:
             self._work, self._begun[what], self._outlook = what, done, ""
             for role, ledger in self._ledgers.items():
                 ledger.begin()
-                self._calls[role] = ledger.calls
+                self._calls[role] = ledger.spent.calls
         self._done = done
         n_items = total - self._begun[what]
         for role, ledger in self._ledgers.items():
@@ -106,7 +106,7 @@ class Spending:
 
     def line(self) -> str:
         """What was spent so far and is expected, in one line; empty while the work at hand calls no server."""
-        parts = [ledger.line() for role, ledger in self._ledgers.items() if ledger.calls > self._calls[role]]
+        parts = [ledger.line() for role, ledger in self._ledgers.items() if ledger.spent.calls > self._calls[role]]
         return "; ".join([*parts, self._outlook] if parts and self._outlook else parts)
 
     def save(self) -> None:

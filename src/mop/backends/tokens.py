@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,7 @@ class PromptEncoder:
 
         Bytes at the end that are not yet a whole character are dropped.
         """
-        kept: list[int] = []
-        for token in ids:
-            if token in self.end_ids:
-                break
-            kept.append(token)
+        kept = list(takewhile(lambda token: token not in self.end_ids, ids))
         text: str = self._tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if self._lead and text.startswith(self._lead):
             text = text[len(self._lead) :]
@@ -168,18 +165,14 @@ class PromptEncoder:
         """Encode a segment of a prompt; prompts repeat themselves, so the ids are kept."""
         found = self._known.get(segment)
         if found is None:
-            found = self._encode_data(segment.text) if segment.is_data else self._encode_template(segment.text)
+            found = self._encode_data(segment.text) if segment.is_data else _ids(self._template, segment.text)
             if len(self._known) >= _CACHE_SIZE:
                 self._known.clear()
             self._known[segment] = found
         return found
 
-    def _encode_template(self, text: str) -> list[int]:
-        ids: list[int] = self._template.encode(text, add_special_tokens=False).ids
-        return ids
-
     def _encode_data(self, text: str) -> list[int]:
-        ids: list[int] = self._data.encode(text, add_special_tokens=False).ids
+        ids = _ids(self._data, text)
         found = self._refused.intersection(ids)
         if found:
             raise BackendError(
@@ -202,20 +195,13 @@ class PromptEncoder:
         """
         if roles not in self._skeletons:
             texts = self._cut(roles)
-            self._skeletons[roles] = (
-                None
-                if texts is None
-                else [
-                    self._first_template(text) if place == 0 else self._encode_template(text)
-                    for place, text in enumerate(texts)
-                ]
-            )
+            if texts is None:
+                self._skeletons[roles] = None
+            else:
+                # Where a prompt opens, a tokenizer may put its own leading space.
+                opening = _ids(self._tokenizer.backend_tokenizer, texts[0])
+                self._skeletons[roles] = [opening, *(_ids(self._template, text) for text in texts[1:])]
         return self._skeletons[roles]
-
-    def _first_template(self, text: str) -> list[int]:
-        """Encode what opens a prompt, where a tokenizer may put its own leading space."""
-        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
 
     def _cut(self, roles: tuple[Role, ...]) -> list[str] | None:
         jinja2 = require("jinja2", extra="local")
@@ -247,7 +233,7 @@ class PromptEncoder:
         extra = before[len(prompt) :] if before.startswith(prompt) else ""
         # Only white space can open a response (Llama 2: " "); all else is a block of the template.
         lead = "" if extra.strip() else extra
-        for token in self._encode_template(tail):
+        for token in _ids(self._template, tail):
             if token in self.control_ids:
                 return lead, token
         end = self._tokenizer.eos_token_id
@@ -270,13 +256,13 @@ class PromptEncoder:
         return ends[0], self.control_ids | {token for token, text in enumerate(texts) if PLAIN_END in text}
 
 
-def open_tokens(name: str) -> PromptEncoder:
-    """Return how a model turns prompts into ids, without the model.
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
 
-    Parameters
-    ----------
-    name : str
-        An embedded name, ``hf:ORG/NAME`` or the path of a folder.
+
+def open_tokens(name: str) -> PromptEncoder:
+    """Return how a model (an embedded name, ``hf:ORG/NAME`` or a folder) turns prompts into ids, without the model.
 
     Raises
     ------

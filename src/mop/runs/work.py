@@ -231,7 +231,7 @@ class Models:
         roles = [("lm", "generator"), ("scorer", "scorer")]
         for role, attribute in [*roles, *([("judge", "judge")] if self.has_own_judge else [])]:
             model = self.__dict__.get(attribute)
-            if isinstance(model, RemoteGenerator) and model.ledger.calls:
+            if isinstance(model, RemoteGenerator) and model.ledger.spent.calls:
                 findings = model.findings
                 noise = [found.noise for found in findings.conformance.values()]
                 found[role] = {
