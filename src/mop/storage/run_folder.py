@@ -36,14 +36,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file ``path`` by ``data``, or leave it as it was.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder exists.
-    data : bytes
-        The whole new content.
+    """Replace the file ``path``, whose folder exists, by ``data``, or leave it as it was.
 
     Raises
     ------
@@ -80,12 +73,7 @@ def read_json(path: Path) -> Any:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
     r"""Write rows as JSON Lines, one by one as they come, atomically; return how many.
 
-    Parameters
-    ----------
-    path : Path
-        Its folder exists. It changes only after the last row.
-    rows : iterable of mapping
-        May be a generator; if it raises, ``path`` stays as it was.
+    If the iterable raises, ``path`` stays as it was.
 
     Raises
     ------
@@ -178,6 +166,32 @@ class RunFolder:
         self.path = path
         self._manifest = manifest
         self._lock = lock
+        self.config = path / "config.json"
+        """The resolved configuration."""
+        self.records = path / "records"
+        """Folder of the splits, one ``.jsonl`` each."""
+        self.personas = path / "personas.jsonl"
+        """The personas; a person may edit them."""
+        self.store = path / "store.sqlite"
+        """Every score and draw ever paid for; see `mop.storage.store`."""
+        self.mixture = path / "mixture"
+        """Folder of the fitted mixture, loadable alone."""
+        self.responses = path / "responses.jsonl"
+        """The simulated population."""
+        self.responses_parquet = path / "responses.parquet"
+        """The same rows for other tools."""
+        self.methods = path / "methods"
+        """Folder of the responses of the control methods."""
+        self.metrics = path / "metrics.json"
+        """All figures of the evaluation."""
+        self.evaluation = path / "evaluation.json"
+        """What the report draws besides the metrics: places on the map, histograms, gates by label."""
+        self.report = path / "report.html"
+        """The page for people."""
+        self.figures = path / "figures"
+        """Folder of the vector figures."""
+        self.manifest = path / "manifest.json"
+        """What is done, with hashes; the only file that holds times."""
 
     @classmethod
     def create(cls, path: Path | str) -> Self:
@@ -194,15 +208,13 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             _refuse(path, error)
-        _check_kind(path, may_be_empty=True)
+        _read_manifest(path, may_be_empty=True)
         lock = _take_lock(path)
         try:
             for leftover in path.rglob(f".*{_TEMPORARY}"):  # of a killed run; ours alone: we hold the lock
                 leftover.unlink(missing_ok=True)
-            run = cls(path, {}, lock)
-            if run.manifest.exists():
-                run._manifest = _read_manifest(path)
-            else:
+            run = cls(path, _read_manifest(path, may_be_empty=True), lock)
+            if not run._manifest:
                 run._manifest = {
                     "format": FORMAT,
                     "format_version": FORMAT_VERSION,
@@ -228,7 +240,6 @@ class RunFolder:
             If there is no run, or one of another version.
         """
         path = Path(path).absolute()
-        _check_kind(path, may_be_empty=False)
         return cls(path, _read_manifest(path), None)
 
     def __enter__(self) -> Self:
@@ -245,46 +256,6 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.json"
-
-    @property
-    def records(self) -> Path:
-        """Folder of the splits, one ``.jsonl`` each."""
-        return self.path / "records"
-
-    @property
-    def personas(self) -> Path:
-        """The personas; a person may edit them."""
-        return self.path / "personas.jsonl"
-
-    @property
-    def store(self) -> Path:
-        """Every score and draw ever paid for; see `mop.storage.store`."""
-        return self.path / "store.sqlite"
-
-    @property
-    def mixture(self) -> Path:
-        """Folder of the fitted mixture, loadable alone."""
-        return self.path / "mixture"
-
-    @property
-    def responses(self) -> Path:
-        """The simulated population."""
-        return self.path / "responses.jsonl"
-
-    @property
-    def responses_parquet(self) -> Path:
-        """The same rows for other tools."""
-        return self.path / "responses.parquet"
-
-    @property
-    def methods(self) -> Path:
-        """Folder of the responses of the control methods."""
-        return self.path / "methods"
-
     def method(self, name: str) -> Path:
         """Return where the responses of one control method lie.
 
@@ -299,31 +270,6 @@ class RunFolder:
                 "begin with a letter or digit"
             )
         return self.methods / f"{name}.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """All figures of the evaluation."""
-        return self.path / "metrics.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """What the report draws besides the metrics: places on the map, histograms, gates by label."""
-        return self.path / "evaluation.json"
-
-    @property
-    def report(self) -> Path:
-        """The page for people."""
-        return self.path / "report.html"
-
-    @property
-    def figures(self) -> Path:
-        """Folder of the vector figures."""
-        return self.path / "figures"
-
-    @property
-    def manifest(self) -> Path:
-        """What is done, with hashes; the only file that holds times."""
-        return self.path / "manifest.json"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -342,22 +288,14 @@ class RunFolder:
         self._write_manifest()
 
     def stage_done(self, name: str, inputs_hash: str) -> bool:
-        """Whether stage ``name`` has finished on these very inputs and its files are undamaged.
+        """Whether a stage has finished on these very inputs and its files are undamaged.
 
-        Parameters
-        ----------
-        name : str
-            Name of the stage.
-        inputs_hash : str
-            `hash_of` its part of the configuration and the `stage_hash` of the stages before it.
+        Inputs are the `hash_of` its part of the configuration and the `stage_hash` of the stages before it.
         """
         entry = self._manifest["stages"].get(name)
         if entry is None or entry["inputs"] != inputs_hash:
             return False
-        return all(
-            (self.path / file).is_file() and _sha256(self.path / file) == digest
-            for file, digest in entry["files"].items()
-        )
+        return not any(self._fault(file, digest) for file, digest in entry["files"].items())
 
     def finish_stage(
         self, name: str, inputs_hash: str, *, files: Iterable[Path | str] = (), info: Mapping[str, object] | None = None
@@ -382,7 +320,7 @@ class RunFolder:
         """
         self._manifest["stages"][name] = {
             "inputs": inputs_hash,
-            "files": {file: _sha256(self.path / file, flush=True) for file in self._expand(files)},
+            "files": {file: sha256(self.path / file, flush=True) for file in self._expand(files)},
             "finished": _now(),
             "info": dict(info or {}),
         }
@@ -412,11 +350,18 @@ class RunFolder:
     def damaged(self) -> list[str]:
         """One line for each file of a finished stage that is missing or has changed since."""
         return [
-            f"{self.path / file}: {'changed since' if (self.path / file).is_file() else 'missing from'} stage {name!r}"
+            f"{self.path / file}: {fault} stage {name!r}"
             for name, entry in self._manifest["stages"].items()
             for file, digest in entry["files"].items()
-            if not (self.path / file).is_file() or _sha256(self.path / file) != digest
+            if (fault := self._fault(file, digest))
         ]
+
+    def _fault(self, file: str, digest: str) -> str:
+        """What happened to a file since its stage wrote it; empty if nothing."""
+        path = self.path / file
+        if not path.is_file():
+            return "missing from"
+        return "" if sha256(path) == digest else "changed since"
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -434,7 +379,7 @@ class RunFolder:
     def _expand(self, files: Iterable[Path | str]) -> Iterator[str]:
         root = self.path.resolve()
         for file in files:
-            found = (self.path / file).resolve() if not Path(file).is_absolute() else Path(file).resolve()
+            found = (self.path / file).resolve()  # an absolute path stays as it is
             if not found.exists() or not found.is_relative_to(root):
                 raise ArtifactError(
                     f"{found}: no such file inside the run folder {root}; a stage can finish only "
@@ -449,22 +394,16 @@ class RunFolder:
         write_json(self.manifest, self._manifest)
 
 
-def _check_kind(path: Path, *, may_be_empty: bool) -> None:
-    """Stop unless ``path`` is a run folder, or empty where that will do."""
-    if (path / "manifest.json").is_file():
-        _read_manifest(path)
-        return
-    if not path.is_dir():
-        raise ArtifactError(f"{path} is not a run folder: there is no such folder; start a run there first")
-    others = sorted(
-        entry.name for entry in path.iterdir() if entry.name != _LOCK and not entry.name.endswith(_TEMPORARY)
-    )
-    if others or not may_be_empty:
+def _read_manifest(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The manifest of a run folder; an empty one for an empty folder, where that will do."""
+    if not (path / "manifest.json").is_file():
+        if not path.is_dir():
+            raise ArtifactError(f"{path} is not a run folder: there is no such folder; start a run there first")
+        others = sorted(f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(_TEMPORARY))
+        if may_be_empty and not others:
+            return {}
         found = f"it has no manifest.json but holds {others[0]!r}" if others else "it is empty"
         raise ArtifactError(f"{path} is not a run folder: {found}; give a new or empty folder, or one that mop made")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(
@@ -567,7 +506,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _sha256(path: Path, *, flush: bool = False) -> str:
+def sha256(path: Path, *, flush: bool = False) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits; with ``flush`` it is on the disk first."""
     with path.open("rb") as file:
         if flush:  # whoever wrote it may not have; the manifest must not outlive the file
             os.fsync(file.fileno())
