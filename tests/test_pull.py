@@ -41,9 +41,7 @@ def wheel(folder, name, members, *, licence="do as you like"):
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     content = path.read_bytes()
-    return Distribution(
-        name=name, version="1.0", filename=path.name, sha256=hashlib.sha256(content).hexdigest(), n_bytes=len(content)
-    )
+    return Distribution(name=name, version="1.0", sha256=hashlib.sha256(content).hexdigest(), n_bytes=len(content))
 
 
 def embedded(name, kind, distributions, *, unpacked_bytes=1000):
@@ -342,7 +340,7 @@ def test_what_pip_cannot_find_is_said_in_its_words(shelf, monkeypatch, tmp_path)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     (tmp_path / "to").mkdir()
-    nowhere = Distribution(name="no-such", version="1.0", filename="x", sha256="0" * 64, n_bytes=1)
+    nowhere = Distribution(name="no-such", version="1.0", sha256="0" * 64, n_bytes=1)
     with pytest.raises(
         PullError, match=r"pip could not fetch no-such==1\.0 \(exit code 1\): .*No matching distribution"
     ):

