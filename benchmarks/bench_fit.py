@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mop.backends.base import as_generator, as_scorer
 from mop.backends.curve import weights as curve_weights
 from mop.backends.encoder import embed, open_encoder
 from mop.config import FitConfig, resolve_config
-from mop.evaluate.samples import evaluate
+from mop.evaluate.samples import Sample, evaluate
 from mop.mixture.cells import Problem
 from mop.mixture.em import FitResult
 from mop.mixture.fit import FEW, fit_rounds
@@ -377,10 +378,10 @@ def transfer(folder: Path, encoder: Any) -> dict[str, Any]:
             )  # fmt: skip
             texts[name] = [response.response for response in responses]
         judged = evaluate(
-            texts,
-            [r.response for r in material.golden],
-            [r.response for r in contexts],
-            encoder=encoder, store=store, n_seeds=5, n_bootstrap=100, seed=0,
+            {name: Sample(of) for name, of in texts.items()},
+            Sample([r.response for r in material.golden]),
+            Sample([r.response for r in contexts]),
+            embed=partial(embed, encoder=encoder, store=store), n_seeds=5, n_bootstrap=100, seed=0,
         )  # fmt: skip
         likelihood = transfer_likelihood(case, fitted, as_scorer(other), store)
     return {

@@ -26,19 +26,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llama_file import gguf_file
 from mop.backends.base import as_generator, as_scorer
-from mop.backends.encoder import TextEncoder, open_encoder
+from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.remote import RemoteGenerator, open_remote
 from mop.backends.spending import Rows, Spending
 from mop.config import RunConfig
 from mop.data import pull
 from mop.data.records import read_records
 from mop.errors import MopError, ScoringUnsupportedError
-from mop.evaluate.samples import FLOOR, MIN_TEXTS, evaluate
+from mop.evaluate.samples import FLOOR, MIN_TEXTS, Sample, evaluate
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.progress import ProgressDisplay
 from mop.rivals.methods import Ingredients, respond
@@ -209,11 +210,10 @@ def quality(
     if min(sum(bool(text.strip()) for text in of) for of in texts.values()) < MIN_TEXTS:
         return None
     return evaluate(
-        texts,
-        [record.response for record in golden],
-        [record.response for record in contexts],
-        encoder=encoder,
-        store=store,
+        {name: Sample(of) for name, of in texts.items()},
+        Sample([record.response for record in golden]),
+        Sample([record.response for record in contexts]),
+        embed=partial(embed, encoder=encoder, store=store),
         n_seeds=config.evaluate.n_seeds,
         n_bootstrap=config.evaluate.n_bootstrap,
         seed=config.seed,

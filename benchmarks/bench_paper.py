@@ -34,12 +34,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mop.backends.encoder import open_encoder
+from mop.backends.encoder import embed, open_encoder
 from mop.config import METHODS, RIVALS, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.data.pull import sha256
 from mop.data.records import load_records
@@ -50,7 +51,7 @@ from mop.progress import ProgressDisplay
 from mop.randomness import rng_of
 from mop.report.page import number
 from mop.rivals.methods import METHODS_VERSION
-from mop.runs.compare import compare, draw_piece, pieces
+from mop.runs.compare import compare, draw_piece, labelled, pieces
 from mop.runs.work import STAGE_VERSIONS
 from mop.storage.run_folder import hash_of, read_json, write_atomic, write_json
 from mop.storage.store import Store
@@ -299,12 +300,9 @@ def ceiling(config: RunConfig, path: Path) -> dict[str, Any]:
     encoder = (config.compare.encoders or (config.model.encoder,))[0]
     with Store(path / "store.sqlite") as store:
         return downstream_f1(
-            [train[i].response for i in chosen],
-            [str(train[i].label) for i in chosen],
-            [record.response for record in tests],
-            [str(record.label) for record in tests],
-            encoder=open_encoder(encoder, dtype=config.compare.encoder_dtype),
-            store=store,
+            labelled([train[i] for i in chosen]),
+            labelled(tests),
+            embed=partial(embed, encoder=open_encoder(encoder, dtype=config.compare.encoder_dtype), store=store),
             classifier=config.compare.classifier,
             seed=config.seed,
         )

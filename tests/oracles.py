@@ -44,18 +44,6 @@ def loop_mauve(p_counts, q_counts, c=5.0, n_weights=25):
     return sum(areas) / 2
 
 
-def integrated_frontier(p_counts, q_counts, steps=20_000):
-    """2 ∫ w KL(p ‖ r) + (1 - w) KL(q ‖ r) dw by the midpoint rule."""
-    p = [count / sum(p_counts) for count in p_counts]
-    q = [count / sum(q_counts) for count in q_counts]
-    total = 0.0
-    for i in range(steps):
-        w = (i + 0.5) / steps
-        r = [w * a + (1 - w) * b for a, b in zip(p, q, strict=True)]
-        total += w * loop_kl(p, r) + (1 - w) * loop_kl(q, r)
-    return 2 * total / steps
-
-
 def loop_cosine_histogram(vectors, n_bins=100):
     """Every pair, one cosine at a time."""
     counts = [0] * n_bins

@@ -7,6 +7,7 @@ from conftest import reviews
 from mop.backends.encoder import FakeEncoder
 from mop.errors import ConfigError, DataError
 from mop.evaluate.downstream import (
+    Labelled,
     _resampled_f1,
     _retrained_sd,
     downstream_f1,
@@ -20,10 +21,8 @@ GOOD, BAD = ["great fun", "a great joy", "good fun"], ["so dull", "dull and slow
 
 def judge(texts, labels, **more):
     tests = reviews(32)
-    return downstream_f1(
-        texts, labels, [r.response for r in tests], [r.label for r in tests],
-        encoder=FakeEncoder(), seed=0, **more,
-    )  # fmt: skip
+    test = Labelled([r.response for r in tests], [r.label for r in tests])
+    return downstream_f1(Labelled(texts, labels), test, embed=FakeEncoder().encode, seed=0, **more)
 
 
 def test_macro_f1_counts_each_label_alike():
@@ -124,11 +123,11 @@ def tiny_classifier(tmp_path_factory):
 
 
 def test_a_fine_tuned_transformer_learns_and_repeats_itself(tiny_classifier):
-    texts, labels = ["great fun good", "so dull slow"] * 12, ["good", "bad"] * 12
+    train = Labelled(["great fun good", "so dull slow"] * 12, ["good", "bad"] * 12)
     options = {"model": tiny_classifier, "seed": 0, "n_epochs": 30, "learning_rate": 0.02}
-    first = fine_tuned_predictions(texts, labels, ["good fun", "so slow"], **options)
+    first = fine_tuned_predictions(train, ["good fun", "so slow"], **options)
     assert first == ["good", "bad"]
-    assert fine_tuned_predictions(texts, labels, ["good fun", "so slow"], **options) == first
+    assert fine_tuned_predictions(train, ["good fun", "so slow"], **options) == first
 
 
 def test_an_unknown_classifier_is_named(tmp_path):
@@ -142,4 +141,4 @@ def test_a_classifier_with_another_number_of_labels_is_named(tiny_classifier, tm
     kind.from_pretrained(tiny_classifier, num_labels=3).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(tiny_classifier).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="the classifier .* cannot be loaded"):
-        fine_tuned_predictions(["a", "b"] * 9, ["x", "y"] * 9, ["a"], model=str(tmp_path), seed=0)
+        fine_tuned_predictions(Labelled(["a", "b"] * 9, ["x", "y"] * 9), ["a"], model=str(tmp_path), seed=0)

@@ -19,7 +19,7 @@ from mop.cli import OK, main
 from mop.config import resolve_config
 from mop.data.records import read_records
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.evaluate.samples import evaluate
+from mop.evaluate.samples import Sample, evaluate
 from mop.personas.files import read_personas
 from mop.pipeline import STAGES, run
 from mop.runs.verbs import simulate_method, verify
@@ -85,15 +85,17 @@ def test_survey_weights_reach_the_figures(tmp_path):
     drawn = [row["response"] for row in read_jsonl(path / "responses.jsonl")]  # in the contexts' order
 
     def energy(weights):
-        found = evaluate({"mop": drawn}, texts["golden"], texts["test"], encoder=FakeEncoder(),
-                         weights=weights, seed=0, n_seeds=1, n_bootstrap=2)  # fmt: skip
+        samples = [Sample(of, weights.get(name)) for name, of in
+                   (("mop", drawn), ("golden", texts["golden"]), ("floor", texts["test"]))]  # fmt: skip
+        found = evaluate({"mop": samples[0]}, *samples[1:], embed=FakeEncoder().encode, seed=0, n_seeds=1,
+                         n_bootstrap=2)  # fmt: skip
         return [found.methods[name]["energy"] for name in ("mop", "floor")]
 
     metrics = read_json(path / "metrics.json")["methods"]
     kept = [metrics[name]["energy"] for name in ("mop", "floor")]
     by_hand = energy({"mop": weights["test"], "floor": weights["test"], "golden": weights["golden"]})
     assert kept == pytest.approx(by_hand, abs=1e-9)
-    assert kept != pytest.approx(energy(None), abs=1e-3)
+    assert kept != pytest.approx(energy({}), abs=1e-3)
 
 
 def test_a_response_row_says_how_it_came_about(finished):

@@ -1,5 +1,5 @@
 """Samples of texts to figures with floors and intervals."""
 
-from mop.evaluate.samples import evaluate
+from mop.evaluate.samples import Sample, evaluate
 
-__all__ = ["evaluate"]
+__all__ = ["Sample", "evaluate"]

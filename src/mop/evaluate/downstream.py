@@ -6,18 +6,17 @@ measured. Definitions: ``docs/metrics.md``; settings after Ye et al. 2022 (ZeroG
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.encoder import TextEncoder, embed
 from mop.errors import ConfigError, DataError, require
+from mop.metrics.distances import interval
 from mop.randomness import derive_seed, rng_of
-from mop.storage.store import Store
 from mop.types import FloatArray, Progress
 
 LOGISTIC = "logistic"
@@ -30,14 +29,19 @@ N_RETRAINED = 20
 """Trainings on resampled texts behind an interval."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Texts and the label of each."""
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+
+
 def downstream_f1(
-    texts: Sequence[str],
-    labels: Sequence[str],
-    test_texts: Sequence[str],
-    test_labels: Sequence[str],
+    train: Labelled,
+    test: Labelled,
     *,
-    encoder: TextEncoder,
-    store: Store | None = None,
+    embed: Callable[[Sequence[str]], FloatArray],
     classifier: str = LOGISTIC,
     seed: int,
     n_bootstrap: int = 200,
@@ -47,12 +51,12 @@ def downstream_f1(
 
     Parameters
     ----------
-    texts, labels : sequence of str, length n
-        Empty texts are left out.
-    test_texts, test_labels : sequence of str, length m
-        Real.
-    encoder, store
-        For the embeddings of ``logistic``.
+    train : Labelled
+        n texts with the labels asked for; empty ones are left out.
+    test : Labelled
+        m real ones.
+    embed : callable
+        Texts to vectors of shape (n, D), for ``logistic``.
     classifier : str
         ``logistic``, or a transformer to fine-tune: ``hf:ORG/NAME`` or a folder.
     seed : int
@@ -60,6 +64,7 @@ def downstream_f1(
     n_bootstrap : int
         Resamples of the test records behind the interval, at least 2.
     progress : callable, optional
+        Of fine-tuning.
 
     Returns
     -------
@@ -83,38 +88,36 @@ def downstream_f1(
     spread is used, since a classifier of resampled texts is a worse one. Parts of 0.8 n different texts
     (delete-d jackknife) gave a spread 1.4 to 2.2 times too large, resampling 0.8 to 1.4.
     """
-    if len(texts) != len(labels) or len(test_texts) != len(test_labels):
+    for of in (train, test):
+        if len(of.texts) != len(of.labels):
+            raise DataError(
+                f"got {len(of.texts)} texts with {len(of.labels)} labels; each text needs one label; "
+                "pass lists of equal length"
+            )
+    kept = [i for i, text in enumerate(train.texts) if text.strip()]
+    if not kept or not test.texts:
         raise DataError(
-            f"got {len(texts)} texts with {len(labels)} labels and {len(test_texts)} test texts "
-            f"with {len(test_labels)}; each text needs one label; pass lists of equal length"
-        )
-    kept = [i for i, text in enumerate(texts) if text.strip()]
-    if not kept or not test_texts:
-        raise DataError(
-            f"there are {len(kept)} texts that are not empty and {len(test_texts)} test texts; a "
+            f"there are {len(kept)} texts that are not empty and {len(test.texts)} test texts; a "
             "classifier needs at least one of each; simulate more"
         )
-    train = [texts[i].strip() for i in kept]
-    wanted = [labels[i] for i in kept]
+    train = Labelled([train.texts[i].strip() for i in kept], [train.labels[i] for i in kept])
     sd_train = 0.0
-    if len(set(wanted)) == 1:
-        predicted = [wanted[0]] * len(test_texts)  # nothing to learn
+    if len(set(train.labels)) == 1:
+        predicted = [train.labels[0]] * len(test.texts)  # nothing to learn
     elif classifier == LOGISTIC:
-        vectors = embed(train, encoder, store=store, progress=progress)
-        tests = embed([t.strip() for t in test_texts], encoder, store=store, progress=progress)
-        predicted = logistic_predictions(vectors, wanted, tests)
-        sd_train = _retrained_sd(vectors, wanted, tests, test_labels, seed)
+        vectors, tests = embed(train.texts), embed([text.strip() for text in test.texts])
+        predicted = logistic_predictions(vectors, train.labels, tests)
+        sd_train = _retrained_sd(vectors, train.labels, tests, test.labels, seed)
     else:
-        predicted = fine_tuned_predictions(train, wanted, test_texts, model=classifier, seed=seed, progress=progress)
-    f1 = macro_f1(test_labels, predicted)
-    sd_test = float(np.std(_resampled_f1(test_labels, predicted, n_bootstrap, seed), ddof=1))
-    reach = 1.96 * math.hypot(sd_test, sd_train)
+        predicted = fine_tuned_predictions(train, test.texts, model=classifier, seed=seed, progress=progress)
+    f1 = macro_f1(test.labels, predicted)
+    sd_test = float(np.std(_resampled_f1(test.labels, predicted, n_bootstrap, seed), ddof=1))
     return {
         "f1": f1,
-        "f1_interval": [max(0.0, f1 - reach), min(1.0, f1 + reach)],
-        "accuracy": float(np.mean([a == b for a, b in zip(test_labels, predicted, strict=True)])),
-        "n_train": len(train),
-        "n_test": len(test_texts),
+        "f1_interval": interval(f1, sd_test, sd_train, low=0.0, high=1.0),
+        "accuracy": float(np.mean([a == b for a, b in zip(test.labels, predicted, strict=True)])),
+        "n_train": len(train.texts),
+        "n_test": len(test.texts),
         "classifier": classifier,
     }
 
@@ -127,32 +130,27 @@ def macro_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
     >>> macro_f1(["a", "a", "b", "b"], ["a", "b", "b", "b"]) == (2 / 3 + 4 / 5) / 2
     True
     """
-    names = sorted(set(truth))
-    code = {name: i for i, name in enumerate(names)}
-    return _macro_f1(
-        np.array([code[name] for name in truth]), np.array([code.get(name, -1) for name in predicted]), len(names)
-    )
+    return _macro_f1(*_coded(truth, predicted))
 
 
-def _macro_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64], n_labels: int) -> float:
+def _coded(truth: Sequence[str], predicted: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels as numbers; -1 for one that does not occur in the truth."""
+    code = {name: i for i, name in enumerate(sorted(set(truth)))}
+    return np.array([code[name] for name in truth]), np.array([code.get(name, -1) for name in predicted])
+
+
+def _macro_f1(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
     f1s = []
-    for label in range(n_labels):
-        if not np.any(truth == label):
-            continue  # of a resample: the labels that occur in its truth
+    for label in np.unique(truth):
         hits = int(np.sum((truth == label) & (predicted == label)))
-        size = int(np.sum(truth == label) + np.sum(predicted == label))
-        f1s.append(2 * hits / size)
+        f1s.append(2 * hits / int(np.sum(truth == label) + np.sum(predicted == label)))
     return float(np.mean(f1s))
 
 
 def _resampled_f1(truth: Sequence[str], predicted: Sequence[str], n_bootstrap: int, seed: int) -> list[float]:
-    names = sorted(set(truth))
-    code = {name: i for i, name in enumerate(names)}
-    a = np.array([code[name] for name in truth])
-    b = np.array([code.get(name, -1) for name in predicted])
-    rng = rng_of(seed, "downstream", "bootstrap")
-    rows = rng.integers(len(a), size=(n_bootstrap, len(a)))
-    return [_macro_f1(a[row], b[row], len(names)) for row in rows]
+    a, b = _coded(truth, predicted)
+    rows = rng_of(seed, "downstream", "bootstrap").integers(len(a), size=(n_bootstrap, len(a)))
+    return [_macro_f1(a[row], b[row]) for row in rows]
 
 
 def _retrained_sd(
@@ -200,31 +198,28 @@ def check_classifier(classifier: str) -> None:
 
 
 def fine_tuned_predictions(
-    texts: Sequence[str],
-    labels: Sequence[str],
+    train: Labelled,
     test_texts: Sequence[str],
     *,
     model: str,
     seed: int,
     n_epochs: int = N_EPOCHS,
     learning_rate: float = LEARNING_RATE,
-    batch_size: int = BATCH,
-    max_length: int = MAX_LENGTH,
     progress: Progress | None = None,
 ) -> list[str]:
     """Labels that a fine-tuned transformer gives to test texts, from its epoch with the best validation F1.
 
     Parameters
     ----------
-    texts, labels : sequence of str, length n
-        A tenth of them, drawn by the seed, validates.
+    train : Labelled
+        n texts; a tenth of them, drawn by the seed, validates.
     test_texts : sequence of str, length m
     model : str
         ``hf:ORG/NAME`` (``hf:distilbert-base-uncased`` is usual) or a folder.
     seed : int
         Of the new output layer, the order of the batches and dropout.
-    n_epochs, learning_rate, batch_size, max_length
-        AdamW with linear decay; ``max_length`` in word pieces.
+    n_epochs, learning_rate
+        AdamW with linear decay.
     progress : callable, optional
 
     Raises
@@ -237,6 +232,7 @@ def fine_tuned_predictions(
     torch = require("torch", extra="local")
     transformers = require("transformers", extra="local")
     place = model.removeprefix("hf:")
+    texts, labels = train.texts, train.labels
     names = sorted(set(labels))
     # The new layer and dropout draw from torch's own stream, which is put back afterwards.
     with torch.random.fork_rng():
@@ -253,33 +249,31 @@ def fine_tuned_predictions(
         net = net.to(device)
         order = rng_of(seed, "downstream", "split").permutation(len(texts))
         n_valid = max(1, round(VALID_SHARE * len(texts)))
-        valid, train = order[:n_valid].tolist(), order[n_valid:].tolist()
+        valid, fitted = order[:n_valid].tolist(), order[n_valid:].tolist()
         targets = torch.tensor([names.index(label) for label in labels])
 
         def batch(some: Sequence[str]) -> Any:
-            return tokenizer(
-                list(some), truncation=True, max_length=max_length, padding=True,
-                return_tensors="pt",
-            ).to(device)  # fmt: skip
+            encoded = tokenizer(list(some), truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+            return encoded.to(device)
 
         def predict(some: Sequence[str]) -> list[str]:
             net.eval()
             found: list[str] = []
             with torch.inference_mode():
-                for start in range(0, len(some), batch_size):
-                    logits = net(**batch(some[start : start + batch_size])).logits
+                for start in range(0, len(some), BATCH):
+                    logits = net(**batch(some[start : start + BATCH])).logits
                     found += [names[i] for i in logits.argmax(dim=1).tolist()]
             return found
 
-        n_steps = n_epochs * max(1, -(-len(train) // batch_size))
+        n_steps = n_epochs * max(1, -(-len(fitted) // BATCH))
         optimiser = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
         decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / n_steps)
         best, predicted, step = -1.0, predict(test_texts), 0
         for epoch in range(n_epochs):
             net.train()
-            shuffled = rng_of(seed, "downstream", "epoch", epoch).permutation(train).tolist()
-            for start in range(0, len(shuffled), batch_size):
-                rows = shuffled[start : start + batch_size]
+            shuffled = rng_of(seed, "downstream", "epoch", epoch).permutation(fitted).tolist()
+            for start in range(0, len(shuffled), BATCH):
+                rows = shuffled[start : start + BATCH]
                 loss = net(**batch([texts[i] for i in rows]), labels=targets[rows].to(device)).loss
                 optimiser.zero_grad()
                 loss.backward()

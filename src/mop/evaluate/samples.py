@@ -1,34 +1,48 @@
 """Responses of several methods and real texts to a table of scores with intervals and a floor.
 
 Every method, and the floor, is judged on the same number of texts, because most scores here move
-with that number. The result goes to `mop.report.page`; what the scores mean is in ``docs/distances.md``.
+with that number. The result goes to `mop.report.page`; what the scores mean is in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.encoder import TextEncoder, embed
 from mop.config import MIN_TEXTS
 from mop.errors import ConfigError, DataError
 from mop.metrics import distances, words
-from mop.metrics.distances import Z_95, Gaussian, Shown
+from mop.metrics.distances import Gaussian, Shown, interval
 from mop.randomness import derive_seed, rng_of, uniforms
-from mop.storage.store import Store
 from mop.types import FloatArray, Progress
 
-FLOOR = "floor"
-"""The name under which other real texts are scored."""
+FLOOR, GOLDEN = "floor", "golden"
+"""The names of other real texts, which are scored, and of those that all are compared with."""
+HISTOGRAM_EDGES = tuple(np.linspace(-1, 1, distances.N_BINS + 1).round(6).tolist())
+"""Edges of the cosine bins of `Evaluation.histograms`."""
 KEPT_SHARE = 0.8
 """Share of the texts in a subsample; see `_subsamples`."""
 IMPROBABLE = 0.01
 """A text is improbable below this quantile of real ones."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """The texts of a method, or of people, and what is known of each of them."""
+
+    texts: Sequence[str]
+    weights: Sequence[float] | None = None
+    """Survey weights; None: even. They count in every distance and in ``sense``, not in what is read off the words,
+    nor in the choice of texts."""
+    shown: Sequence[Shown] | None = None
+    """The exemplar, or several, that each text was written from."""
+    judged: Sequence[float] | None = None
+    """Log-likelihood per token of each text under a judge model, nats; nan where a text was not judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,27 +55,21 @@ class Evaluation:
     """Texts per method that were compared."""
     n_golden: int
     """Real texts they were compared with."""
-    encoder: str
-    """Identity of the encoder: scores of different encoders are not comparable."""
     notes: tuple[str, ...]
     """What a reader must know: texts left out, samples too small."""
-    histogram_edges: tuple[float, ...]
-    """Edges of the cosine bins, from -1 to 1."""
     histograms: dict[str, list[float]]
     """``golden``, each method and ``floor`` to pairs per cosine bin; whole numbers without weights."""
     rows: dict[str, NDArray[np.intp]]
     """Set name to the rows of the texts that were used, in the caller's numbering."""
-    vectors: dict[str, NDArray[np.float32]]
+    vectors: dict[str, FloatArray]
     """Set name to the embeddings of those rows, shape (n, D)."""
-    judge: str = ""
-    """Model under which `sense` was measured; empty where nothing was judged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Golden:
     """What is worked out once for the real side."""
 
-    vectors: NDArray[np.float32]
+    vectors: FloatArray
     weight: NDArray[np.float64] | None
     moments: Gaussian
     within: NDArray[np.float64]
@@ -75,20 +83,37 @@ class _Limit(NamedTuple):
     sd: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Set:
+    """One set of n texts that is scored, and the subsamples behind its intervals."""
+
+    vectors: FloatArray
+    weight: NDArray[np.float64] | None
+    subsamples: NDArray[np.intp]
+    """Shape (n_bootstrap, m): rows."""
+
+    def parts(self) -> list[tuple[NDArray[np.intp], NDArray[np.float64] | None]]:
+        """Rows and weights of each subsample."""
+        return [(rows, None if self.weight is None else self.weight[rows]) for rows in self.subsamples]
+
+    def sd(self, replicates: Sequence[float]) -> float:
+        """Standard deviation of the score of n fresh texts, from the scores of the subsamples.
+
+        By the delete-d jackknife (Shao and Wu 1989) it is (m / (n - m))^(1/2) times theirs.
+        """
+        m = self.subsamples.shape[1]
+        return math.sqrt(m / (len(self.vectors) - m)) * float(np.std(replicates, ddof=1))
+
+
 def evaluate(
-    methods: Mapping[str, Sequence[str]],
-    golden: Sequence[str],
-    floor: Sequence[str],
+    methods: Mapping[str, Sample],
+    golden: Sample,
+    floor: Sample,
     *,
-    encoder: TextEncoder,
-    store: Store | None = None,
+    embed: Callable[[Sequence[str]], FloatArray],
+    seed: int,
     n_seeds: int = 5,
     n_bootstrap: int = 200,
-    seed: int,
-    exemplar_texts: Mapping[str, Sequence[Shown]] | None = None,
-    judged: Mapping[str, Sequence[float]] | None = None,
-    judge: str = "",
-    weights: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every method, and other real texts, against the golden texts.
@@ -99,34 +124,22 @@ def evaluate(
 
     Parameters
     ----------
-    methods : mapping of str to sequence of str
+    methods : mapping of str to Sample
         The responses of each method; ``floor`` and ``golden`` are taken as names.
-    golden : sequence of str
+    golden : Sample
         The real texts to compare with, all of them used; never shown to a method.
-    floor : sequence of str
+    floor : Sample
         Other real texts, at best as many as each method has. Their scores are what other people's
         texts get at this size; a narrow method can get below their plain FID.
-    encoder : TextEncoder
-        Frozen sentence encoder.
-    store : Store, optional
-        Where embeddings are kept.
+    embed : callable
+        n texts to vectors of shape (n, D): a frozen sentence encoder's ``encode``, or
+        `mop.backends.encoder.embed` with its encoder and store.
+    seed : int
+        64-bit.
     n_seeds : int
         k-means runs behind MAUVE; its mean is reported.
     n_bootstrap : int
         Subsamples behind each interval, at least 2.
-    seed : int
-        64-bit.
-    exemplar_texts : mapping of str to sequence of str, of sequence of str, or of None, optional
-        For a method, the exemplar, or several, that each response was written from.
-    judged : mapping of str to sequence of float, optional
-        Log-likelihood per token of each text under a judge model, nats, for methods and ``floor``;
-        nan where a text was not judged, as empty ones are not. All that were judged count.
-    judge : str
-        Name of that model.
-    weights : mapping of str to sequence of float, optional
-        Survey weight of each text, for methods, ``floor`` and ``golden``; even where missing. They
-        count in every distance and in `sense`, not in what is read off the words, nor in the
-        choice of n texts.
     progress : callable, optional
         Called as ``progress(what, done, total)``.
 
@@ -138,154 +151,123 @@ def evaluate(
         ``mauve_interval``, ``kl_cosine_interval`` ([low, high], 95 %, over the choice of the n
         texts); ``fid_excess`` (FID for endless texts minus that of the floor, whose own is 0 by
         definition) and ``fid_excess_interval`` (over the choice of the n texts and of the floor's);
-        ``mauve_spread`` (standard deviation over seeds; 0 with one), ``mauve_star``,
-        ``frontier_integral``, ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under
-        the judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first
-        percentile of the floor), on the texts that were judged, None where none was; on the n texts
-        ``distinct_1``, ``distinct_2``, ``self_bleu_4`` (None if fewer than two texts have words),
-        ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars);
-        ``n``; ``empty``, the share of empty texts among the ``n_received`` that came in.
+        ``mauve_spread`` (standard deviation over seeds; 0 with one), ``kl_cosine_reverse``; ``sense``
+        (mean log-likelihood per token under the judge, nats), ``sense_interval`` and ``improbable``
+        (share of texts below the first percentile of the floor), on all texts that were judged, None
+        where none was; on the n texts ``distinct_1``, ``distinct_2``, ``self_bleu_4`` (None if fewer
+        than two texts have words), ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies``
+        (None without exemplars); ``n``; ``empty``, the share of empty texts among the ``n_received``
+        that came in.
 
     Raises
     ------
     ConfigError
-        If a method has a reserved name, ``n_seeds`` or ``n_bootstrap`` is too small, or a judge has
-        no name.
+        If a method has a reserved name, or ``n_seeds`` or ``n_bootstrap`` is too small.
     DataError
         If there is no method, a golden text is empty, fewer than 4 texts are left of a method,
         exemplars, weights or judged figures and texts differ in number, a weight is negative, a
         judged figure is infinite, or fewer than 2 texts of a method were judged.
     """
-    _settled(methods, n_seeds, n_bootstrap)
-    if judged and not judge:
-        raise ConfigError(
-            "figures of a judge were given and no name; accepted is the name of the model whose "
-            "log-likelihoods they are; pass it as judge"
-        )
-    texts = {**methods, FLOOR: floor}
-    shots = _shots(texts, exemplar_texts or {})
-    weight = _per_text("weights", weights or {}, {**texts, "golden": golden})
-    nats = {
-        name: _judged(of, weight.get(name), name)
-        for name, of in _per_text("judged figures", judged or {}, texts).items()
-    }
-    filled = {name: [i for i, text in enumerate(of) if text.strip()] for name, of in texts.items()}
-    n = _common_size(texts, filled, golden)
-    rows = {name: _choice(of, n, seed) for name, of in filled.items()}
-    rows["golden"] = np.arange(len(golden))
-    weight = {
-        name: scaled
-        for name, of in weight.items()
-        if (scaled := distances.scaled_weight(of[rows[name]], len(rows[name]), name=name)) is not None
-    }
+    _check_settings(methods, n_seeds, n_bootstrap)
+    scored = {**methods, FLOOR: floor}
+    every = {**scored, GOLDEN: golden}
+    for name, sample in every.items():
+        _check_lengths(name, sample)
+    nats = {name: _judged(name, sample) for name, sample in scored.items() if sample.judged is not None}
     least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
-    vectors = {
-        name: embed([of[i].strip() for i in rows[name]], encoder, store=store, progress=progress)
-        for name, of in {**texts, "golden": golden}.items()
-    }
-    of_golden = weight.get("golden")
-    real = _Golden(
-        vectors["golden"],
-        of_golden,
-        distances.gaussian(vectors["golden"], weight=of_golden),
-        distances.within_distances(vectors["golden"], weight=of_golden),
-        distances.cosine_histogram(vectors["golden"], seed=seed, weight=of_golden),
-    )
+    filled = {name: [i for i, text in enumerate(sample.texts) if text.strip()] for name, sample in every.items()}
+    n = _common_size(filled, every)
+    rows = {name: _choice(filled[name], n, seed) for name in scored} | {GOLDEN: np.arange(len(golden.texts))}
+    texts = {name: [sample.texts[i] for i in rows[name]] for name, sample in every.items()}
+    weights = {name: _scaled(name, sample.weights, rows[name]) for name, sample in every.items()}
+    vectors = {name: embed([text.strip() for text in of]) for name, of in texts.items()}
+    real = _golden(vectors[GOLDEN], weights[GOLDEN], seed)
+    subsamples = _subsamples(n, n_bootstrap, seed)
     scores: dict[str, dict[str, Any]] = {}
-    histograms = {"golden": real.histogram.tolist()}
-    limit: _Limit | None = None  # of the floor, which comes first for that
-    for done, name in enumerate([FLOOR, *methods]):
+    histograms = {GOLDEN: real.histogram.tolist()}
+    floors: _Limit | None = None  # FID of the floor for endless texts; it comes first for that
+    for done, (name, sample) in enumerate({FLOOR: floor, **methods}.items()):
         if progress is not None:
-            progress("compare", done, len(texts))
-        chosen = [texts[name][i] for i in rows[name]]
-        measured, histogram, own = _distances(
-            vectors[name], weight.get(name), real, limit, n_seeds=n_seeds, n_subsamples=n_bootstrap, seed=seed
-        )
-        limit = limit or own
+            progress("compare", done, len(scored))
+        of = _Set(vectors[name], weights[name], subsamples)
+        fid, own = _fid(of, real, floors)
+        floors = floors or own
+        kl, histogram = _kl(of, real, seed)
+        shown = [sample.shown[i] for i in rows[name]] if sample.shown is not None else [None] * n
         scores[name] = {
-            **measured,
+            **_energy(of, real),
+            **fid,
+            **_mauve(of, real, [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]),
+            **kl,
             **_sense(nats.get(name), least),
-            **_wording(chosen, [shots[name][i] for i in rows[name]], seed=seed),
+            **_wording(texts[name], shown, seed=seed),
             "n": n,
-            "n_received": len(texts[name]),
-            "empty": words.empty_share(texts[name]),
+            "n_received": len(sample.texts),
+            "empty": words.empty_share(sample.texts),
         }
         histograms[name] = histogram.tolist()
-    for of in (scores, histograms):
-        of[FLOOR] = of.pop(FLOOR)  # and goes last
+    for found in (scores, histograms):
+        found[FLOOR] = found.pop(FLOOR)  # and goes last
     if progress is not None:
-        progress("compare", len(texts), len(texts))
+        progress("compare", len(scored), len(scored))
     return Evaluation(
         methods=scores,
         n=n,
-        n_golden=len(golden),
-        encoder=encoder.identity,
-        notes=_notes(filled, texts, n, len(golden), vectors["golden"].shape[1]),
-        histogram_edges=tuple(np.linspace(-1, 1, distances.N_BINS + 1).round(6).tolist()),
+        n_golden=len(golden.texts),
+        notes=_notes({name: filled[name] for name in scored}, scored, n, vectors[GOLDEN].shape),
         histograms=histograms,
         rows=rows,
         vectors=vectors,
-        judge=judge if judged else "",
     )
 
 
-def _settled(methods: Mapping[str, Sequence[str]], n_seeds: int, n_bootstrap: int) -> None:
-    """Stop at settings that cannot work."""
+def _check_settings(methods: Mapping[str, Sample], n_seeds: int, n_bootstrap: int) -> None:
     if not methods:
         raise DataError("0 methods were given to evaluate; it needs at least 1; simulate one first")
-    for name in (FLOOR, "golden"):
+    for name in (FLOOR, GOLDEN):
         if name in methods:
             raise ConfigError(
-                f"a method is named {name!r}; accepted is any name but 'floor' and 'golden', which "
+                f"a method is named {name!r}; any name but 'floor' and 'golden' will do, which "
                 "stand for real texts; rename the method"
             )
     if n_seeds < 1 or n_bootstrap < 2:
         raise ConfigError(
-            f"n_seeds is {n_seeds} and n_bootstrap is {n_bootstrap}; accepted are at least 1 and "
+            f"n_seeds is {n_seeds} and n_bootstrap is {n_bootstrap}; they must be at least 1 and "
             "at least 2; leave them at 5 and 200"
         )
 
 
-def _shots(texts: Mapping[str, Sequence[str]], given: Mapping[str, Sequence[Shown]]) -> dict[str, Sequence[Shown]]:
-    """Return the exemplars of every response, None where there is none."""
-    for name, of in given.items():
-        if name not in texts or len(of) != len(texts[name]):
+def _check_lengths(name: str, sample: Sample) -> None:
+    for what, of in (("weights", sample.weights), ("exemplars", sample.shown), ("judged figures", sample.judged)):
+        if of is not None and len(of) != len(sample.texts):
             raise DataError(
-                f"exemplars were given for {name!r}: {len(of)}, with "
-                f"{len(texts.get(name, ()))} responses; each response needs its exemplars or None; "
-                "pass lists of equal length under the name of the method"
+                f"{name!r} has {len(of)} {what} and {len(sample.texts)} texts; each text needs its own; "
+                "pass lists of equal length"
             )
-    return {name: given.get(name, [None] * len(of)) for name, of in texts.items()}
 
 
-def _per_text(
-    what: str, given: Mapping[str, Sequence[float]], texts: Mapping[str, Sequence[str]]
-) -> dict[str, NDArray[np.float64]]:
-    """One figure per text of each set for which there are some."""
-    for name, of in given.items():
-        if name not in texts or len(of) != len(texts[name]):
-            raise DataError(
-                f"{what} were given for {name!r}: {len(of)}, with {len(texts.get(name, ()))} "
-                f"texts; accepted are {', '.join(texts)}, each with one figure per text"
-            )
-    return {name: np.asarray(of, dtype=np.float64) for name, of in given.items()}
+def _scaled(name: str, weights: Sequence[float] | None, rows: NDArray[np.intp]) -> NDArray[np.float64] | None:
+    """Weights of the chosen rows."""
+    if weights is None:
+        return None
+    return distances.scaled_weight(np.asarray(weights, np.float64)[rows], len(rows), name=name)
 
 
-def _common_size(texts: Mapping[str, Sequence[str]], filled: Mapping[str, list[int]], golden: Sequence[str]) -> int:
-    """How many texts every set can contribute."""
+def _common_size(filled: Mapping[str, list[int]], samples: Mapping[str, Sample]) -> int:
+    """How many texts every set can contribute, by the rows of each that are not empty."""
     for name, rows in filled.items():
         if len(rows) < MIN_TEXTS:
             raise DataError(
-                f"{name!r} has {len(rows)} texts that are not empty, of {len(texts[name])}; an "
+                f"{name!r} has {len(rows)} texts that are not empty, of {len(samples[name].texts)}; an "
                 f"evaluation needs at least {MIN_TEXTS}; simulate more or leave the method out"
             )
-    empty = [i for i, text in enumerate(golden) if not text.strip()]
-    if empty or len(golden) < MIN_TEXTS:
+    n_golden = len(samples[GOLDEN].texts)
+    if len(filled[GOLDEN]) < n_golden:
         raise DataError(
-            f"there are {len(golden)} golden texts, {len(empty)} of them empty; accepted are at "
-            f"least {MIN_TEXTS}, none empty; leave empty records out when loading"
+            f"there are {n_golden} golden texts, {n_golden - len(filled[GOLDEN])} of them empty; none may be; "
+            "leave empty records out when loading"
         )
-    return min(map(len, filled.values()))
+    return min(len(rows) for name, rows in filled.items() if name != GOLDEN)
 
 
 def _choice(rows: Sequence[int], n: int, seed: int) -> NDArray[np.intp]:
@@ -295,40 +277,28 @@ def _choice(rows: Sequence[int], n: int, seed: int) -> NDArray[np.intp]:
     return np.sort(places[np.argsort(order, kind="stable")[:n]])
 
 
-def _subsamples(n: int, n_subsamples: int, seed: int) -> tuple[NDArray[np.intp], float]:
-    """Rows of each subsample, and the factor from their spread to that of n texts.
+def _subsamples(n: int, n_subsamples: int, seed: int) -> NDArray[np.intp]:
+    """Rows of each subsample, of m = 0.8 n *different* texts.
 
     Drawing n of n with replacement repeats texts, and repetition is what these metrics punish: the
-    bootstrap would lie beside the score, not around it. Subsamples of m = 0.8 n *different* texts
-    keep the spread right: by the delete-d jackknife (Shao and Wu 1989), sqrt(m / (n - m)) times
-    their standard deviation estimates the standard deviation of the score of n fresh texts.
+    bootstrap would lie beside the score, not around it.
     """
     m = min(max(2, round(KEPT_SHARE * n)), n - 1)
-    rows = [rng_of(seed, "evaluate", "subsample", b).permutation(n)[:m] for b in range(n_subsamples)]
-    return np.stack(rows), math.sqrt(m / (n - m))
+    return np.stack([rng_of(seed, "evaluate", "subsample", b).permutation(n)[:m] for b in range(n_subsamples)])
 
 
-def _interval(
-    score: float, replicates: Sequence[float], factor: float, *, top: float, other_sd: float = 0.0
-) -> list[float]:
-    """Symmetric 95 % interval around a score, within the range of the metric."""
-    reach = Z_95 * math.hypot(factor * float(np.std(replicates, ddof=1)), other_sd)
-    return [max(0.0, score - reach), min(top, score + reach)]
-
-
-def _judged(
-    nats: NDArray[np.float64], weight: NDArray[np.float64] | None, name: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _judged(name: str, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Figures of the texts that were judged, and their shares of the survey weight."""
+    nats = np.asarray(sample.judged, np.float64)
     rows = np.flatnonzero(~np.isnan(nats))
     values = nats[rows]
     if len(rows) < 2 or not np.isfinite(values).all():
         raise DataError(
             f"{len(rows)} of {len(nats)} texts of {name!r} were judged, {np.isinf(values).sum()} of them "
-            "as infinite; accepted are nats per token, nan where a text was not judged, of at least "
+            "as infinite; figures are nats per token, nan where a text was not judged, of at least "
             "2 texts; judge them again"
         )
-    even = np.ones(len(rows)) if weight is None else weight[rows]
+    even = np.ones(len(rows)) if sample.weights is None else np.asarray(sample.weights, np.float64)[rows]
     return values, even / even.sum()
 
 
@@ -344,93 +314,91 @@ def _sense(nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: 
         return {"sense": None, "sense_interval": None, "improbable": None}
     values, share = nats
     mean, n = float(share @ values), len(values)
-    reach = Z_95 * math.sqrt(n / (n - 1) * float(share**2 @ (values - mean) ** 2))
     return {
         "sense": mean,
-        "sense_interval": [mean - reach, mean + reach],
+        "sense_interval": interval(mean, math.sqrt(n / (n - 1) * float(share**2 @ (values - mean) ** 2))),
         "improbable": None if least is None else float(share @ (values < least)),
     }
 
 
-def _distances(
-    vectors: NDArray[np.float32],
-    weight: NDArray[np.float64] | None,
-    golden: _Golden,
-    floor: _Limit | None,
-    *,
-    n_seeds: int,
-    n_subsamples: int,
-    seed: int,
-) -> tuple[dict[str, Any], NDArray[Any], _Limit]:
-    """Distances of one set with their intervals, its cosine histogram, and its FID for endless texts.
+def _golden(vectors: FloatArray, weight: NDArray[np.float64] | None, seed: int) -> _Golden:
+    return _Golden(
+        vectors,
+        weight,
+        distances.gaussian(vectors, weight=weight),
+        distances.within_distances(vectors, weight=weight),
+        distances.cosine_histogram(vectors, seed=seed, weight=weight),
+    )
+
+
+def _energy(of: _Set, golden: _Golden) -> dict[str, Any]:
+    found = distances.energy_distance(
+        golden.vectors,
+        of.vectors,
+        golden_weight=golden.weight,
+        synthetic_weight=of.weight,
+        golden_within=golden.within,
+    )
+    return {"energy": found.distance, "energy_interval": [found.low, found.high]}
+
+
+def _fid(of: _Set, golden: _Golden, floor: _Limit | None) -> tuple[dict[str, Any], _Limit]:
+    """FID as it is, and for endless texts over that of the floor; and the latter alone.
 
     The floor is compared with itself, as if with another set of real texts of the same error.
     """
-    subsamples, factor = _subsamples(len(vectors), n_subsamples, seed)
-    weights = [None if weight is None else weight[rows] for rows in subsamples]
-    energy = distances.energy_distance(
-        golden.vectors, vectors, golden_weight=golden.weight, synthetic_weight=weight, golden_within=golden.within
-    )
-
-    fid = distances.frechet(golden.moments, vectors, weight=weight)
+    fid = distances.frechet(golden.moments, of.vectors, weight=of.weight)
     fids = [
-        distances.frechet(golden.moments, vectors[rows], weight=of, is_rough=True)
-        for rows, of in zip(subsamples, weights, strict=True)
+        distances.frechet(golden.moments, of.vectors[rows], weight=weight, is_rough=True) for rows, weight in of.parts()
     ]
-    own = _Limit(fid.limit, factor * float(np.std([each.limit for each in fids], ddof=1)))
+    own = _Limit(fid.limit, of.sd([each.limit for each in fids]))
     floor = floor or own
     excess = own.value - floor.value
-    reach = Z_95 * math.hypot(own.sd, floor.sd)
+    scores = {
+        "fid": fid.distance,
+        "fid_interval": interval(fid.distance, of.sd([each.distance for each in fids]), low=0.0),
+        "fid_excess": excess,
+        "fid_excess_interval": interval(excess, own.sd, floor.sd),
+    }
+    return scores, own
 
-    first, second, bins = distances.pair_bins(vectors, seed=seed)
-    histogram = distances.count_pairs(first, second, bins, weight)
+
+def _kl(of: _Set, golden: _Golden, seed: int) -> tuple[dict[str, Any], NDArray[Any]]:
+    """KL-cosine, and the cosine histogram."""
+    first, second, bins = distances.pair_bins(of.vectors, seed=seed)
+    histogram = distances.count_pairs(first, second, bins, of.weight)
     kl = distances.kl_of_histograms(golden.histogram, histogram)
     kls = []
-    for rows in subsamples:
-        kept = np.zeros(len(vectors), dtype=bool)
+    for rows in of.subsamples:
+        kept = np.zeros(len(of.vectors), dtype=bool)
         kept[rows] = True
         both = kept[first] & kept[second]
-        inside = distances.count_pairs(first[both], second[both], bins[both], weight)
+        inside = distances.count_pairs(first[both], second[both], bins[both], of.weight)
         kls.append(distances.kl_of_histograms(golden.histogram, inside).golden_synthetic)
-
-    seeds = [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]
-    memberships, k = distances.joint_clusters(vectors, golden.vectors, seeds=seeds)
-    theirs = [np.bincount(real, golden.weight, minlength=k) for _, real in memberships]
-    results = [
-        distances.mauve_of_counts(np.bincount(ours, weight, minlength=k), real)
-        for (ours, _), real in zip(memberships, theirs, strict=True)
-    ]
-    mauve = float(np.mean([result.mauve for result in results]))
-    spread = float(np.std([result.mauve for result in results], ddof=1)) if n_seeds > 1 else 0.0
-    mauves = [
-        float(
-            np.mean(
-                [
-                    distances.mauve_of_counts(np.bincount(ours[rows], of, minlength=k), real).mauve
-                    for (ours, _), real in zip(memberships, theirs, strict=True)
-                ]
-            )
-        )
-        for rows, of in zip(subsamples, weights, strict=True)
-    ]
     scores = {
-        "energy": energy.distance,
-        "energy_interval": [energy.low, energy.high],
-        "fid": fid.distance,
-        "fid_interval": _interval(fid.distance, [each.distance for each in fids], factor, top=math.inf),
-        "fid_excess": excess,
-        "fid_excess_interval": [excess - reach, excess + reach],
-        "mauve": mauve,
-        # Subsamples keep the clusters of the full set; fresh texts would be clustered afresh.
-        "mauve_interval": _interval(mauve, mauves, factor, top=1.0, other_sd=spread),
-        "mauve_spread": spread,
-        "mauve_star": float(np.mean([r.mauve_star for r in results])),
-        "frontier_integral": float(np.mean([r.frontier_integral for r in results])),
         "kl_cosine": kl.golden_synthetic,
-        "kl_cosine_interval": _interval(kl.golden_synthetic, kls, factor, top=math.inf),
+        "kl_cosine_interval": interval(kl.golden_synthetic, of.sd(kls), low=0.0),
         "kl_cosine_reverse": kl.synthetic_golden,
     }
-    return scores, histogram, own
+    return scores, histogram
+
+
+def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> dict[str, Any]:
+    memberships, k = distances.joint_clusters(of.vectors, golden.vectors, seeds=seeds)
+    theirs = [np.bincount(real, golden.weight, minlength=k) for _, real in memberships]
+
+    def by_seed(rows: NDArray[np.intp] | slice, weight: NDArray[np.float64] | None) -> list[float]:
+        return [
+            distances.mauve_of_counts(np.bincount(ours[rows], weight, minlength=k), real)
+            for (ours, _), real in zip(memberships, theirs, strict=True)
+        ]
+
+    scores = by_seed(slice(None), of.weight)
+    mauve = float(np.mean(scores))
+    spread = float(np.std(scores, ddof=1)) if len(seeds) > 1 else 0.0
+    # Subsamples keep the clusters of the full set; fresh texts would be clustered afresh.
+    sd = of.sd([float(np.mean(by_seed(rows, weight))) for rows, weight in of.parts()])
+    return {"mauve": mauve, "mauve_interval": interval(mauve, sd, spread, low=0.0, high=1.0), "mauve_spread": spread}
 
 
 def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict[str, Any]:
@@ -448,15 +416,16 @@ def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict
 
 
 def _notes(
-    filled: Mapping[str, list[int]], texts: Mapping[str, Sequence[str]], n: int, n_golden: int, n_dimensions: int
+    filled: Mapping[str, list[int]], samples: Mapping[str, Sample], n: int, golden: tuple[int, ...]
 ) -> tuple[str, ...]:
-    """Say what was left out and what the sizes forbid to conclude."""
+    """Say what was left out and what the sizes, (n_golden, D) of the golden vectors, forbid to conclude."""
+    n_golden, n_dimensions = golden
     notes = []
     for name, rows in filled.items():
-        if len(rows) < len(texts[name]):
+        n_received = len(samples[name].texts)
+        if len(rows) < n_received:
             notes.append(
-                f"{name}: {len(texts[name]) - len(rows)} of {len(texts[name])} texts are empty; "
-                "they are counted, not compared"
+                f"{name}: {n_received - len(rows)} of {n_received} texts are empty; they are counted, not compared"
             )
     if max(map(len, filled.values())) > n:
         smallest = min(filled, key=lambda name: len(filled[name]))
@@ -524,20 +493,13 @@ def text_map(
     seed : int
         64-bit.
     limit : int
-        Texts per set at most; the choice is a function of (seed, row).
+        Texts per set at most, at least 2; the choice is a function of (seed, row).
 
     Returns
     -------
     dict of str to (ndarray (m,), ndarray (m, 2))
         ``golden`` and each method, not the floor, to rows in the caller's numbering and places.
-
-    Raises
-    ------
-    ConfigError
-        If ``limit`` is below 2.
     """
-    if limit < 2:
-        raise ConfigError(f"limit is {limit}; accepted is at least 2; leave it at 500")
     chosen = {name: _choice(range(len(rows)), limit, seed) for name, rows in evaluation.rows.items() if name != FLOOR}
     stack = np.concatenate([evaluation.vectors[name][places] for name, places in chosen.items()])
     plane = projection(stack, seed=seed)

@@ -32,6 +32,8 @@ MAUVE_ADVISED = 1_000
 """Fewer texts a side give an optimistic MAUVE (its authors advise 5,000); chosen, not tuned."""
 PCA_SHARE = 0.9
 """Share of the variance that MAUVE keeps before it clusters."""
+MAUVE_SCALE, MAUVE_WEIGHTS = 5.0, 25
+"""c of its divergences, and points on its curve: everyone's choice."""
 Z_95 = 1.96
 """Half-width of a 95 % interval in standard deviations of a normal variable."""
 BLOCK = 4_000_000
@@ -46,7 +48,7 @@ class DoubtfulMetricWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gaussian:
-    """The moments of one sample, in the form in which the Fréchet distance needs them."""
+    """The moments of one sample, as the Fréchet distance needs them."""
 
     mean: NDArray[np.float64]
     """Shape (D,)."""
@@ -79,21 +81,6 @@ class Energy(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MauveResult:
-    """MAUVE at one clustering, with its companions."""
-
-    mauve: float
-    """Area under the divergence curve, 0 to 1, higher is better."""
-    mauve_star: float
-    """The same with 0.5 added to every cluster count: steadier when clusters are empty."""
-    frontier_integral: float
-    """0 to 1, lower is better; 1 when no cluster is shared."""
-    n_clusters: int
-    curve: NDArray[np.float64]
-    """Shape (n_weights + 2, 2), end points included, in order of the weight."""
-
-
 class KLCosine(NamedTuple):
     """KL-cosine in both directions, nats."""
 
@@ -101,6 +88,31 @@ class KLCosine(NamedTuple):
     """KL(golden ‖ synthetic): large where real texts have similarities that synthetic ones lack."""
     synthetic_golden: float
     """KL(synthetic ‖ golden)."""
+
+
+def interval(value: float, *sds: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """95 % interval around a figure: value ± 1.96 (Σ sd²)^(1/2), within the range of the figure.
+
+    Parameters
+    ----------
+    value : float
+    *sds : float
+        Standard deviations of its independent errors.
+    low, high : float
+        Least and most that the figure can be.
+
+    Returns
+    -------
+    list of float
+        Low and high end.
+
+    Examples
+    --------
+    >>> interval(0.5, 0.03, 0.04), interval(0.5, 1.0, low=0.0)
+    ([0.402, 0.598], [0.0, 2.46])
+    """
+    reach = Z_95 * math.hypot(*sds)
+    return [max(low, value - reach), min(high, value + reach)]
 
 
 def _vectors(name: str, values: FloatArray) -> NDArray[np.float64]:
@@ -113,15 +125,15 @@ def _vectors(name: str, values: FloatArray) -> NDArray[np.float64]:
         )
     if rows.dtype.kind not in "fiu":
         raise DataError(
-            f"the {name} vectors have the type {rows.dtype}; accepted are real numbers; "
+            f"the {name} vectors have the type {rows.dtype}; they must be real numbers; "
             "pass what mop.backends.encoder.embed returns"
         )
     rows = np.asarray(rows, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if bad.size:
         raise DataError(
-            f"{bad.size} of the {name} vectors, shape {rows.shape}, hold nan or infinity (first: "
-            f"row {bad[0]}); accepted are finite numbers; look at the texts and the encoder"
+            f"{bad.size} of the {name} vectors, shape {rows.shape}, hold nan or infinity (first: row {bad[0]}); "
+            "they must be finite numbers; look at the texts and the encoder"
         )
     return rows
 
@@ -182,8 +194,8 @@ def scaled_weight(weight: FloatArray | None, n: int, *, name: str = "given") -> 
     if values.shape != (n,) or not good.all() or (values > 0).sum() < 2:
         raise DataError(
             f"the {name} weights have shape {values.shape} for {n} texts, {int((~good).sum())} of "
-            f"them negative or not finite and {int((values > 0).sum())} above 0; accepted is one "
-            "weight of at least 0 per text, two or more above 0; pass none to weight evenly"
+            f"them negative or not finite and {int((values > 0).sum())} above 0; pass "
+            "one weight of at least 0 per text, two or more above 0, or none to weight evenly"
         )
     return None if (values == values[0]).all() else values * (n / values.sum())
 
@@ -201,7 +213,7 @@ def _moments(
     return mean, (rows - mean) * np.sqrt(weight / divisor)[:, None]
 
 
-def gaussian(vectors: FloatArray, *, weight: FloatArray | None = None, name: str = "golden") -> Gaussian:
+def gaussian(vectors: FloatArray, *, weight: FloatArray | None = None) -> Gaussian:
     """Fit a Gaussian to a sample.
 
     Parameters
@@ -210,8 +222,6 @@ def gaussian(vectors: FloatArray, *, weight: FloatArray | None = None, name: str
         n of at least 2.
     weight : ndarray, shape (n,), optional
         Survey weights; only their ratios count.
-    name : str
-        What to call the sample in an error message.
 
     Returns
     -------
@@ -221,11 +231,11 @@ def gaussian(vectors: FloatArray, *, weight: FloatArray | None = None, name: str
     Raises
     ------
     DataError
-        If the vectors are not (n, D) with n of at least 2, or not finite, or weights do not fit.
+        If the sample or its weights cannot be used.
     """
-    rows = _vectors(name, vectors)
-    mean, centred = _moments(rows, scaled_weight(weight, len(rows), name=name))
-    values, axes = np.linalg.eigh(centred.T @ centred)
+    rows = _vectors("golden", vectors)
+    mean, centred = _moments(rows, scaled_weight(weight, len(rows), name="golden"))
+    values, axes = np.linalg.eigh(centred.T @ centred)  # S = V diag(λ) Vᵀ, root = V diag(λ^½) Vᵀ
     values = np.clip(values, 0, None)  # rounding leaves the zeros of a rank-poor sample below 0
     return Gaussian(mean, (axes * np.sqrt(values)) @ axes.T, values)
 
@@ -243,8 +253,7 @@ def frechet(
     weight : ndarray, shape (n,), optional
         Survey weights; only their ratios count.
     is_rough : bool
-        Whether about seven digits are enough, in half the time or less: for the many distances
-        that an interval is made of.
+        About seven digits, in half the time: for the many distances behind an interval.
 
     Returns
     -------
@@ -255,16 +264,13 @@ def frechet(
     Raises
     ------
     DataError
-        If the vectors are not finite, not (n, D), or of another dimension than the Gaussian, or
-        weights do not fit.
+        If the sample or its weights cannot be used, or the Gaussian has another dimension.
 
     Notes
     -----
-    tr (S_g S_s)^(1/2) is the sum of the square roots of the eigenvalues of A S_s A with
-    A = S_g^(1/2), that is, of the singular values of X A for any X with XᵀX = S_s. Taking X as the
-    centred sample (or its triangular factor, if the sample has more rows than columns) squares
-    nothing, so the distance of a sample from itself is 0 to rounding, also with n < D. The rough way
-    squares: eigenvalues of the smaller of X A (X A)ᵀ and (X A)ᵀ X A.
+    tr (S_g S_s)^(1/2) is the sum of the singular values of X A, with A = S_g^(1/2) and any X with
+    XᵀX = S_s. Taking X as the centred sample (or its triangular factor) squares nothing, so the
+    distance of a sample from itself is 0 to rounding, also with n < D. The rough way squares.
 
     For the limit, |m_g - m_s|² loses tr S_s / n, and the sum of roots is that of the population, as
     `_population_roots` finds it.
@@ -278,9 +284,9 @@ def frechet(
     even = scaled_weight(weight, len(rows), name="synthetic")
     if even is not None:
         rows, even = rows[even > 0], scaled_weight(even[even > 0], int((even > 0).sum()))
-    mean, centred = _moments(rows, even)
-    trace = float(np.vdot(centred, centred))
-    if is_rough:
+    mean, centred = _moments(rows, even)  # centred is X, with XᵀX = S_s
+    trace = float(np.vdot(centred, centred))  # tr S_s
+    if is_rough:  # values: eigenvalues of A S_s A = (X A)ᵀ X A
         both = centred @ golden.root
         small = both @ both.T if both.shape[0] < both.shape[1] else both.T @ both
         values = np.clip(np.linalg.eigvalsh(small), 0, None)
@@ -289,8 +295,8 @@ def frechet(
             centred = np.asarray(np.linalg.qr(centred, mode="r"))
         values = np.linalg.svd(centred @ golden.root, compute_uv=False) ** 2
     gap = golden.mean - mean
-    apart = float(gap @ gap) + golden.trace + trace
-    share = 1 / len(rows) if even is None else float((even**2).sum()) / len(rows) ** 2
+    apart = float(gap @ gap) + golden.trace + trace  # |m_g - m_s|² + tr S_g + tr S_s
+    share = 1 / len(rows) if even is None else float((even**2).sum()) / len(rows) ** 2  # 1/n, or Σw²/W²
     roots = _population_roots(values, len(rows), golden.variances**2, even)
     return Frechet(max(0.0, apart - 2 * float(np.sqrt(values).sum())), apart - trace * share - 2 * roots)
 
@@ -310,23 +316,25 @@ def _population_roots(
     freedom = n - 1
     if not values.max() > 0:
         return 0.0
-    t = np.geomspace(values.max() * 1e4, RESOLVED_FROM * values.sum() / freedom, 1_000)
+    t = np.geomspace(values.max() * 1e4, RESOLVED_FROM * values.sum() / freedom, 1_000)  # m ascends
     s = (values[:, None] / (values[:, None] + t)).sum(axis=0) / freedom
     if weight is None:
         e = s / (1 - s)
-    else:
+    else:  # mean(w e / (1 + w e)) = s, solved for e on a grid
         tried = np.geomspace(s[0] / 2, 1e6, 600)
         found = [float(np.mean(weight * x / (1 + weight * x))) for x in tried]
         e = np.exp(np.interp(s, found, np.log(tried)))
     root, phi = np.sqrt(s / (e * t)), freedom * t * e
+    # ∫ φ(m) m^(-1/2) dm = 2 ∫ φ d(m^(1/2)): φ is flat below the first m, trapezoids between.
     seen = 2 * phi[0] * root[0] + ((phi[1:] + phi[:-1]) * np.diff(root)).sum()
+    # Beyond the last m: τm = c S_g², log c by bisection so that Σ τm/(1 + τm) = mφ(m) joins.
     low, high = -700.0, 700.0
     relative = shape / max(shape.max(), 1e-300)
     for _ in range(60):
         middle = (low + high) / 2
         joined = math.exp(middle) * relative
         low, high = (middle, high) if (joined / (1 + joined)).sum() < freedom * s[-1] else (low, middle)
-    joined = np.sqrt(joined)
+    joined = np.sqrt(joined)  # 2 ∫ τ/(1 + τx²) dx from m^(1/2) on is 2 τ^(1/2) arctan(1/(τm)^(1/2))
     unseen = 2 * (joined * np.arctan2(1, joined)).sum() / root[-1]
     return float(seen + unseen) / math.pi
 
@@ -357,11 +365,6 @@ def fid(golden: FloatArray, synthetic: FloatArray) -> float:
     DoubtfulMetricWarning
         If a sample has fewer rows than columns: its covariance is then singular.
 
-    Notes
-    -----
-    Source: the usual Fréchet distance of the text-generation literature. The paper's own scale is
-    not known, see ``docs/metrics.md``.
-
     Examples
     --------
     >>> square = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -371,18 +374,15 @@ def fid(golden: FloatArray, synthetic: FloatArray) -> float:
     left, right = _both(golden, synthetic)
     if min(len(left), len(right)) < left.shape[1]:
         warnings.warn(
-            f"FID from {len(left)} golden and {len(right)} synthetic texts in {left.shape[1]} "
-            "dimensions is dominated by sample size, which favours the narrower set; read the energy "
-            "distance or the limit of frechet",
+            f"FID from {len(left)} golden and {len(right)} synthetic texts in {left.shape[1]} dimensions is dominated "
+            "by sample size, which favours the narrower set; read the energy distance or the limit of frechet",
             DoubtfulMetricWarning,
             stacklevel=2,
         )
     return frechet(gaussian(left), right).distance
 
 
-def within_distances(
-    vectors: FloatArray, *, weight: FloatArray | None = None, name: str = "golden"
-) -> NDArray[np.float64]:
+def within_distances(vectors: FloatArray, *, weight: FloatArray | None = None) -> NDArray[np.float64]:
     """Sum up the Euclidean distances from each text to the others of its sample.
 
     Parameters
@@ -391,8 +391,6 @@ def within_distances(
         n of at least 2.
     weight : ndarray, shape (n,), optional
         Survey weights, scaled to a mean of 1.
-    name : str
-        What to call the sample in an error message.
 
     Returns
     -------
@@ -402,11 +400,10 @@ def within_distances(
     Raises
     ------
     DataError
-        If the vectors are not (n, D) with n of at least 2, or not finite, or weights do not fit.
+        If the sample or its weights cannot be used.
     """
-    rows = _vectors(name, vectors)
-    even = scaled_weight(weight, len(rows), name=name)
-    return _summed_distances(rows, rows, even, is_same=True)
+    rows = _vectors("golden", vectors)
+    return _summed_distances(rows, rows, scaled_weight(weight, len(rows), name="golden"), is_same=True)
 
 
 def _summed_distances(
@@ -418,7 +415,7 @@ def _summed_distances(
     step = max(1, BLOCK // len(others))
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        apart = block @ others.T
+        apart = block @ others.T  # |x - y|² = |x|² - 2 xᵀy + |y|²
         apart *= -2
         apart += squares
         apart += np.einsum("nd,nd->n", block, block)[:, None]
@@ -437,8 +434,9 @@ def _left_out(
     The variance is that of 2 cross - within when each text of this sample is left out in turn.
     """
     n, total, squares = len(weight), weight.sum(), (weight**2).sum()
-    far, near = weight @ cross, weight @ within
-    apart, inside = far / total, near / (total**2 - squares)
+    far, near = weight @ cross, weight @ within  # Σ w_i E|s_i - g| and Σ_i w_i Σ_j w_j |s_i - s_j|
+    apart, inside = far / total, near / (total**2 - squares)  # a pair within is of two different texts
+    # Without text i: W - w_i for W, and its row and column leave the sum of pairs.
     pairs = (total - weight) ** 2 - (squares - weight**2)
     # A sample of two has no pair left when one is out; its own spread then counts as 0.
     inside_without = np.divide(near - 2 * weight * within, pairs, out=np.full(n, inside), where=pairs > 1e-9 * total)
@@ -477,8 +475,7 @@ def energy_distance(
     Raises
     ------
     DataError
-        If a sample is not (n, D) with n of at least 2, not finite, of another dimension, or weights
-        do not fit.
+        If a sample or its weights cannot be used.
 
     Notes
     -----
@@ -508,9 +505,8 @@ def energy_distance(
     _, golden_inside, golden_variance = _left_out(
         _summed_distances(real, ours, right) / even_right.sum(), golden_within, even_left
     )
-    distance = 2 * apart - inside - golden_inside
-    reach = Z_95 * math.sqrt(variance + golden_variance)
-    return Energy(distance, distance - reach, distance + reach)
+    distance = 2 * apart - inside - golden_inside  # 2 E|s - g| - E|s - s'| - E|g - g'|
+    return Energy(distance, *interval(distance, math.sqrt(variance + golden_variance)))
 
 
 def principal_axes(vectors: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -562,7 +558,7 @@ def _spread_starts(rows: NDArray[np.float32], n_clusters: int, draw: np.random.G
 
 
 def joint_clusters(
-    synthetic: FloatArray, golden: FloatArray, *, seeds: Sequence[int], n_clusters: int | None = None
+    synthetic: FloatArray, golden: FloatArray, *, seeds: Sequence[int]
 ) -> tuple[list[tuple[NDArray[np.intp], NDArray[np.intp]]], int]:
     """Cluster both samples together, once per seed, as MAUVE does.
 
@@ -571,19 +567,18 @@ def joint_clusters(
     synthetic, golden : ndarray, shape (n, D) and (m, D)
     seeds : sequence of int
         One k-means run (best of 5 starts) each.
-    n_clusters : int, optional
-        None: a tenth of the smaller sample, rounded, at least 2.
 
     Returns
     -------
     memberships : list of (ndarray (n,), ndarray (m,))
         For each seed the clusters of the synthetic and of the golden rows.
     n_clusters : int
+        A tenth of the smaller sample, rounded, at least 2.
 
     Raises
     ------
     DataError
-        If a sample cannot be used, or there are more clusters than rows or fewer than 2.
+        If a sample cannot be used.
 
     Notes
     -----
@@ -596,31 +591,21 @@ def joint_clusters(
 
     right, left = _both(golden, synthetic)
     stack = np.concatenate([_unit("synthetic", left), _unit("golden", right)])
-    if n_clusters is None:
-        n_clusters = max(2, round(min(len(left), len(right)) / 10))
-    if not 2 <= n_clusters <= len(stack):
-        raise DataError(
-            f"{n_clusters} clusters were asked for with synthetic vectors {left.shape} and golden "
-            f"{right.shape}; MAUVE accepts 2 to {len(stack)} here; leave n_clusters at None"
-        )
+    n_clusters = max(2, round(min(len(left), len(right)) / 10))
     centred, axes, variances = principal_axes(stack)
     total = variances.sum()
     kept = int(np.searchsorted(np.cumsum(variances), PCA_SHARE * total)) + 1 if total else 1
     reduced = (centred @ axes[:, :kept]).astype(np.float32)
     memberships = []
     for seed in seeds:
-        best: KMeans | None = None
-        for start in range(5):
-            centres = _spread_starts(reduced, n_clusters, rng_of(seed, "mauve k-means", start))
-            with warnings.catch_warnings():
-                # Repeated texts can leave fewer distinct points than clusters. An empty cluster
-                # holds no mass on either side, so nothing follows from it.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                fitted = KMeans(n_clusters, init=centres, n_init=1, max_iter=500).fit(reduced)
-            if best is None or fitted.inertia_ < best.inertia_:
-                best = fitted
-        assert best is not None
-        memberships.append((best.labels_[: len(left)], best.labels_[len(left) :]))
+        starts = [_spread_starts(reduced, n_clusters, rng_of(seed, "mauve k-means", start)) for start in range(5)]
+        with warnings.catch_warnings():
+            # Repeated texts can leave fewer distinct points than clusters. An empty cluster
+            # holds no mass on either side, so nothing follows from it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = [KMeans(n_clusters, init=centres, n_init=1, max_iter=500).fit(reduced) for centres in starts]
+        labels = min(fitted, key=lambda model: model.inertia_).labels_  # the first of equals
+        memberships.append((labels[: len(left)], labels[len(left) :]))
     return memberships, n_clusters
 
 
@@ -628,14 +613,6 @@ def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL(p ‖ q) along the last axis, nats, with 0 log 0 = 0; q is positive wherever p is."""
     safe_p, safe_q = np.where(p > 0, p, 1.0), np.where(p > 0, q, 1.0)
     return np.asarray((p * np.log(safe_p / safe_q)).sum(axis=-1))
-
-
-def _curve(p: NDArray[np.float64], q: NDArray[np.float64], c: float, n_weights: int) -> NDArray[np.float64]:
-    """Points of the divergence curve between the end points (1, 0) and (0, 1)."""
-    weights = np.linspace(1e-6, 1 - 1e-6, n_weights)[:, None]
-    mixed = weights * p + (1 - weights) * q
-    inner = np.exp(-c * np.stack([_kl(q, mixed), _kl(p, mixed)], axis=1))
-    return np.concatenate([[[1.0, 0.0]], inner, [[0.0, 1.0]]])
 
 
 def _area(curve: NDArray[np.float64]) -> float:
@@ -649,77 +626,55 @@ def _area(curve: NDArray[np.float64]) -> float:
     return min(1.0, sum(areas) / 2)
 
 
-def _frontier(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """2 ∫ [w KL(p ‖ r_w) + (1 - w) KL(q ‖ r_w)] dw in closed form, summed over clusters."""
-    both = (p > 0) & (q > 0) & (p != q)
-    a, b = p[both], q[both]
-    # Where p = q the summand is 0; where one of them is 0 it is half of the other.
-    alone = np.abs(p - q)[(p == 0) | (q == 0)].sum() / 2
-    return float(alone + ((a + b) / 2 - a * b / (a - b) * np.log(a / b)).sum())
-
-
-def mauve_of_counts(
-    synthetic_counts: NDArray[Any], golden_counts: NDArray[Any], *, c: float = 5.0, n_weights: int = 25
-) -> MauveResult:
+def mauve_of_counts(synthetic_counts: NDArray[Any], golden_counts: NDArray[Any]) -> float:
     """MAUVE from the number of texts of each side in each cluster.
 
     Parameters
     ----------
     synthetic_counts, golden_counts : ndarray, shape (n_clusters,)
         At least 0, each with a positive sum.
-    c : float
-        Scale of the divergences, > 0.
-    n_weights : int
-        Points on the curve, at least 2.
 
     Returns
     -------
-    MauveResult
+    float
+        0 to 1, higher is better; 0.00407 where no cluster is shared.
 
     Raises
     ------
     DataError
-        If the counts differ in shape, are negative or empty, or a setting is out of range.
+        If the counts differ in shape, are negative or empty.
 
     Notes
     -----
-    Source: Pillutla et al. 2021, and 2023 for the frontier integral and the Krichevsky-Trofimov
-    smoothing of MAUVE*. Deviation: ties on the curve are broken so that equal histograms score 1.
+    Source: Pillutla et al. 2021. Deviation: ties are broken so that equal histograms score 1.
 
     Examples
     --------
-    >>> round(mauve_of_counts(np.array([5, 5]), np.array([5, 5])).mauve, 6)
+    >>> round(mauve_of_counts(np.array([5, 5]), np.array([5, 5])), 6)
     1.0
-    >>> round(mauve_of_counts(np.array([9, 0]), np.array([0, 9])).mauve, 5)
+    >>> round(mauve_of_counts(np.array([9, 0]), np.array([0, 9])), 5)
     0.00407
     """
     p, q = np.asarray(synthetic_counts, np.float64), np.asarray(golden_counts, np.float64)
     if p.ndim != 1 or p.shape != q.shape or min(p.min(initial=0), q.min(initial=0)) < 0:
         raise DataError(
             f"cluster counts have shapes {p.shape} and {q.shape} and a least value of "
-            f"{min(p.min(initial=0), q.min(initial=0)):g}; accepted are two equally long lists of "
+            f"{min(p.min(initial=0), q.min(initial=0)):g}; they must be two equally long lists of "
             "numbers of at least 0; count both samples over the same clusters"
         )
     if not (p.sum() > 0 and q.sum() > 0):
         raise DataError(
-            f"cluster counts sum to {p.sum():g} and {q.sum():g}; MAUVE needs texts on both sides; "
-            "pass counts with a positive sum"
+            f"cluster counts sum to {p.sum():g} and {q.sum():g}; MAUVE needs texts on both sides; pass positive sums"
         )
-    if not (c > 0 and n_weights >= 2):
-        raise DataError(
-            f"c is {c} and n_weights is {n_weights}; accepted are c > 0 and n_weights of at least "
-            "2; leave them at 5 and 25 to compare with other work"
-        )
-    star_p, star_q = (p + 0.5) / (p + 0.5).sum(), (q + 0.5) / (q + 0.5).sum()
     p, q = p / p.sum(), q / q.sum()
-    curve = _curve(p, q, c, n_weights)
-    star = _area(_curve(star_p, star_q, c, n_weights))
-    return MauveResult(_area(curve), star, _frontier(p, q), len(p), curve)
+    # The curve: (exp(-c KL(q ‖ r)), exp(-c KL(p ‖ r))) for r = w p + (1 - w) q, from (1, 0) to (0, 1).
+    w = np.linspace(1e-6, 1 - 1e-6, MAUVE_WEIGHTS)[:, None]
+    r = w * p + (1 - w) * q
+    inner = np.exp(-MAUVE_SCALE * np.stack([_kl(q, r), _kl(p, r)], axis=1))
+    return _area(np.concatenate([[[1.0, 0.0]], inner, [[0.0, 1.0]]]))
 
 
-def mauve(
-    synthetic: FloatArray, golden: FloatArray, *, seed: int = 25, n_clusters: int | None = None, c: float = 5.0
-) -> MauveResult:
+def mauve(synthetic: FloatArray, golden: FloatArray, *, seed: int = 25) -> float:
     """MAUVE between two samples of embeddings: one number for both kinds of error.
 
     Parameters
@@ -728,19 +683,16 @@ def mauve(
         n and m of at least 2.
     seed : int
         Seed of k-means. The score moves by 0.003 to 0.01 with it: report several.
-    n_clusters : int, optional
-        None: a tenth of the smaller sample, at least 2.
-    c : float
-        Scale of the divergences; 5 is everyone's choice.
 
     Returns
     -------
-    MauveResult
+    float
+        0 to 1, higher is better.
 
     Raises
     ------
     DataError
-        If a sample cannot be used or a setting is out of range.
+        If a sample cannot be used.
 
     Warns
     -----
@@ -749,26 +701,22 @@ def mauve(
 
     Notes
     -----
-    Source: Pillutla et al. 2021 and 2023; steps in `joint_clusters` and `mauve_of_counts`.
-    Deviation: the features are sentence embeddings, not the last hidden state of GPT-2 large.
+    Steps in `joint_clusters` and `mauve_of_counts`. Deviation: the features are sentence
+    embeddings, not the last hidden state of GPT-2 large.
     """
-    small = min(len(synthetic), len(golden))
-    memberships, k = joint_clusters(synthetic, golden, seeds=[seed], n_clusters=n_clusters)
-    if small < MAUVE_ADVISED:
+    memberships, k = joint_clusters(synthetic, golden, seeds=[seed])
+    if min(len(synthetic), len(golden)) < MAUVE_ADVISED:
         warnings.warn(
-            f"MAUVE from {len(synthetic)} synthetic and {len(golden)} golden texts is optimistic; "
-            f"at least {MAUVE_ADVISED:,} a side are advised; compare it only at equal n and beside "
-            "the floor",
+            f"MAUVE from {len(synthetic)} synthetic and {len(golden)} golden texts is optimistic; at least "
+            f"{MAUVE_ADVISED:,} a side are advised; compare it only at equal n and beside the floor",
             DoubtfulMetricWarning,
             stacklevel=2,
         )
     ours, theirs = memberships[0]
-    return mauve_of_counts(np.bincount(ours, minlength=k), np.bincount(theirs, minlength=k), c=c)
+    return mauve_of_counts(np.bincount(ours, minlength=k), np.bincount(theirs, minlength=k))
 
 
-def pair_bins(
-    vectors: FloatArray, *, seed: int, name: str = "given"
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+def pair_bins(vectors: FloatArray, *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Histogram bins of the cosines between texts of one sample.
 
     Parameters
@@ -776,8 +724,6 @@ def pair_bins(
     vectors : ndarray, shape (n, D)
     seed : int
         Chooses the 200,000 random pairs if n is above 2,000; otherwise all pairs are used.
-    name : str
-        What to call the sample in an error message.
 
     Returns
     -------
@@ -791,7 +737,7 @@ def pair_bins(
     DataError
         If the vectors are not (n, D) with n of at least 2, not finite, or a row is zero.
     """
-    rows = _unit(name, _vectors(name, vectors))
+    rows = _unit("given", _vectors("given", vectors))
     n = len(rows)
     if n <= ALL_PAIRS_UP_TO:
         first, second = np.triu_indices(n, 1)
@@ -879,8 +825,7 @@ def kl_of_histograms(golden: NDArray[Any], synthetic: NDArray[Any]) -> KLCosine:
 def kl_cosine(golden: FloatArray, synthetic: FloatArray, *, seed: int) -> KLCosine:
     """How differently two samples spread: the KL divergence of their cosine histograms.
 
-    Pairs are formed within each sample. It sees spread, not content: reviews of films and of
-    restaurants are close by this measure. Never read it alone.
+    Pairs are formed within each sample. It sees spread, not content: never read it alone.
 
     Parameters
     ----------
@@ -897,8 +842,7 @@ def kl_cosine(golden: FloatArray, synthetic: FloatArray, *, seed: int) -> KLCosi
     Raises
     ------
     DataError
-        If a sample is not (n, D) with n of at least 2, not finite, of another dimension, or has a
-        zero row.
+        If a sample cannot be used, or has a zero row.
 
     Notes
     -----

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from mop.backends.encoder import TextEncoder, open_encoder
+from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.remote import RemoteGenerator
 from mop.config import PRESETS, RIVALS, CompareConfig, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.errors import ConfigError
-from mop.evaluate.downstream import check_classifier, downstream_f1
+from mop.evaluate.downstream import Labelled, check_classifier, downstream_f1
 from mop.evaluate.samples import FLOOR, Evaluation, evaluate, text_map
 from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
@@ -47,19 +47,19 @@ from mop.rivals.methods import (
 from mop.rivals.picle_lora import check_lora
 from mop.rivals.progen import check_labels
 from mop.rivals.zerogen import find_domain
-from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged
+from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged, method_samples, real_sample
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
-from mop.simulate.write import is_drawn, read_responses, shown_to, write_responses
+from mop.simulate.write import is_drawn, read_responses, write_responses
 from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
 from mop.storage.store import Cost, Tally
-from mop.types import Agent, Progress, Record, Response
+from mop.types import Agent, FloatArray, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
 MAIN = {"energy": -1, "fid_excess": -1, "mauve": 1, "kl_cosine": -1, "f1": 1}
 """The figures that decide, and whether more (1) or less (-1) is better."""
 SIDE = ("fid", "sense", "improbable", "mean_words", "failed", "empty", "refusals", "near_copies",
-        "duplicates", "distinct_2", "self_bleu_4", "mauve_star", "kl_cosine_reverse")  # fmt: skip
+        "duplicates", "distinct_2", "self_bleu_4", "kl_cosine_reverse")  # fmt: skip
 SEES_REAL = ("mop", "mop-uniform", "few-shot", "few-shot-3", "persona-only", "picle", "picle-prompted")
 """Methods that see real texts (the exemplars); the others see none."""
 RANGES = {"fid": (0.0, math.inf), "mauve": (0.0, 1.0), "kl_cosine": (0.0, math.inf), "f1": (0.0, 1.0)}
@@ -582,41 +582,35 @@ class _Bench:
         config = self.config
         return open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
 
+    def _embedder(self, name: str) -> Callable[[Sequence[str]], FloatArray]:
+        encoder = self._encoder(name)
+        return partial(embed, encoder=encoder, store=self.work.store, progress=self.work.progress)
+
     def _judged(
         self, responses: Mapping[str, Sequence[Response]], n: int, encoders: Sequence[str], *, is_quick: bool
     ) -> dict[str, Any]:
-        settings, store = self.config.evaluate, self.work.store
+        settings = self.config.evaluate
         n_seeds, n_bootstrap = settings.n_seeds, settings.n_bootstrap
         if is_quick:
             n_seeds, n_bootstrap = min(QUICK_SEEDS, n_seeds), min(QUICK_SUBSAMPLES, n_bootstrap)
         golden, floor = self.work.records("golden"), self.floor[:n]
-        weight = {record.key: record.weight for record in (*self.contexts, *self.few)}
-        nats = None
+        nats: dict[str, list[float]] = {}
         if not is_quick:  # a first look only chooses the best rivals
             self.work.progress.begin("compare/judge")
             nats = judged(self.work, {**responses, FLOOR: floor})
             self.work.describe()
-        exemplars = {record.key: record.response for record in self.work.fitted.exemplars}
+        samples = method_samples(responses, (*self.contexts, *self.few), self.work.fitted.exemplars, nats)
         result: dict[str, Any] = {"scores": {}, "notes": [], "encoders": list(encoders)}
         for name in encoders:
-            encoder = self._encoder(name)
+            vectors_of = self._embedder(name)
             evaluation = evaluate(
-                {arm: [r.response for r in rows] for arm, rows in responses.items()},
-                [record.response for record in golden],
-                [record.response for record in floor],
-                encoder=encoder,
-                store=store,
+                samples,
+                real_sample(golden),
+                real_sample(floor, nats.get(FLOOR)),
+                embed=vectors_of,
+                seed=self.config.seed,
                 n_seeds=n_seeds,
                 n_bootstrap=n_bootstrap,
-                seed=self.config.seed,
-                exemplar_texts={arm: [shown_to(r, exemplars) for r in rows] for arm, rows in responses.items()},
-                judged=nats,
-                judge=self.work.models.judge.name,
-                weights={
-                    **{arm: [weight[r.id] for r in rows] for arm, rows in responses.items()},
-                    FLOOR: [record.weight for record in floor],
-                    "golden": [record.weight for record in golden],
-                },
                 progress=self.work.progress,
             )
             result["scores"][name] = evaluation.methods
@@ -627,7 +621,7 @@ class _Bench:
                 result["downstream"] = self._downstream(
                     # As many texts of each method as the other figures are of.
                     {arm: [rows[i] for i in evaluation.rows[arm]] for arm, rows in responses.items()},
-                    name,
+                    vectors_of,
                 )
         return result
 
@@ -638,17 +632,17 @@ class _Bench:
         places = text_map(some, seed=derive_seed(self.config.seed, "map"), limit=MAP_TEXTS)
         return {name: np.round(xy, 3).tolist() for name, (_, xy) in places.items()}
 
-    def _downstream(self, responses: Mapping[str, Sequence[Response]], encoder: str) -> dict[str, Any]:
+    def _downstream(
+        self, responses: Mapping[str, Sequence[Response]], vectors_of: Callable[[Sequence[str]], FloatArray]
+    ) -> dict[str, Any]:
         """Classifier scores of each arm and of real texts; empty without labels."""
         tests = [record for record in self.work.records("test") if record.label is not None]
         if len({record.label for record in tests}) < 2:
             return {}
         f1 = partial(
             downstream_f1,
-            test_texts=[record.response for record in tests],
-            test_labels=[str(record.label) for record in tests],
-            encoder=self._encoder(encoder),
-            store=self.work.store,
+            test=labelled(tests),
+            embed=vectors_of,
             classifier=self.config.compare.classifier,
             seed=self.config.seed,
             n_bootstrap=self.config.evaluate.n_bootstrap,
@@ -659,11 +653,7 @@ class _Bench:
             "real train": [*self.work.records("train"), *self.work.records("valid")],
             "real exemplars": self.work.fitted.exemplars,
         }
-        labelled = {name: [row for row in rows if row.label is not None] for name, rows in sets.items()}
-        return {
-            name: f1([row.response for row in rows], [str(row.label) for row in rows])
-            for name, rows in labelled.items()
-        }
+        return {name: f1(labelled([row for row in rows if row.label is not None])) for name, rows in sets.items()}
 
     # -- the result
 
@@ -816,6 +806,11 @@ class _Bench:
             Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs)),
             sum(folder.stage_info(stage)["seconds"] for folder, stage in stages) / 60,
         )
+
+
+def labelled(rows: Sequence[Response | Record]) -> Labelled:
+    """Texts and labels of rows that all have one."""
+    return Labelled([row.response for row in rows], [str(row.label) for row in rows])
 
 
 def _arms_by_method(found: Mapping[str, Any]) -> dict[str, list[str]]:

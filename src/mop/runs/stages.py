@@ -20,7 +20,7 @@ from mop.data.own import distinct
 from mop.data.records import load_records, save_records, split_records
 from mop.data.split_files import load_splits, split_files
 from mop.errors import ArtifactError
-from mop.evaluate.samples import FLOOR, evaluate, text_map
+from mop.evaluate.samples import FLOOR, HISTOGRAM_EDGES, Sample, evaluate, text_map
 from mop.evaluate.sense import log_lik_per_token
 from mop.mixture.fit import fit_mixture
 from mop.mixture.fitted import context_text, save_mixture
@@ -284,26 +284,15 @@ def make_metrics(work: Work) -> Made:
     contexts = work.records("test")[: config.simulate.n_responses]
     every = {name: list(read_responses(path)) for name, path in response_files(work.folder, config).items()}
     responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
-    shown = {record.key: record.response for record in work.fitted.exemplars}
-    weight = {record.key: record.weight for record in contexts}
-    golden = work.records("golden")
+    nats = judged(work, {**responses, FLOOR: contexts})
     evaluation = evaluate(
-        {name: [r.response for r in rows] for name, rows in responses.items()},
-        [record.response for record in golden],
-        [record.response for record in contexts],
-        encoder=work.encoder,
-        store=work.store,
+        method_samples(responses, contexts, work.fitted.exemplars, nats),
+        real_sample(work.records("golden")),
+        real_sample(contexts, nats[FLOOR]),
+        embed=work.embed,
+        seed=config.seed,
         n_seeds=config.evaluate.n_seeds,
         n_bootstrap=config.evaluate.n_bootstrap,
-        seed=config.seed,
-        exemplar_texts={name: [shown_to(r, shown) for r in rows] for name, rows in responses.items()},
-        judged=judged(work, {**responses, FLOOR: contexts}),
-        judge=work.models.judge.name,
-        weights={
-            **{name: [weight[r.id] for r in rows] for name, rows in responses.items()},
-            FLOOR: [record.weight for record in contexts],
-            "golden": [record.weight for record in golden],
-        },
         progress=work.progress,
     )
     held_out = held_out_likelihood(work)
@@ -317,7 +306,7 @@ def make_metrics(work: Work) -> Made:
             "written_by": work.lm.name,
             "scored_by": work.scorer.name,
             "is_surrogate": work.models.is_surrogate,
-            "judged_by": evaluation.judge,
+            "judged_by": work.models.judge.name,
             "encoder": config.model.encoder,
             "n_golden": config.data.golden,
         },
@@ -328,7 +317,7 @@ def make_metrics(work: Work) -> Made:
         work.folder.evaluation,
         {
             "notes": list(evaluation.notes),
-            "histogram_edges": list(evaluation.histogram_edges),
+            "histogram_edges": HISTOGRAM_EDGES,
             "histograms": evaluation.histograms,
             "map": {
                 name: {"rows": rows.tolist(), "places": np.round(xy, 3).tolist()} for name, (rows, xy) in places.items()
@@ -342,6 +331,31 @@ def make_metrics(work: Work) -> Made:
         **{key: mop[key] for key in ("energy", "fid_excess", "fid", "mauve", "kl_cosine", "sense")},
         **{f"held_out_{key}": held_out[key] for key in ("gain", "gain_interval")},
     }
+
+
+def method_samples(
+    responses: Mapping[str, Sequence[Response]],
+    contexts: Sequence[Record],
+    exemplars: Sequence[Record],
+    nats: Mapping[str, Sequence[float]],
+) -> dict[str, Sample]:
+    """What is evaluated of each method: texts, weights of their contexts, exemplars shown, figures of the judge."""
+    weight = {record.key: record.weight for record in contexts}
+    text = {record.key: record.response for record in exemplars}
+    return {
+        name: Sample(
+            [row.response for row in rows],
+            [weight[row.id] for row in rows],
+            [shown_to(row, text) for row in rows],
+            nats.get(name),
+        )
+        for name, rows in responses.items()
+    }
+
+
+def real_sample(records: Sequence[Record], nats: Sequence[float] | None = None) -> Sample:
+    """The same of real texts."""
+    return Sample([record.response for record in records], [record.weight for record in records], judged=nats)
 
 
 def judged(work: Work, texts: Mapping[str, Sequence[Response | Record]]) -> dict[str, list[float]]:
