@@ -49,15 +49,7 @@ class MissingDependencyError(MopError, ImportError):
 
 
 class BackendError(MopError, RuntimeError):
-    """A language model could not answer.
-
-    Parameters
-    ----------
-    message : str
-        What happened, for a person.
-    retryable : bool
-        Whether the same request may succeed later.
-    """
+    """A language model could not answer; ``retryable`` if the same request may succeed later."""
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -73,14 +65,7 @@ class ScoringUnsupportedError(BackendError):
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional module, or say which extra brings it.
-
-    Parameters
-    ----------
-    module : str
-        Dotted module name.
-    extra : str
-        The extra of this distribution that installs it.
+    """Import an optional module by its dotted name, or say which extra of this distribution installs it.
 
     Raises
     ------

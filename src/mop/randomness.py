@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 def derive_seed(seed: int, *parts: str | int) -> int:
     """Return a 64-bit seed for one purpose and one item.
 
-    Parameters
-    ----------
-    seed : int
-        Seed of the run.
-    *parts : str or int
-        What the seed is for, most general first: ``derive_seed(0, "simulate", "mop", "rt-17")``.
+    ``parts`` say what the seed is for, most general first: ``derive_seed(0, "simulate", "mop", "rt-17")``.
 
     Notes
     -----
@@ -47,13 +42,6 @@ def uniforms(seed: int, start: int, n: int) -> NDArray[np.float64]:
 
     Any stretch of the stream can be had without the ones before it: token t of a response
     uses draw t, wherever and whenever it is computed.
-
-    Parameters
-    ----------
-    seed : int
-        64-bit stream seed, as from `derive_seed`.
-    start, n : int
-        First draw and number of draws.
 
     Returns
     -------

@@ -20,8 +20,7 @@ from mop.errors import ConfigError
 
 HIDDEN = "[hidden]"
 
-# What looks like a credential even if this process never read it: a server's error body may quote
-# one.
+# What looks like a credential even if this process never read it: a server's error body may quote one.
 _SHAPES = (
     re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"),
     re.compile(
@@ -61,10 +60,8 @@ class Secret:
     def __init__(self, value: str, *, source: str) -> None:
         if not re.fullmatch(r"[\x21-\x7e]{8,4096}", value):
             raise ConfigError(
-                f"the key in {source} cannot be used: it has {len(value)} characters and must "
-                "have 8 to 4096, "
-                "all printable ASCII without spaces; check for a quote or a line end that was "
-                "copied with it"
+                f"the key in {source} cannot be used: it has {len(value)} characters and must have 8 to 4096, "
+                "all printable ASCII without spaces; check for a quote or a line end that was copied with it"
             )
         self._value = value
         self.source = source
@@ -72,14 +69,7 @@ class Secret:
 
     @classmethod
     def from_env(cls, name: str, environment: Mapping[str, str] | None = None) -> Secret:
-        """Read a secret from the environment variable ``name``.
-
-        Parameters
-        ----------
-        name : str
-            Name of the variable, not its value.
-        environment : mapping, optional
-            Instead of ``os.environ``.
+        """Read a secret from the environment variable ``name``, in ``os.environ`` or the mapping given.
 
         Raises
         ------
@@ -91,8 +81,7 @@ class Secret:
         if not value:
             raise ConfigError(
                 f"no API key: the environment variable {name} is not set or empty; "
-                "set it in the shell that runs mop, or leave api_key_env out for a server "
-                "without keys"
+                "set it in the shell that runs mop, or leave api_key_env out for a server without keys"
             )
         return cls(value, source=name)
 
@@ -119,19 +108,13 @@ def check_variable(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
         raise ConfigError(
-            "api_key_env must be the name of an environment variable, and what was given is "
-            "no such name; "
+            "api_key_env must be the name of an environment variable, and what was given is no such name; "
             "put the key into a variable and give that variable's name, like OPENAI_API_KEY"
         )
 
 
 def redact(text: str) -> str:
     """Replace every known secret, in any usual spelling, and whatever looks like one.
-
-    Parameters
-    ----------
-    text : str
-        A log line, a message, a file's content.
 
     Examples
     --------
@@ -176,8 +159,7 @@ class RedactingFilter(logging.Filter):
         record.msg = redact(message)
         record.args = None
         if record.exc_info:
-            # The formatter would print the traceback itself, past us; it prefers exc_text if that
-            # is set.
+            # The formatter would print the traceback itself, past us; it prefers exc_text if that is set.
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         elif record.exc_text:
             record.exc_text = redact(record.exc_text)
@@ -185,23 +167,10 @@ class RedactingFilter(logging.Filter):
 
 
 def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -> str:
-    """Return a foreign message fit for a log: short, one line, no secrets, and not one that quotes private text.
+    """Return a foreign message fit for a log: one line of at most ``limit`` characters, without secrets.
 
-    Servers like to repeat a request in their error message, and the request holds people's words.
-
-    Parameters
-    ----------
-    message : str
-        What a server said.
-    private : iterable of str
-        Texts that must not be repeated, such as the data segments of a prompt.
-    limit : int
-        Characters kept.
-
-    Returns
-    -------
-    str
-        The message, or a note that it was withheld.
+    Servers like to repeat a request in their error message, and the request holds people's words: a message that quotes
+    one of the private texts is withheld.
 
     Notes
     -----

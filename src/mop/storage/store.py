@@ -11,6 +11,7 @@ import logging
 import math
 import sqlite3
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,14 +76,7 @@ class Tally:
 
 
 def score_key(identity: str, request: ScoreRequest) -> bytes:
-    """Return the 16-byte name of one score: who scores, after which prompt, which response.
-
-    Parameters
-    ----------
-    identity : str
-        The scorer's ``score_identity``.
-    request : ScoreRequest
-        Prompt and response.
+    """Return the 16-byte name of one score: who scores (``score_identity``), after which prompt, which response.
 
     Notes
     -----
@@ -95,17 +89,7 @@ def score_key(identity: str, request: ScoreRequest) -> bytes:
 
 
 def generation_key(identity: str, request: GenerateRequest, decoding: Decoding) -> bytes:
-    """Return the 16-byte name of one draw: who writes, after which prompts, how, with which seed.
-
-    Parameters
-    ----------
-    identity : str
-        The generator's ``generate_identity``.
-    request : GenerateRequest
-        Branches and seed.
-    decoding : Decoding
-        What is common to the run.
-    """
+    """Return the 16-byte name of one draw: who writes (``generate_identity``), after which prompts, how, which seed."""
     encoding = _Encoding("generation/1", identity)
     encoding.number(len(request.branches))
     for branch in request.branches:
@@ -218,23 +202,13 @@ class Store:
             self._tallies.remove(tally)
 
     def get_scores(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Score]:
-        """Return the scores that are there; ``log_lik`` has shape (G,), read-only.
-
-        ``stage`` is who asks, for a `tally`; None: nobody who pays.
-        """
+        """Return the scores that are there, shape (G,), read-only; ``stage`` is who asks, for a `tally`."""
         found = self._get("score", keys, _unpack_score)
         self._count(stage, found.items())
         return found
 
     def put_scores(self, pairs: Iterable[tuple[bytes, Score]], *, stage: str = "score") -> None:
-        """Add scores and, for those that are new, what they cost, in one transaction.
-
-        Parameters
-        ----------
-        pairs : iterable of (key, Score)
-            One batch.
-        stage : str
-            Whose `Cost` grows by it.
+        """Add scores in one transaction, and those that are new to the `Cost` of the stage.
 
         Raises
         ------
@@ -246,13 +220,13 @@ class Store:
         self._count(stage, pairs)
 
     def get_generations(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Generation]:
-        """Return the draws that are there; ``stage`` as for `get_scores`."""
+        """Return the draws that are there, as in `get_scores`."""
         found = self._get("generation", keys, _unpack_generation)
         self._count(stage, found.items())
         return found
 
     def put_generations(self, pairs: Iterable[tuple[bytes, Generation]], *, stage: str = "simulate") -> None:
-        """Add draws and, for those that are new, what they cost, in one transaction; parameters as in `put_scores`.
+        """Add draws, as in `put_scores`.
 
         Raises
         ------
@@ -315,10 +289,7 @@ class Store:
     def verify(self) -> list[str]:
         """Check the file, every checksum and every number; return what is wrong, one sentence each.
 
-        Numbers are to be finite; a draw's ``log_lik`` may be nan, which says that it has none.
-
-        An empty list means sound. Conflicts are named too: two answers of a frozen model to one
-        question.
+        Conflicts are named too: two answers of a frozen model to one question.
         """
         problems = []
         try:
@@ -326,16 +297,8 @@ class Store:
                 if line != "ok":
                     problems.append(f"the file is damaged: {line}")
             for kind in _TABLES:
-                damaged = infinite = 0
-                for row in self._db.execute(f"SELECT key, payload, checksum FROM {kind}"):
-                    if not _is_sound(*row):
-                        damaged += 1
-                    elif not _is_finite(kind, row[1]):
-                        infinite += 1
-                if damaged:
-                    problems.append(f"{damaged} {kind} rows are damaged and count as missing")
-                if infinite:
-                    problems.append(f"{infinite} {kind} rows hold numbers that are not finite")
+                faults = Counter(_fault(kind, *row) for row in self._db.execute(f"SELECT * FROM {kind}"))
+                problems += [f"{n} {kind} rows {fault}" for fault, n in sorted(faults.items()) if fault]
             conflicts = self.counts()["conflict"]
             if conflicts:
                 problems.append(f"{conflicts} times a question got a second, different answer")
@@ -472,11 +435,15 @@ def _is_sound(key: object, payload: object, checksum: object) -> bool:
     return isinstance(key, bytes) and isinstance(payload, bytes) and _checksum(key, payload) == checksum
 
 
-def _is_finite(kind: str, payload: bytes) -> bool:
+def _fault(kind: str, key: object, payload: object, checksum: object) -> str:
+    """What is wrong with a row; empty if nothing."""
+    if not isinstance(payload, bytes) or not _is_sound(key, payload, checksum):
+        return "are damaged and count as missing"
     if kind == "generation":
-        return not math.isinf(_unpack_generation(payload).log_lik)
-    values = _unpack_score(payload).log_lik if kind == "score" else _unpack_floats(payload)
-    return bool(np.isfinite(values).all())
+        is_finite = not math.isinf(_unpack_generation(payload).log_lik)  # nan says that it has none
+    else:
+        is_finite = bool(np.isfinite(_unpack_floats(payload, 4 if kind == "score" else 0)).all())
+    return "" if is_finite else "hold numbers that are not finite"
 
 
 def _pack_floats(values: NDArray[np.float32], what: str) -> bytes:
@@ -485,7 +452,7 @@ def _pack_floats(values: NDArray[np.float32], what: str) -> bytes:
         n_bad = int((~np.isfinite(values)).sum())
         raise BackendError(
             f"{what} of shape {values.shape} with {n_bad} numbers that are not finite was to be "
-            "stored; one row of finite numbers is accepted; look at the model that gave it"
+            "stored; the store takes one row of finite numbers; look at the model that gave it"
         )
     return values.tobytes()
 
@@ -505,8 +472,8 @@ def _unpack_score(payload: bytes) -> Score:
 def _pack_generation(generation: Generation) -> bytes:
     if math.isinf(generation.log_lik):
         raise BackendError(
-            f"a draw with the log-likelihood {generation.log_lik} was to be stored; a finite number "
-            "is accepted, or nan for none; look at the model that gave it"
+            f"a draw with the log-likelihood {generation.log_lik} was to be stored; the store takes a finite number, "
+            "or nan for none; look at the model that gave it"
         )
     reason = _REASONS.index(generation.finish_reason)
     head = _HEAD.pack(generation.n_tokens, reason, generation.log_lik)
