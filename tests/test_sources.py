@@ -123,9 +123,9 @@ def test_a_bad_row_of_csv_costs_one_row(tmp_path):
     assert rows[3] == BadRow("cells", "has 1 cells where the header has 2; quote cells that hold a separator")
     assert rows[4].message.startswith("has 3 cells where the header has 2")
     assert rows[5].code == "cells"
-    assert re.match(r"is wrongly quoted \(.* expected after '\"'\); mend the quotes", rows[5].message)
+    assert re.match(r"is wrongly quoted \(.* expected after '\"'\); fix the quotes", rows[5].message)
     assert rows[6].code == "encoding"
-    assert rows[8].message == "is wrongly quoted (unexpected end of data); mend the quotes"
+    assert rows[8].message == "is wrongly quoted (unexpected end of data); fix the quotes"
 
 
 def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path):
@@ -134,7 +134,7 @@ def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path):
     bad = [row for _, row in rows if isinstance(row, BadRow)]
     assert len(bad) == 1
     assert bad[0].message == (
-        "is wrongly quoted (unexpected end of data); lines 3 to 50002 were read again; mend the quotes"
+        "is wrongly quoted (unexpected end of data); lines 3 to 50002 were read again; fix the quotes"
     )
     assert len(rows) == 50_001
     assert rows[-1] == (50_002, {"x": "x49999"})
@@ -196,19 +196,19 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path):
         open_source(tmp_path / "reveiws.csv")
     with pytest.raises(DataError, match=r"there is no file 'no/such.csv'.*check the path"):
         open_source("no/such.csv")
-    with pytest.raises(DataError, match=r"is a folder; accepted is a file"):
+    with pytest.raises(DataError, match=r"is a folder; name one of its files"):
         open_source(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t", "t.parquet.gz"])
 def test_an_unknown_ending_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match=r"has the ending '.*', which is not known; accepted are .csv"):
+    with pytest.raises(DataError, match=r"has the ending '.*', which is not known; rename or convert the file to .csv"):
         open_source(write(tmp_path / name, b"x"))
 
 
 def test_utf16_is_recognised(tmp_path):
     for name in ("t.csv", "t.json"):
-        with pytest.raises(DataError, match=r"is encoded as UTF-16; accepted is UTF-8"):
+        with pytest.raises(DataError, match=r"is encoded as UTF-16; save it as UTF-8"):
             open_source(write(tmp_path / name, "x,y\na,b\n".encode("utf-16")))
 
 
@@ -255,24 +255,24 @@ def test_a_bad_json_array_is_an_error_without_its_text(tmp_path):
 
 
 def test_a_bad_parquet_file_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read as Parquet; accepted is a whole Parquet"):
+    with pytest.raises(DataError, match=r"cannot be read as Parquet; fetch or write it again"):
         open_source(write(tmp_path / "t.parquet", b"PAR1 and no more"))
 
 
 @pytest.mark.parametrize("source", [None, 3, {"x": ["a"]}, b"t.csv"])
 def test_other_objects_are_refused(source):
-    with pytest.raises(DataError, match=r"records cannot be read from a \w+; accepted are a path to"):
+    with pytest.raises(DataError, match=r"records cannot be read from a \w+; give a path to"):
         open_source(source)
 
 
 def test_a_series_is_refused():
-    with pytest.raises(DataError, match=r"from a pandas Series; accepted is a DataFrame"):
+    with pytest.raises(DataError, match=r"from a pandas Series; pass a DataFrame"):
         open_source(pd.Series(["a"]))
 
 
 @pytest.mark.parametrize("name", ["hf:imdb", "hf:", "hf:a/b:", "hf:../x", "hf:a/b/c/d"])
 def test_a_malformed_hub_name_is_refused(name):
-    with pytest.raises(DataError, match=r"does not name a data set; accepted is 'hf:ORG/NAME"):
+    with pytest.raises(DataError, match=r"does not name a data set; write 'hf:ORG/NAME"):
         open_source(name)
 
 

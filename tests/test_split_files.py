@@ -65,7 +65,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_two_files_for_one_split_are_refused(folder):
     (folder / "train.csv").write_text("id,x,y\n")
-    with pytest.raises(DataError, match=r"2 files for train: train\.jsonl, train\.csv; accepted is"):
+    with pytest.raises(DataError, match=r"2 files for train: train\.jsonl, train\.csv; keep one"):
         split_files(folder)
 
 

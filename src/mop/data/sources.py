@@ -67,12 +67,7 @@ class Source:
 
 
 def open_source(source: object) -> Source:
-    """Find out what kind of source this is, and its columns.
-
-    Parameters
-    ----------
-    source : str, path, DataFrame, datasets.Dataset or iterable of mappings
-        See `mop.data.records.load_records`.
+    """Find out what kind of source this is, and its columns; `mop.data.records.load_records` says what it may be.
 
     Raises
     ------
@@ -92,9 +87,8 @@ def open_source(source: object) -> Source:
     if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes | bytearray):
         return Source("", "row", None, lambda _: enumerate(map(_checked, source), start=1))
     raise DataError(
-        f"records cannot be read from a {type(source).__name__}; accepted are a path to "
-        f"{KINDS}, 'hf:ORG/NAME', a datasets.Dataset, a pandas.DataFrame or a list of dicts; "
-        "pass one of these"
+        f"records cannot be read from a {type(source).__name__}; give a path to "
+        f"{KINDS}, 'hf:ORG/NAME', a datasets.Dataset, a pandas.DataFrame or a list of dicts"
     )
 
 
@@ -142,25 +136,23 @@ def _open_file(path: Path) -> Source:
     kind = Path(name.removesuffix(".gz")).suffix
     if kind in {".csv", ".tsv"}:
         return _open_delimited(path, "," if kind == ".csv" else "\t")
-    if kind in {".jsonl", ".ndjson"}:
+    if kind in {".jsonl", ".ndjson"} or (kind == ".json" and not _is_array(path)):
         return Source(str(path), "line", None, lambda _: json_rows(path))
     if kind == ".json":
-        return _open_json(path)
+        return Source(str(path), "row", None, lambda _: _array_rows(path))
     if kind == ".parquet" and name.endswith(".parquet"):
         return _open_parquet(path)
-    raise DataError(
-        f"{path} has the ending {path.suffix!r}, which is not known; accepted are {KINDS}; rename or convert the file"
-    )
+    raise DataError(f"{path} has the ending {path.suffix!r}, which is not known; rename or convert the file to {KINDS}")
 
 
 def _missing_file(path: Path) -> str:
     if path.is_dir():
-        return f"{path} is a folder; accepted is a file ({KINDS}); name one of its files"
+        return f"{path} is a folder; name one of its files ({KINDS})"
     folder = path.parent
     names = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     advice = f"did you mean {str(folder / near[0])!r}?" if near else "check the path"
-    return f"there is no file {str(path)!r}; accepted is a path to {KINDS}; {advice}"
+    return f"there is no file {str(path)!r} to read; {advice}"
 
 
 class _Gunzip(io.RawIOBase):
@@ -182,14 +174,13 @@ class _Gunzip(io.RawIOBase):
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{self._path} is damaged: it cannot be unpacked beyond byte {self._n_bytes:,} "
-                f"({error}); accepted is a whole .gz file; fetch or pack it again"
+                f"({error}); fetch or pack it again"
             ) from error
         self._n_bytes += n_bytes
         if self._n_bytes > self._limit:
             raise DataError(
-                f"{self._path} unpacks to more than {self._limit:,} bytes; accepted are "
-                f"{MAX_RATIO} times the packed size, and {MAX_UNPACKED_BYTES:,} bytes in any "
-                "case; if you trust the file, unpack it yourself and load that"
+                f"{self._path} unpacks to more than {self._limit:,} bytes; the limit is {MAX_RATIO} times the packed "
+                f"size, or {MAX_UNPACKED_BYTES:,}; if you trust the file, unpack it yourself and load that"
             )
         return n_bytes
 
@@ -204,13 +195,11 @@ def _open_bytes(path: Path) -> io.BufferedReader[Any]:
         raw = _Gunzip(path) if path.name.lower().endswith(".gz") else io.FileIO(path)
         stream = io.BufferedReader(raw, buffer_size=2**17)
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be opened ({error.strerror}); accepted is a readable file; check its permissions"
-        ) from error
+        raise DataError(f"{path} cannot be opened ({error.strerror}); check its permissions") from error
     start = stream.peek(4)[:4]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         stream.close()
-        raise DataError(f"{path} is encoded as UTF-16; accepted is UTF-8; save it as UTF-8 and load it again")
+        raise DataError(f"{path} is encoded as UTF-16; save it as UTF-8 and load it again")
     if start.startswith(b"\xef\xbb\xbf"):
         stream.read(3)
     return stream
@@ -220,7 +209,7 @@ def _open_delimited(path: Path, delimiter: str) -> Source:
     header: list[str] | BadRow = next((row for _, row in _delimited(path, delimiter)), [])
     if isinstance(header, BadRow) or not header:
         what = header.message if isinstance(header, BadRow) else "is missing: the file is empty"
-        raise DataError(f"the header of {path} {what}; accepted is a first line with the column names; add one")
+        raise DataError(f"the header of {path} {what}; add a first line with the column names")
 
     def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
         indices = [(name, header.index(name)) for name in wanted]
@@ -268,7 +257,7 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Ba
             except csv.Error as error:
                 last = number + len(taken) - 1
                 again_from = f"; lines {number + 1} to {last} were read again" if taken[1:] else ""
-                message = f"is wrongly quoted ({error}){again_from}; mend the quotes"
+                message = f"is wrongly quoted ({error}){again_from}; fix the quotes"
                 yield number, BadRow("cells", message)
                 again.extendleft(reversed(taken[1:]))
                 reader = csv.reader(lines(), delimiter=delimiter, strict=True)
@@ -282,25 +271,22 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Ba
             number += len(taken)
 
 
-def _open_json(path: Path) -> Source:
-    """Read ``.json`` as an array if it starts like one, else as lines: both are in use."""
+def _is_array(path: Path) -> bool:
+    """Whether a ``.json`` file starts like an array; both that and lines are in use."""
     with _open_bytes(path) as stream:
-        is_array = stream.read(1024).lstrip().startswith(b"[")
-    if not is_array:
-        return Source(str(path), "line", None, lambda _: json_rows(path))
+        return stream.read(1024).lstrip().startswith(b"[")
 
-    def rows(_: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
-        with _open_bytes(path) as stream:
-            try:
-                items = _DECODER.decode(stream.read().decode("utf-8"))
-            except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-                raise DataError(
-                    f"{path} is not a JSON array ({_json_fault(error)}); accepted is an array of "
-                    "objects in UTF-8; mend the file, or write one object a line (.jsonl)"
-                ) from None  # the exception holds the whole text
-        yield from enumerate(map(_checked, items), start=1)
 
-    return Source(str(path), "row", None, rows)
+def _array_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
+    with _open_bytes(path) as stream:
+        try:
+            items = _DECODER.decode(stream.read().decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+            raise DataError(
+                f"{path} is not a JSON array ({_json_fault(error)}) of objects in UTF-8; "
+                "fix the file, or write one object a line (.jsonl)"
+            ) from None  # the exception holds the whole text
+    yield from enumerate(map(_checked, items), start=1)
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object] | BadRow:
@@ -358,7 +344,7 @@ def _open_parquet(path: Path) -> Source:
 
 
 def _bad_parquet(path: Path) -> str:
-    return f"{path} cannot be read as Parquet; accepted is a whole Parquet file; fetch or write it again"
+    return f"{path} cannot be read as Parquet; fetch or write it again"
 
 
 def _values(column: Any) -> list[object]:
@@ -389,8 +375,7 @@ def _zipped(names: Sequence[str], columns: Sequence[Sequence[object]], n_rows: i
 def _open_frame(frame: Any) -> Source:
     if getattr(frame, "ndim", 0) != 2 or not hasattr(frame, "iloc"):
         raise DataError(
-            f"records cannot be read from a pandas {type(frame).__name__}; accepted is a "
-            "DataFrame with a column for each part; pass one"
+            f"records cannot be read from a pandas {type(frame).__name__}; pass a DataFrame with a column for each part"
         )
     columns = tuple(str(name) for name in frame.columns)
 
@@ -411,12 +396,14 @@ _HUB = re.compile(
 )
 
 
+_HUB_FORM = "'hf:ORG/NAME[/SUBSET][@REVISION][:SPLIT]'"
+
+
 def _open_hub(source: str) -> Source:
     match = _HUB.fullmatch(source)
     if match is None:
         raise DataError(
-            f"{source!r} does not name a data set; accepted is "
-            "'hf:ORG/NAME[/SUBSET][@REVISION][:SPLIT]'; for example 'hf:stanfordnlp/imdb:test'"
+            f"{source!r} does not name a data set; write {_HUB_FORM}, for example 'hf:stanfordnlp/imdb:test'"
         )
     datasets = require("datasets", extra="datasets")
     split = match["split"] or "train"
@@ -424,8 +411,8 @@ def _open_hub(source: str) -> Source:
         dataset = datasets.load_dataset(match["name"], match["subset"], split=split, revision=match["revision"])
     except (OSError, ValueError) as error:  # what `datasets` raises for names, splits, the network
         raise DataError(
-            f"the data set {source!r} cannot be loaded ({error}); accepted is "
-            "'hf:ORG/NAME[/SUBSET][@REVISION][:SPLIT]'; check the name, the split and the network"
+            f"the data set {source!r} cannot be loaded ({error}); "
+            f"check the name, the split and the network; the form is {_HUB_FORM}"
         ) from error
     return _open_dataset(dataset, name=source)
 
@@ -434,8 +421,8 @@ def _open_dataset(dataset: Any, *, name: str) -> Source:
     if isinstance(dataset, Mapping):
         splits = ", ".join(repr(key) for key in dataset)
         raise DataError(
-            f"this is a dictionary of data sets with the splits {splits}; accepted is one data "
-            f"set; pass one of them, as in dataset[{next(iter(dataset), 'train')!r}]"
+            f"this is a dictionary of data sets with the splits {splits}; "
+            f"pass one of them, as in dataset[{next(iter(dataset), 'train')!r}]"
         )
     features = dataset.features or {}
 

@@ -32,7 +32,7 @@ def split_files(folder: Path) -> dict[str, Path]:
         if len(there) > 1:
             raise DataError(
                 f"{folder} has {len(there)} files for {name}: {', '.join(file.name for file in there)}; "
-                "accepted is one for each split; move the others away"
+                "keep one for each split"
             )
         if there:
             found[name] = there[0]
@@ -41,8 +41,8 @@ def split_files(folder: Path) -> dict[str, Path]:
     missing = [name for name in ("train", "test", "golden") if name not in found]
     if missing:
         raise DataError(
-            f"{folder} has a file for exemplars but none for {', '.join(missing)}; accepted are "
-            f"{missing[0]}{', '.join(_ENDINGS)}; add the file, or give one file with all records"
+            f"{folder} has a file for exemplars but none for {', '.join(missing)}; add the file "
+            f"({missing[0]} with {', '.join(_ENDINGS)}), or give one file with all records"
         )
     return found
 
@@ -50,16 +50,15 @@ def split_files(folder: Path) -> dict[str, Path]:
 def load_splits(
     files: Mapping[str, Path], sizes: Mapping[str, int], *, seed: int, **columns: Any
 ) -> tuple[dict[str, list[Record]], list[Loaded]]:
-    """Read given splits and take as many records of each as asked for.
+    """Read given splits and take as many records of each as ``sizes`` says.
+
+    Without a file, ``valid`` is taken from the training records. With labels, their shares are kept
+    where no groups have to be kept together.
 
     Parameters
     ----------
     files : mapping of str to Path
         From `split_files`.
-    sizes : mapping of str to int
-        Records of each split. Without a file, ``valid`` is taken from the training records.
-    seed : int
-        Of the choice; with labels, shares of labels are kept, where no groups have to be kept together.
     **columns
         As for `mop.data.records.load_records`.
 

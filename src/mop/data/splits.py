@@ -61,10 +61,7 @@ def split_records(
     """
     _check_sizes(sizes)
     if by_group and stratify:
-        raise ConfigError(
-            "by_group and stratify are both set; accepted is one of them, since whole groups "
-            "fix the labels they bring; unset one"
-        )
+        raise ConfigError("by_group and stratify are both set; unset one, since whole groups fix the labels they bring")
     rank = {r.key: (derive_seed(seed, "split", r.key), r.key) for r in records}
     _check_splittable(records, n_keys=len(rank), by_group=by_group, stratify=stratify)
     counts = _split_counts(sizes, len(records))
@@ -83,29 +80,27 @@ def _check_sizes(sizes: Mapping[str, int | float]) -> None:
         is_number = isinstance(size, int | float) and not isinstance(size, bool)
         if not is_number or not (0 < size <= 1 if isinstance(size, float) else size > 0):
             raise ConfigError(
-                f"the size of split {name!r} is {size!r}; accepted is a whole number of records "
-                "above 0, or a share such as 0.2, above 0 and at most 1; change it"
+                f"the size of split {name!r} is {size!r}; it must be a whole number of records "
+                "above 0, or a share such as 0.2, above 0 and at most 1"
             )
     shares = sum(size for size in sizes.values() if isinstance(size, float))
     if not sizes or shares > 1 + 1e-9:
         raise ConfigError(
-            f"the sizes of the splits are {dict(sizes)}; accepted is at least one split, and "
-            "shares of at most 1 in all; change them"
+            f"the sizes of the splits are {dict(sizes)}; give at least one split, and shares of at most 1 in all"
         )
 
 
 def _check_splittable(records: Sequence[Record], *, n_keys: int, by_group: bool, stratify: bool) -> None:
     if n_keys < len(records):
         raise DataError(
-            f"{len(records)} records have {n_keys} different keys; accepted is one key per "
-            "record; load the records together, or rename the keys"
+            f"{len(records)} records have {n_keys} different keys, and each needs its own; "
+            "load the records together, or rename the keys"
         )
     for wanted, role, argument in ((by_group, "group", "by_group"), (stratify, "label", "stratify")):
         if wanted and all(getattr(r, role) is None for r in records):
             raise DataError(
                 f"none of the {len(records)} records has a {role}, which {argument} needs; "
-                f"accepted are records loaded with {role}=COLUMN; name the column or "
-                f"unset {argument}"
+                f"load them with {role}=COLUMN or unset {argument}"
             )
 
 
@@ -119,8 +114,8 @@ def _split_counts(sizes: Mapping[str, int | float], n_records: int) -> dict[str,
         listed = ", ".join(f"{name} {size:g}" for name, size in sizes.items())
         made = ", which makes " + ", ".join(f"{n} {counts[n]}" for n in sizes) if shares else ""
         raise DataError(
-            f"{n_records} records cannot be split into {listed}{made}; accepted are splits of at least one "
-            "record and no more in all than there are; ask for less or bring more records"
+            f"{n_records} records cannot be split into {listed}{made}; each split needs a record, "
+            "and all together no more than there are; ask for less or bring more records"
         )
     return {name: counts[name] for name in sizes}
 
@@ -184,8 +179,7 @@ def _deal_groups(
         if not taken or (len(taken) < count and not is_share):
             raise DataError(
                 f"split {name!r} of {count} records gets only {len(taken)}: the {len(groups)} "
-                f"groups are used up, since none may be in two splits; accepted are sizes that "
-                "whole groups can fill; ask for less or bring more groups"
+                f"groups are used up, since none may be in two splits; ask for less or bring more groups"
             )
         splits[name] = taken if is_share else taken[:count]
     return splits
