@@ -1,6 +1,7 @@
 """The Python face behaves like an estimator."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from conftest import reviews
 from mop import MixtureOfPersonas, Persona
 from mop.backends.encoder import FakeEncoder
+from mop.backends.fake import FakeModel
 from mop.config import FitConfig
 from mop.errors import ArtifactError, ConfigError, DataError, NotFittedError, ScoringUnsupportedError
 from mop.estimator import _as_records
 from mop.mixture.likelihood import mean_interval
 from mop.mixture.score import clusters
-from mop.types import Record
+from mop.types import Decoding, Record
 
 SETTINGS = FitConfig(components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40)
 
@@ -161,8 +163,101 @@ def test_too_few_records_are_an_error():
 
 
 def test_an_unknown_writer_is_an_error():
-    with pytest.raises(ConfigError, match="writer must be 'keywords' or 'llm', got 'gpt'"):
-        MixtureOfPersonas(2, lm="fake", encoder="fake", writer="gpt").fit(reviews(24))
+    class Asked:
+        identity = "asked"
+
+        def encode(self, texts):
+            raise AssertionError("the writer is wrong, so nothing should be embedded")
+
+    for writer, message in (
+        ("gpt", "writer must be one of keywords, llm, file, record, random, got 'gpt'"),
+        ("file", 'give their file: personas="mine.jsonl"'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            MixtureOfPersonas(2, lm="fake", encoder=Asked(), writer=writer).fit(reviews(24))
+
+
+class Overheard(FakeModel):
+    """Remembers the responses whose likelihood it was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.responses = set()
+
+    def score(self, requests):
+        self.responses |= {request.response for request in requests}
+        return super().score(requests)
+
+
+@pytest.mark.parametrize("groups", [True, False])
+def test_neither_personas_nor_exemplars_are_records_that_are_fitted_or_judged(groups):
+    records = [replace(record, group=record.group if groups else None) for record in reviews(48)]
+    lm = Overheard()
+    model = MixtureOfPersonas(2, lm=lm, encoder="fake", n_exemplars=16, settings=SETTINGS).fit(records)
+    exemplars = model.mixture_.exemplars
+    assert 8 <= len(exemplars) <= 16
+    assert {key for persona in model.mixture_.personas for key in persona.sources} <= {e.key for e in exemplars}
+    known = {record.response for record in records}
+    assert len(lm.responses & known) >= 24
+    assert not {exemplar.response for exemplar in exemplars} & lm.responses
+    if groups:
+        fitted = {record.group for record in records if record.response in lm.responses}
+        assert not {exemplar.group for exemplar in exemplars} & fitted
+
+
+def test_half_of_a_few_records_are_exemplars_and_all_others_are_fitted():
+    lm = Overheard()
+    records = [replace(record, group=None) for record in reviews(24)]
+    model = MixtureOfPersonas(2, lm=lm, encoder="fake", settings=SETTINGS).fit(records)
+    assert len(model.mixture_.exemplars) == 12
+    assert len({record.response for record in records} & lm.responses) == 12
+
+
+@pytest.mark.parametrize("writer", ["record", "random"])
+def test_the_writers_of_a_run_are_those_of_the_estimator(writer):
+    model = MixtureOfPersonas(2, lm="fake", encoder="fake", writer=writer, settings=SETTINGS).fit(reviews(24))
+    assert [persona.writer for persona in model.mixture_.personas] == [writer, writer]
+    texts = {exemplar.response for exemplar in model.mixture_.exemplars}
+    assert {persona.description for persona in model.mixture_.personas} <= texts
+
+
+def test_personas_can_be_read_from_a_file(tmp_path):
+    (tmp_path / "mine.txt").write_text("You love films.\nYou hate films.\n")
+    model = MixtureOfPersonas(lm="fake", encoder="fake", personas=tmp_path / "mine.txt", settings=SETTINGS)
+    model.fit(reviews(24))
+    assert [p.description for p in model.mixture_.personas] == ["You love films.", "You hate films."]
+
+
+def test_a_label_that_no_context_has_is_told(model, caplog):
+    model.sample(["Verdict: good."], same_label=True)
+    assert "same_label changes nothing: no context has a label that at least two exemplars have" in caplog.text
+    caplog.clear()
+    model.sample([{"context": "Verdict: good.", "label": "good"}], same_label=True)
+    assert "same_label changes nothing" not in caplog.text
+
+
+def test_a_sampler_that_departs_from_the_fit_is_told(model, caplog):
+    model.sample(["Verdict: good."], seed=1)
+    assert "the fitted model" not in caplog.text
+    for more, said in (
+        ({"tau_factor": 0.5}, "Temperatures of the mixture are multiplied by 0.5"),
+        ({"decoding": Decoding(min_tokens=3)}, "No text ends before 3 tokens"),
+        ({"decoding": Decoding(top_p=0.9)}, "Top-p or top-k is on"),
+        ({"mix": "prompt", "n_agents": 2}, "A prompt shows 2 exemplars"),
+    ):
+        caplog.clear()
+        model.sample(["Verdict: good."], **more)
+        assert said in caplog.text
+
+
+def test_draws_have_the_seed_of_the_constructor(model):
+    contexts = ["Verdict: good."] * 3
+    model.set_params(seed=5)
+    try:
+        assert model.sample(contexts) == model.sample(contexts, seed=5)
+    finally:
+        model.set_params(seed=0)
+    assert model.sample(contexts) == model.sample(contexts, seed=0)
 
 
 class OnlyWrites:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
     from mop.backends.base import Generator, LanguageModel, Scorer
     from mop.backends.encoder import TextEncoder
-    from mop.config import FitConfig, RemoteSettings
+    from mop.config import FitConfig, PersonaConfig, RemoteSettings
     from mop.mixture.fitted import FittedMixture
     from mop.mixture.likelihood import Table
     from mop.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 class MixtureOfPersonas:
@@ -45,15 +48,16 @@ class MixtureOfPersonas:
     encoder : str or TextEncoder
         ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder, ``fake``, or a ready encoder.
     n_exemplars : int
-        N, the most records that prompts may show.
-    personas : sequence of Persona, optional
-        Yours; then nothing is clustered and ``n_personas`` and ``writer`` do not matter.
-    writer : {"keywords", "llm"}
-        Who describes the clusters.
+        N, the most records that prompts may show; at most half of those given to `fit`.
+    personas : sequence of Persona, or path, optional
+        Yours, or a file of them (see `mop.personas.files.read_personas`); then nothing is clustered and ``n_personas``
+        and ``writer`` do not matter.
+    writer : {"keywords", "llm", "record", "random"}
+        Who describes the clusters; the last two are ablations, see `mop.config.PersonaConfig`.
     task : str
         One line for the language model: what a response is ("a one-sentence film review").
     valid_share : float
-        Share of the records given to `fit` that decides when to stop and what to choose.
+        Share of the records that are no exemplars; they decide when the paper's recipe stops.
     settings : FitConfig, optional
         Details of the fit: ``FitConfig(**mop.config.PRESETS["paper"]["fit"])`` is the paper's recipe.
     score_components : int
@@ -91,7 +95,7 @@ class MixtureOfPersonas:
         remote: RemoteSettings | Mapping[str, Any] | None = None,
         encoder: str | TextEncoder = "minilm",
         n_exemplars: int = 1000,
-        personas: Sequence[Persona] | None = None,
+        personas: Sequence[Persona] | str | Path | None = None,
         writer: str = "keywords",
         task: str = "",
         valid_share: float = 0.25,
@@ -163,7 +167,12 @@ class MixtureOfPersonas:
     # ---------------------------------------------------------------------------------------- fitting
 
     def fit(self, records: Iterable[Record | Mapping[str, Any]], y: None = None) -> Self:
-        """Find personas in the records and fit weights and a temperature to them.
+        """Find personas in some of the records, and fit weights and a temperature to the others.
+
+        At most ``n_exemplars`` of the records, and at most half of them, drawn at random, become the exemplars: prompts
+        show them and personas are written from them. Weights and temperature are fitted to the others and judged on
+        them by cross-validation, so no persona and no exemplar is a text that it has to predict. Records of
+        one group stay together.
 
         Parameters
         ----------
@@ -184,32 +193,30 @@ class MixtureOfPersonas:
         ConfigError
             For a parameter that is none.
         DataError
-            If there are too few records for the personas or the splits, no persona, or one twice.
+            If there are too few records or groups for the personas or the splits, no persona, or one twice.
         """
         from mop.config import FitConfig
         from mop.data.own import distinct
-        from mop.data.records import split_records
         from mop.mixture.fit import fit_mixture
+        from mop.personas.write import write_personas
 
         self._check_parameters()
-        observed = _as_records(records, on_unusable="warn", drops_repeated=True)
-        n_valid = max(2, round(self.valid_share * len(observed)))
-        if n_valid > len(observed) - 2:
-            raise DataError(
-                f"{len(observed)} records with valid_share {self.valid_share} leave too few to fit on; "
-                "give at least 4 records and a share between 0 and 1"
+        parts = self._divided(_as_records(records, on_unusable="warn", drops_repeated=True))
+        personas = self.personas
+        if personas is None or isinstance(personas, str | os.PathLike):
+            personas = write_personas(
+                parts["exemplars"],
+                self._persona_settings(),
+                encoder=self._open_encoder(),
+                lm=self._open_generator,
+                store=self._open_store(),
+                task=self.task,
+                seed=self.seed,
+                progress=self.progress,
             )
-        by_group = any(r.group is not None for r in observed)
-        parts = split_records(
-            observed, {"valid": n_valid, "train": len(observed) - n_valid}, seed=self.seed
-        ) if not by_group else split_records(
-            observed, {"valid": self.valid_share, "train": 1 - self.valid_share}, seed=self.seed, by_group=True
-        )  # fmt: skip
-        exemplars = distinct(parts["train"])[: self.n_exemplars]
-        personas = list(self.personas) if self.personas is not None else self._write_personas(exemplars)
         self.mixture_ = fit_mixture(
             personas,
-            exemplars,
+            distinct(parts["exemplars"]),
             parts["train"],
             parts["valid"],
             encoder=self._open_encoder(),
@@ -222,6 +229,34 @@ class MixtureOfPersonas:
         )
         return self
 
+    def _divided(self, records: Sequence[Record]) -> dict[str, list[Record]]:
+        """Disjoint ``exemplars``, ``valid`` and ``train``; whole groups, as nearly as they allow, if there are any."""
+        from mop.data.records import split_records
+
+        n = len(records)
+        n_exemplars = min(self.n_exemplars, n // 2)
+        n_valid = max(2, round(self.valid_share * (n - n_exemplars)))
+        sizes = {"exemplars": n_exemplars, "valid": n_valid, "train": n - n_exemplars - n_valid}
+        if min(sizes.values()) < 2:
+            raise DataError(
+                f"{n} records with valid_share {self.valid_share} leave too few to fit on; "
+                "give at least 6 records and a share between 0 and 1"
+            )
+        if not any(record.group is not None for record in records):
+            return split_records(records, sizes, seed=self.seed)
+        parts = split_records(records, {name: size / n for name, size in sizes.items()}, seed=self.seed, by_group=True)
+        return {**parts, "exemplars": parts["exemplars"][: self.n_exemplars]}
+
+    def _persona_settings(self) -> PersonaConfig:
+        from mop.config import PersonaConfig
+
+        n_personas = self.n_personas if self.n_personas == "auto" else int(self.n_personas)
+        if isinstance(self.personas, str | os.PathLike):
+            return PersonaConfig(writer="file", path=os.fspath(self.personas))
+        if self.writer == "file":
+            raise ConfigError('writer "file" reads personas of yours; give their file: personas="mine.jsonl"')
+        return PersonaConfig(n_personas=n_personas, writer=cast(Any, self.writer))
+
     def refit_black_box(
         self,
         records: Iterable[Record | Mapping[str, Any]],
@@ -230,12 +265,12 @@ class MixtureOfPersonas:
         decoding: Decoding | None = None,
         tau_factor: float = 1.0,
         same_label: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> Self:
         """Replace the persona gate by weights for the present ``lm``, which need not be able to score.
 
         A surrogate: see `mop.simulate.refit.refit_black_box`. Give the records of the fit, and ``tau_factor``
-        and ``same_label`` as `sample` will have them.
+        and ``same_label`` as `sample` will have them. ``seed`` is the constructor's by default.
 
         Examples
         --------
@@ -258,7 +293,7 @@ class MixtureOfPersonas:
             tau_factor=tau_factor,
             same_label=same_label,
             max_failed_share=self._remote_settings().max_failed_share,
-            seed=seed,
+            seed=self.seed if seed is None else seed,
             progress=self.progress,
         )
         return self
@@ -289,6 +324,7 @@ class MixtureOfPersonas:
         ):  # fmt: skip
             if not is_good:
                 raise ConfigError(f"{name} must be {accepted}, got {getattr(self, name)!r}")
+        self._persona_settings()
 
     # ------------------------------------------------------------------------------------- likelihood
 
@@ -419,26 +455,23 @@ class MixtureOfPersonas:
             ``exemplar``, ``log_lik`` at the persona's temperature, ``log_weight``, ``posterior``;
             ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or estimate), ``n_scored``.
         """
+        import numpy as np
+
         from mop.mixture.likelihood import Likelihood, component_posterior, log_terms
 
         (one,) = _as_records([record])
         fitted, table = self._fitted(), self._table([one])
-        posterior = component_posterior(table, fitted)[0]
-        log_lik, log_weight = (part[0].tolist() for part in log_terms(table, fitted))
         likelihood = Likelihood(table, fitted, seed=self.seed)
-        values = likelihood.ours[:, 0]
-        by_persona = likelihood.persona_posterior(fitted)[0].tolist()
-        by_exemplar: dict[int, float] = {}
-        by_component: dict[tuple[int, int], float] = {}
-        components = list(zip(table.persona[0].tolist(), table.exemplar[0].tolist(), strict=True))
-        place = {component: m for m, component in enumerate(components)}
-        for (k, j), share in zip(components, posterior.tolist(), strict=True):
-            by_exemplar[j] = by_exemplar.get(j, 0.0) + share
-            by_component[k, j] = by_component.get((k, j), 0.0) + share
-        ranked = sorted(range(len(by_persona)), key=lambda k: -by_persona[k])
-        shown = sorted(by_exemplar, key=lambda j: -by_exemplar[j])[:n_exemplars]
-        likeliest = sorted(by_component, key=lambda c: -by_component[c])
-        likeliest = [c for c in likeliest if table.allowed[0, place[c]]][:n_components]
+        values, by_persona = likelihood.ours[:, 0], likelihood.persona_posterior(fitted)[0]
+        posterior = component_posterior(table, fitted)[0]
+        log_lik, log_weight = (part[0] for part in log_terms(table, fitted))
+        by_exemplar = np.bincount(table.exemplar[0], posterior, len(fitted.exemplars))
+        # One component may have been drawn several times.
+        flat = table.persona[0] * len(fitted.exemplars) + table.exemplar[0]
+        components, place, of = np.unique(flat, return_index=True, return_inverse=True)
+        by_component = np.bincount(of, posterior)
+        likeliest = [c for c in np.argsort(-by_component, kind="stable") if table.allowed[0, place[c]]][:n_components]
+        shown = [j for j in np.argsort(-by_exemplar, kind="stable") if j in table.exemplar[0]][:n_exemplars]
         return {
             "key": one.key,
             "context": one.context,
@@ -447,20 +480,20 @@ class MixtureOfPersonas:
             "standard_error": float(values.std()),
             "kind": "exact" if table.is_exact else "estimate",
             "is_exact": table.is_exact,
-            "n_scored": len(by_component),
+            "n_scored": len(components),
             "n_tokens": int(table.n_tokens[0]),
             "personas": [
                 {
                     "persona": fitted.personas[k].key,
-                    "posterior": by_persona[k],
+                    "posterior": float(by_persona[k]),
                     "description": fitted.personas[k].description,
                 }
-                for k in ranked
+                for k in np.argsort(-by_persona, kind="stable")
             ],
             "exemplars": [
                 {
                     "exemplar": fitted.exemplars[j].key,
-                    "posterior": by_exemplar[j],
+                    "posterior": float(by_exemplar[j]),
                     "context": fitted.exemplars[j].context,
                     "response": fitted.exemplars[j].response,
                 }
@@ -468,14 +501,14 @@ class MixtureOfPersonas:
             ],
             "components": [
                 {
-                    "persona": fitted.personas[k].key,
-                    "exemplar": fitted.exemplars[j].key,
-                    "temperature": float(fitted.temperatures[k]),
-                    "log_lik": log_lik[place[k, j]],
-                    "log_weight": log_weight[place[k, j]],
-                    "posterior": by_component[k, j],
+                    "persona": fitted.personas[table.persona[0, m]].key,
+                    "exemplar": fitted.exemplars[table.exemplar[0, m]].key,
+                    "temperature": float(fitted.temperatures[table.persona[0, m]]),
+                    "log_lik": float(log_lik[m]),
+                    "log_weight": float(log_weight[m]),
+                    "posterior": float(by_component[c]),
                 }
-                for k, j in likeliest
+                for c, m in ((c, place[c]) for c in likeliest)
             ],
         }
 
@@ -485,7 +518,7 @@ class MixtureOfPersonas:
         self,
         contexts: Iterable[str | Record | Mapping[str, Any]],
         *,
-        seed: int = 0,
+        seed: int | None = None,
         decoding: Decoding | None = None,
         n_agents: int = 1,
         mix: str = "none",
@@ -500,12 +533,14 @@ class MixtureOfPersonas:
             Rows have a ``context``, perhaps a ``label``, and all or none a ``key``. A record's own
             response is never looked at. Equal strings are different people: the draw depends on (seed,
             position) for strings and rows without keys, on (seed, key) for the others.
-        seed : int
+        seed : int, optional
+            By default the constructor's.
         decoding : Decoding, optional
         n_agents, mix, tau_factor, same_label : int, str, float, bool
             As in the settings of ``simulate``: L agents that write one response together, how
             (``tokens``, ``prompt`` or ``neighbours``), what multiplies the temperatures, and whether persona and
-            exemplar of a record with a label are drawn given that the exemplar has it.
+            exemplar of a record with a label are drawn given that the exemplar has it. What makes the draws others
+            than the fitted model's is logged as a warning.
 
         Returns
         -------
@@ -523,8 +558,14 @@ class MixtureOfPersonas:
         from mop.simulate.draw import draw_writers
         from mop.simulate.write import simulate
 
-        SimulateConfig(n_agents=n_agents, mix=cast(Any, mix), tau_factor=tau_factor)
-
+        decoding = decoding or Decoding()
+        settings = SimulateConfig(
+            n_agents=n_agents, mix=cast(Any, mix), tau_factor=tau_factor, same_label=same_label,
+            min_tokens=decoding.min_tokens, top_p=decoding.top_p, top_k=decoding.top_k,
+        )  # fmt: skip
+        for departure in settings.departures():
+            logger.warning("%s", departure)
+        seed = self.seed if seed is None else seed
         asked = _as_contexts(contexts)
         if not asked:
             return []
@@ -541,7 +582,7 @@ class MixtureOfPersonas:
                 fitted.exemplars,
                 generator=self._open_generator(),
                 store=store,
-                decoding=decoding or Decoding(),
+                decoding=decoding,
                 seed=seed,
                 task=fitted.task,
                 max_failed_share=self._remote_settings().max_failed_share,
@@ -628,30 +669,6 @@ class MixtureOfPersonas:
         if fitted is None:
             raise NotFittedError("this mixture has no weights yet; call fit(records) or load(folder) first")
         return fitted
-
-    def _write_personas(self, exemplars: Sequence[Record]) -> list[Persona]:
-        from mop.backends.encoder import embed
-        from mop.personas.cluster import cluster
-        from mop.personas.keywords import keyword_personas
-        from mop.personas.llm import llm_personas
-
-        store = self._open_store()
-        vectors = embed([r.response for r in exemplars], self._open_encoder(), store=store)
-        n_clusters = self.n_personas
-        if n_clusters == "auto":
-            import numpy as np
-
-            from mop.config import PersonaConfig
-
-            n_clusters = PersonaConfig(n_personas="auto").n_clusters(len(np.unique(vectors, axis=0)))
-        clustering = cluster(vectors, n_clusters, seed=self.seed)
-        if self.writer == "keywords":
-            return keyword_personas(exemplars, clustering)
-        if self.writer == "llm":
-            return llm_personas(
-                exemplars, clustering, self._open_generator(), task=self.task, seed=self.seed, store=store
-            )
-        raise ConfigError(f"writer must be 'keywords' or 'llm', got {self.writer!r}")
 
     def _table(self, records: Sequence[Record]) -> Table:
         from mop.mixture.likelihood import score_for_likelihood

@@ -254,11 +254,6 @@ def mixture_agents(
     texts = [context_text(record) for record in contexts]
     hx = embed(texts, given.encoder, store=given.store, progress=given.progress)
     settings = given.config.simulate
-    if settings.same_label and not any(record.label in mixture.labels for record in contexts):
-        logger.warning(
-            "simulate.same_label changes nothing: no context has a label that at least two exemplars have; "
-            "name the column of labels in data.label, or leave it off"
-        )
     return draw_writers(
         mixture,
         hx,

@@ -26,11 +26,8 @@ from mop.mixture.fit import fit_mixture
 from mop.mixture.fitted import context_text, save_mixture
 from mop.mixture.headroom import fit_sentence
 from mop.mixture.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
-from mop.personas.ablations import random_personas, record_personas
-from mop.personas.cluster import cluster
 from mop.personas.files import read_personas, save_personas
-from mop.personas.keywords import keyword_personas
-from mop.personas.llm import llm_personas
+from mop.personas.write import write_personas
 from mop.randomness import derive_seed
 from mop.report.page import draw_figures, write_report
 from mop.report.plots import save_figures
@@ -151,34 +148,18 @@ def make_records(work: Work) -> Made:
 
 
 def make_personas(work: Work) -> Made:
-    """Cluster the exemplars and describe each cluster, or take the user's personas."""
-    settings, target = work.config.personas, work.folder.personas
-    if settings.path is not None:
-        personas = read_personas(Path(settings.path).expanduser())
-    else:
-        exemplars = work.records("exemplars")
-        vectors = work.embed([record.response for record in exemplars])
-        k = settings.n_clusters(len(np.unique(vectors, axis=0)))
-        clustering = cluster(vectors, k, seed=work.config.seed)
-        if settings.writer == "random":
-            personas = random_personas(exemplars, k, seed=work.config.seed)
-        elif settings.writer == "record":
-            personas = record_personas(exemplars, clustering)
-        elif settings.writer == "keywords":
-            personas = keyword_personas(
-                exemplars, clustering, n_keywords=settings.n_keywords, n_sources=settings.n_sources
-            )
-        else:
-            personas = llm_personas(
-                exemplars,
-                clustering,
-                work.lm,
-                task=work.config.data.task,
-                seed=work.config.seed,
-                n_sources=settings.n_sources,
-                store=work.store,
-                progress=work.progress,
-            )
+    """Describe each cluster of the exemplars, or take the user's personas."""
+    config, target = work.config, work.folder.personas
+    personas = write_personas(
+        work.records("exemplars"),
+        config.personas,
+        encoder=work.encoder,
+        lm=lambda: work.lm,
+        store=work.store,
+        task=config.data.task,
+        seed=config.seed,
+        progress=work.progress,
+    )
     _keep_edited(work.folder)
     save_personas(personas, target)
     doubtful = sum(bool(persona.doubts) for persona in personas)

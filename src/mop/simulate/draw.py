@@ -41,6 +41,11 @@ def draw_writers(
     fitted, hx, contexts, seed, n_agents, tau_factor, same_label
         As for `draw_agents`.
     """
+    if same_label and not any(record.label in fitted.labels for record in contexts):
+        logger.warning(
+            "same_label changes nothing: no context has a label that at least two exemplars have; give records with "
+            "labels (data.label names their column), or leave it off"
+        )
     drawn = draw_agents(
         fitted, hx, contexts, seed=seed, tau_factor=tau_factor, same_label=same_label,
         n_agents=n_agents if mix in ("none", "tokens") else 1,
