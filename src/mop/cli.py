@@ -344,7 +344,8 @@ def _compare(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, A
 
 @_with_progress
 def _pull(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
-    from mop.data.pull import EMBEDDED, is_pulled, notice, pull
+    from mop.data.catalogue import EMBEDDED
+    from mop.data.pull import is_pulled, notice, pull
 
     if not args.names:
         return {

@@ -180,7 +180,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A drawn component: which persona, which exemplar, how warm, and how likely the draw was."""
+    """A drawn component: which persona, which exemplar, at which temperature, and how likely the draw was."""
 
     persona: int | None
     """Row of the persona list; None for no persona."""

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop import randomness
-from mop.data.pull import EMBEDDED, resolve, revision
+from mop.data.catalogue import EMBEDDED
+from mop.data.pull import resolve, revision
 from mop.errors import ConfigError, DataError, require
 from mop.storage.store import Store, embedding_key
 from mop.types import Progress

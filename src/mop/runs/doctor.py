@@ -190,6 +190,7 @@ def _devices() -> list[dict[str, str]]:
 
 def _models(cache: Path | None) -> list[dict[str, str]]:
     from mop.data import pull
+    from mop.data.catalogue import EMBEDDED
 
     folder = cache or pull.cache_folder()
     place = folder
@@ -204,7 +205,7 @@ def _models(cache: Path | None) -> list[dict[str, str]]:
     else:
         found = [_finding("models", "cache", "ok", detail)]
     if cache is None:
-        for name in pull.EMBEDDED:
+        for name in EMBEDDED:
             is_there = pull.is_pulled(name)
             advice = "" if is_there else f"mop pull {name}"
             found.append(

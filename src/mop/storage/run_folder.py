@@ -129,15 +129,13 @@ def hash_of(value: object) -> str:
 def write_parquet(path: Path, responses: Iterable[Response]) -> None:
     """Write responses as Parquet, the columns of `Response` in order; equal rows give equal bytes.
 
+    Lone surrogates, which Parquet cannot hold, become U+FFFD. The bytes also depend on the version
+    of pyarrow, which writes its name into the file.
+
     Raises
     ------
     ArtifactError
         As in `write_atomic`.
-
-    Notes
-    -----
-    Lone surrogates, which Parquet cannot hold, become U+FFFD. The bytes also depend on the version
-    of pyarrow, which writes its name into the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -304,11 +302,8 @@ class RunFolder:
 
         Parameters
         ----------
-        name, inputs_hash : str
-            As in `stage_done`.
         files : iterable of path
             What the stage made, inside the run folder; a folder stands for all files in it.
-            They are flushed to disk and hashed here.
         info : mapping, optional
             JSON values worth keeping: seconds, LM calls, counts.
 
