@@ -377,11 +377,11 @@ def test_hub_names_and_paths_are_passed_on(shelf, tmp_path):
     ("name", "kind", "sentence"),
     [
         ("smollm2", "lm", r"no language model is called 'smollm2', and there is no such path; did "
-         r"you mean 'smollm2-135m'\?; accepted: smollm2-135m.*hf:ORG/NAME \(Hugging Face\), or"),
+         r"you mean 'smollm2-135m'\?; give smollm2-135m.*hf:ORG/NAME \(Hugging Face\), or"),
         ("Qwen/Qwen3-0.6B", "lm", r"did you mean 'hf:Qwen/Qwen3-0\.6B'"),
-        ("minilm", "lm", r"'minilm' is of the wrong kind \(encoder\); wanted: language model; acc"),
-        ("hf:a b", "lm", r"'hf:a b' is no Hugging Face name; accepted: smollm2-135m"),
-        ("./no/such", "data", r"no data set is called './no/such', and there is no such path; ac"),
+        ("minilm", "lm", r"'minilm' is of the wrong kind \(encoder\); wanted: language model; give"),
+        ("hf:a b", "lm", r"'hf:a b' is no Hugging Face name; give smollm2-135m"),
+        ("./no/such", "data", r"no data set is called './no/such', and there is no such path; give"),
     ],
 )  # fmt: skip
 def test_names_that_cannot_be_used_are_explained(shelf, name, kind, sentence):

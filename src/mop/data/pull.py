@@ -171,16 +171,18 @@ def resolve(
     if text in table:
         raise ConfigError(
             f"{text!r} is of the wrong kind ({KIND_NOUN[table[text].kind]}); wanted: {KIND_NOUN[kind]}; "
-            f"{_accepted(kind, table)}"
+            f"{_remedy(table, kind)}"
         )
     if text.startswith("hf:"):
-        return _hub_id(text, kind, table)
+        if not re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", text):
+            raise ConfigError(f"{text!r} is no Hugging Face name; {_remedy(table, kind)}")
+        return text.removeprefix("hf:")
     path = Path(name).expanduser()
     if path.exists():
         return path
     raise ConfigError(
         f"no {KIND_NOUN[kind]} is called {text!r}, and there is no such path"
-        f"{_nearest(text, kind, table)}; {_accepted(kind, table)}"
+        f"{_nearest(text, kind, table)}; {_remedy(table, kind)}"
     )
 
 
@@ -205,9 +207,7 @@ def revision(name: str | Path, *, table: Mapping[str, Embedded] = EMBEDDED) -> s
         return _hub_commit(text.removeprefix("hf:"))
     path = Path(name).expanduser()
     if not path.exists():
-        raise ConfigError(
-            f"cannot identify {text!r}: there is no such path; give {_accepted_forms(table)}, or a path that exists"
-        )
+        raise ConfigError(f"cannot identify {text!r}: there is no such path; {_remedy(table)}")
     path = path.resolve()
     if path.parent == cache_folder().resolve() and _is_whole(path):
         return str(_marker(path)["revision"])
@@ -400,15 +400,10 @@ def _tree_bytes(folder: Path) -> int:
     return total
 
 
-def _accepted_forms(table: Mapping[str, Embedded], kind: Kind | None = None) -> str:
-    """Name the forms a name can have, except a path."""
+def _remedy(table: Mapping[str, Embedded], kind: Kind | None = None) -> str:
+    """Say in a clause what to give."""
     names = [item.name for item in table.values() if kind in (None, item.kind)]
-    return f"{', '.join(names)}, hf:ORG/NAME (Hugging Face)"
-
-
-def _accepted(kind: Kind, table: Mapping[str, Embedded]) -> str:
-    """Say in a clause what would do for ``kind``."""
-    return f"accepted: {_accepted_forms(table, kind)}, or a path that exists"
+    return f"give {', '.join(names)}, hf:ORG/NAME (Hugging Face), or a path that exists"
 
 
 def _nearest(text: str, kind: Kind, table: Mapping[str, Embedded]) -> str:
@@ -418,14 +413,6 @@ def _nearest(text: str, kind: Kind, table: Mapping[str, Embedded]) -> str:
     names = [item.name for item in table.values() if item.kind == kind]
     near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _hub_id(text: str, kind: Kind, table: Mapping[str, Embedded]) -> str:
-    """Take ``hf:`` off, if what follows can be a name there."""
-    hub_id = text.removeprefix("hf:")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
-        raise ConfigError(f"{text!r} is no Hugging Face name; {_accepted(kind, table)}")
-    return hub_id
 
 
 def _hub_commit(hub_id: str) -> str:

@@ -151,7 +151,7 @@ def load_records(
     columns = {"label": label, "key": key, "weight": weight, "group": group, "response": response}
     template = _parse_context(context, opened.columns)
     asked = {name: role for role, name in columns.items() if name is not None}
-    asked |= dict.fromkeys(template.fields, "context")
+    asked |= {name: "context" for _, name in template if name is not None}
     if opened.columns is not None:
         _check_columns(opened, opened.columns, asked)
     found: set[str] = set(opened.columns or ())
@@ -170,13 +170,13 @@ def load_records(
         n_rows += 1
         try:
             if isinstance(row, BadRow):
-                raise _Unusable(row)
+                raise _Unusable(row.code, row.message)
             if n_rows <= MAX_LISTED or not asked.keys() <= found:
                 found.update(map(str, row))
             repairs: list[BadRow] = []
             record = _record(row, number, template, columns, names, repairs)
         except _Unusable as error:
-            note(error.reason, is_kept=False)
+            note(BadRow(*error.args), is_kept=False)
             continue
         for reason in repairs:
             note(reason, is_kept=True)
@@ -193,19 +193,11 @@ def load_records(
 
 
 class _Unusable(Exception):  # noqa: N818 - never leaves this module
-    """Carries the reason why a row makes no record."""
-
-    def __init__(self, reason: BadRow) -> None:
-        self.reason = reason
+    """The code and message of the `BadRow` that makes no record."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """Literal texts with a column between each two: n + 1 literals, n fields."""
-
-    literals: tuple[str, ...]
-    fields: tuple[str, ...]
-
+_Template = Sequence[tuple[str, str | None]]
+"""Literal texts, each with the column that follows it."""
 
 _TEMPLATE_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]|[^{}]+")
 
@@ -217,14 +209,15 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
     """Read the argument `context`; the exact name of a column always wins."""
     has_braces = "{" in context or "}" in context
     if context in (columns or ()) or not (has_braces or context.startswith("text:")):
-        return _Template(("", ""), (context,))
+        return [("", context)]
     if context.startswith("text:"):
-        return _Template((context.removeprefix("text:").strip(),), ())
-    literals, fields = [""], []
+        return [(context.removeprefix("text:").strip(), None)]
+    template: list[tuple[str, str | None]] = []
+    literal = ""
     for part in _TEMPLATE_PARTS.finditer(context):
         if part[1] is not None:
-            fields.append(part[1])
-            literals.append("")
+            template.append((literal, part[1]))
+            literal = ""
         elif part[0] in {"{", "}"}:
             raise ConfigError(
                 f"context has a lone {part[0]!r} at character {part.start() + 1} of {context!r}; "
@@ -232,8 +225,8 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
                 f"for the character itself write {part[0] * 2!r}"
             )
         else:
-            literals[-1] += part[0][0] if part[0] in {"{{", "}}"} else part[0]
-    return _Template(tuple(literals), tuple(fields))
+            literal += part[0][0] if part[0] in {"{{", "}}"} else part[0]
+    return [*template, (literal, None)]
 
 
 def _record(
@@ -249,7 +242,7 @@ def _record(
     if (name := columns["response"]) is not None:
         response = _text(row, name, repairs, takes_numbers=False)
         if not response or response.isspace():
-            raise _Unusable(BadRow("empty_response", f"has no text in {name!r}"))
+            raise _Unusable("empty_response", f"has no text in {name!r}")
     context = _context(row, template, repairs)
     label = _class(row, columns["label"], repairs)
     group = _class(row, columns["group"], repairs)
@@ -260,12 +253,13 @@ def _record(
 
 
 def _context(row: Row, template: _Template, repairs: list[BadRow]) -> str:
-    parts = [template.literals[0]]
-    for name, literal in zip(template.fields, template.literals[1:], strict=True):
-        text = _text(row, name, repairs)
-        if not text or text.isspace():
-            repairs.append(BadRow("empty_context", f"has no text in {name!r}; kept as it is"))
-        parts += text, literal
+    parts = []
+    for literal, name in template:
+        parts.append(literal)
+        if name is not None:
+            parts.append(_text(row, name, repairs))
+            if not parts[-1] or parts[-1].isspace():
+                repairs.append(BadRow("empty_context", f"has no text in {name!r}; kept as it is"))
     return "".join(parts)
 
 
@@ -281,15 +275,15 @@ def _text(row: Row, name: str, repairs: list[BadRow], *, takes_numbers: bool = T
     """Take a column as text that UTF-8 can hold; numbers and truth values are spelled where they may be."""
     value = _value(row, name)
     if isinstance(value, BadRow):
-        raise _Unusable(value)
+        raise _Unusable(value.code, value.message)
     if value is None:
-        raise _Unusable(BadRow("missing_value", f"has no value for {name!r}"))
+        raise _Unusable("missing_value", f"has no value for {name!r}")
     if takes_numbers and isinstance(value, int | float):
         value = str(value).lower() if isinstance(value, bool) else str(value)
     if not isinstance(value, str):
-        raise _Unusable(BadRow("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text"))
+        raise _Unusable("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text")
     if "\0" in value:
-        raise _Unusable(BadRow("nul", f"has a NUL character in {name!r}; remove it"))
+        raise _Unusable("nul", f"has a NUL character in {name!r}; remove it")
     text = without_surrogates(value)
     if text != value:
         n = text.count("\ufffd") - value.count("\ufffd")
@@ -297,16 +291,13 @@ def _text(row: Row, name: str, repairs: list[BadRow], *, takes_numbers: bool = T
     return text
 
 
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value)
-
-
 def _class(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
     """Take a label or group; an empty one is missing, as a CSV cannot distinguish the two.
 
     A whole number is the same with and without a point: pandas writes 1.0 for 1 where a value is missing in the column.
     """
-    if name is None or _is_missing(_value(row, name)):
+    value = None if name is None else _value(row, name)
+    if name is None or value is None or (isinstance(value, str) and not value):
         return None
     text = _text(row, name, repairs)
     return text[:-2] if _WHOLE.fullmatch(text) else text
@@ -316,7 +307,7 @@ def _key(row: Row, name: str, repairs: list[BadRow]) -> str:
     """Take a key; responses name several exemplars joined by spaces, so it has none itself."""
     key = _text(row, name, repairs)
     if not key or any(c.isspace() for c in key):
-        raise _Unusable(BadRow("bad_key", f"has an empty key or white space in it, in {name!r}"))
+        raise _Unusable("bad_key", f"has an empty key or white space in it, in {name!r}")
     return key
 
 
@@ -330,7 +321,7 @@ def _weight(row: Row, name: str) -> float:
             raise ValueError
     except (ValueError, OverflowError):
         message = f"has no finite number above 0 in {name!r}, which holds the weight"
-        raise _Unusable(BadRow("bad_weight", message)) from None
+        raise _Unusable("bad_weight", message) from None
     return weight
 
 
@@ -350,13 +341,13 @@ class _Names:
         first = self._first.get(content)
         if first is not None and not self._keeps_duplicates:
             message = f"has the context, response and group of {self._source.place(first)}"
-            raise _Unusable(BadRow("duplicate", message))
+            raise _Unusable("duplicate", message)
         if own is not None and own in self._keys:
             message = (
                 f"has the key of {self._source.place(self._keys[own])}; a key names one record, "
                 "a person or film is a group"
             )
-            raise _Unusable(BadRow("duplicate_key", message))
+            raise _Unusable("duplicate_key", message)
         self._first.setdefault(content, number)
         if own is not None:
             self._keys[own] = number
