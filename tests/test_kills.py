@@ -38,10 +38,9 @@ def _forgetful(_, path):
     is_whole = folder.name == "unbroken"
     with Store(folder / "store.sqlite") as store:
         key = b"first" if is_whole else b"second"
-        one, other = Generation("x", 1, "stop", 0.0), Generation(f"{is_whole}", 1, "stop", 0.0)
+        one = Generation("x", 1, "stop", 0.0)
+        other = Generation(f"{is_whole}", 1 if is_whole else 2, "stop", 0.0)  # another text, at another charge
         store.put_generations([(key, one), (b"third", other)], stage="simulate")
-        if not is_whole:
-            store.put_generations([(key, one)], stage="simulate")  # drawn again, and charged again
     time.sleep(0.5)
     (folder / "out").write_text(f"{is_whole}")
 

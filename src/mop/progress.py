@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
@@ -16,15 +15,7 @@ LINE_EVERY_S = 5.0
 
 
 class ProgressDisplay:
-    """A progress callback ``(what, done, total)`` that draws.
-
-    Parameters
-    ----------
-    quiet : bool
-        Show nothing.
-    stream : text stream, optional
-        Standard error by default.
-    """
+    """A progress callback ``(what, done, total)`` that draws on a stream, by default standard error."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -55,9 +46,7 @@ class ProgressDisplay:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the terminal back."""
         if self._bars is not None:
             self._bars.stop()

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -39,12 +38,10 @@ _SCHEMA = (
     *(
         f"CREATE TABLE IF NOT EXISTS {kind} (key BLOB PRIMARY KEY, payload BLOB NOT NULL, "
         "checksum BLOB NOT NULL) WITHOUT ROWID"
-        for kind in reversed(_TABLES)
+        for kind in _TABLES
     ),
-    "CREATE TABLE conflict (kind TEXT, key BLOB, payload BLOB, UNIQUE (kind, key, payload))",
-    "CREATE TABLE cost (stage TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL)",
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    "CREATE TABLE IF NOT EXISTS conflict (kind TEXT, key BLOB, payload BLOB, UNIQUE (kind, key, payload))",
+    "CREATE TABLE IF NOT EXISTS cost (stage TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL)",
 )
 
 T = TypeVar("T")
@@ -182,9 +179,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -314,8 +309,8 @@ class Store:
             application = db.execute("PRAGMA application_id").fetchone()[0]
             is_new = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
             if is_new and not version and not application:
-                for statement in _SCHEMA:
-                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif application != _APPLICATION_ID:
                 raise ArtifactError(f"{self.path} is an SQLite file, but not a store of mop; give another path")
             elif version != SCHEMA_VERSION:
@@ -323,8 +318,8 @@ class Store:
                     f"{self.path} is a store of version {version}, this mop reads and writes "
                     f"{SCHEMA_VERSION}; use the mop that made it, or a new run folder"
                 )
-            else:
-                db.execute(_SCHEMA[0])  # the references came later than the rest
+            for statement in _SCHEMA:
+                db.execute(statement)
         mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode not in ("wal", "memory"):
             raise ArtifactError(
