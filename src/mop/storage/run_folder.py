@@ -13,12 +13,11 @@ import hashlib
 import json
 import os
 import re
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn, Self
 
 from mop.errors import ArtifactError
 from mop.types import Response, without_surrogates
@@ -514,11 +513,9 @@ def _parquet_fields() -> Iterator[Any]:
     """Columns of `Response`; given, not inferred, so that an all-empty column keeps its type."""
     import pyarrow as pa
 
-    types = {str: pa.string(), float: pa.float64(), int: pa.int64()}
-    for name, hint in typing.get_type_hints(Response).items():
-        plain = next((t for t in typing.get_args(hint) if t in types), hint)
-        if typing.get_origin(plain) is Literal:
-            plain = str
+    numbers = {"float": pa.float64(), "int": pa.int64()}
+    for field in dataclasses.fields(Response):
+        hint = str(field.type)
         # a seed fills all 64 bits
-        kind = pa.uint64() if name == "seed" else types[plain]
-        yield pa.field(name, kind, nullable=type(None) in typing.get_args(hint))
+        kind = pa.uint64() if field.name == "seed" else numbers.get(hint, pa.string())
+        yield pa.field(field.name, kind, nullable="None" in hint)
