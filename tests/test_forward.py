@@ -235,7 +235,7 @@ def test_where_packing_fails_products_are_plain(monkeypatch, caplog):
 
 def test_joined_weights_stay_the_models_own():
     model, same = tiny_llama(), tiny_llama()
-    body = LlamaBody(model)
+    LlamaBody(model)
     layer = model.model.layers[0].self_attn
     assert layer.k_proj.weight.data_ptr() != layer.q_proj.weight.data_ptr()
     storages = {part.weight.untyped_storage().data_ptr() for part in (layer.q_proj, layer.k_proj, layer.v_proj)}
