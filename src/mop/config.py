@@ -170,6 +170,17 @@ class Ceilings(Section):
         """Return the money for so many tokens; 0 without prices."""
         return (tokens_in * (self.price_in or 0.0) + tokens_out * (self.price_out or 0.0)) / 1e6
 
+    @property
+    def has_price(self) -> bool:
+        """Whether money is counted."""
+        return self.price_in is not None or self.price_out is not None
+
+    def allow(self, tokens: float, cost: float) -> bool:
+        """Whether all calls of the run together may use so much."""
+        return (self.max_lm_tokens is None or tokens <= self.max_lm_tokens) and (
+            self.max_cost is None or cost <= self.max_cost
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSettings(Ceilings):

@@ -55,10 +55,10 @@ def write(
 
     Parameters
     ----------
-    body : Body
+    body, decoding
+        The model, and how to draw from it.
     drafts : sequence of Draft
         In the order in which they are taken up.
-    decoding : Decoding
     end_ids : frozenset of int
         A drawn id of these ends the response.
     rows : int
@@ -92,7 +92,8 @@ def write(
             _append(live, logits, decoding, end_ids)
         finished = [draft for draft in live if draft.finish_reason]
         if finished:
-            slots.keep(_rows_of_unfinished(live))
+            owners = [draft for draft in live for _ in draft.prompts]
+            slots.keep([row for row, draft in enumerate(owners) if not draft.finish_reason])
             live = [draft for draft in live if not draft.finish_reason]
         yield finished
 
@@ -104,16 +105,6 @@ def _next(waiting: deque[Draft], room: int) -> list[Draft]:
         taken.append(waiting.popleft())
         room -= len(taken[-1].prompts)
     return taken
-
-
-def _rows_of_unfinished(live: Sequence[Draft]) -> list[int]:
-    kept: list[int] = []
-    row = 0
-    for draft in live:
-        if not draft.finish_reason:
-            kept += range(row, row + len(draft.prompts))
-        row += len(draft.prompts)
-    return kept
 
 
 def _append(live: Sequence[Draft], logits: torch.Tensor, decoding: Decoding, end_ids: frozenset[int]) -> None:

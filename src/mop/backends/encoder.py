@@ -167,18 +167,7 @@ class FakeEncoder:
 
 
 class SentenceEncoder:
-    """A model of sentence-transformers.
-
-    Parameters
-    ----------
-    name : str
-        As the user named it.
-    place : Path or str
-        A folder, or ``ORG/NAME`` on Hugging Face.
-    revision : str
-        Names the content, see `mop.data.pull.revision`.
-    device, dtype
-        As in `open_encoder`.
+    """A model of sentence-transformers, from `open_encoder`.
 
     Attributes
     ----------

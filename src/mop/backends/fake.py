@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from mop.randomness import uniforms
 from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz .,!?'-"
 """Characters that the model can tell apart by default."""
@@ -73,6 +75,8 @@ class FakeModel:
     ([0.1111, 0.16], 2)
     """
 
+    name = "fake"
+
     def __init__(
         self,
         betas: Sequence[float] | None = None,
@@ -99,18 +103,13 @@ class FakeModel:
                 f"got strength={strength}, mean_length={mean_length}, batch_size={batch_size}; "
                 "give strength ≥ 0, mean_length > 0 and batch_size ≥ 1"
             )
-        self._betas = tuple(float(beta) for beta in betas)
+        self.betas = tuple(float(beta) for beta in betas)
         self._characters = alphabet + OTHER
         self._row = {character: row for row, character in enumerate(self._characters)}
         self._strength = float(strength)
         self._mean_length = float(mean_length)
         self._batch_size = batch_size
         self._on_batch = on_batch
-
-    @property
-    def name(self) -> str:
-        """``fake``."""
-        return "fake"
 
     @property
     def generate_identity(self) -> str:
@@ -122,20 +121,12 @@ class FakeModel:
     @property
     def score_identity(self) -> str:
         """The constants that a score depends on."""
-        return f"{self.generate_identity} betas={list(self._betas)}"
-
-    @property
-    def betas(self) -> tuple[float, ...]:
-        """Inverse temperatures at which every score is given."""
-        return self._betas
+        return f"{self.generate_identity} betas={list(self.betas)}"
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
         """Score every request once, longest response first, as real backends do."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].response))
-        for batch in self._batches(order):
-            scores = [(i, self._score(requests[i])) for i in batch]
-            self._announce(batch)
-            yield scores
+        return self._answers(order, lambda i: self._score(requests[i]))
 
     def generate(
         self, requests: Sequence[GenerateRequest], decoding: Decoding
@@ -147,18 +138,14 @@ class FakeModel:
         BackendError
             If a request has no branch or a temperature that is not positive.
         """
-        for batch in self._batches(range(len(requests))):
-            generations = [(i, self._generate(requests[i], decoding)) for i in batch]
-            self._announce(batch)
-            yield generations
+        return self._answers(range(len(requests)), lambda i: self._generate(requests[i], decoding))
 
-    def _batches(self, order: Sequence[int]) -> Iterator[Sequence[int]]:
+    def _answers(self, order: Sequence[int], answer: Callable[[int], T]) -> Iterator[list[tuple[int, T]]]:
         for start in range(0, len(order), self._batch_size):
-            yield order[start : start + self._batch_size]
-
-    def _announce(self, batch: Sequence[int]) -> None:
-        if self._on_batch is not None:
-            self._on_batch(len(batch))
+            batch = [(i, answer(i)) for i in order[start : start + self._batch_size]]
+            if self._on_batch is not None:
+                self._on_batch(len(batch))
+            yield batch
 
     def _counts(self, text: str) -> Floats:
         """Occurrences of each character, shape (V,), `OTHER` last."""
@@ -179,7 +166,7 @@ class FakeModel:
         logits = self._logits(request.prompt)
         counts = np.append(self._counts(request.response), 1.0)
         n_tokens = len(request.response) + 1
-        betas = np.array(self._betas)
+        betas = np.array(self.betas)
         log_z = np.log(np.exp(betas[:, None] * logits).sum(axis=1))
         log_lik = betas * (counts @ logits) - n_tokens * log_z
         return Score(log_lik.astype(np.float32), n_tokens)

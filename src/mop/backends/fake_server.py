@@ -40,8 +40,6 @@ DIALECTS: Mapping[str, str] = {
     "openai": "chat; refuses echo together with logprobs",
     "legacy": "the old completions form with a working echo",
     "fireworks": "completions with a working echo that returns token ids",
-    "together": "prompts as text only; echo under a name of its own",
-    "tgi": "/generate with an empty prefill",
 }
 """What each kind of server does."""
 
@@ -321,12 +319,10 @@ class FakeServer:
     def _answer(self, path: str, request: Json) -> Json | Reply:
         if path == "/v1/chat/completions":
             return self._chat(request)
-        if path == "/v1/completions" and self.kind != "tgi":
+        if path == "/v1/completions":
             return self._completion(request)
         if path == "/generate" and self.kind == "sglang":
             return self._sglang(request)
-        if path == "/generate" and self.kind == "tgi":
-            return self._tgi(request)
         return _error(404, "no such page")
 
     def _chat(self, request: Json) -> Json | Reply:
@@ -343,8 +339,6 @@ class FakeServer:
         prompt = request["prompt"]
         if isinstance(prompt, str):
             prompt = [TURN, *_ids_of(prompt), REPLY]
-        elif self.kind == "together":
-            return _error(422, "prompt must be a string")
         prompt = self._taken(prompt, int(request.get("max_tokens") or 1))
         if isinstance(prompt, Reply):
             return prompt
@@ -361,7 +355,7 @@ class FakeServer:
             choice["prompt_logprobs"] = self._vllm_rows(prompt)
         answer = self._envelope("text_completion", choice, _usage(len(prompt), drawn.n_tokens))
         if wants_echo:
-            self._echo(answer, choice, prompt, drawn)
+            self._echo(choice, prompt, drawn)
         return answer
 
     def _taken(self, ids: list[int], n_drawn: int) -> list[int] | Reply:
@@ -385,14 +379,9 @@ class FakeServer:
             rows.append({str(token): row} if value is not None else None)
         return rows[:-1] if self.broken == "short" else rows
 
-    def _echo(self, answer: Json, choice: Json, ids: Sequence[int], drawn: Generation) -> None:
+    def _echo(self, choice: Json, ids: Sequence[int], drawn: Generation) -> None:
         """Add what an echo answer holds, or what this kind of server makes of it."""
         drawn_ids = _ids_of(drawn.text)[:1] or [END]
-        if self.kind == "together":
-            values = self._values(ids)
-            block = {"tokens": [_text_of([i]) for i in ids], "token_logprobs": values}
-            answer["prompt"] = [{"text": _data_of(ids), "logprobs": block}]
-            return
         if self.kind == "ollama" or self.broken == "silent":
             return  # the field is dropped without a word
         if self.kind == "llamacpp" or self.broken == "generated-only":
@@ -430,11 +419,6 @@ class FakeServer:
             rows[0][0] = None  # the row at logprob_start_len itself is null
             info["input_token_logprobs"] = rows[:-1] if self.broken == "short" else rows
         return {"text": "a", "meta_info": info}
-
-    def _tgi(self, request: Json) -> Json:
-        # An empty list unless the launcher has prefill log-probabilities enabled.
-        details: Json = {"finish_reason": "length", "generated_tokens": 1, "prefill": []}
-        return {"generated_text": "a", "details": details, "echoed": bool(request.get("echo"))}
 
     def _envelope(self, name: str, choice: Json, usage: Json) -> Json:
         model = f"{self._model}-next" if self.broken == "renamed" and self.calls > 30 else self._model
@@ -557,11 +541,9 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer a GET."""
         self._send(b"")
 
     def do_POST(self) -> None:
-        """Answer a POST."""
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > _MAX_REQUEST_BYTES:
             self.close_connection = True

@@ -1,6 +1,6 @@
 """Forward passes of a frozen transformers model over prompts that share beginnings.
 
-Two bodies with the same three methods. `GeneralBody` asks the model's own forward pass and works with any causal LM.
+Two bodies with the same methods. `GeneralBody` asks the model's own forward pass and works with any causal LM.
 `LlamaBody` does the arithmetic of Llama-like models itself: tokens of all rows are packed side by side without padding
 for the matrix products, only attention looks at single groups of rows, and the weights of products that read the same
 input are joined. It is used after a comparison with the model's own pass on a few tokens.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -43,52 +43,6 @@ class Group:
     """For each row, from which to which of its tokens the prediction is wanted; empty for none."""
 
 
-class Slots(Protocol):
-    """Rows that are being written, one token at a time."""
-
-    def admit(self, prefixes: Sequence[Prefix | None]) -> None:
-        """Add rows after the ones there are."""
-        ...
-
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Append one token to every row and return the logits after it, (rows, V) float32."""
-        ...
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these."""
-        ...
-
-
-class Body(Protocol):
-    """A frozen model as the scorer and the sampler use it."""
-
-    bytes_per_token: int
-    """Of keys and values."""
-    bytes_ahead: int
-    """What `predict` takes for each row and token of its prefix, besides the prefix itself."""
-    bytes_per_wanted: int
-    """What `predict` keeps for each wanted prediction."""
-
-    def predict(self, groups: Sequence[Group]) -> Any:
-        """Return a handle on the wanted predictions, packed in the order of groups and rows."""
-        ...
-
-    def logits(self, handle: Any, low: int, high: int) -> torch.Tensor:
-        """Return wanted predictions ``low`` to ``high``, (high - low, V) in the model's dtype.
-
-        The caller may overwrite them, and the next call in the same thread may too.
-        """
-        ...
-
-    def extend(self, groups: Sequence[Group]) -> list[Prefix]:
-        """Return the prefix that each row becomes, in the order of groups and rows."""
-        ...
-
-    def slots(self, rows: int, length: int) -> Slots:
-        """Return room for ``rows`` rows of up to ``length`` tokens."""
-        ...
-
-
 class GeneralBody:
     """Any transformers causal LM, through its own forward pass.
 
@@ -101,6 +55,12 @@ class GeneralBody:
     ----------
     room : float
         Bytes that keys, values and logits of one padded batch may take; a row that takes more goes alone.
+    bytes_per_token : int
+        Of keys and values.
+    bytes_per_wanted : int
+        What `predict` keeps for each wanted prediction.
+    bytes_ahead : int
+        What `predict` takes for each row and token of its prefix, besides the prefix itself.
     """
 
     bytes_ahead = 0  # its padded batches keep to `room`, prefixes included
@@ -120,7 +80,7 @@ class GeneralBody:
         self.bytes_per_wanted = vocabulary * prefix.keys.element_size()
 
     def predict(self, groups: Sequence[Group]) -> torch.Tensor:
-        """Return the logits themselves; this body has no way to put them off."""
+        """Return what `logits` takes, packed in the order of groups and rows: here the wanted logits themselves."""
         rows = _rows(groups)
         ends = list(accumulate(high - low for low, high in (row.wanted for row in rows)))
         found: torch.Tensor | None = None
@@ -138,11 +98,14 @@ class GeneralBody:
         return found
 
     def logits(self, handle: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        """Return a part of what `predict` found."""
-        return handle[low:high].clone()  # a curve may overwrite its logits
+        """Return wanted predictions ``low`` to ``high``, (high - low, V) in the model's dtype.
+
+        The caller may overwrite them, and the next call in the same thread may too.
+        """
+        return handle[low:high].clone()
 
     def extend(self, groups: Sequence[Group]) -> list[Prefix]:
-        """Return the prefix that each row becomes."""
+        """Return the prefix that each row becomes, in the order of groups and rows."""
         import torch
 
         found: dict[int, Prefix] = {}
@@ -156,8 +119,8 @@ class GeneralBody:
                 found[row.order] = Prefix(keys[:, place, :, span].clone(), values[:, place, :, span].clone())
         return [found[order] for order in range(len(found))]
 
-    def slots(self, rows: int, length: int) -> Slots:
-        """Return rows that are padded on the left to one length."""
+    def slots(self, rows: int, length: int) -> _GeneralSlots:
+        """Return room for ``rows`` rows of up to ``length`` tokens that are written one token at a time."""
         del rows, length  # this cache grows as it is needed
         return _GeneralSlots(self._model, self._device)
 
@@ -273,6 +236,7 @@ class _GeneralSlots:
         self._values: torch.Tensor | None = None
 
     def admit(self, prefixes: Sequence[Prefix | None]) -> None:
+        """Add rows after the ones there are."""
         old = len(self._lengths)
         self._lengths += [prefix.length if prefix else 0 for prefix in prefixes]
         if self._keys is None and not any(prefixes):
@@ -285,6 +249,7 @@ class _GeneralSlots:
         self._values = _side_by_side(values, self._values)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to every row and return the logits after it, (rows, V) float32."""
         import torch
         from transformers import DynamicCache
 
@@ -309,6 +274,7 @@ class _GeneralSlots:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
         import torch
 
         self._lengths = [self._lengths[row] for row in rows]
@@ -390,7 +356,7 @@ class LlamaBody:
         self._run(groups, found)
         return found
 
-    def slots(self, rows: int, length: int) -> Slots:
+    def slots(self, rows: int, length: int) -> _LlamaSlots:
         """Return rows in a cache of fixed size, each filled from the left."""
         return _LlamaSlots(self, rows, length)
 
@@ -802,3 +768,7 @@ class _LlamaSlots:
                 keys[:, new, :, :length] = keys[:, old, :, :length]
                 self._values[:, new, :, :length] = self._values[:, old, :, :length]
         self._lengths = [self._lengths[row] for row in rows]
+
+
+Body = GeneralBody | LlamaBody
+"""A frozen model as the scorer and the sampler use it."""

@@ -25,8 +25,7 @@ def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
     Parameters
     ----------
     pieces : sequence of callables
-        Each returns an iterator; one alone runs in the caller's own thread.
-        They share the threads that torch has.
+        Each returns an iterator; one alone runs in the caller's own thread. They share the threads that torch has.
 
     Raises
     ------

@@ -119,9 +119,7 @@ class Ledger:
         limits, so_far = self.ceilings, self.earlier + self.spent
         tokens = self._reserved_tokens + tokens_in + tokens_out
         cost = self._reserved_cost + limits.cost(tokens_in, tokens_out)
-        if limits.max_lm_tokens is not None and so_far.tokens + tokens > limits.max_lm_tokens:
-            return False
-        if limits.max_cost is not None and so_far.cost + cost > limits.max_cost:
+        if not limits.allow(so_far.tokens + tokens, so_far.cost + cost):
             return False
         self._reserved_tokens, self._reserved_cost = tokens, cost
         return True
@@ -213,7 +211,7 @@ class Ledger:
         parts = [f"{whole.calls:,} calls", f"{whole.retries:,} retries", f"{whole.tokens:,} tokens"]
         if self.ceilings.max_lm_tokens is not None:
             parts[-1] += f" of {self.ceilings.max_lm_tokens:,}"
-        if self.ceilings.price_in is not None or self.ceilings.price_out is not None:
+        if self.ceilings.has_price:
             parts.append(f"cost {whole.cost:.4f}")
             if self.ceilings.max_cost is not None:
                 parts[-1] += f" of {self.ceilings.max_cost:g}"

@@ -241,12 +241,10 @@ class Link:
             )
         except httpx.TransportError as error:
             # Only the class is kept: the exception holds the request, with key and text.
-            cut = status is not None
-            failure = CallError(
-                f"{url} {'broke off its answer' if cut else 'could not be reached'} ({type(error).__name__})",
-                kind="transient",
-                code="cut" if cut else _network_code(error),
-            )
+            what, code = "could not be reached", "connect" if isinstance(error, httpx.ConnectError) else "network"
+            if status is not None:
+                what, code = "broke off its answer", "cut"
+            failure = CallError(f"{url} {what} ({type(error).__name__})", kind="transient", code=code)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             failure = CallError(f"{url} could not be called ({type(error).__name__})", kind="fatal", code="http")
         # Raised here, outside the handlers, so that no traceback leads to the foreign exception.
@@ -293,16 +291,9 @@ class Link:
     async def obtain(
         self, client: httpx.AsyncClient, job: Job[T], only: Endpoint | None = None, *, is_brief: bool = False
     ) -> T:
-        """Call until the item is had or given up, within the ceilings.
+        """Call until the item is had or given up, within the ceilings; ``only`` this endpoint and no other, if given.
 
-        Parameters
-        ----------
-        client, job
-            The client of this link, and the item.
-        only : Endpoint, optional
-            Call this one and no other.
-        is_brief : bool
-            Try a few times within seconds, and do not wait until the pause of ``only`` is over.
+        What ``is_brief`` is tried a few times within seconds, and does not wait until the pause of ``only`` is over.
 
         Raises
         ------
@@ -768,14 +759,6 @@ def _error_detail(raw: bytes, private: Iterable[str]) -> tuple[str, str]:
     message = block.get("message") or block.get("detail") or ""
     shown = withhold_quotes(message if isinstance(message, str) else json.dumps(message), private)
     return str(code)[:60] if isinstance(code, (str, int)) else "", shown or "no reason given"
-
-
-def _network_code(error: httpx.TransportError) -> str:
-    import httpx
-
-    if isinstance(error, httpx.ConnectError):
-        return "connect"
-    return "cut" if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)) else "network"
 
 
 def _batches(

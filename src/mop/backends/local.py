@@ -11,16 +11,16 @@ import contextlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from mop.backends.curve import BETAS, ONE, token_curve
+from mop.backends.curve import BETAS, token_curve
 from mop.backends.decode import Draft, write
 from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody, Prefix, can_pack
 from mop.backends.lanes import side_by_side
@@ -67,6 +67,8 @@ class LocalModel:
 
     Attributes
     ----------
+    encoder : PromptEncoder
+        How prompts and responses become token ids.
     lanes : int
         Parts of the work that go side by side (`mop.backends.lanes`). If 0, it is chosen when the weights are loaded:
         two on a processor of two or more cores, if the model is one of `LLAMA_LIKE`.
@@ -89,18 +91,13 @@ class LocalModel:
         memory_gib: float | None = None,
         betas: tuple[float, ...] = BETAS,
     ) -> None:
-        if betas not in (BETAS, ONE):
-            raise ConfigError(
-                f"betas must be mop.backends.curve.BETAS or mop.backends.curve.ONE, got {len(betas)} other nodes; "
-                "leave the setting out for the whole curve"
-            )
         if memory_gib is not None and not memory_gib > 0:
             raise ConfigError(
                 f"memory_gib must be a number above 0, got {memory_gib}; leave it out to use a third of what is free"
             )
-        self._name = name
+        self.name = name
         self._revision = revision
-        self._betas = betas
+        self.betas = betas
         self._device = device or default_device()
         if self._device.partition(":")[0] not in _BATCH_TOKENS:
             raise ConfigError(
@@ -113,7 +110,7 @@ class LocalModel:
                 f"unknown dtype {self._dtype!r}; accepted are {', '.join(_DTYPES)}; leave it out to let mop choose"
             )
         self._memory_gib = memory_gib
-        self._encoder = PromptEncoder(tokenizer)
+        self.encoder = PromptEncoder(tokenizer)
         self._given = model
         self._body: Body | None = None
         self._window = 0
@@ -124,24 +121,9 @@ class LocalModel:
         self.lanes = 0
 
     @property
-    def name(self) -> str:
-        """The model as the user named it."""
-        return self._name
-
-    @property
-    def betas(self) -> tuple[float, ...]:
-        """Nodes of the score curves."""
-        return self._betas
-
-    @property
-    def encoder(self) -> PromptEncoder:
-        """How prompts and responses become token ids."""
-        return self._encoder
-
-    @property
     def score_identity(self) -> str:
         """All that a score depends on besides the request; needs no weights."""
-        return self._identity(betas=[round(beta, 6) for beta in self._betas])
+        return self._identity(betas=[round(beta, 6) for beta in self.betas])
 
     @property
     def generate_identity(self) -> str:
@@ -153,7 +135,7 @@ class LocalModel:
             "backend": "local",
             "engine": ENGINE_VERSION,
             "revision": self._revision,
-            "tokens": self._encoder.fingerprint,
+            "tokens": self.encoder.fingerprint,
             "prompts": PROMPT_VERSION,
             "dtype": self._dtype,
         }
@@ -228,7 +210,7 @@ class LocalModel:
                 body,
                 part,
                 decoding,
-                end_ids=self._encoder.end_ids,
+                end_ids=self.encoder.end_ids,
                 rows=rows,
                 prefill=lambda heads: self._prefill(body, heads),
             )
@@ -242,7 +224,7 @@ class LocalModel:
             if not is_out_of_memory(error):
                 raise
             raise BackendError(
-                f"memory ended while {self._name} wrote {rows * len(parts)} rows of up to {length} "
+                f"memory ended while {self.name} wrote {rows * len(parts)} rows of up to {length} "
                 f"tokens side by side, which memory_gib = {self._memory() / 2**30:.3g} allows; "
                 "give it a smaller number, so that fewer rows are written at a time"
             ) from error
@@ -292,15 +274,15 @@ class LocalModel:
         if prompt + response > self._window:
             raise PromptTooLongError(
                 f"{name} has {prompt} prompt tokens and up to {response} response tokens, "
-                f"together {prompt + response}; {self._name} takes {self._window}; use fewer or "
+                f"together {prompt + response}; {self.name} takes {self._window}; use fewer or "
                 "shorter exemplars, or a shorter response"
             )
 
     def _item(self, index: int, request: ScoreRequest) -> _Item:
         name = _called(request, index)
         with _naming(name):
-            prompt = self._encoder.prompt_ids(request.prompt)
-            response = self._encoder.response_ids(request.response)
+            prompt = self.encoder.prompt_ids(request.prompt)
+            response = self.encoder.response_ids(request.response)
         self._check_length(name, len(prompt), len(response))
         return _Item(index, prompt + response, len(prompt) - 1, name)
 
@@ -315,7 +297,7 @@ class LocalModel:
                     "one such as 1.0"
                 )
         with _naming(name):
-            prompts = [self._encoder.prompt_ids(branch.prompt) for branch in request.branches]
+            prompts = [self.encoder.prompt_ids(branch.prompt) for branch in request.branches]
         log_weights = np.array([branch.log_weight for branch in request.branches])
         shares = np.exp(log_weights - log_weights.max())
         return Draft(
@@ -330,7 +312,7 @@ class LocalModel:
     def _generation(self, draft: Draft) -> Generation:
         assert draft.finish_reason is not None
         return Generation(
-            text=self._encoder.text(draft.drawn),
+            text=self.encoder.text(draft.drawn),
             n_tokens=len(draft.drawn),
             finish_reason=draft.finish_reason,
             log_lik=draft.log_lik,
@@ -353,7 +335,7 @@ class LocalModel:
         )
         while waiting:
             done = self._tried(
-                waiting, lambda entry: entry[0].end, lambda batch: body.extend(_groups((p, ids) for _, p, ids in batch))
+                waiting, lambda entry: entry[0].end, lambda batch: body.extend(_groups((ids, p) for _, p, ids in batch))
             )
             if done:
                 yield from self._leaves(body, items, [(node, new) for (node, _, _), new in done])
@@ -388,10 +370,10 @@ class LocalModel:
         with torch.inference_mode():
             handle = body.predict(groups)
             goal = torch.tensor(targets, device=handle.device)
-            total = torch.zeros((len(batch), len(self._betas)), dtype=torch.float64)
+            total = torch.zeros((len(batch), len(self.betas)), dtype=torch.float64)
             for low in range(0, len(targets), self._logit_rows):
                 high = min(low + self._logit_rows, len(targets))
-                curve = token_curve(body.logits(handle, low, high), goal[low:high], self._betas)
+                curve = token_curve(body.logits(handle, low, high), goal[low:high], self.betas)
                 total.index_add_(0, torch.tensor(owners[low:high]), curve.double().cpu())
         return total.numpy()
 
@@ -400,7 +382,7 @@ class LocalModel:
         if wrong.any():
             node = int(wrong.argmax())
             raise BackendError(
-                f"{item.name} got the log-likelihood {curve[node]} at τ = {1 / self._betas[node]:.3g}; it must be "
+                f"{item.name} got the log-likelihood {curve[node]} at τ = {1 / self.betas[node]:.3g}; it must be "
                 "finite and at most 0, so choose dtype='float32', or check the model's weights"
             )
         n_tokens = len(item.ids) - 1 - item.start
@@ -421,7 +403,11 @@ class LocalModel:
                 else:
                     found[item.index] = prefix
             while waiting:
-                done = self._tried(waiting, lambda entry: len(entry[0].ids), lambda batch: body.extend(_rests(batch)))
+                done = self._tried(
+                    waiting,
+                    lambda entry: len(entry[0].ids),
+                    lambda batch: body.extend(_groups((item.ids[p.length if p else 0 :], p) for item, p in batch)),
+                )
                 for (item, _), new in done:
                     found[item.index] = new
         return found
@@ -448,7 +434,7 @@ class LocalModel:
                 raise
             if len(batch) == 1:
                 raise BackendError(
-                    f"memory ended on a single request of {self._name}; give it more with "
+                    f"memory ended on a single request of {self.name}; give it more with "
                     "memory_gib, or use a smaller model or shorter prompts"
                 ) from error
         # Half of this batch, not of the limit: lanes that fail together halve it once.
@@ -644,27 +630,13 @@ def _activation_bytes(model: Any) -> int:
     return int(4 * (8 * config.hidden_size + 4 * inner))
 
 
-def _by_prefix(batch: Sequence[tuple[_Item, Prefix | None]]) -> Iterator[tuple[Prefix | None, list[_Item]]]:
+def _by_prefix(entries: Iterable[tuple[_Entry, Prefix | None]]) -> Iterator[tuple[Prefix | None, list[_Entry]]]:
     """Return runs of neighbours with the same prefix."""
-    low = 0
-    while low < len(batch):
-        prefix, high = batch[low][1], low
-        while high < len(batch) and batch[high][1] is prefix:
-            high += 1
-        yield prefix, [item for item, _ in batch[low:high]]
-        low = high
+    for _, run in groupby(entries, key=lambda entry: id(entry[1])):
+        members = list(run)
+        yield members[0][1], [member for member, _ in members]
 
 
-def _rests(batch: Sequence[tuple[_Item, Prefix | None]]) -> list[Group]:
-    return _groups((p, item.ids[p.length if p else 0 :]) for item, p in batch)
-
-
-def _groups(entries: Any) -> list[Group]:
+def _groups(entries: Iterable[tuple[Sequence[int], Prefix | None]]) -> list[Group]:
     """Put neighbours with the same prefix into one group."""
-    groups: list[Group] = []
-    for prefix, ids in entries:
-        if groups and groups[-1].prefix is prefix:
-            groups[-1] = Group(prefix, (*groups[-1].rows, ids))
-        else:
-            groups.append(Group(prefix, (ids,)))
-    return groups
+    return [Group(prefix, tuple(rows)) for prefix, rows in _by_prefix(entries)]

@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from mop.backends import dialects
-from mop.backends.base import Failure
+from mop.backends.curve import ONE
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.fake_server import ToyEncoder
-from mop.backends.ledger import Ledger
-from mop.backends.link import Clock, Findings, Job, Link, is_loopback
+from mop.backends.link import Clock, Job, Link, is_loopback
 from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.spending import PILOT_ITEMS
@@ -224,20 +223,25 @@ class RemoteGenerator:
         To send token ids; None to send chat messages.
     control : iterable of str
         Control strings of the model, replaced in data that goes out as messages.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        Calls, tokens and money so far.
+    findings : Findings
+        What is known about the server.
+    failures : dict of int to Failure
+        Items of the latest `generate` or `score` that could not be had, by index; count them per persona.
     """
 
     def __init__(self, link: Link, encoder: PromptEncoder | ToyEncoder | None, control: Iterable[str]) -> None:
+        self.name, self.ledger, self.findings, self.failures = link.name, link.ledger, link.findings, link.failures
         self._link = link
         self._encoder = encoder
         self._control = tuple(sorted(set(control)))
         self._neutral = dialects.neutraliser(self._control)
         self._is_ready = False
         self._token_field = "max_tokens"
-
-    @property
-    def name(self) -> str:
-        """The model as the user named it."""
-        return self._link.name
 
     @property
     def generate_identity(self) -> str:
@@ -255,21 +259,6 @@ class RemoteGenerator:
         if self._encoder is None:
             parts["control"] = self._control
         return f"{kind} {json.dumps(parts, sort_keys=True, ensure_ascii=True)}"
-
-    @property
-    def ledger(self) -> Ledger:
-        """Calls, tokens and money so far."""
-        return self._link.ledger
-
-    @property
-    def findings(self) -> Findings:
-        """What is known about the server."""
-        return self._link.findings
-
-    @property
-    def failures(self) -> dict[int, Failure]:
-        """Items of the latest `generate` or `score` that could not be had, by index; count them per persona."""
-        return self._link.failures
 
     @property
     def why_no_scores(self) -> str:
@@ -313,8 +302,7 @@ class RemoteGenerator:
         for index, request in enumerate(requests):
             if len(request.branches) != 1:
                 raise BackendError(
-                    f"request {index} mixes {len(request.branches)} agents token by token, which "
-                    "needs the model's "
+                    f"request {index} mixes {len(request.branches)} agents token by token, which needs the model's "
                     'logits; a server draws from one branch; use mix = "prompt" or "neighbours", or a local model'
                 )
 
@@ -457,6 +445,8 @@ class RemoteModel(RemoteGenerator):
         How the server is asked for the log-probabilities of a given text.
     """
 
+    betas = ONE
+
     def __init__(
         self, link: Link, encoder: PromptEncoder | ToyEncoder, control: Iterable[str], dialect: ScoreDialect
     ) -> None:
@@ -476,11 +466,6 @@ class RemoteModel(RemoteGenerator):
         """What the probe found in this session, as in `mop.backends.base.Recognisable`."""
         found = list(self.findings.conformance.values())[:1]
         return tuple(value for one in found for row in one.reference for value in row)
-
-    @property
-    def betas(self) -> tuple[float, ...]:
-        """(1.0,): servers score at τ = 1 only."""
-        return (1.0,)
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
         """Score every request once, prompts that begin alike one after the other; see `mop.backends.base.Scorer`.

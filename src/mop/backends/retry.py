@@ -25,15 +25,8 @@ answer; this one item cannot be had; the run makes no sense any more."""
 class CallError(BackendError):
     """One call to a server failed; the message holds no secret and nobody's words.
 
-    Parameters
-    ----------
-    message : str
-    kind : CallKind
-        What to do about it.
-    code : str
-        Short stable name for counts: ``http-503``, ``timeout``, ``nulls``.
-    retry_after_s : float, optional
-        Wait that the server asked for, seconds.
+    ``code`` is a short stable name for counts (``http-503``, ``timeout``, ``nulls``), ``retry_after_s`` the wait that
+    the server asked for, seconds.
     """
 
     def __init__(self, message: str, *, kind: CallKind, code: str, retry_after_s: float | None = None) -> None:

@@ -149,45 +149,29 @@ class Spending:
             f"{sum(p.calls for p in planned.values()):,}",
             ", ".join(f"{p.stage} {p.calls:,}" for p in planned.values()),
             f"{tokens:,.0f}",
-            f", cost {_money(cost)}" if _has_price(ledger) else "",
-            "; the ceiling may not do" if _is_above(ledger, before.tokens + tokens, before.cost + cost) else "",
+            f", cost {_money(cost)}" if ledger.ceilings.has_price else "",
+            "" if ledger.ceilings.allow(before.tokens + tokens, before.cost + cost) else "; the ceiling may not do",
         )
 
     def _tell(self, role: str, what: str, ledger: Ledger, n_items: int) -> None:
         forecast = ledger.forecast(n_items)
-        has_price = _has_price(ledger)
-        self._outlook = f"{what} about {_figures(forecast, has_price=has_price)}"
+        has_price = ledger.ceilings.has_price
+        figures = _figures(forecast, has_price=has_price)
+        self._outlook = f"{what} about {figures}"
         if (self._stage, what) in self._told:
             return
         self._told.add((self._stage, what))
-        logger.info(
-            "forecast from the first %d of %d items of %s: about %s",
-            ledger.items,
-            n_items,
-            what,
-            _figures(forecast, has_price=has_price),
-        )
+        logger.info("forecast from the first %d of %d items of %s: about %s", ledger.items, n_items, what, figures)
         before = ledger.earlier + ledger.spent
         tokens = before.tokens + forecast.tokens * (1 - ledger.items / n_items)
         cost = before.cost + forecast.cost * (1 - ledger.items / n_items)
-        if _is_above(ledger, tokens, cost):
+        if not ledger.ceilings.allow(tokens, cost):
             logger.warning(
                 "%s will probably stop at the ceiling: it would bring the %s to about %s",
                 what,
                 role,
                 f"{tokens:,.0f} tokens" + (f", cost {_money(cost)}" if has_price else ""),
             )
-
-
-def _has_price(ledger: Ledger) -> bool:
-    return ledger.ceilings.price_in is not None or ledger.ceilings.price_out is not None
-
-
-def _is_above(ledger: Ledger, tokens: float, cost: float) -> bool:
-    limits = ledger.ceilings
-    return (limits.max_lm_tokens is not None and tokens > limits.max_lm_tokens) or (
-        limits.max_cost is not None and cost > limits.max_cost
-    )
 
 
 def _figures(forecast: Forecast, *, has_price: bool) -> str:
