@@ -51,20 +51,10 @@ def write(
     rows: int,
     prefill: Callable[[Sequence[Sequence[int]]], list[Prefix | None]],
 ) -> Iterator[list[Draft]]:
-    """Finish every draft; yields after each step those that it has finished, maybe none.
+    """Finish every draft, taken up in order; yields after each step those that it has finished, maybe none.
 
-    Parameters
-    ----------
-    body, decoding
-        The model, and how to draw from it.
-    drafts : sequence of Draft
-        In the order in which they are taken up.
-    end_ids : frozenset of int
-        A drawn id of these ends the response.
-    rows : int
-        How many branches are written at the same time; at least as many as a draft has.
-    prefill : callable
-        Prompts to what the body knows of them; shares what they have in common.
+    A drawn id of ``end_ids`` ends a response. So many ``rows`` (branches) are written at the same time, at least as
+    many as a draft has. ``prefill`` turns prompts into what the body knows of them and shares what they have in common.
 
     Raises
     ------

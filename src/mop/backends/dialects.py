@@ -59,12 +59,7 @@ def messages_of(prompt: Prompt, neutral: Callable[[str], tuple[str, int]]) -> tu
 
     ``neutral``, as `neutraliser` makes it, is applied to data segments and, once more, to each data-bearing turn as a
     whole, because two harmless segments side by side can spell a control string.
-
-    Returns
-    -------
-    messages : list of {"role", "content"}
-    n_replaced : int
-        Control strings replaced.
+    Returns messages, {"role", "content"} each, and the number of control strings replaced.
     """
     messages, n_replaced = [], 0
     for turn in prompt.turns:
@@ -92,17 +87,9 @@ _COMMON_CONTROL = (
 
 
 def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]:
-    """Return a function that replaces control strings in data by a visibly neutral form and counts them.
+    """Return a function from text to (text, count) that replaces control strings in data by a visibly neutral form.
 
-    Parameters
-    ----------
-    control : iterable of str
-        The model's own control strings, from its tokenizer file. The common ones are always included.
-
-    Returns
-    -------
-    callable
-        From text to (text, number of replacements). Text without control strings comes back unchanged.
+    They are the model's own, from its tokenizer file, and always the common ones; text without any is unchanged.
 
     Notes
     -----

@@ -208,18 +208,11 @@ class SentenceEncoder:
         if self._loaded is not None:
             return self._loaded
         package = require("sentence_transformers", extra="local")
-        # Bars of the libraries would run into ours.
-        talk = require("transformers.utils.logging", extra="local")
-        bars = talk.is_progress_bar_enabled()
-        talk.disable_progress_bar()
-        try:
-            loaded = package.SentenceTransformer(
-                str(self._place), device=self._device, local_files_only=isinstance(self._place, Path)
-            )
-            self._loaded = loaded.bfloat16() if self._dtype == "bfloat16" else loaded.float()
-        finally:
-            if bars:
-                talk.enable_progress_bar()
+        require("transformers.utils.logging", extra="local").disable_progress_bar()  # progress is shown by mop
+        loaded = package.SentenceTransformer(
+            str(self._place), device=self._device, local_files_only=isinstance(self._place, Path)
+        )
+        self._loaded = loaded.bfloat16() if self._dtype == "bfloat16" else loaded.float()
         return self._loaded
 
     def _say_what_is_cut(self, texts: Sequence[str]) -> None:

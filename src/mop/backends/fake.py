@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.backends.curve import BETAS
 from mop.errors import BackendError, ConfigError
 from mop.randomness import uniforms
 from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
@@ -42,8 +43,8 @@ class FakeModel:
 
     Parameters
     ----------
-    betas : sequence of float, optional
-        Inverse temperatures of the score curves, ascending; those of `mop.backends.curve` if None.
+    betas : sequence of float
+        Inverse temperatures of the score curves, ascending.
     alphabet : str
         Distinct characters.
     strength : float
@@ -79,7 +80,7 @@ class FakeModel:
 
     def __init__(
         self,
-        betas: Sequence[float] | None = None,
+        betas: Sequence[float] = BETAS,
         *,
         alphabet: str = ALPHABET,
         strength: float = 1.0,
@@ -87,10 +88,6 @@ class FakeModel:
         batch_size: int = 64,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        if betas is None:
-            from mop.backends.curve import BETAS
-
-            betas = BETAS
         if list(betas) != sorted(set(betas)) or not betas or betas[0] <= 0:
             raise ConfigError(f"betas must be positive and ascending, got {list(betas)}; sort them")
         if not alphabet or len(set(alphabet)) < len(alphabet) or OTHER in alphabet:

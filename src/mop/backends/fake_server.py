@@ -194,22 +194,8 @@ class Reply:
 class FakeServer:
     """The behaviour of a server, from request to `Reply`; safe to call from several threads.
 
-    Parameters
-    ----------
-    kind : str
-        Whose dialect and habits, one of `DIALECTS`.
-    broken : str
-        One lie to tell, one of `LIES`.
-    faults : Faults, optional
-        What goes wrong on the way.
-    model : str
-        Its name.
-    key : str, optional
-        Asked for as a bearer token, on every route.
-    window : int
-        Context window, tokens.
-    delay_s : float
-        Time that every call takes.
+    It has the dialect and habits of a ``kind`` of `DIALECTS` and tells one lie of `LIES`; ``faults`` happen on the way.
+    A key is asked for as a bearer token, on every route; the window is in tokens, and every call takes ``delay_s``.
 
     Raises
     ------
@@ -314,8 +300,6 @@ class FakeServer:
             entry["max_model_len"] = self._window
         return _json(200, {"object": "list", "data": [entry]})
 
-    # ------------------------------------------------------------ the dialects
-
     def _answer(self, path: str, request: Json) -> Json | Reply:
         if path == "/v1/chat/completions":
             return self._chat(request)
@@ -386,9 +370,9 @@ class FakeServer:
             return  # the field is dropped without a word
         if self.kind == "llamacpp" or self.broken == "generated-only":
             # Answers 200 to echo and gives the generated token alone: exact chance on every benchmark.
-            tokens = {"tokens": [_text_of(drawn_ids)], "token_logprobs": [-0.1], "text_offset": [0]}
-            content = {"content": [{"token": _text_of(drawn_ids), "logprob": -0.1}]}
-            choice["logprobs"] = content if self.kind == "llamacpp" else tokens
+            text = _text_of(drawn_ids)
+            tokens = {"tokens": [text], "token_logprobs": [-0.1], "text_offset": [0]}
+            choice["logprobs"] = {"content": [{"token": text, "logprob": -0.1}]} if self.kind == "llamacpp" else tokens
             return
         sent = self._returned(ids)
         values = [*self._values(ids), -0.1]
@@ -427,8 +411,6 @@ class FakeServer:
         if self.broken != "no-usage":
             answer["usage"] = usage
         return answer
-
-    # ------------------------------------------------------------ the toy model
 
     def _draw(self, data: str, request: Json) -> Generation:
         """Draw from the toy model as `FakeModel.generate` does, with the request's own seed."""

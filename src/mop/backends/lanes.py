@@ -22,10 +22,7 @@ def side_by_side(pieces: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
     pieces end after what they are about to yield. Unless the caller has stopped, that is yielded
     before the error is raised. No piece gets further ahead of the caller than one item.
 
-    Parameters
-    ----------
-    pieces : sequence of callables
-        Each returns an iterator; one alone runs in the caller's own thread. They share the threads that torch has.
+    One piece alone runs in the caller's own thread; several share the threads that torch has.
 
     Raises
     ------

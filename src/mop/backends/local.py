@@ -162,8 +162,6 @@ class LocalModel:
 
     def _score_part(self, body: Body, items: list[_Item]) -> Iterator[list[tuple[int, Score]]]:
         """Score some items, yielding finished batches."""
-        if not items:
-            return
         root = plan([item.ids for item in items], [item.start for item in items])
         ready: deque[tuple[_Item, Prefix | None]] = deque()
         for leaf, prefix in self._leaves(body, items, [(root, None)]):
@@ -279,7 +277,7 @@ class LocalModel:
             )
 
     def _item(self, index: int, request: ScoreRequest) -> _Item:
-        name = _called(request, index)
+        name = request.name or f"request {index}"
         with _naming(name):
             prompt = self.encoder.prompt_ids(request.prompt)
             response = self.encoder.response_ids(request.response)
@@ -287,7 +285,7 @@ class LocalModel:
         return _Item(index, prompt + response, len(prompt) - 1, name)
 
     def _draft(self, index: int, request: GenerateRequest) -> Draft:
-        name = _called(request, index)
+        name = request.name or f"request {index}"
         if not request.branches:
             raise ConfigError(f"{name} has no branch; a response is drawn from at least one prompt")
         for branch in request.branches:
@@ -442,11 +440,6 @@ class LocalModel:
         log.warning("out of memory: batches are now %d tokens", self._batch_tokens)
         waiting.extendleft(reversed(batch))
         return []
-
-
-def _called(request: ScoreRequest | GenerateRequest, index: int) -> str:
-    """Return what errors call a request."""
-    return request.name or f"request {index}"
 
 
 @contextlib.contextmanager

@@ -67,16 +67,8 @@ async def probe_scorer(
 ) -> Conformance:
     """Ask a server questions whose answers are known; return what was found, or refuse the server.
 
-    Parameters
-    ----------
-    score_ids, encode
-        Ask the server; the model's own encoding.
-    where : str
-        Address, for messages.
-    max_len : int or None
-        Context window that the server states; None skips the test that it refuses longer input.
-    affords : callable
-        Asked whether that test, a question of so many tokens, may be paid for; if not, it is skipped.
+    That it refuses input longer than its window, ``max_len`` tokens, is asked if it states one, and if ``affords`` says
+    that a question of so many tokens may be paid for. ``where`` is its address, for messages.
 
     Raises
     ------

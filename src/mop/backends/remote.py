@@ -213,16 +213,9 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 class RemoteGenerator:
-    """A served model that can write; a `mop.backends.base.Generator`.
+    """A served model that can write; a `mop.backends.base.Generator`, from `open_remote`.
 
-    Parameters
-    ----------
-    link : Link
-        The connection.
-    encoder : PromptEncoder, ToyEncoder or None
-        To send token ids; None to send chat messages.
-    control : iterable of str
-        Control strings of the model, replaced in data that goes out as messages.
+    It sends token ids, or chat messages if it has no encoder; in these, data has its control strings replaced.
 
     Attributes
     ----------
@@ -271,10 +264,8 @@ class RemoteGenerator:
         }
         dialect = self._link.settings.dialect
         if dialect != "auto" and self.findings.kind in ("vllm", "sglang"):
-            return (
-                f"dialect {dialect!r} asks for texts only; set dialect {self.findings.kind!r}, and "
-                "tokenizer to the model's own"
-            )
+            kind = self.findings.kind
+            return f"dialect {dialect!r} asks for texts only; set dialect {kind!r}, and tokenizer to the model's own"
         return reasons.get(self.findings.kind, "an endpoint for chat or plain completions does not score a given text")
 
     def detect(self) -> None:
@@ -435,15 +426,7 @@ class RemoteGenerator:
 
 
 class RemoteModel(RemoteGenerator):
-    """A served model that can write and score; also a `mop.backends.base.Scorer`.
-
-    Parameters
-    ----------
-    link, encoder, control
-        As for `RemoteGenerator`; the encoder is needed.
-    dialect : {"vllm", "sglang", "echo"}
-        How the server is asked for the log-probabilities of a given text.
-    """
+    """A served model that can write and, asked in the dialect, score; also a `mop.backends.base.Scorer`."""
 
     betas = ONE
 

@@ -43,10 +43,8 @@ class Spending:
     Parameters
     ----------
     ledgers : mapping of str to Ledger
-        Role to ledger, for each model of the run that is a server. What ``kept`` holds for a role
-        becomes its ``earlier``, so that ceilings are for the run and not for the session.
-    kept : mapping
-        What earlier sessions noted: `Rows`.
+        Role to ledger, for each model of the run that is a server. What ``kept``, the `Rows` of earlier sessions,
+        holds for a role becomes its ``earlier``, so that ceilings are for the run and not for the session.
     keep : callable
         Called with `Rows` every `KEEP_EVERY_S` while work goes on, and by `save`.
     progress : callable, optional

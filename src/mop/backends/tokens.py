@@ -346,7 +346,7 @@ def _without_added_tokens(state: dict[str, Any], control_ids: frozenset[int]) ->
             [_hidden(token) if piece in hidden else piece, score] for token, (piece, score) in enumerate(vocabulary)
         ]
     if "merges" in model:
-        model["merges"] = [pair for pair in model["merges"] if not _touches(_pair(pair), hidden)]
+        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, hidden)]
     if model.get("unk_token") in hidden:
         model["unk_token"] = _hidden(vocabulary[model["unk_token"]])
     kept = [token for token in state["added_tokens"] if token["id"] not in control_ids]
@@ -358,13 +358,9 @@ def _hidden(token: int) -> str:
     return f"\0{token}\0"
 
 
-def _pair(merge: str | list[str]) -> tuple[str, str]:
+def _touches(merge: str | list[str], hidden: set[str]) -> bool:
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return left, right
-
-
-def _touches(pair: tuple[str, str], hidden: set[str]) -> bool:
-    return not hidden.isdisjoint((pair[0], pair[1], pair[0] + pair[1]))
+    return not hidden.isdisjoint((left, right, left + right))
 
 
 def _without_system(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -30,14 +30,9 @@ class Node:
 
 
 def plan(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> Node:
-    """Return the root (an empty stretch) of the tree of shared beginnings.
+    """Return the root (an empty stretch) of the tree of shared beginnings of sequences of token ids.
 
-    Parameters
-    ----------
-    sequences : sequence of sequence of int
-        Token ids.
-    limits : sequence of int
-        How many tokens of each may be shared at most: what is wanted from later ones must be computed in its own leaf.
+    Limits say how many tokens of each may be shared: what is wanted from later ones is computed in its own leaf.
     """
     order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))
     shared = [0]
