@@ -91,8 +91,8 @@ def test_on_a_real_model_the_error_is_below_a_thousandth_of_a_nat_per_token():
     texts = ["A dull film.", "Funny, warm and well acted; see it twice.", "Zwei Stunden Langeweile!"]
     for text in texts:
         prompt = simulation_prompt("Film: Heat.", persona="You are a critic.", task="a review")
-        ids = local._encoder.prompt_ids(prompt)
-        answer = local._encoder.response_ids(text)
+        ids = local.encoder.prompt_ids(prompt)
+        answer = local.encoder.response_ids(text)
         with torch.inference_mode():
             logits = model(torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1]
         targets = torch.tensor(answer)

@@ -15,10 +15,10 @@ from mop.errors import ConfigError
     ("fields", "message"),
     [
         ({"dialect": "grpc"}, "dialect must be one of auto, openai-chat, .* got 'grpc'"),
-        ({"max_concurrency": 0}, "max_concurrency must be 1 to 4096, got 0"),
-        ({"deadline_s": 0.0}, "deadline_s must be above 0 and finite, got 0.0"),
-        ({"deadline_s": float("inf")}, "deadline_s must be above 0 and finite"),
-        ({"max_failed_share": 1.5}, "max_failed_share must be 0 to 1, got 1.5"),
+        ({"max_concurrency": 0}, "max_concurrency must be at least 1 and at most 4096, got 0"),
+        ({"deadline_s": 0.0}, "deadline_s must be above 0, got 0.0"),
+        ({"deadline_s": float("inf")}, "deadline_s must be a finite number, got inf"),
+        ({"max_failed_share": 1.5}, "max_failed_share must be at least 0 and at most 1, got 1.5"),
     ],
 )
 def test_settings_out_of_range_are_named(fields: dict[str, Any], message: str) -> None:

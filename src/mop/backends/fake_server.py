@@ -40,6 +40,8 @@ DIALECTS: Mapping[str, str] = {
     "openai": "chat; refuses echo together with logprobs",
     "legacy": "the old completions form with a working echo",
     "fireworks": "completions with a working echo that returns token ids",
+    "together": "chat; completions for prompts as text only",
+    "tgi": "chat; no completions",
 }
 """What each kind of server does."""
 
@@ -294,8 +296,7 @@ class FakeServer:
         return None
 
     def _list(self) -> Reply:
-        entry: Json = {"id": self._model, "object": "model"}
-        entry["owned_by"] = _OWNERS.get(self.kind, "organization")
+        entry: Json = {"id": self._model, "object": "model", "owned_by": _OWNERS.get(self.kind, "organization")}
         if self.kind == "vllm":
             entry["max_model_len"] = self._window
         return _json(200, {"object": "list", "data": [entry]})
@@ -303,7 +304,7 @@ class FakeServer:
     def _answer(self, path: str, request: Json) -> Json | Reply:
         if path == "/v1/chat/completions":
             return self._chat(request)
-        if path == "/v1/completions":
+        if path == "/v1/completions" and self.kind != "tgi":
             return self._completion(request)
         if path == "/generate" and self.kind == "sglang":
             return self._sglang(request)
@@ -314,8 +315,8 @@ class FakeServer:
             return _error(404, "no such model", "model_not_found")
         contents = [str(message["content"]) for message in request["messages"]]
         drawn = self._draw("".join(contents), request)
-        choice: Json = {"index": 0, "message": {"role": "assistant", "content": drawn.text}}
-        choice["finish_reason"] = drawn.finish_reason
+        message = {"role": "assistant", "content": drawn.text}
+        choice: Json = {"index": 0, "message": message, "finish_reason": drawn.finish_reason}
         usage = _usage(sum(map(len, contents)) + 2 * len(contents), drawn.n_tokens)
         return self._envelope("chat.completion", choice, usage)
 
@@ -323,6 +324,8 @@ class FakeServer:
         prompt = request["prompt"]
         if isinstance(prompt, str):
             prompt = [TURN, *_ids_of(prompt), REPLY]
+        elif self.kind == "together":
+            return _error(422, "prompt must be a string")
         prompt = self._taken(prompt, int(request.get("max_tokens") or 1))
         if isinstance(prompt, Reply):
             return prompt

@@ -206,7 +206,7 @@ class Link:
         Raises
         ------
         CallError
-            For everything that can go wrong, without the request and without quoting it.
+            For everything that can go wrong, without quoting the request.
         """
         import httpx
 
@@ -636,8 +636,6 @@ class Link:
             after_s = _CHECK_AGAIN_S
             endpoint.is_unchecked = not await self._passes(client, endpoint, check)
         self._finished.set()
-
-    # -------------------------------------------------------------- the server itself
 
     def detect(self) -> ServerKind:
         """Ask every address what it is, once; free of charge.
