@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from mop.backends import open_model
+from mop.backends.ask import Drawing
 from mop.backends.base import as_generator, as_scorer
 from mop.backends.curve import weights as curve_weights
 from mop.backends.encoder import embed, open_encoder
@@ -131,15 +132,18 @@ def planted_weights(n: int, seed: int) -> Any:
     return rng_of(seed, "planted").permutation(shares / shares.sum())
 
 
+def drawing_of(setting: Setting, seed: int, store: Store) -> Drawing:
+    """How texts are drawn."""
+    model = as_generator(setting.model)
+    return Drawing(generator=model, store=store, seed=seed, decoding=setting.decoding, task=setting.task, progress=_say)
+
+
 def planted_population(setting: Setting, base: FittedMixture, truth: Any, seed: int, store: Store) -> list[Record]:
     """Responses of the model itself, each under a persona drawn with the true weights."""
     hx = embed([context_text(r) for r in setting.contexts], setting.encoder, store=store)
     drawn = draw_agents(with_persona_weights(base, truth), hx, setting.contexts, seed=seed)
-    written = simulate(
-        setting.contexts, [agents[0] for agents in drawn], base.personas, base.exemplars,
-        generator=as_generator(setting.model), store=store, decoding=setting.decoding, seed=seed,
-        method="planted", task=setting.task, progress=_say,
-    )  # fmt: skip
+    drawing = drawing_of(setting, seed, store)
+    written = simulate(setting.contexts, drawn, base.personas, base.exemplars, drawing, method="planted")
     return [
         replace(context, response=one.response)
         for context, one in zip(setting.contexts, written, strict=True)
@@ -167,9 +171,12 @@ def trial(setting: Setting, arguments: argparse.Namespace, seed: int, store: Sto
     population = planted_population(setting, base, truth, seed, store)
     likely, slack = by_likelihood(setting, population, store)
     matched = refit_black_box(
-        base, population, model=as_generator(setting.model), encoder=setting.encoder, store=store,
-        samples_per_persona=arguments.samples, decoding=setting.decoding, seed=seed, progress=_say,
-    ).info["persona_weights"]  # fmt: skip
+        base,
+        population,
+        drawing_of(setting, seed, store),
+        encoder=setting.encoder,
+        samples_per_persona=arguments.samples,
+    ).info["persona_weights"]
     found = np.array(matched["weights"])
     return {
         "seed": seed,

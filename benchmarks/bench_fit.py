@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 import fit_tables
 from fit_tables import LM, ROOT, Truth
 from mop.backends import open_model
+from mop.backends.ask import Drawing
 from mop.backends.base import as_generator, as_scorer
 from mop.backends.curve import weights as curve_weights
 from mop.backends.encoder import embed, open_encoder
@@ -369,13 +370,13 @@ def transfer(folder: Path, encoder: Any) -> dict[str, Any]:
             name: [a for (a,) in draw_agents(mixture, hx, contexts, seed=0)] for name, mixture in methods.items()
         }
         agents["zero-shot"] = [Agent(None, (), 1.0)] * len(contexts)
+        drawing = Drawing(
+            generator=as_generator(other), store=store, seed=0, decoding=Decoding(max_tokens=60), task=fitted.task,
+            progress=_shown,
+        )  # fmt: skip
         texts = {}
         for name, drawn in agents.items():
-            responses = simulate(
-                contexts, drawn, fitted.personas, fitted.exemplars,
-                generator=as_generator(other), store=store, decoding=Decoding(max_tokens=60),
-                seed=0, method=name, task=fitted.task, progress=_shown,
-            )  # fmt: skip
+            responses = simulate(contexts, drawn, fitted.personas, fitted.exemplars, drawing, method=name)
             texts[name] = [response.response for response in responses]
         judged = evaluate(
             {name: Sample(of) for name, of in texts.items()},

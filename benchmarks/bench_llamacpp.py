@@ -42,7 +42,8 @@ from mop.errors import MopError, ScoringUnsupportedError
 from mop.evaluate.samples import FLOOR, MIN_TEXTS, Sample, evaluate
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.progress import ProgressDisplay
-from mop.rivals.methods import Ingredients, respond
+from mop.rivals.ingredients import Ingredients
+from mop.rivals.methods import respond
 from mop.runs.work import read_config
 from mop.simulate.write import is_drawn, read_responses
 from mop.storage.run_folder import RunFolder, hash_of, read_json, write_json

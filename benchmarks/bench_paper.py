@@ -73,18 +73,18 @@ class Corpus:
     """Length cap of every method."""
     cut_real: bool = False
     """Whether real texts are cut at that length too."""
-    n_agents: int = 3
+    exemplars_per_prompt: int = 3
     """Exemplars that MoP shows in a prompt, chosen on texts of `train`."""
 
     @property
     def drawing(self) -> dict[str, Any]:
         """How MoP draws."""
-        return {**DRAWING, "n_agents": self.n_agents}
+        return {**DRAWING, "exemplars_per_prompt": self.exemplars_per_prompt}
 
 
 CORPORA = {
     "agnews": Corpus("AG News", "news", "the text of a short news article", 96),
-    "sst2": Corpus("SST-2", "films", "one sentence from a movie review", 48, n_agents=2),
+    "sst2": Corpus("SST-2", "films", "one sentence from a movie review", 48, exemplars_per_prompt=2),
     "imdb": Corpus("IMDB", "films", "the text of a movie review", 96, cut_real=True),
 }
 
@@ -97,10 +97,11 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
              "test": 40, "responses": 24, "ablation": 12, "best_seeds": 2},
 }  # fmt: skip
 
-DRAWING = {"mix": "neighbours", "tau_factor": 0.75, "same_label": True}
+DRAWING = {"exemplars_from": "similar", "tau_factor": 0.75, "same_label": True}
 """How MoP draws: a persona, and in its prompt the exemplar drawn with those most like it, of the label asked for (as
-PICLe's are), temperatures times 0.75. How many exemplars: `Corpus.n_agents`."""
-SHOWN = {"prompt": "each drawn by itself", "neighbours": "one drawn, and those most like it"}
+PICLe's are), temperatures times 0.75. How many exemplars: `Corpus.exemplars_per_prompt`."""
+SHOWN = {"gates": "each drawn by itself", "similar": "one drawn, and those most like it"}
+SHOWN |= {"prompt": SHOWN["gates"], "neighbours": SHOWN["similar"]}  # their names in older results
 COOLER = ("zero-shot", "zerogen", "attrprompt", "picle-prompted", "picle", "few-shot", "few-shot-3")
 """Methods that draw at `DRAWING`'s factor as well as at 1; ProGen's rounds take too long for two."""
 
@@ -196,8 +197,7 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
                           *(changed if part == "ablations" else ())],
             "n_seeds_best": size["best_seeds"] if part == "table" else 1, "encoders": arguments.encoders,
             "encoder_dtype": arguments.encoder_dtype,
-            "n_names": 8 if is_tiny else 500, "min_words": 1 if is_tiny else 10,
-            "rounds": 2 if is_tiny else 5, "methods": arguments.methods if part == "table" else [],
+            "min_words": 1 if is_tiny else 10, "methods": arguments.methods if part == "table" else [],
         },
     })  # fmt: skip
 
@@ -616,6 +616,8 @@ def made_by(run: Mapping[str, Any]) -> list[str]:
     """Lines that say how figures were made."""
     others = f" ({', '.join(run['encoders'][1:])} beside it)" if run["encoders"][1:] else ""
     drawing = run["drawing"]
+    n_shown = drawing["exemplars_per_prompt" if "exemplars_per_prompt" in drawing else "n_agents"]
+    origin = drawing["exemplars_from" if "exemplars_from" in drawing else "mix"]
     earlier = [commit for commit in run.get("drawn_by", []) if commit != run["commit"]]
     drawn = f" (responses also by {', '.join(earlier)})" if earlier else ""
     versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
@@ -625,7 +627,7 @@ def made_by(run: Mapping[str, Any]) -> list[str]:
         f"{run['encoder_dtype']}; seed {run['seed']}; {run['machine']}; commit {run['commit']}{drawn}; "
         f"{run['seconds'] / 3600:.2f} hours. Sizes: "
         + ", ".join(f"{key} {value}" for key, value in run["sizes"].items())
-        + f". MoP: exemplars in a prompt {drawing['n_agents']} ({SHOWN[drawing['mix']]}), of "
+        + f". MoP: exemplars in a prompt {n_shown} ({SHOWN[origin]}), of "
         f"{'the label asked for' if drawing.get('same_label') else 'any label'}, factor on temperatures "
         f"{drawing['tau_factor']:g}. Versions: {versions}.",
     ]  # fmt: skip

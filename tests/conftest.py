@@ -36,6 +36,18 @@ def reviews(n: int) -> list[Record]:
     return rows
 
 
+def ingredients(lm: Any, *assignments: str, **more: Any) -> Any:
+    """What a rival is made from: the quick settings with some changed, a store in memory, no mixture."""
+    from mop.backends.encoder import FakeEncoder
+    from mop.config import resolve_config
+    from mop.rivals.ingredients import Ingredients
+    from mop.storage.store import Store
+
+    config = resolve_config(preset="quick", assignments=assignments)
+    given = {"exemplars": (), "mixture": None, "encoder": FakeEncoder(), "store": Store(":memory:"), "seed": 0}
+    return Ingredients(config=config, lm=lm, **{**given, **more})
+
+
 @dataclass
 class SmallRun:
     """A mixture fitted on the fake model, and records that it has not seen."""

@@ -87,6 +87,7 @@ def chain(source: str, path: str) -> None:
 
 def remote(url: str, path: str) -> None:
     """A simulation on a server; the file appears after the last response."""
+    from mop.backends.ask import Drawing
     from mop.backends.fake_server import ToyEncoder
     from mop.backends.remote import open_remote
     from mop.simulate.write import simulate, write_responses
@@ -100,10 +101,8 @@ def remote(url: str, path: str) -> None:
     agents = [Agent(i % 2, (), 0.5 + 0.1 * (i % 7)) for i in range(N_REMOTE)]
     model = open_remote(f"openai:toy@{url}", encoder=ToyEncoder(), max_concurrency=8)
     with Store(folder / "store.sqlite") as store:
-        responses = simulate(
-            contexts, agents, personas, [], generator=model, store=store,
-            decoding=Decoding(max_tokens=24), seed=0,
-        )  # fmt: skip
+        drawing = Drawing(generator=model, store=store, seed=0, decoding=Decoding(max_tokens=24))
+        responses = simulate(contexts, agents, personas, [], drawing)
         write_responses(folder / "responses.jsonl", responses)
 
 

@@ -4,15 +4,14 @@ from collections import Counter
 
 import pytest
 
-from conftest import reviews
+from conftest import ingredients, reviews
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, DataError
 from mop.randomness import derive_seed, rng_of
 from mop.rivals.attributes import FILMS, Attributes
 from mop.rivals.attrprompt import attrprompt, clean, draw_attributes, propose_attributes
-from mop.storage.store import Store
-from mop.types import Decoding, Record
+from mop.types import Record
 from scripted import Scripted
 
 SMALL = Attributes(
@@ -24,11 +23,13 @@ def film(i, label="positive"):
     return Record(key=f"f{i}", context="x", response="y", label=label)
 
 
-def run(contexts, model, **more):
-    return attrprompt(
-        contexts, generator=model, store=more.pop("store", None) or Store(":memory:"),
-        decoding=Decoding(max_tokens=30), seed=4, **more,
-    )  # fmt: skip
+def run(contexts, model, *settings):
+    return attrprompt(contexts, ingredients(model, *settings, seed=4))
+
+
+def propose(rule, task, share=0.0):
+    given = ingredients(Scripted(rule), f'data.task="{task}"', f"remote.max_failed_share={share}")
+    return propose_attributes(given.drawing, temperature=1.0, method="attrprompt")
 
 
 def test_the_drawn_values_are_those_of_the_counter_based_generator():
@@ -50,7 +51,7 @@ def test_values_are_drawn_uniformly_and_independently():
 
 def test_the_whole_request():
     model = Scripted(lambda i, prompt: "Fine.")
-    run([film(0)], model, domain="films")
+    run([film(0)], model, "compare.domain=films")
     values = draw_attributes(FILMS, film(0), seed=4)
     listed = "\n".join(f"{n}. {name}: {value}" for n, (name, value) in enumerate(values, start=1))
     assert model.prompts == [
@@ -61,7 +62,7 @@ def test_the_whole_request():
 
 def test_refusals_are_drawn_again_with_other_attributes():
     model = Scripted(lambda i, prompt: "I'm sorry, I cannot." if i == 0 else "Fine – really!")
-    rows = run([film(0)], model, domain="films")
+    rows = run([film(0)], model, "compare.domain=films")
     assert [row.response for row in rows] == ["Fine really!"]
     assert model.prompts[0] != model.prompts[1]
     assert rows[0].seed == derive_seed(4, "simulate", "attrprompt", "f0", 1)
@@ -85,7 +86,7 @@ def test_what_is_kept_of_a_text(text, kept):
 def test_a_label_without_values_is_refused_before_anything_is_drawn():
     model = Scripted(lambda i, prompt: pytest.fail("asked"))
     with pytest.raises(DataError, match="'sub-topic' has no values for the label 'mixed'"):
-        run([film(0, "mixed")], model, domain="films")
+        run([film(0, "mixed")], model, "compare.domain=films")
 
 
 def test_dimensions_and_values_are_proposed_from_the_task_alone():
@@ -96,19 +97,17 @@ def test_dimensions_and_values_are_proposed_from_the_task_alone():
             return "- dry\n- warm\n- dry" if "tone" in prompt else "short"
         return "Fine."
 
-    model = Scripted(rule)
-    found = propose_attributes("a film review", generator=model, store=Store(":memory:"), decoding=Decoding(), seed=0)
+    asked = []
+    found = propose(lambda i, prompt: asked.append(prompt) or rule(i, prompt), "a film review")
     assert found == Attributes({"tone": ["dry", "warm"], "length": ["short"]})
-    assert all("Verdict" not in prompt for prompt in model.prompts)
+    assert asked
+    assert all("Verdict" not in prompt for prompt in asked)
     with pytest.raises(BackendError, match="proposed no dimensions in 10 draws"):
-        propose_attributes(
-            "x", generator=Scripted(lambda i, p: ""), store=Store(":memory:"),
-            decoding=Decoding(), seed=0,
-        )  # fmt: skip
+        propose(lambda i, prompt: "", "x")
 
 
 def test_it_runs_on_the_fake_model_and_keeps_the_labels_asked_for():
-    rows = run(reviews(8), FakeModel(), task="a film review")
+    rows = run(reviews(8), FakeModel(), "data.task=a film review")
     assert Counter(row.label for row in rows) == {"good": 4, "bad": 4}
     assert {row.method for row in rows} == {"attrprompt"}
 
@@ -117,12 +116,6 @@ def test_a_failed_proposal_is_drawn_again_as_far_as_that_is_allowed():
     def rule(i, prompt):
         return Failure("content_filter", "no") if i == 0 else "tone"
 
-    def propose(share):
-        return propose_attributes(
-            "a film review", generator=Scripted(rule), store=Store(":memory:"),
-            decoding=Decoding(), seed=0, max_failed_share=share,
-        )  # fmt: skip
-
-    assert propose(0.1) == Attributes({"tone": ["tone"]})
+    assert propose(rule, "a film review", 0.1) == Attributes({"tone": ["tone"]})
     with pytest.raises(BackendError, match=r"could not draw 1 of the 10 proposals of dimensions"):
-        propose(0.0)
+        propose(rule, "a film review")

@@ -47,13 +47,6 @@ def test_the_same_seed_gives_the_same_groups():
     assert cluster(vectors, 9, seed=6).labels.tolist() != one.labels.tolist()
 
 
-def test_a_weight_of_three_counts_like_three_copies():
-    vectors = np.array([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0], [11.0, 0.0]], dtype=np.float32)
-    found = cluster(vectors, 2, seed=0, weights=[3, 1, 1, 1])
-    assert found.centres[found.labels[0]].tolist() == [0.25, 0.0]
-    assert found.centres[found.labels[2]].tolist() == [10.5, 0.0]
-
-
 def test_equally_near_rows_keep_their_order():
     vectors = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], dtype=np.float32)
     assert cluster(vectors, 1, seed=0).nearest[0].tolist() == [0, 1, 2, 3]
@@ -92,16 +85,3 @@ def test_vectors_that_differ_by_rounding_alone_are_refused_rather_than_an_empty_
 def test_unusable_vectors_are_refused(vectors, sentence):
     with pytest.raises(ValueError, match=sentence):
         cluster(vectors, 1, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("weights", "sentence"),
-    [
-        ([1.0], r"weights have the shape \(1,\); expected \(2,\), one for each vector"),
-        ([1.0, 0.0], r"weight 1 is 0\.0; expected finite numbers above 0"),
-        ([np.inf, 1.0], r"weight 0 is inf; expected finite numbers above 0"),
-    ],
-)
-def test_unusable_weights_are_refused(weights, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        cluster(np.eye(2), 1, seed=0, weights=weights)

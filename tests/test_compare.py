@@ -305,8 +305,8 @@ def test_versions_that_change_nothing_are_named_and_tables_of_before_go(finished
     ("ablation", "more", "changes"),
     [("fitted-tau", ["simulate.tau_factor=0.8"], True), ("any-label", ["simulate.same_label=true"], True),
      ("paper-drawing", ["simulate.same_label=true"], True), ("prompt-2", [], True), ("no-gates", [], True),
-     ("prompt-2", ['simulate.mix="prompt"', "simulate.n_agents=2"], False), ("tokens-1", [], False),
-     ("prompt-2", ['simulate.mix="neighbours"', "simulate.n_agents=2"], True),
+     ("prompt-2", ["simulate.exemplars_per_prompt=2"], False), ("tokens-1", [], False),
+     ("prompt-2", ["simulate.exemplars_per_prompt=2", "simulate.exemplars_from=similar"], True),
      ("k-4", ["personas.n_personas=4"], False), ("n-24", ["data.exemplars=24"], False),
      ("paper-fit", [], True), ("paper-fit", PAPERS_FIT, False), ("paper-fit", [*PAPERS_FIT, "fit.top_m=5"], True)],
 )  # fmt: skip

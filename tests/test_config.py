@@ -59,7 +59,10 @@ def test_json_and_back_is_the_same():
         ("remote.max_concurrency=0", r"remote\.max_concurrency must be at least 1 and at most 4096, got 0; try 64"),
         ("remote.price_in=-1", r"remote\.price_in must be at least 0, got -1\.0; leave it out for none"),
         ("simulate.tau_factor=0", r"simulate\.tau_factor must be above 0, got 0\.0"),
-        ("simulate.n_agents=2", r"n_agents above 1 goes with mix = .*set both or neither"),
+        ("simulate.exemplars_from=similar", r"simulate\.exemplars_from = \"similar\" .*exemplars_per_prompt is 1, so"),
+        ("simulate.exemplars_from=agents", r"simulate\.exemplars_from must be one of gates, similar, got 'agents'"),
+        ("simulate.mix=prompt", r"simulate\.mix is no longer a setting; write simulate\.exemplars_per_prompt = 3"),
+        ("simulate.n_agents=3", r"simulate\.n_agents is no longer.*or simulate\.agents_per_response = 3"),
         ('simulate.controls=["zeroshot"]', r"simulate\.controls must be one of .*did you mean 'zero-shot'\?"),
         (
             "simulate.n_responses=3",
@@ -195,9 +198,15 @@ def test_sizes_of_a_comparison_that_cannot_be_are_refused(assignment, message):
         ({"top_k": 5}, "Top-p or top-k is on"),
         ({"tau_factor": 0.75}, "multiplied by 0.75 (simulate.tau_factor)"),
         ({"same_label": True}, "drawn given that the exemplar has the record's label"),
-        ({"mix": "tokens", "n_agents": 3}, "of 3 agents are averaged in equal shares (simulate.mix)"),
-        ({"mix": "prompt", "n_agents": 3}, "3 exemplars drawn one after another under one persona (simulate.mix)"),
-        ({"mix": "neighbours", "n_agents": 3}, "the exemplar that was drawn and the 2 most like it (simulate.mix)"),
+        ({"agents_per_response": 3}, "of 3 agents are averaged in equal shares (simulate.agents_per_response)"),
+        (
+            {"exemplars_per_prompt": 3},
+            "3 exemplars drawn one after another under one persona (simulate.exemplars_per_prompt)",
+        ),
+        (
+            {"exemplars_per_prompt": 3, "exemplars_from": "similar"},
+            "the exemplar that was drawn and the 2 most like it (simulate.exemplars_per_prompt)",
+        ),
     ],
 )  # fmt: skip
 def test_what_makes_the_sampler_another_than_the_fitted_model_is_named(settings, said):

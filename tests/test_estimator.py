@@ -91,10 +91,10 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     cooler = model.sample(contexts, seed=1, tau_factor=0.5)
     assert [r.persona for r in cooler] == [r.persona for r in plain]
     assert [r.temperature for r in cooler] == pytest.approx([r.temperature / 2 for r in plain])
-    shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="prompt")]
+    shown = [r.exemplar.split() for r in model.sample(contexts, exemplars_per_prompt=5)]
     assert all(1 <= len(keys) <= 5 and len(set(keys)) == len(keys) for keys in shown)
     assert max(map(len, shown)) > 1
-    shown = [r.exemplar.split() for r in model.sample(contexts, n_agents=5, mix="neighbours")]
+    shown = [r.exemplar.split() for r in model.sample(contexts, exemplars_per_prompt=5, exemplars_from="similar")]
     assert all(len(set(keys)) == 5 for keys in shown)
     labels = {record.key: record.label for record in model.mixture_.exemplars}
     asked = [Record(key=f"r{i}", context="Verdict: good.", response="", label="bad") for i in range(20)]
@@ -103,8 +103,23 @@ def test_a_factor_on_the_temperatures_and_exemplars_in_one_prompt(model):
     assert "good" in {labels[r.exemplar] for r in model.sample(asked)}
     with pytest.raises(ConfigError, match=r"tau_factor must be above 0, got -1"):
         model.sample(contexts, tau_factor=-1)
-    with pytest.raises(ConfigError, match="n_agents above 1 goes with mix"):
-        model.sample(contexts, n_agents=3)
+    with pytest.raises(ConfigError, match=r"simulate.mix is no longer a setting; write simulate.exemplars_per_prompt"):
+        model.sample(contexts, mix="prompt", n_agents=3)
+    with pytest.raises(TypeError, match="sample\\(\\) has no parameter 'temperature'"):
+        model.sample(contexts, temperature=3)
+
+
+def test_draws_without_a_seed_are_those_of_the_constructors(model):
+    contexts, records = ["Verdict: good."] * 20, reviews(24)
+    other = MixtureOfPersonas(**{**model.get_params(), "seed": 5})
+    other.mixture_ = model.mixture_
+    assert other.sample(contexts) == model.sample(contexts, seed=5) != model.sample(contexts)
+    weights = []
+    for seed in (None, 5, 6):
+        other.mixture_ = model.mixture_
+        other.refit_black_box(records, samples_per_persona=4, seed=seed)
+        weights.append(other.mixture_.info["persona_weights"]["mmd2"])
+    assert weights[0] == weights[1] != weights[2]
 
 
 def test_saved_and_loaded_gives_the_same_scores_and_samples(model, tmp_path):

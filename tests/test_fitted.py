@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mop.backends.encoder import FakeEncoder, embed
+from mop.config import SimulateConfig
 from mop.errors import ArtifactError, DataError
 from mop.mixture.fitted import (
     FittedMixture,
@@ -26,8 +27,21 @@ from mop.mixture.fitted import (
 )
 from mop.mixture.gate import Gate
 from mop.mixture.kernel import Counts, KernelGate
-from mop.simulate.draw import draw_agents, draw_writers
+from mop.simulate.draw import draw_agents
 from mop.types import Persona, Record
+
+MODES = {
+    "alone": {},
+    "agents": {"agents_per_response": 3},
+    "gates": {"exemplars_per_prompt": 3},
+    "similar": {"exemplars_per_prompt": 3, "exemplars_from": "similar"},
+}
+"""Ways to draw, by name."""
+SEVERAL = {name: mode for name, mode in MODES.items() if name != "alone"}
+
+
+def drawn(fitted, hx, people, *, seed, chunk=64, **settings):
+    return draw_agents(fitted, hx, people, SimulateConfig(**settings), seed=seed, chunk=chunk)
 
 
 def exemplar(j):
@@ -67,9 +81,9 @@ def contexts(n):
 def test_drawn_frequencies_follow_the_gates(fitted):
     n = 8000
     hx = np.tile(np.array([[0.3, -1.0, 0.5, 0.1, 0.8]], np.float32), (n, 1))
-    drawn = draw_agents(fitted, hx, contexts(n), seed=0, chunk=500)
+    found = drawn(fitted, hx, contexts(n), seed=0, chunk=500)
     pi = np.exp(fitted.log_pi(hx[:1])[0])
-    count = Counter((a.persona, a.exemplars[0]) for (a,) in drawn)
+    count = Counter((a.persona, a.exemplars[0]) for (a,) in found)
     for k in range(3):
         omega = np.exp(fitted.log_omega(hx[:1], np.array([k]), np.array([-1]))[0])
         for j in range(4):
@@ -80,9 +94,9 @@ def test_drawn_frequencies_follow_the_gates(fitted):
 def test_a_draw_depends_on_seed_and_key_alone(fitted):
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     people = contexts(20)
-    whole = draw_agents(fitted, hx, people, seed=3, n_agents=2)
-    assert draw_agents(fitted, hx[7:9], people[7:9], seed=3, n_agents=2, chunk=1) == whole[7:9]
-    assert draw_agents(fitted, hx, people, seed=4, n_agents=2) != whole
+    whole = drawn(fitted, hx, people, seed=3, agents_per_response=2)
+    assert drawn(fitted, hx[7:9], people[7:9], seed=3, agents_per_response=2, chunk=1) == whole[7:9]
+    assert drawn(fitted, hx, people, seed=4, agents_per_response=2) != whole
 
 
 def labelled(fitted, labels):
@@ -113,7 +127,7 @@ def sharp():
 SHARP_CONTEXT = np.array([[0.3, -1.0, 0.5, 0.1, 0.8]], np.float32)
 
 
-def chances(fitted, mix, label):
+def chances(fitted, mode, label):
     """Probability of what one response is written from, (persona, exemplars) or L such pairs, by enumeration."""
     weight = table(fitted, SHARP_CONTEXT)
     if label is not None:
@@ -123,40 +137,36 @@ def chances(fitted, mix, label):
     for k, row in enumerate(weight):
         shown = np.flatnonzero(row)
         for j in shown:
-            if mix == "none":
+            if mode == "alone":
                 found[k, (j,)] = row[j]
-            elif mix == "neighbours":
+            elif mode == "similar":
                 found[k, (j, *nearest(fitted, j, shown)[:2])] = row[j]
-        if mix == "prompt":
+        if mode == "gates":
             for order in itertools.permutations(shown, min(3, len(shown))):
                 found[k, order] = row.sum()
                 for turn, j in enumerate(order):
                     left = [i for i in shown if i not in order[:turn]]
                     found[k, order] *= row[j] / row[left].sum()
-    if mix == "tokens":
-        one = chances(fitted, "none", label)
+    if mode == "agents":
+        one = chances(fitted, "alone", label)
         for pairs in itertools.product(one, repeat=3):
             found[pairs] = math.prod(one[pair] for pair in pairs)
     return found
 
 
 @pytest.mark.parametrize("label", [None, "a", "b"])
-@pytest.mark.parametrize("mix", ["none", "tokens", "prompt", "neighbours"])
-def test_every_mode_draws_with_the_probability_that_it_reports(sharp, mix, label):
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_draws_with_the_probability_that_it_reports(sharp, mode, label):
     n = 6000
-    writers = draw_writers(
-        sharp, np.repeat(SHARP_CONTEXT, n, axis=0),
-        [replace(one, label=label) for one in contexts(n)],
-        seed=1, n_agents=1 if mix == "none" else 3, mix=mix, same_label=True,
-    )  # fmt: skip
+    people = [replace(one, label=label) for one in contexts(n)]
+    found = drawn(sharp, np.repeat(SHARP_CONTEXT, n, axis=0), people, seed=1, same_label=True, **MODES[mode])
     seen, said = Counter(), {}
-    for writer in writers:
-        agents = writer if mix == "tokens" else (writer,)
-        pairs = tuple((agent.persona, agent.exemplars) for agent in agents)
-        what = pairs if mix == "tokens" else pairs[0]
+    for agents in found:
+        components = tuple((agent.persona, agent.exemplars) for agent in agents)
+        what = components if mode == "agents" else components[0]
         seen[what] += 1
         said[what] = math.exp(sum(agent.log_pi + agent.log_omega for agent in agents))
-    expected = chances(sharp, mix, label)
+    expected = chances(sharp, mode, label)
     assert sum(expected.values()) == pytest.approx(1)
     assert said == pytest.approx({what: expected[what] for what in said}, abs=1e-9)
     assert 0.9 < sum(said.values()) <= 1 + 1e-9
@@ -175,33 +185,33 @@ def test_the_label_moves_personas_as_bayes_says(sharp):
     given = weight[:, [0, 1, 3]].sum(axis=1) / weight[:, [0, 1, 3]].sum()
     assert np.abs(given - weight.sum(axis=1)).max() > 0.3
     people = [replace(one, label="a") for one in contexts(300)]
-    drawn = draw_agents(sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), people, seed=0, same_label=True)
-    assert {agent.persona: math.exp(agent.log_pi) for (agent,) in drawn} == pytest.approx(dict(enumerate(given)))
+    found = drawn(sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), people, seed=0, same_label=True)
+    assert {agent.persona: math.exp(agent.log_pi) for (agent,) in found} == pytest.approx(dict(enumerate(given)))
 
 
 def test_given_a_label_the_record_itself_is_left_out_of_its_share(sharp):
     itself = [replace(sharp.exemplars[0], key=f"x{i}") for i in range(300)]
-    drawn = draw_agents(sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), itself, seed=0, same_label=True)
+    found = drawn(sharp, np.repeat(SHARP_CONTEXT, 300, axis=0), itself, seed=0, same_label=True)
     weight = table(sharp, SHARP_CONTEXT, own=0)[:, [1, 3]]
     expected = weight / weight.sum()
-    for (agent,) in drawn:
-        found = math.exp(agent.log_pi + agent.log_omega)
-        assert found == pytest.approx(expected[agent.persona, [1, 3].index(agent.exemplars[0])])
+    for (agent,) in found:
+        chance = math.exp(agent.log_pi + agent.log_omega)
+        assert chance == pytest.approx(expected[agent.persona, [1, 3].index(agent.exemplars[0])])
 
 
 def test_where_exemplars_run_out_all_are_shown_and_a_warning_says_so(sharp, caplog):
     people = [replace(one, label="ab"[i % 2]) for i, one in enumerate(contexts(20))]
     hx = np.repeat(SHARP_CONTEXT, 20, axis=0)
-    for mix in ("prompt", "neighbours"):
+    for mode in ("gates", "similar"):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            writers = draw_writers(sharp, hx, people, seed=0, n_agents=3, mix=mix, same_label=True)
-        assert [len(writer.exemplars) for writer in writers] == [3, 2] * 10
+            found = drawn(sharp, hx, people, seed=0, same_label=True, **MODES[mode])
+        assert [len(agent.exemplars) for (agent,) in found] == [3, 2] * 10
         assert "10 of 20 prompts show fewer than 3 exemplars" in caplog.text
     itself = [replace(sharp.exemplars[0], key="x")]
     with caplog.at_level(logging.WARNING):
-        (writer,) = draw_writers(sharp, hx[:1], itself, seed=0, n_agents=9, mix="prompt")
-    assert sorted(writer.exemplars) == [1, 2, 3, 4]
+        ((agent,),) = drawn(sharp, hx[:1], itself, seed=0, exemplars_per_prompt=9)
+    assert sorted(agent.exemplars) == [1, 2, 3, 4]
     assert "1 of 1 prompts show fewer than 9 exemplars" in caplog.text
 
 
@@ -209,10 +219,10 @@ def test_a_label_that_fewer_than_two_exemplars_have_restricts_nobody(fitted):
     mixture, hx = labelled(fitted, ["a", "b", "a", None]), np.ones((200, 5), np.float32)
     for label in (None, "b", "c"):
         people = [replace(one, label=label) for one in contexts(200)]
-        drawn = draw_agents(mixture, hx, people, seed=0, same_label=True)
-        assert drawn == draw_agents(mixture, hx, people, seed=0)
+        found = drawn(mixture, hx, people, seed=0, same_label=True)
+        assert found == drawn(mixture, hx, people, seed=0)
     only = [replace(mixture.exemplars[0], key=f"x{i}") for i in range(50)]
-    shown = draw_agents(mixture, hx[:50], only, seed=0, same_label=True)
+    shown = drawn(mixture, hx[:50], only, seed=0, same_label=True)
     assert {agent.exemplars for (agent,) in shown} == {(2,)}  # the other is the record itself
 
 
@@ -220,8 +230,8 @@ def test_a_draw_within_labels_depends_on_seed_and_key_alone(fitted):
     mixture = labelled(fitted, ["a", "b", "a", "b"])
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     people = [replace(one, label=("a", "b", None)[i % 3]) for i, one in enumerate(contexts(20))]
-    whole = draw_agents(mixture, hx, people, seed=3, n_agents=2, same_label=True)
-    part = draw_agents(mixture, hx[7:11], people[7:11], seed=3, n_agents=2, same_label=True, chunk=1)
+    whole = drawn(mixture, hx, people, seed=3, agents_per_response=2, same_label=True)
+    part = drawn(mixture, hx[7:11], people[7:11], seed=3, agents_per_response=2, same_label=True, chunk=1)
     assert part == whole[7:11]
 
 
@@ -240,42 +250,53 @@ def test_neighbours_are_the_exemplars_most_like_the_one_drawn(fitted):
         assert fitted.neighbours(j, 9) == order
     n = 50
     hx = np.random.default_rng(0).normal(size=(n, 5)).astype(np.float32)
-    alone = draw_agents(fitted, hx, contexts(n), seed=0)
-    writers = draw_writers(fitted, hx, contexts(n), seed=0, n_agents=3, mix="neighbours")
-    for (agent,), writer in zip(alone, writers, strict=True):
+    alone = drawn(fitted, hx, contexts(n), seed=0)
+    found = drawn(fitted, hx, contexts(n), seed=0, **MODES["similar"])
+    for (agent,), (shows_more,) in zip(alone, found, strict=True):
         first = agent.exemplars[0]
-        assert writer == replace(agent, exemplars=(first, *nearest(fitted, first, range(4))[:2]))
+        assert shows_more == replace(agent, exemplars=(first, *nearest(fitted, first, range(4))[:2]))
 
 
 def test_neighbours_have_the_label_asked_for_and_are_never_the_record_itself(fitted):
     mixture = labelled(fitted, ["a", "b", "a", "a"])
     itself = [replace(mixture.exemplars[0], key=f"x{i}") for i in range(20)]
-    writers = draw_writers(
-        mixture, np.ones((20, 5), np.float32), itself, seed=0, n_agents=4, mix="neighbours", same_label=True
-    )
-    assert {writer.exemplars for writer in writers} <= {(2, 3), (3, 2)}
+    settings = {"exemplars_per_prompt": 4, "exemplars_from": "similar", "same_label": True}
+    found = drawn(mixture, np.ones((20, 5), np.float32), itself, seed=0, **settings)
+    assert {agent.exemplars for (agent,) in found} <= {(2, 3), (3, 2)}
 
 
-@pytest.mark.parametrize("mix", ["tokens", "prompt", "neighbours"])
+def test_a_prompt_shows_as_many_exemplars_as_asked_for_and_counts_the_chance_of_all(sharp):
+    """Peaked weights draw one exemplar again and again, unless what was drawn is left out."""
+    found = drawn(sharp, np.repeat(SHARP_CONTEXT, 100, axis=0), contexts(100), seed=0, **MODES["gates"])
+    alone = drawn(sharp, np.repeat(SHARP_CONTEXT, 100, axis=0), contexts(100), seed=0)
+    assert {len(set(agent.exemplars)) for (agent,) in found} == {3}
+    assert all(one.log_omega > few.log_omega for (one,), (few,) in zip(alone, found, strict=True))
+
+
+def test_several_agents_can_show_several_exemplars_each(fitted):
+    found = drawn(fitted, np.ones((20, 5), np.float32), contexts(20), seed=0, **MODES["agents"], **MODES["similar"])
+    assert {(len(agents), *(len(agent.exemplars) for agent in agents)) for agents in found} == {(3, 3, 3, 3)}
+
+
+@pytest.mark.parametrize("mode", SEVERAL)
 @pytest.mark.parametrize("same_label", [False, True])
-def test_what_writes_together_depends_on_seed_and_key_alone(fitted, mix, same_label):
+def test_what_writes_together_depends_on_seed_and_key_alone(fitted, mode, same_label):
     mixture = labelled(fitted, ["a", "b", "a", "b"])
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     people = [replace(one, label=("a", "b", None)[i % 3]) for i, one in enumerate(contexts(20))]
-    settings = {"n_agents": 2, "mix": mix, "same_label": same_label}
-    whole = draw_writers(mixture, hx, people, seed=3, **settings)
-    assert draw_writers(mixture, hx[7:11], people[7:11], seed=3, **settings) == whole[7:11]
-    assert draw_writers(mixture, hx[::-1], people[::-1], seed=3, **settings)[::-1] == whole
-    assert draw_writers(mixture, hx, people, seed=4, **settings) != whole
+    settings = {**MODES[mode], "same_label": same_label}
+    whole = drawn(mixture, hx, people, seed=3, **settings)
+    assert drawn(mixture, hx[7:11], people[7:11], seed=3, **settings) == whole[7:11]
+    assert drawn(mixture, hx[::-1], people[::-1], seed=3, **settings)[::-1] == whole
+    assert drawn(mixture, hx, people, seed=4, **settings) != whole
 
 
 def test_all_modes_begin_with_the_persona_and_exemplar_drawn_alone(fitted):
     hx = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    alone = draw_writers(fitted, hx, contexts(20), seed=3, tau_factor=0.5)
-    for mix in ("tokens", "prompt", "neighbours"):
-        found = draw_writers(fitted, hx, contexts(20), seed=3, n_agents=3, mix=mix, tau_factor=0.5)
-        for one, writer in zip(alone, found, strict=True):
-            first = writer[0] if mix == "tokens" else writer
+    alone = drawn(fitted, hx, contexts(20), seed=3, tau_factor=0.5)
+    for settings in SEVERAL.values():
+        found = drawn(fitted, hx, contexts(20), seed=3, tau_factor=0.5, **settings)
+        for (one,), (first, *_) in zip(alone, found, strict=True):
             assert (one.persona, one.exemplars[0], one.temperature) == (
                 first.persona, first.exemplars[0], first.temperature,
             )  # fmt: skip
@@ -283,7 +304,7 @@ def test_all_modes_begin_with_the_persona_and_exemplar_drawn_alone(fitted):
 
 def test_an_agent_carries_its_temperature_and_log_weights(fitted):
     hx = np.ones((1, 5), np.float32)
-    ((agent,),) = draw_agents(fitted, hx, contexts(1), seed=0)
+    ((agent,),) = drawn(fitted, hx, contexts(1), seed=0)
     assert agent.temperature == pytest.approx(float(np.exp([-0.2, 0.0, 0.3][agent.persona])))
     assert agent.log_pi == pytest.approx(fitted.log_pi(hx)[0, agent.persona])
     omega = fitted.log_omega(hx, np.array([agent.persona]), np.array([-1]))
@@ -292,8 +313,8 @@ def test_an_agent_carries_its_temperature_and_log_weights(fitted):
 
 def test_a_context_never_gets_its_own_record(fitted):
     people = [replace(fitted.exemplars[2], key=f"dup{i}") for i in range(300)]
-    drawn = draw_agents(fitted, np.ones((300, 5), np.float32), people, seed=0)
-    assert 2 not in {a.exemplars[0] for (a,) in drawn}
+    found = drawn(fitted, np.ones((300, 5), np.float32), people, seed=0)
+    assert 2 not in {a.exemplars[0] for (a,) in found}
 
 
 def test_uniform_gates_have_one_temperature(fitted):
@@ -314,7 +335,7 @@ def test_saved_and_loaded_is_the_same(fitted, tmp_path):
 
 def test_contexts_and_embeddings_must_agree(fitted):
     with pytest.raises(DataError, match="every context needs an embedding, got 2 and 1"):
-        draw_agents(fitted, np.ones((1, 5), np.float32), contexts(2), seed=0)
+        drawn(fitted, np.ones((1, 5), np.float32), contexts(2), seed=0)
 
 
 def test_an_empty_folder_is_no_mixture(tmp_path):
@@ -397,11 +418,11 @@ def test_weights_by_context_are_saved_and_loaded(ours, tmp_path):
 def test_weights_by_context_are_drawn_as_often_as_they_say(ours):
     hx = np.tile(np.random.default_rng(1).normal(size=5).astype(np.float32), (4000, 1))
     contexts = [Record(key=f"x{i}", context="c", response="r") for i in range(4000)]
-    drawn = Counter((a.persona, a.exemplars[0]) for (a,) in draw_agents(ours, hx, contexts, seed=0))
+    found = Counter((a.persona, a.exemplars[0]) for (a,) in drawn(ours, hx, contexts, seed=0))
     flat = np.arange(12)[None]
     weight = np.exp(ours.log_weight(hx[:1], flat // 4, flat % 4, np.array([-1])))[0]
     for c in range(12):
-        share, error = drawn[c // 4, c % 4] / 4000, np.sqrt(weight[c] * (1 - weight[c]) / 4000)
+        share, error = found[c // 4, c % 4] / 4000, np.sqrt(weight[c] * (1 - weight[c]) / 4000)
         assert abs(share - weight[c]) < 4 * error
 
 

@@ -4,25 +4,23 @@ from dataclasses import replace
 
 import pytest
 
+import conftest
 from mop.config import FIXED_TAU, METHODS, resolve_config
 from mop.errors import ConfigError, NotFittedError, ScoringUnsupportedError
 from mop.mixture.fitted import uniform_mixture, with_temperatures
-from mop.rivals.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.rivals.methods import needs_mixture, needs_scorer, respond
 from mop.runs.compare import draw_ablation
-from mop.storage.store import Store
 from scripted import Scripted
 
 
 def ingredients(small_run, *assignments, mixture=True):
-    config = resolve_config(preset="quick", assignments=["data.task=a film review", *assignments])
-    return Ingredients(
-        config=config,
+    return conftest.ingredients(
+        small_run.lm,
+        "data.task=a film review",
+        *assignments,
         exemplars=small_run.fitted.exemplars,
         mixture=small_run.fitted if mixture else None,
-        lm=small_run.lm,
         encoder=small_run.encoder,
-        store=Store(":memory:"),
-        seed=0,
     )
 
 
@@ -102,7 +100,7 @@ def test_labels_that_nobody_has_are_said_to_change_nothing(small_run, caplog):
 
 
 def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_run):
-    given = ingredients(small_run, "simulate.tau_factor=0.5", "simulate.mix=prompt", "simulate.n_agents=3")
+    given = ingredients(small_run, "simulate.tau_factor=0.5", "simulate.exemplars_per_prompt=3")
     mixture = even(small_run)
     tau = dict(zip((p.key for p in small_run.fitted.personas), small_run.fitted.temperatures, strict=True))  # fmt: skip
     for ablation, factor, most in (

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mop.backends.ask import Drawing
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, ConfigError, DataError
@@ -19,6 +20,7 @@ from mop.personas.doubts import DOUBTS, doubts
 from mop.personas.files import read_personas, save_personas
 from mop.personas.keywords import class_tf_idf, keyword_personas
 from mop.personas.llm import llm_personas
+from mop.personas.writers import N_SOURCES
 from mop.storage.store import Store
 from mop.types import Generation, Persona, Record
 from scripted import Scripted
@@ -114,26 +116,16 @@ def test_a_class_without_words_has_no_weights():
 
 def test_keyword_personas_read_as_written_by_hand():
     labels = ["rotten"] * 4 + ["fresh"] * 4
-    personas = keyword_personas(records_of(HORROR + ROMANCE, labels), TWO, n_sources=2)
+    personas = keyword_personas(records_of(HORROR + ROMANCE, labels), TWO)
     assert [p.description for p in personas] == [
-        "You are a writer whose typical words are scares, gory and slasher. "
-        'Nearly all you write is labelled "rotten". '
-        "You write shorter texts than most. You nearly always use exclamation marks.",
+        'You are a writer whose typical words are scares, gory and slasher. Nearly all you write is labelled "rotten".',
         "You are a writer whose typical words are tender, love story, train and meet. "
-        'Nearly all you write is labelled "fresh". '
-        "You write longer texts than most. You seldom use exclamation marks.",
+        'Nearly all you write is labelled "fresh".',
     ]
     assert [(p.key, p.cluster, p.size, p.sources, p.writer, p.doubts) for p in personas] == [
-        ("p000", 0, 4, ("r0", "r1"), "keywords", ()),
-        ("p001", 1, 4, ("r4", "r5"), "keywords", ()),
+        ("p000", 0, 4, ("r0", "r1", "r2", "r3"), "keywords", ()),
+        ("p001", 1, 4, ("r4", "r5", "r6", "r7"), "keywords", ()),
     ]
-
-
-def test_a_known_task_opens_the_description():
-    first, _ = keyword_personas(records_of(HORROR + ROMANCE), TWO, task=" a film\n review. ")
-    assert first.description.startswith(
-        "You are one of many who write this: a film review. Your typical words are scares, gory and"
-    )
 
 
 def test_the_same_records_give_the_same_personas():
@@ -184,13 +176,6 @@ def test_other_scripts_give_whole_words_or_letter_pairs(texts, word):
     assert word in persona.description
 
 
-def test_length_in_scripts_without_spaces_is_counted_in_characters():
-    texts = ["恐怖电影很好看"] * 3 + ["恐怖电影很好看恐怖电影很好看"] * 3
-    short, long = keyword_personas(records_of(texts), TRIPLES)
-    assert "shorter texts than most" in short.description
-    assert "longer texts than most" in long.description
-
-
 def test_stop_words_are_english_only_if_the_texts_are():
     texts = ["la mer on la voit danser", "la mer on la voit au loin", "la mer a des reflets"]
     (persona,) = keyword_personas(records_of(texts), grouped([0, 0, 0]))
@@ -203,25 +188,22 @@ def test_texts_without_any_word_still_make_a_persona():
     assert persona.doubts == ("too-short",)
 
 
-def test_a_habit_that_could_be_chance_is_not_told():
-    texts = ["Is it good?", "It is good.", "It is good."] + ["It is bad."] * 3
-    first, _ = keyword_personas(records_of(texts), TRIPLES)
-    assert "questions" not in first.description
+def test_a_label_that_could_be_chance_is_not_told():
+    labels = ["a", "a", "b", "a", "b", "b"]  # two of three against half: within two standard errors
+    personas = keyword_personas(records_of(["Fine."] * 6, labels), TRIPLES)
+    assert all("labelled" not in persona.description for persona in personas)
 
 
-def test_what_all_have_in_common_is_not_told():
-    texts = ["gory scares here!", "gory scares there!"] * 6 + ["a tender love!", "one tender love!"] * 6
-    for persona in keyword_personas(records_of(texts), grouped([0] * 12 + [1] * 12)):
-        assert re.fullmatch(r"You are a writer whose typical words are [\w ,]+\.", persona.description)
-
-
-def test_clear_habits_are_told_with_their_frequency():
-    asks = ["Is it good?"] * 10 + ["It is good."] * 10
-    plain = ["it is bad" for _ in range(20)]
-    first, second = keyword_personas(records_of(asks + plain), grouped([0] * 20 + [1] * 20))
-    assert "You often ask questions" in first.description
-    assert "You nearly always leave out the full stop at the end and write in lower case only" in second.description
-    assert "you seldom ask questions" in second.description
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.95, "Nearly all you write is"), (0.7, "Most of what you write is"), (0.45, "You write more that is")],
+)
+def test_the_share_of_a_label_is_told_in_words(share, said):
+    n = round(1000 * share)
+    others = [f"{i % 20}" for i in range(2000 - n)]
+    labels = ["a"] * n + others[: 1000 - n] + others[1000 - n :]
+    first, _ = keyword_personas(records_of(["Fine."] * 2000, labels), grouped([0] * 1000 + [1] * 1000))
+    assert first.description.endswith(f'{said} labelled "a"' + (" than others do." if share < 0.6 else "."))
 
 
 def test_a_label_slightly_commoner_than_elsewhere_is_not_told():
@@ -259,38 +241,45 @@ def test_an_empty_cluster_is_refused():
         record_personas(records_of(HORROR), clustering)
 
 
-def test_zero_keywords_are_refused():
-    with pytest.raises(ConfigError, match="n_keywords is 0; the persona writer needs a whole number of at least 1"):
-        keyword_personas(records_of(HORROR + ROMANCE), TWO, n_keywords=0)
-
-
 # --------------------------------------------------------------------------- language model
 
 GOOD_1 = "You are a lover of loud horror films who wants to be frightened."
 GOOD_2 = "You are a patient romantic who enjoys quiet films on trains."
 
 
+def written(records, clustering, generator, *, seed=0, store=None, **more):
+    drawing = Drawing(generator=generator, store=store or Store(":memory:"), seed=seed, **more)
+    return llm_personas(records, clustering, drawing)
+
+
 def test_the_model_sees_the_nearest_records_and_its_text_becomes_the_persona():
     writer = Writer({HORROR[0]: [GOOD_1], ROMANCE[0]: [f"  {GOOD_2}\n"]})
     seen = []
-    personas = llm_personas(
-        records_of(HORROR + ROMANCE), TWO, writer, seed=0, n_sources=2, progress=lambda *a: seen.append(a)
-    )
+    personas = written(records_of(HORROR + ROMANCE), TWO, writer, progress=lambda *a: seen.append(a))
     assert [p.description for p in personas] == [GOOD_1, GOOD_2]
     assert [(p.sources, p.size, p.cluster, p.writer) for p in personas] == [
-        (("r0", "r1"), 4, 0, "llm"),
-        (("r4", "r5"), 4, 1, "llm"),
+        (("r0", "r1", "r2", "r3"), 4, 0, "llm"),
+        (("r4", "r5", "r6", "r7"), 4, 1, "llm"),
     ]
-    assert seen == [("personas, try 1", 1, 2), ("personas, try 1", 2, 2)]
+    assert seen == [("personas", done, 2) for done in range(3)]
     shown = "".join(s.text for turn in writer.calls[0].branches[0].prompt.turns for s in turn.segments)
-    assert HORROR[1] in shown
-    assert HORROR[2] not in shown
+    assert all(text in shown for text in HORROR)
+    assert ROMANCE[0] not in shown
+
+
+def test_records_beyond_the_ten_nearest_are_not_shown():
+    records = records_of([f"horror number {i}" for i in range(N_SOURCES + 2)])
+    writer = Writer({"horror": [GOOD_1]})
+    (persona,) = written(records, grouped([0] * len(records)), writer)
+    assert persona.sources == tuple(record.key for record in records[:N_SOURCES])
+    shown = [s.text for turn in writer.calls[0].branches[0].prompt.turns for s in turn.segments if s.is_data]
+    assert shown == [record.response for record in records[:N_SOURCES]]
 
 
 def test_a_doubtful_text_is_drawn_again_and_the_best_kept():
     noise = "film film film film film"
     writer = Writer({HORROR[0]: [noise, GOOD_1], ROMANCE[0]: [noise, "You like films, you like", noise]})
-    first, second = llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
+    first, second = written(records_of(HORROR + ROMANCE), TWO, writer)
     assert (first.description, first.doubts) == (GOOD_1, ())
     assert (second.description, second.doubts) == ("You like films, you like", ("unfinished",))
     assert len(writer.calls) == 2 + 2 + 1
@@ -300,7 +289,7 @@ def test_a_doubtful_text_is_drawn_again_and_the_best_kept():
 def test_a_recital_of_the_request_counts_as_copied():
     recital = "You are a kind of person who writes like this: interests, opinions, mood and manner."
     writer = Writer({HORROR[0]: [recital], ROMANCE[0]: [GOOD_2]})
-    first, second = llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
+    first, second = written(records_of(HORROR + ROMANCE), TWO, writer)
     assert (first.doubts, second.doubts) == (("copied",), ())
 
 
@@ -308,41 +297,36 @@ def test_nothing_is_drawn_twice_with_a_store():
     records = records_of(HORROR + ROMANCE)
     model = FakeModel(betas=[1.0], mean_length=60)
     with Store(":memory:") as store:
-        first = llm_personas(records, TWO, model, seed=3, store=store)
+        first = written(records, TWO, model, seed=3, store=store)
         spent = store.spent()["personas"].calls
-        again = llm_personas(records, TWO, model, seed=3, store=store)
+        again = written(records, TWO, model, seed=3, store=store)
         assert store.spent()["personas"].calls == spent
-    assert again == first == llm_personas(records, TWO, model, seed=3)
-    assert llm_personas(records, TWO, model, seed=4) != first
+    assert again == first == written(records, TWO, model, seed=3)
+    assert written(records, TWO, model, seed=4) != first
 
 
 def test_a_silent_model_is_an_error():
     writer = Writer({HORROR[0]: [GOOD_1], ROMANCE[0]: [" \n"]})
     message = r"persona writer 'writer' wrote nothing for cluster 1 \(1 of 2 clusters\) in 3 tries"
     with pytest.raises(BackendError, match=message):
-        llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
+        written(records_of(HORROR + ROMANCE), TWO, writer)
 
 
 def test_a_writer_whose_draws_all_failed_says_why():
     writer = Scripted(lambda i, _: Failure("http-400", f"answered 400: no leave, call {i}"))
     message = r"in 3 tries \(its first failure: answered 400: no leave, call 0\); a description"
     with pytest.raises(BackendError, match=message):
-        llm_personas(records_of(HORROR + ROMANCE), TWO, writer, seed=0)
-
-
-def test_a_cold_writer_is_refused():
-    with pytest.raises(ConfigError, match="temperature of the persona writer is 0; it must be above 0; give one"):
-        llm_personas(records_of(HORROR + ROMANCE), TWO, Writer({}), seed=0, temperature=0)
+        written(records_of(HORROR + ROMANCE), TWO, writer)
 
 
 def test_long_records_are_shown_up_to_their_share(caplog):
     caplog.set_level("INFO")
     long = ["horror " * 1000 for _ in range(3)]
     writer = Writer({"horror": [GOOD_1]})
-    llm_personas(records_of(long), grouped([0, 0, 0]), writer, seed=0, n_sources=2)
+    written(records_of(long), grouped([0, 0, 0]), writer)
     shown = [s.text for turn in writer.calls[0].branches[0].prompt.turns for s in turn.segments if s.is_data]
-    assert [len(text) for text in shown] == [2501, 2501]
-    assert "2 long records are shown up to character 2500" in caplog.text
+    assert [len(text) for text in shown] == [501, 501, 501]
+    assert "3 long records are shown up to character 500" in caplog.text
 
 
 # --------------------------------------------------------------------------- real texts as personas

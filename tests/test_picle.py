@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from conftest import reviews
+from conftest import ingredients, reviews
 from mop.backends.fake import FakeModel
 from mop.errors import DataError
 from mop.prompts import simulation_prompt
@@ -40,6 +40,11 @@ def test_a_label_without_exemplars_is_refused():
         picle_agents([stranger], reviews(4), np.zeros(3), tau=1.0)
 
 
+def ratio_of(exemplars, *settings, lm=None, store=None, **more):
+    given = ingredients(lm or FakeModel(), *settings, exemplars=exemplars, store=store or Store(":memory:"))
+    return prompted_ratio(given, **more)
+
+
 def log_lik(prompt, text):
     """log p at τ = 1 from the definition of the fake model."""
     data = "".join(s.text for turn in prompt.turns for s in turn.segments if s.is_data)
@@ -54,7 +59,7 @@ def log_lik(prompt, text):
 
 def test_the_prompted_ratio_is_the_difference_of_two_log_likelihoods():
     exemplars = reviews(12)
-    ratio = prompted_ratio(exemplars, scorer=FakeModel(), store=Store(":memory:"), seed=7, task="a review", n_shown=2)
+    ratio = ratio_of(exemplars, "seed=7", "data.task=a review", n_shown=2)
     for label, rows in (("good", range(0, 12, 2)), ("bad", range(1, 12, 2))):
         drawn = rng_of(7, "picle-prompted", "shown", label).choice(6, 2, replace=False)
         shown = [list(rows)[int(i)] for i in drawn]
@@ -71,17 +76,17 @@ def test_the_prompted_ratio_is_the_difference_of_two_log_likelihoods():
 
 def test_half_of_a_small_label_is_shown_and_scores_are_kept():
     store, calls = Store(":memory:"), []
-    first = prompted_ratio(reviews(12), scorer=FakeModel(), store=store, seed=0)
+    first = ratio_of(reviews(12), store=store)
     assert np.isinf(first).sum() == 6
     model = FakeModel(on_batch=calls.append)
-    assert (prompted_ratio(reviews(12), scorer=model, store=store, seed=0) == first).all()
+    assert (ratio_of(reviews(12), lm=model, store=store) == first).all()
     assert calls == []
     assert store.spent()["prepare/picle-prompted"].calls == 12
 
 
 def test_a_label_with_one_exemplar_is_refused():
     with pytest.raises(DataError, match="the label 'bad' has 1 exemplars"):
-        prompted_ratio(reviews(4)[:2] + reviews(4)[2:3], scorer=FakeModel(), store=Store(":memory:"), seed=0)
+        ratio_of(reviews(4)[:2] + reviews(4)[2:3])
 
 
 def test_the_fake_model_is_asked_the_way_the_test_thinks():

@@ -1,21 +1,35 @@
 """PICLe's persona model on a tiny Llama: base scores one token at a time, a persona that learns its label."""
 
+from dataclasses import replace
+
 import pytest
 
-from mop.backends.encoder import FakeEncoder
+from conftest import ingredients
 from mop.backends.fake import FakeModel
-from mop.config import resolve_config
 from mop.errors import ConfigError
-from mop.rivals.methods import Ingredients, prepare, respond
+from mop.rivals.methods import prepare, respond
 from mop.rivals.picle_lora import lora_ratio, text_log_likelihoods
 from mop.storage.store import Store
 from mop.types import Record
 
 
+def ratio_of(lm, *settings, records=None, store=None, progress=None, **more):
+    given = ingredients(
+        FakeModel(),
+        f'model.lm="{lm}"',
+        "model.device=cpu",
+        *settings,
+        exemplars=texts() if records is None else records,
+        store=store or Store(":memory:"),
+        progress=progress,
+    )
+    return lora_ratio(given, **more)
+
+
 @pytest.mark.parametrize("lm", ["fake", "openai:some@http://localhost:1/v1"])
 def test_a_model_without_weights_here_is_refused(lm):
     with pytest.raises(ConfigError, match="picle fine-tunes a copy of the language model"):
-        lora_ratio([], lm=lm, store=Store(":memory:"), seed=0)
+        ratio_of(lm, records=[])
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +74,20 @@ def test_a_text_is_scored_as_running_text_without_its_first_token():
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers for an old name
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_trained_persona_likes_its_own_texts_and_is_trained_once(folder, dtype):
-    records, steps = texts(), []
+    steps = []
     store = Store(":memory:")
-    options = {"lm": folder, "seed": 0, "device": "cpu", "dtype": dtype, "n_epochs": 10,
-               "learning_rate": 0.02}  # fmt: skip
-    ratio = lora_ratio(records, store=store, progress=lambda what, done, total: steps.append(done), **options)
+    setting, options = f"model.dtype={dtype}", {"store": store, "n_epochs": 10, "learning_rate": 0.02}
+    ratio = ratio_of(folder, setting, progress=lambda what, done, total: steps.append(done), **options)
     assert (ratio > 5).all()
     assert steps == [*range(1, 11), *range(1, 11)]  # two labels, one batch, ten epochs
     assert store.spent()["prepare/picle"].calls == 8
-    again = lora_ratio(records, store=store, progress=lambda *_: pytest.fail("trained again"), **options)
+    again = ratio_of(folder, setting, progress=lambda *_: pytest.fail("trained again"), **options)
     assert (again == ratio).all()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_new_weights_change_nothing_before_they_are_trained(folder):
-    ratio = lora_ratio(
-        texts(), lm=folder, store=Store(":memory:"), seed=0, device="cpu", n_epochs=1,
-        learning_rate=0.0,
-    )  # fmt: skip
+    ratio = ratio_of(folder, n_epochs=1, learning_rate=0.0)
     assert abs(ratio).max() < 1e-4
 
 
@@ -99,10 +109,10 @@ def test_a_begin_token_is_what_is_not_scored(folder, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     tiny_llama(spread=0.1).save_pretrained(tmp_path)
     store, records = Store(":memory:"), texts()
-    lora_ratio(records, lm=str(tmp_path), store=store, seed=0, device="cpu", n_epochs=1)
+    ratio_of(str(tmp_path), store=store, n_epochs=1)
     # One token more is scored than without a begin token.
     plain = Store(":memory:")
-    lora_ratio(records, lm=folder, store=plain, seed=0, device="cpu", n_epochs=1)
+    ratio_of(folder, store=plain, n_epochs=1)
     spent = [of.spent()["prepare/picle"] for of in (store, plain)]
     assert spent[0].tokens == spent[1].tokens + len(records)
 
@@ -110,15 +120,10 @@ def test_a_begin_token_is_what_is_not_scored(folder, tmp_path):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_method_shows_the_exemplars_that_its_persona_likes_most(folder):
     store, records = Store(":memory:"), texts()
-    given = Ingredients(
-        config=resolve_config(preset="quick", assignments=[f'model.lm="{folder}"', "seed=4"]),
-        exemplars=records, mixture=None, lm=FakeModel(), encoder=FakeEncoder(), store=store, seed=9,
-    )  # fmt: skip
+    given = ingredients(FakeModel(), f'model.lm="{folder}"', "seed=4", exemplars=records, store=store, seed=9)
     prepare("picle", given)
-    ratio = lora_ratio(
-        records, lm=folder, store=store, seed=4,
-        progress=lambda *_: pytest.fail("trained again, or with another seed"),
-    )  # fmt: skip
+    given = replace(given, progress=lambda *_: pytest.fail("trained again, or with another seed"))
+    ratio = lora_ratio(given)
     contexts = [Record(key="c", context="?", response="-", label="bad")]
     (row,) = respond("picle", contexts, given)
     best = sorted(range(4, 8), key=lambda j: ratio[j])[-3:]
@@ -134,4 +139,4 @@ def test_a_kind_of_model_that_peft_does_not_know_is_named(folder, monkeypatch):
 
     monkeypatch.setattr(peft, "get_peft_model", refuse)
     with pytest.raises(ConfigError, match=r"picle cannot fine-tune .* of type 'llama'"):
-        lora_ratio(texts(), lm=folder, store=Store(":memory:"), seed=0, device="cpu")
+        ratio_of(folder)

@@ -20,12 +20,14 @@ from mop.config import resolve_config
 from mop.data.records import read_records
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.evaluate.samples import Sample, evaluate
+from mop.mixture.fitted import load_mixture
 from mop.personas.files import read_personas
 from mop.pipeline import STAGES, run
 from mop.runs.verbs import simulate_method, verify
 from mop.runs.work import read_config
 from mop.simulate.write import CUT_SHARE
 from mop.storage.run_folder import read_json, read_jsonl
+from mop.storage.store import Store
 
 COMPARED = ("personas.jsonl", "mixture/mixture.json", "mixture/gate.safetensors", "responses.jsonl",
             "methods/zero-shot.jsonl", "methods/mop-uniform.jsonl", "metrics.json", "report.html")  # fmt: skip
@@ -216,8 +218,24 @@ def test_edited_personas_are_used_and_kept(finished, source, tmp_path):
     assert run(quick(source), path)["done"] == ["fit", "simulate", "evaluate", "report"]
     assert "You love cats." in file.read_text()
     assert "You love cats." in (path / "report.html").read_text()
-    run(quick(source, "personas.n_keywords=2"), path)
+    run(quick(source, "personas.n_personas=2"), path)
     assert "You love cats." in (path / "personas.edited-1.jsonl").read_text()
+
+
+def test_a_persona_that_was_renamed_has_its_new_key_everywhere_and_nothing_is_scored_again(finished, source, tmp_path):
+    path = copy(finished[0], tmp_path / "run")
+    file = path / "personas.jsonl"
+    first = read_personas(file)[0].key
+    file.write_text(file.read_text().replace(json.dumps(first), '"angry"'))
+    with Store(path / "store.sqlite") as store:
+        before = store.spent()["fit"]
+    assert run(quick(source), path)["done"] == ["fit", "simulate", "evaluate", "report"]
+    assert load_mixture(path / "mixture").personas[0].key == "angry"
+    found = [row["persona"] for row in read_jsonl(path / "responses.jsonl")]
+    assert "angry" in found
+    assert first not in found
+    with Store(path / "store.sqlite") as store:
+        assert store.spent()["fit"] == before
 
 
 def test_a_users_persona_file_is_taken(source, tmp_path):
@@ -227,12 +245,14 @@ def test_a_users_persona_file_is_taken(source, tmp_path):
     assert run(config, tmp_path / "run", until="personas")["personas"]["n_personas"] == 2
 
 
-@pytest.mark.parametrize("mix", ["tokens", "prompt", "neighbours"])
-def test_several_agents_can_write_one_response(finished, source, tmp_path, mix):
+@pytest.mark.parametrize("changed", [
+    ["agents_per_response=2"], ["exemplars_per_prompt=2"], ["exemplars_per_prompt=2", "exemplars_from=similar"],
+])  # fmt: skip
+def test_several_components_can_write_one_response(finished, source, tmp_path, changed):
     path = copy(finished[0], tmp_path / "run")
     # One step of the fit leaves weights nearly even, so that two agents may differ in their exemplar.
-    changed = (f'simulate.mix="{mix}"', "simulate.n_agents=2", "fit.max_steps=1")
-    run(quick(source, *changed), path, until="simulate")
+    changed = [f"simulate.{one}" for one in changed]
+    run(quick(source, *changed, "fit.max_steps=1"), path, until="simulate")
     rows = list(read_jsonl(path / "responses.jsonl"))
     assert max(len(row["exemplar"].split()) for row in rows) == 2
 
@@ -249,12 +269,12 @@ def test_every_control_can_be_drawn(finished, source, tmp_path):
 def test_a_method_at_a_temperature_has_rows_files_and_stages_of_its_own(finished, source, tmp_path):
     path = copy(finished[0], tmp_path / "run")
     name = "zerogen@0.5"
-    rival = ('compare.domain="films"', "compare.min_words=1", "compare.n_names=3")
+    rival = ('compare.domain="films"', "compare.min_words=1")
     config = quick(source, f'simulate.controls=["{name}"]', *rival)
     run(config, path, until="simulate")
     rows = list(read_jsonl(path / "methods" / f"{name}.jsonl"))
     assert {(row["method"], row["temperature"]) for row in rows} == {(name, 0.5)}
-    changed = quick(source, f'simulate.controls=["{name}"]', *rival[:1], "compare.min_words=2", *rival[2:])
+    changed = quick(source, f'simulate.controls=["{name}"]', *rival[:1], "compare.min_words=2")
     assert run(changed, path, until="simulate")["done"] == ["simulate"]
     found = simulate_method(quick(source), path, "few-shot@0.5")
     assert found["file"].endswith("few-shot@0.5.jsonl")

@@ -5,11 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from conftest import reviews
+from conftest import ingredients, reviews
 from mop.backends.base import Failure
-from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
-from mop.errors import BackendError, ConfigError, DataError
+from mop.errors import BackendError, DataError
 from mop.rivals.progen import (
     FEEDBACK_BATCH,
     choose_pool,
@@ -23,7 +22,7 @@ from mop.rivals.progen import (
     with_one,
 )
 from mop.storage.store import Store
-from mop.types import Decoding, Record
+from mop.types import Record
 from scripted import Scripted
 
 
@@ -119,12 +118,9 @@ def test_nine_of_ten_words_of_an_example_are_too_many(text, is_repeat):
     assert repeats(text, ["One, two; three four five six seven eight nine TEN!"]) is is_repeat
 
 
-def run(contexts, model, store=None, **more):
-    return progen(
-        contexts, generator=model, store=store or Store(":memory:"),
-        decoding=Decoding(max_tokens=30), seed=2, encoder=FakeEncoder(),
-        **{"min_words": 1, "n_rounds": 3, "task": "a film review", **more},
-    )  # fmt: skip
+def run(contexts, model, *settings, store=None):
+    given = ingredients(model, "data.task=a film review", *settings, store=store or Store(":memory:"), seed=2)
+    return progen(contexts, given)
 
 
 def test_later_rounds_show_texts_of_the_same_label_without_naming_it():
@@ -138,7 +134,7 @@ def test_later_rounds_show_texts_of_the_same_label_without_naming_it():
     model = Scripted(rule)
     rows = run(reviews(400), model)
     shown = [p for p in model.prompts if "Example:\n" in p]
-    assert not any("Example:\n" in p for p in model.prompts[:100])
+    assert not any("Example:\n" in p for p in model.prompts[:80])
     assert shown
     for prompt in shown:
         examples = [part.split("\n")[0] for part in prompt.split("Example:\n")[1:]]
@@ -170,7 +166,7 @@ def test_films_are_named_over_their_examples():
         Record(key=f"k{i}", context="x", response="y", label=["positive", "negative"][i % 2]) for i in range(160)
     ]
     model = Scripted(rule)
-    run(contexts, model, domain="films", n_names=5)
+    run(contexts, model, "compare.domain=films")
     shown = [p for p in model.prompts if "A review of the film Film" in p]
     assert shown
     assert all("sentiment" not in p.split("Write a review")[0] for p in shown)
@@ -178,15 +174,13 @@ def test_films_are_named_over_their_examples():
 
 def test_a_second_call_draws_nothing_and_gives_the_same_rows():
     store, calls = Store(":memory:"), []
-    first = run(reviews(24), FakeModel(), store)
-    again = run(reviews(24), FakeModel(on_batch=calls.append), store)
+    first = run(reviews(24), FakeModel(), store=store)
+    again = run(reviews(24), FakeModel(on_batch=calls.append), store=store)
     assert again == first
     assert calls == []
 
 
-def test_bad_input_is_refused():
-    with pytest.raises(ConfigError, match="n_rounds must be at least 1, got 0"):
-        run(reviews(4), FakeModel(), n_rounds=0)
+def test_contexts_without_labels_are_refused():
     with pytest.raises(DataError, match="1 of 1 contexts have no label"):
         run([Record(key="a", context="x", response="y")], FakeModel())
 
@@ -195,7 +189,7 @@ def test_failed_draws_are_counted_over_all_rounds():
     def rule(i, prompt):
         return Failure("refusal", "no") if i in (2, 11) else f"word{i} and thing{i}."
 
-    rows = run(reviews(12), Scripted(rule), max_failed_share=0.17)  # 2 of 12; a round has 4
+    rows = run(reviews(12), Scripted(rule), "remote.max_failed_share=0.17")  # 2 of 12; a round has 2 or 4
     assert sorted(row.finish_reason for row in rows) == ["refused"] * 2 + ["stop"] * 10
     with pytest.raises(BackendError, match=r"could not draw 2 of the 12 responses of progen"):
-        run(reviews(12), Scripted(rule), max_failed_share=0.1)
+        run(reviews(12), Scripted(rule), "remote.max_failed_share=0.1")

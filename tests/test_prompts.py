@@ -125,11 +125,10 @@ def test_the_whole_request_for_a_name():
          "Write a review of the film[[ Up]]. Its sentiment is[[ positive]]. Reply with the text of the review only."),
         ("films", "negative", {},
          "Write a film review. Its sentiment is[[ negative]]. Reply with the text of the review only."),
-        ("films", "negative", {"about": "Up", "form": "quote"},
-         'Below is a review of the film[[ Up]]. Its sentiment is[[ negative]].\n\nReview: "'),
         ("news", "Sci/Tech", {},
          "Write a news article about[[ science and technology]]. Reply with the text of the article only."),
-        ("news", "World", {"form": "quote"}, 'Below is a news article about[[ world news]].\n\nArticle: "'),
+        ("news", "World", {},
+         "Write a news article about[[ world news]]. Reply with the text of the article only."),
         ("films", "positive", {"about": "Up", "examples": [("Heat", "Long."), (None, "Short.")]},
          "A review of the film[[ Heat]]:\n[[Long.]]\n\nA film review:\n[[Short.]]\n\n"
          "Write a review of the film[[ Up]]. Its sentiment is[[ positive]]. Reply with the text of the review only."),

@@ -4,29 +4,25 @@ import logging
 
 import pytest
 
-from conftest import reviews
+from conftest import ingredients, reviews
 from mop.backends.base import Failure
-from mop.errors import BackendError, ConfigError, DataError
+from mop.errors import BackendError, DataError
 from mop.prompts import context_prompt
 from mop.randomness import derive_seed
-from mop.rivals.redraw import write_texts
+from mop.rivals.redraw import MAX_TRIES, write_texts
 from mop.storage.store import Store
-from mop.types import Decoding
 from scripted import Scripted
 
 
-def write(contexts, model, accept, store=None, **more):
+def write(contexts, model, accept, store=None, max_failed_share=0.0):
+    given = ingredients(model, f"remote.max_failed_share={max_failed_share}", store=store or Store(":memory:"), seed=3)
     return write_texts(
         contexts,
         lambda i, attempt: context_prompt(f"{contexts[i].context} try {attempt}"),
         accept,
-        generator=model,
-        store=store or Store(":memory:"),
-        decoding=Decoding(max_tokens=9),
-        seed=3,
+        given.drawing,
         method="m",
         temperature=0.5,
-        **more,
     )
 
 
@@ -46,18 +42,18 @@ def test_a_rejected_text_is_drawn_again_with_a_new_seed_and_keeps_its_label():
 def test_what_is_rejected_every_time_is_left_empty_and_said(caplog):
     model = Scripted(lambda i, prompt: "bad")
     with caplog.at_level(logging.WARNING, logger="mop"):
-        rows = write(reviews(2), model, lambda i, attempt, text: None, max_tries=3)
+        rows = write(reviews(2), model, lambda i, attempt, text: None)
     assert [row.response for row in rows] == ["", ""]
-    assert len(model.prompts) == 6
-    assert "m: 2 of 2 texts were rejected 3 times and are left empty" in caplog.text
+    assert len(model.prompts) == 2 * MAX_TRIES
+    assert "m: 2 of 2 texts were rejected 8 times and are left empty" in caplog.text
 
 
 def test_a_second_call_asks_for_nothing_and_gives_the_same_rows():
     store = Store(":memory:")
     accept = lambda i, attempt, text: text if len(text) > 1 or attempt else None  # noqa: E731
-    first = write(reviews(9), Scripted(lambda i, p: "x" * (i % 3)), accept, store, max_tries=2)
+    first = write(reviews(9), Scripted(lambda i, p: "x" * (i % 3)), accept, store)
     silent = Scripted(lambda i, prompt: pytest.fail("asked again"))
-    assert write(reviews(9), silent, accept, store, max_tries=2) == first
+    assert write(reviews(9), silent, accept, store) == first
 
 
 def test_a_call_that_died_goes_on_where_it_was():
@@ -79,8 +75,6 @@ def test_a_call_that_died_goes_on_where_it_was():
 
 def test_bad_input_is_refused():
     accept = lambda i, attempt, text: text  # noqa: E731
-    with pytest.raises(ConfigError, match="max_tries must be at least 1, got 0"):
-        write(reviews(1), Scripted(lambda i, p: "x"), accept, max_tries=0)
     with pytest.raises(DataError, match="2 contexts have 1 different keys"):
         write(reviews(1) * 2, Scripted(lambda i, p: "x"), accept)
 
@@ -97,8 +91,7 @@ def test_a_failed_draw_is_not_drawn_again_and_its_row_says_so(caplog):
     assert [row.n_tokens for row in rows] == [1, 0, 1, 0]
     assert len(model.prompts) == 4
     assert (
-        "m: 2 of 4 responses could not be had (content_filter, http-400); their rows say so, and "
-        "nothing is drawn instead"
+        "m: 2 of 4 responses failed (content_filter, http-400); their rows say so, and nothing is drawn instead"
     ) in caplog.text
 
 

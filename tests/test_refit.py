@@ -10,6 +10,7 @@ import torch
 
 from conftest import quick_run, reviews
 from mop import MixtureOfPersonas
+from mop.backends.ask import Drawing
 from mop.backends.fake import FakeModel
 from mop.backends.fake_server import FakeServer, Faults, start
 from mop.cli import FAILED, OK, main
@@ -60,19 +61,26 @@ def planted(mixture, truth, n, model, store, seed=0):
     """n records written by the model itself, with known persona weights."""
     contexts = [Record(key=f"c{i}", context="xyz"[i % 3], response="") for i in range(n)]
     hx = LetterEncoder().encode([c.context for c in contexts])
-    agents = [a[0] for a in draw_agents(with_persona_weights(mixture, truth), hx, contexts, seed=seed)]
-    written = simulate(
-        contexts, agents, mixture.personas, mixture.exemplars, generator=model, store=store,
-        decoding=Decoding(max_tokens=40, min_tokens=2), seed=seed, method="planted", task=mixture.task,
-    )  # fmt: skip
+    agents = draw_agents(with_persona_weights(mixture, truth), hx, contexts, seed=seed)
+    drawing = drawn_by(model, store, Decoding(max_tokens=40, min_tokens=2), seed=seed, task=mixture.task)
+    written = simulate(contexts, agents, mixture.personas, mixture.exemplars, drawing, method="planted")
     return [replace(c, response=w.response) for c, w in zip(contexts, written, strict=True)]
 
 
-def matched(mixture, population, store, model=None, **more):
-    more = {"samples_per_persona": 60, "decoding": Decoding(max_tokens=40, min_tokens=2), **more}
+def drawn_by(model, store, decoding, **more):
+    return Drawing(generator=model, store=store, decoding=decoding, **{"seed": 0, **more})
+
+
+def matched(mixture, population, store, model=None, samples_per_persona=60, encoder=None, min_tokens=2, **more):
+    drawing = drawn_by(model or FakeModel(), store, Decoding(max_tokens=40, min_tokens=min_tokens), **more)
     return refit_black_box(
-        mixture, population, model=model or FakeModel(), encoder=LetterEncoder(), store=store, **more
+        mixture, population, drawing, encoder=encoder or LetterEncoder(), samples_per_persona=samples_per_persona
     )
+
+
+def samples(mixture, contexts, n_tokens, *, model=None, store=None, seed=0, **more):
+    drawing = drawn_by(model or FakeModel(), store or Store(":memory:"), Decoding(max_tokens=n_tokens), seed=seed)
+    return samples_of_personas(mixture, contexts, drawing, encoder=LetterEncoder(), **more)
 
 
 def test_planted_weights_are_found_without_a_single_score():
@@ -88,10 +96,7 @@ def test_planted_weights_are_found_without_a_single_score():
 
 
 def test_samples_are_drawn_at_the_temperatures_of_the_simulation():
-    drawn = samples_of_personas(
-        unfitted(), [Record(key="c", context="abc", response="so")] * 2, model=FakeModel(),
-        encoder=LetterEncoder(), store=Store(":memory:"), decoding=Decoding(max_tokens=4), tau_factor=0.5, seed=0,
-    )  # fmt: skip
+    drawn = samples(unfitted(), [Record(key="c", context="abc", response="so")] * 2, 4, tau_factor=0.5)
     fitted = unfitted().temperatures
     assert [row.temperature for own in drawn for row in own] == pytest.approx(np.repeat(fitted / 2, 2))
 
@@ -102,10 +107,7 @@ def test_samples_show_what_the_simulation_shows():
     mixture = replace(mixture, exemplars=tuple(replace(e, label=labels[e.key]) for e in mixture.exemplars))
     records = [Record(key=f"c{i}", context="x", response="so", label="a") for i in range(20)]
     for same_label in (True, False):
-        drawn = samples_of_personas(
-            mixture, records, model=FakeModel(), encoder=LetterEncoder(), store=Store(":memory:"),
-            decoding=Decoding(max_tokens=4), same_label=same_label, seed=0,
-        )  # fmt: skip
+        drawn = samples(mixture, records, 4, same_label=same_label)
         assert all(labels[row.exemplar] == "a" for own in drawn for row in own) == same_label
 
 
@@ -172,10 +174,8 @@ def test_every_persona_answers_the_same_contexts_and_no_record_sees_itself():
             shown.extend(requests)
             return super().generate(requests, decoding)
 
-    texts = samples_of_personas(
-        mixture, [mixture.exemplars[row] for row in _order(mixture.exemplars, 5, seed=3)], model=Watched(),
-        encoder=LetterEncoder(), store=store, decoding=Decoding(max_tokens=8), seed=3,
-    )  # fmt: skip
+    asked = [mixture.exemplars[row] for row in _order(mixture.exemplars, 5, seed=3)]
+    texts = samples(mixture, asked, 8, model=Watched(), store=store, seed=3)
     assert [len(own) for own in texts] == [5] * 4
     assert {one.method for own in texts for one in own} == {"black-box"}
     last = [[t.segments[-1].text for t in r.branches[0].prompt.turns][-1] for r in shown]
@@ -189,7 +189,7 @@ def test_an_encoder_that_the_gates_do_not_know_is_refused():
         identity = "letters/2"
 
     with pytest.raises(ConfigError, match="fitted on embeddings of 'letters/1', got the encoder 'letters/2'"):
-        refit_black_box(unfitted(), reviews(4), model=FakeModel(), encoder=Other(), store=Store(":memory:"))
+        matched(unfitted(), reviews(4), Store(":memory:"), encoder=Other())
 
 
 def test_too_little_to_match_is_refused():
@@ -200,7 +200,7 @@ def test_too_little_to_match_is_refused():
         matched(unfitted(), silent, Store(":memory:"))
     mute = FakeModel(mean_length=1e-9)
     with pytest.raises(DataError, match="0 of 4 samples of persona p0 hold any text; at least 2"):
-        matched(unfitted(), reviews(4), Store(":memory:"), mute, samples_per_persona=4, decoding=Decoding())
+        matched(unfitted(), reviews(4), Store(":memory:"), mute, samples_per_persona=4, min_tokens=0)
 
 
 # ------------------------------------------------------------------------------------------ on a run

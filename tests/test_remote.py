@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 
+from mop.backends.ask import Drawing
 from mop.backends.base import Generator, Scorer, as_scorer
 from mop.backends.curve import BETAS
 from mop.backends.dialects import ScoreDialect, read_json, read_scores
@@ -677,12 +678,9 @@ def answered_by_four(server: FakeServer, folder: Path, n: int) -> tuple[list[str
     personas = [Persona(key=word, description=f"a fan of {word}") for word in WORDS]
     model = connect(server, settings=RemoteSettings(dialect="vllm", max_failed_share=1.0))
     with Store(folder / "store.sqlite") as store:
-        rows = list(
-            simulate(
-                contexts, [Agent(k, (), 1.0) for k in chosen], personas, [], generator=model,
-                store=store, decoding=Decoding(max_tokens=4), seed=0, max_failed_share=1.0,
-            )
-        )  # fmt: skip
+        short = Decoding(max_tokens=4)
+        drawing = Drawing(generator=model, store=store, seed=0, decoding=short, max_failed_share=1.0)
+        rows = list(simulate(contexts, [Agent(k, (), 1.0) for k in chosen], personas, [], drawing))
     return [WORDS[k] for k in chosen], {row.id: row for row in rows}
 
 

@@ -174,7 +174,7 @@ def test_a_server_that_cannot_score_is_refused_before_any_work(source, tmp_path)
 
 
 def test_averaging_agents_word_by_word_is_refused_before_any_work(source, tmp_path):
-    config = quick(source, 'simulate.mix="tokens"', "simulate.n_agents=2")
+    config = quick(source, "simulate.agents_per_response=2")
     server = FakeServer("vllm")
     with pytest.raises(ConfigError, match="which a server does not give"):
         run(config, tmp_path / "run", models=Models(config, lm=served(server)))

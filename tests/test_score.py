@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mop.backends.ask import score_requests
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, DataError
 from mop.mixture.score import (
@@ -12,7 +13,6 @@ from mop.mixture.score import (
     cell_scorer,
     component_requests,
     score_cells,
-    score_requests,
     score_table,
 )
 from mop.prompts import simulation_prompt
@@ -200,7 +200,7 @@ def test_cells_come_back_in_their_order_with_the_tokens_newly_spent():
     cells = [(3, 1, 0), (0, None, None), (1, 0, None), (0, 1, 0)]
     calls = []
     with Store(":memory:") as store:
-        found, spent = score_cells(
+        found = score_cells(
             RECORDS,
             cells,
             PERSONAS,
@@ -214,10 +214,10 @@ def test_cells_come_back_in_their_order_with_the_tokens_newly_spent():
             persona = None if k is None else PERSONAS[k].description
             expected = by_hand(RECORDS[i], persona, None if j is None else EXEMPLARS[j])
             assert (score.log_lik == expected.log_lik).all()
-        assert spent == 15 + 9 + 5 + 9
+        assert store.spent()["score"] == (4, 15 + 9 + 5 + 9)
         assert calls == [("score", 0, 4), ("score", 4, 4)]
-        again = score_cells(RECORDS, cells, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
-        assert again[1] == 0
+        score_cells(RECORDS, cells, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
+        assert store.spent()["score"].calls == 4
 
 
 def test_fit_asks_by_arrays_of_rows():

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mop.backends.ask import Drawing, FailedDraws
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import ArtifactError, BackendError, DataError
 from mop.mixture.score import score_table
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.simulate.write import CUT_SHARE, FailedDraws, cut_notes, cut_share, read_responses, simulate, write_responses
+from mop.simulate.write import CUT_SHARE, cut_notes, cut_share, read_responses, simulate, write_responses
 from mop.storage.run_folder import RunFolder, read_jsonl, write_parquet
 from mop.storage.store import Store, generation_key
 from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
@@ -39,22 +40,10 @@ COMPONENTS = [(k, j) for k in (0, 1, None) for j in (0, 1, None)]
 SEED = 7
 
 
-def run(contexts, agents, *, store=None, model=None, decoding=None, **options):
-    model = model or FakeModel(BETAS)
+def run(contexts, agents, *, method="mop", store=None, model=None, **options):
     with Store(":memory:") if store is None else _kept(store) as store:
-        return list(
-            simulate(
-                contexts,
-                agents,
-                PERSONAS,
-                EXEMPLARS,
-                generator=model,
-                store=store,
-                decoding=decoding or Decoding(),
-                seed=SEED,
-                **options,
-            )
-        )
+        drawing = Drawing(generator=model or FakeModel(BETAS), store=store, seed=SEED, **options)
+        return list(simulate(contexts, agents, PERSONAS, EXEMPLARS, drawing, method=method))
 
 
 @contextmanager
@@ -119,11 +108,11 @@ def test_several_exemplars_of_one_agent_share_a_prompt():
 
 
 def test_several_agents_write_one_response_token_by_token():
-    voices = (
+    together = (
         Agent(0, (1,), 0.5, log_pi=math.log(0.3), log_omega=math.log(0.5)),
         Agent(1, (), 1.0, log_pi=math.log(0.45)),
     )
-    (response,) = run(RECORDS[5:6], [voices])
+    (response,) = run(RECORDS[5:6], [together])
     assert (response.persona, response.exemplar) == ("p0 p1", "r0 -")
     assert response.temperature == pytest.approx(0.75)
     assert response.log_pi == pytest.approx(math.log(0.3 * 0.45))
@@ -212,16 +201,8 @@ def test_responses_stream_while_later_ones_are_not_yet_drawn():
     sizes = []
     model = FakeModel(BETAS, batch_size=5, on_batch=sizes.append)
     with Store(":memory:") as store:
-        stream = simulate(
-            RECORDS,
-            agents_for(RECORDS),
-            PERSONAS,
-            EXEMPLARS,
-            generator=model,
-            store=store,
-            decoding=Decoding(),
-            seed=SEED,
-        )
+        drawing = Drawing(generator=model, store=store, seed=SEED)
+        stream = simulate(RECORDS, agents_for(RECORDS), PERSONAS, EXEMPLARS, drawing)
         assert [r.id for r in itertools.islice(stream, 3)] == ["r0", "r1", "r2"]
         assert sizes == [5]
         assert store.counts()["generation"] == 5
@@ -315,9 +296,8 @@ def chain(folder):
             table = score_table(RECORDS, COMPONENTS, PERSONAS, EXEMPLARS, scorer=model, store=store)
             best = [COMPONENTS[c] for c in np.argmax(table.curves[:, :, 1], axis=1)]
             agents = [Agent(k, () if j is None else (j,), 0.8) for k, j in best]
-            stream = simulate(
-                RECORDS, agents, PERSONAS, EXEMPLARS, generator=model, store=store, decoding=Decoding(), seed=SEED
-            )
+            drawing = Drawing(generator=model, store=store, seed=SEED)
+            stream = simulate(RECORDS, agents, PERSONAS, EXEMPLARS, drawing)
             write_responses(run_folder.responses, stream)
             write_parquet(run_folder.responses_parquet, read_responses(run_folder.responses))
             run_folder.finish_stage("simulate", "inputs", files=[run_folder.responses, run_folder.responses_parquet])
@@ -464,14 +444,18 @@ def test_a_run_that_fills_the_disk_goes_on_when_there_is_space(tmp_path):
 
 
 def test_so_many_draws_may_fail_and_not_one_more():
-    failed = FailedDraws(24, 0.1, method="mop", model="m")  # 2.4
+    def of(n, share):
+        drawing = Drawing(generator=FakeModel(), store=Store(":memory:"), seed=0, max_failed_share=share)
+        return FailedDraws(n, drawing, method="mop")
+
+    failed = of(24, 0.1)  # 2.4
     for _ in range(2):
         assert failed.settle(Failure("http-400", "bad"))[1] == "failed"
         failed.check()
     assert failed.settle(Failure("refusal", "no"))[1] == "refused"
-    with pytest.raises(BackendError, match=r"m could not draw 3 of the 24 responses of mop \(http-"):
+    with pytest.raises(BackendError, match=r"fake could not draw 3 of the 24 responses of mop \(http-"):
         failed.check()
-    exact = FailedDraws(100, 0.29, method="mop", model="m")  # 100 * 0.29 is 28.999999999999996
+    exact = of(100, 0.29)  # 100 * 0.29 is 28.999999999999996
     for _ in range(29):
         exact.settle(Failure("refusal", "no"))
     exact.check()

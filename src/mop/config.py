@@ -210,23 +210,22 @@ class RemoteSettings(Ceilings):
             check_variable(self.api_key_env)
 
 
+MAX_PERSONAS = 24
+"""K of ``n_personas = "auto"`` at the most; chosen, not tuned."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonaConfig(Section):
     """Where the personas come from."""
 
     n_personas: int | str = 12
-    """K, clusters of the exemplars; auto: one for every five different texts, weights say what each is worth."""
-    max_personas: AtLeast2 = 24
-    """K of auto at the most."""
+    """K, clusters of the exemplars; auto: one for every five different texts, up to 24; weights say what each is
+    worth."""
     writer: Literal["keywords", "llm", "file", "record", "random"] = "keywords"
-    """keywords (from the cluster's words and manner), llm (the language model summarises), file; for ablations
+    """keywords (from the cluster's words), llm (the language model summarises), file; for ablations
     record (the record nearest the centre is the persona) and random (a random record is)."""
     path: str | None = None
     """Your personas (JSONL, or one a line in a .txt), for writer = "file"."""
-    n_sources: Positive = 10
-    """Records nearest the centre that the writer looks at."""
-    n_keywords: Positive = 8
-    """Words per persona, for writer = "keywords"."""
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
@@ -244,7 +243,7 @@ class PersonaConfig(Section):
         """K, or the number of candidates if K is to be found: at least five different texts for each."""
         if isinstance(self.n_personas, int):
             return self.n_personas
-        return max(1, min(self.max_personas, n_distinct // 5))
+        return max(1, min(MAX_PERSONAS, n_distinct // 5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,11 +344,14 @@ class SimulateConfig(Section):
     """Nucleus truncation; below 1 the sampler is no longer the fitted model."""
     top_k: Count = 0
     """Truncation to the k likeliest tokens; above 0 the sampler is no longer the fitted model."""
-    mix: Literal["none", "tokens", "prompt", "neighbours"] = "none"
-    """none, tokens (average the next-token distributions of L agents), prompt (L exemplars drawn under one persona
-    in one prompt) or neighbours (the exemplar drawn and the L - 1 most like it in one prompt)."""
-    n_agents: Positive = 1
-    """L, agents drawn for one response, or exemplars in its prompt; above 1 with another mix than none."""
+    exemplars_per_prompt: Positive = 1
+    """Exemplars in an agent's prompt; the fit scored one at a time."""
+    exemplars_from: Literal["gates", "similar"] = "gates"
+    """Where those after the first come from: gates (drawn one after another from the persona's weights) or similar
+    (those most like the first)."""
+    agents_per_response: Positive = 1
+    """Agents that write a response together: their next-token distributions are averaged. Above 1 needs a local
+    model."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
     """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; all
     in docs/baselines.md."""
@@ -365,10 +367,10 @@ class SimulateConfig(Section):
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
-        if (self.mix == "none") != (self.n_agents == 1):
+        if self.exemplars_from == "similar" and self.exemplars_per_prompt == 1:
             raise ConfigError(
-                f'n_agents above 1 goes with mix = "tokens", "prompt" or "neighbours", got n_agents '
-                f"{self.n_agents} and mix {self.mix!r}; set both or neither"
+                'exemplars_from = "similar" shows exemplars that are like the first, and exemplars_per_prompt is 1, '
+                'so there are none; set exemplars_per_prompt to 2 or more, or exemplars_from to "gates"'
             )
         _are_methods("controls", self.controls)
 
@@ -392,20 +394,19 @@ class SimulateConfig(Section):
                 "Personas and exemplars are drawn given that the exemplar has the record's label, where at least two "
                 "have it (simulate.same_label); the fitted model draws from all exemplars."
             )
-        if self.mix == "tokens":
+        if self.agents_per_response > 1:
             said.append(
-                f"The next-token distributions of {self.n_agents} agents are averaged in equal shares (simulate.mix); "
-                "the fitted model draws one agent for a response."
+                f"The next-token distributions of {self.agents_per_response} agents are averaged in equal shares "
+                "(simulate.agents_per_response); the fitted model draws one agent for a response."
             )
-        if self.mix == "prompt":
-            said.append(
-                f"A prompt shows {self.n_agents} exemplars drawn one after another under one persona (simulate.mix); "
-                "the fit scored one exemplar at a time."
+        if self.exemplars_per_prompt > 1:
+            which = (
+                f"the exemplar that was drawn and the {self.exemplars_per_prompt - 1} most like it"
+                if self.exemplars_from == "similar"
+                else f"{self.exemplars_per_prompt} exemplars drawn one after another under one persona"
             )
-        if self.mix == "neighbours":
             said.append(
-                f"A prompt shows the exemplar that was drawn and the {self.n_agents - 1} most like it (simulate.mix); "
-                "the fit scored one exemplar at a time."
+                f"A prompt shows {which} (simulate.exemplars_per_prompt); the fit scored one exemplar at a time."
             )
         return said
 
@@ -447,16 +448,8 @@ class CompareConfig(Section):
     """Times that mop and the best rivals draw, at least n_seeds; 0: as many as all others."""
     domain: Literal["plain", "films", "restaurants", "news"] = "plain"
     """What rivals are asked for: films, restaurants, news (by label), or plain (by the record's context)."""
-    form: Literal["chat", "quote"] = "chat"
-    """How ZeroGen and ProGen ask: chat, or quote (an opening quotation mark, for models that continue text)."""
-    n_names: Positive = 500
-    """Names of films or restaurants that ZeroGen and ProGen let the model make up."""
     min_words: Positive = 10
     """ZeroGen and ProGen drop shorter texts."""
-    max_tries: Positive = 8
-    """Draws for one text of a rival before it is left empty."""
-    rounds: Positive = 5
-    """Rounds of ProGen; a classifier judges the texts so far after each."""
     encoders: tuple[str, ...] = ()
     """Encoders of the metrics, the headline one first; none: model.encoder."""
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -533,7 +526,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                 "max_steps": 60},
         "simulate": {"n_responses": 24, "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},
-        "compare": {"n_responses": 24, "n_names": 8, "min_words": 1, "rounds": 2},
+        "compare": {"n_responses": 24, "min_words": 1},
     },
 }  # fmt: skip
 """Named starting points. ``demo``: film critics; ``paper``: the paper's recipe (its sizes; smaller models are
@@ -599,14 +592,40 @@ def describe(section: type) -> dict[str, str]:
     return meaning
 
 
+_DRAWING = (
+    'write simulate.exemplars_per_prompt = 3 (it was n_agents = 3 with mix = "prompt"), the same with '
+    'simulate.exemplars_from = "similar" (mix = "neighbours"), or simulate.agents_per_response = 3 (mix = "tokens")'
+)
+
 REMOVED: Mapping[str, str] = {
+    "compare.form": "leave it out: rivals ask in the chat form",
+    "compare.max_tries": "leave it out: a text of a rival is drawn 8 times at the most",
+    "compare.n_names": "leave it out: ZeroGen and ProGen have 500 names made up",
+    "compare.rounds": "leave it out: ProGen has 5 rounds",
     "fit.coverage_records": "records that no component explains are no longer looked for; leave it out",
+    "personas.max_personas": 'leave it out: n_personas = "auto" finds up to 24',
+    "personas.n_keywords": "leave it out: a persona names up to 8 words",
+    "personas.n_sources": "leave it out: a writer looks at the 10 records nearest the centre",
+    "simulate.mix": _DRAWING,
+    "simulate.n_agents": _DRAWING,
 }
 """``section.name`` of earlier versions, and what to write instead: it follows "NAME is no longer a setting;"."""
 
 SECTIONS: Mapping[str, type] = {
     name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int
 }
+
+
+def refuse_removed(name: str) -> None:
+    """Refuse a setting of an earlier version, ``section.name``, and pass any other name.
+
+    Raises
+    ------
+    ConfigError
+        Says what to write instead.
+    """
+    if name in REMOVED:
+        raise ConfigError(f"{name} is no longer a setting; {REMOVED[name]}")
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
@@ -616,8 +635,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
     unknown = [key for key in values if key not in hints]
     if unknown:
         name = f"{where}.{unknown[0]}" if where else unknown[0]
-        if name in REMOVED:
-            raise ConfigError(f"{name} is no longer a setting; {REMOVED[name]}")
+        refuse_removed(name)
         near = difflib.get_close_matches(unknown[0], hints, n=1, cutoff=0.0)[0]
         raise ConfigError(
             f"unknown setting {name}; did you mean {f'{where}.{near}' if where else near}? "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mop.backends.ask import Drawing
     from mop.backends.base import Generator, LanguageModel, Scorer
     from mop.backends.encoder import TextEncoder
     from mop.config import FitConfig, PersonaConfig, RemoteSettings
@@ -285,16 +286,11 @@ class MixtureOfPersonas:
         self.mixture_ = refit_black_box(
             self._fitted(),
             _as_records(records),
-            model=self._open_generator(),
+            self._drawing(seed, decoding, task=self._fitted().task),
             encoder=self._open_encoder(),
-            store=self._open_store(),
             samples_per_persona=samples_per_persona,
-            decoding=decoding,
             tau_factor=tau_factor,
             same_label=same_label,
-            max_failed_share=self._remote_settings().max_failed_share,
-            seed=self.seed if seed is None else seed,
-            progress=self.progress,
         )
         return self
 
@@ -520,10 +516,12 @@ class MixtureOfPersonas:
         *,
         seed: int | None = None,
         decoding: Decoding | None = None,
-        n_agents: int = 1,
-        mix: str = "none",
+        exemplars_per_prompt: int = 1,
+        exemplars_from: Literal["gates", "similar"] = "gates",
+        agents_per_response: int = 1,
         tau_factor: float = 1.0,
         same_label: bool = False,
+        **removed: Any,
     ) -> list[Response]:
         """Draw one response to each context: persona, exemplar, then text.
 
@@ -536,11 +534,15 @@ class MixtureOfPersonas:
         seed : int, optional
             By default the constructor's.
         decoding : Decoding, optional
-        n_agents, mix, tau_factor, same_label : int, str, float, bool
-            As in the settings of ``simulate``: L agents that write one response together, how
-            (``tokens``, ``prompt`` or ``neighbours``), what multiplies the temperatures, and whether persona and
-            exemplar of a record with a label are drawn given that the exemplar has it. What makes the draws others
-            than the fitted model's is logged as a warning.
+        exemplars_per_prompt, exemplars_from, agents_per_response : int, str, int
+            As in the settings of ``simulate``: how many exemplars a prompt shows, where those after the first come from
+            (``gates`` or ``similar``), and how many agents write a response together.
+        tau_factor, same_label : float, bool
+            As there: what multiplies the temperatures, and whether persona and exemplar of a record with a label are
+            drawn given that the exemplar has it. What makes the draws others than the fitted model's is logged as a
+            warning.
+        **removed
+            Names of earlier versions are refused, and the message says what to write instead.
 
         Returns
         -------
@@ -554,41 +556,28 @@ class MixtureOfPersonas:
         DataError
             For one string in place of several, or a row that cannot be used.
         """
-        from mop.config import SimulateConfig
-        from mop.simulate.draw import draw_writers
+        from mop.config import SimulateConfig, refuse_removed
+        from mop.simulate.draw import draw_agents
         from mop.simulate.write import simulate
 
+        for name in removed:
+            refuse_removed(f"simulate.{name}")
+            raise TypeError(f"sample() has no parameter {name!r}")
         decoding = decoding or Decoding()
         settings = SimulateConfig(
-            n_agents=n_agents, mix=cast(Any, mix), tau_factor=tau_factor, same_label=same_label,
+            exemplars_per_prompt=exemplars_per_prompt, exemplars_from=exemplars_from,
+            agents_per_response=agents_per_response, tau_factor=tau_factor, same_label=same_label,
             min_tokens=decoding.min_tokens, top_p=decoding.top_p, top_k=decoding.top_k,
         )  # fmt: skip
         for departure in settings.departures():
             logger.warning("%s", departure)
-        seed = self.seed if seed is None else seed
         asked = _as_contexts(contexts)
         if not asked:
             return []
-        fitted, store = self._fitted(), self._open_store()
-        hx = self._context_vectors(asked)
-        writers = draw_writers(
-            fitted, hx, asked, seed=seed, n_agents=n_agents, mix=mix, tau_factor=tau_factor, same_label=same_label
-        )
-        return list(
-            simulate(
-                asked,
-                writers,
-                fitted.personas,
-                fitted.exemplars,
-                generator=self._open_generator(),
-                store=store,
-                decoding=decoding,
-                seed=seed,
-                task=fitted.task,
-                max_failed_share=self._remote_settings().max_failed_share,
-                progress=self.progress,
-            )
-        )
+        fitted = self._fitted()
+        drawing = self._drawing(seed, decoding, task=fitted.task)
+        agents = draw_agents(fitted, self._context_vectors(asked), asked, settings, seed=drawing.seed)
+        return list(simulate(asked, agents, fitted.personas, fitted.exemplars, drawing))
 
     # ------------------------------------------------------------------------------------------ files
 
@@ -681,6 +670,20 @@ class MixtureOfPersonas:
             store=self._open_store(),
             n_components=self.score_components,
             seed=self.seed,
+            progress=self.progress,
+        )
+
+    def _drawing(self, seed: int | None, decoding: Decoding | None, *, task: str) -> Drawing:
+        """How texts are drawn."""
+        from mop.backends.ask import Drawing
+
+        return Drawing(
+            generator=self._open_generator(),
+            store=self._open_store(),
+            seed=self.seed if seed is None else seed,
+            decoding=decoding or Decoding(),
+            task=task,
+            max_failed_share=self._remote_settings().max_failed_share,
             progress=self.progress,
         )
 

@@ -186,9 +186,8 @@ def label_prompt(
     *,
     about: str | None = None,
     examples: Sequence[tuple[str | None, str]] = (),
-    form: str = "chat",
 ) -> Prompt:
-    r"""Return the request for a text with a label (ZeroGen, stage 2; ProGen with examples).
+    """Return the request for a text with a label (ZeroGen, stage 2; ProGen with examples).
 
     Parameters
     ----------
@@ -198,9 +197,6 @@ def label_prompt(
         The film or restaurant.
     examples : sequence of (about, text)
         Shown before, without their labels.
-    form : {"chat", "quote"}
-        ``chat`` asks for the text only; ``quote`` states what the text is and ends with an opening
-        quotation mark, the form for a model that continues text.
 
     Examples
     --------
@@ -215,17 +211,14 @@ def label_prompt(
         else:
             parts += [_ours(f"A {domain.thing} of the {domain.about}"), _data(" " + name), _ours(":")]
         parts += [_ours("\n"), _data(text), _ours("\n\n")]
-    if form == "chat":
-        opening, closing = "Write a", f". Reply with the text of the {domain.thing} only."
-    else:
-        opening, closing = "Below is a", f'.\n\n{domain.thing.capitalize()}: "'
+    closing = f". Reply with the text of the {domain.thing} only."
     words = _data(" " + label_words(domain, label))
     if not domain.names_sentiment:
-        parts += [_ours(f"{opening} {domain.kind} about"), words, _ours(closing)]
+        parts += [_ours(f"Write a {domain.kind} about"), words, _ours(closing)]
     elif about is None:
-        parts += [_ours(f"{opening} {domain.kind}. Its sentiment is"), words, _ours(closing)]
+        parts += [_ours(f"Write a {domain.kind}. Its sentiment is"), words, _ours(closing)]
     else:
-        parts += [_ours(f"{opening} {domain.thing} of the {domain.about}"), _data(" " + about)]
+        parts += [_ours(f"Write a {domain.thing} of the {domain.about}"), _data(" " + about)]
         parts += [_ours(". Its sentiment is"), words, _ours(closing)]
     return _request(*parts)
 

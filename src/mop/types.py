@@ -180,13 +180,12 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A drawn component: which persona, which exemplar, at which temperature, and how likely the draw was."""
+    """A drawn component: which persona, which exemplars, at which temperature, and how likely the draw was."""
 
     persona: int | None
     """Row of the persona list; None for no persona."""
     exemplars: tuple[int, ...]
-    """Rows of the exemplar list, in the order of the prompt; empty for none; several with ``mix="prompt"`` and
-    ``"neighbours"``."""
+    """Rows of the exemplar list, in the order of the prompt; empty for none."""
     temperature: float
     log_pi: float = 0.0
     """Natural log of the probability that this persona was drawn."""

@@ -294,7 +294,7 @@ class RemoteGenerator:
             if len(request.branches) != 1:
                 raise BackendError(
                     f"request {index} mixes {len(request.branches)} agents token by token, which needs the model's "
-                    'logits; a server draws from one branch; use mix = "prompt" or "neighbours", or a local model'
+                    "logits; a server draws from one branch; use exemplars_per_prompt, or a local model"
                 )
 
         async def prepare(client: httpx.AsyncClient) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mop.errors import ConfigError
+from mop.personas.cluster import Clustering
+from mop.personas.writers import members_of, persona_key
 from mop.randomness import rng_of
 from mop.types import Persona, Record
-
-if TYPE_CHECKING:
-    from mop.personas.cluster import Clustering
-from mop.personas.writers import members_of, persona_key
 
 
 def record_personas(records: Sequence[Record], clustering: Clustering) -> list[Persona]:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mop.errors import ConfigError, DataError
 from mop.randomness import derive_seed
@@ -23,12 +23,12 @@ class Clustering:
     labels: NDArray[np.int64]
     """Shape (n,), 0 to K - 1."""
     centres: NDArray[np.float32]
-    """Shape (K, D), the weighted mean of each group."""
+    """Shape (K, D), the mean of each group."""
     nearest: list[NDArray[np.int64]]
     """K arrays; rows of the group, the nearest to its centre first, equally near ones in order."""
 
 
-def cluster(vectors: FloatArray, n_clusters: int, *, seed: int, weights: ArrayLike | None = None) -> Clustering:
+def cluster(vectors: FloatArray, n_clusters: int, *, seed: int) -> Clustering:
     """Group vectors by k-means with the k-means++ start.
 
     Parameters
@@ -40,8 +40,6 @@ def cluster(vectors: FloatArray, n_clusters: int, *, seed: int, weights: ArrayLi
         K, at most the number of different vectors.
     seed : int
         The same seed gives the same groups, on any number of cores.
-    weights : array-like, shape (n,), optional
-        How much each row counts, > 0; by default all the same.
 
     Returns
     -------
@@ -52,14 +50,13 @@ def cluster(vectors: FloatArray, n_clusters: int, *, seed: int, weights: ArrayLi
     ConfigError
         If ``n_clusters`` is below 1 or there are not so many groups in the data.
     DataError
-        If ``vectors`` or ``weights`` have a wrong shape or a value that is not usable.
+        If ``vectors`` have a wrong shape or a value that is not finite.
     """
     _check_vectors(vectors)
-    sample_weight = _checked_weights(weights, len(vectors))
     n_distinct = len({row.tobytes() for row in vectors})
     if not 1 <= n_clusters <= n_distinct:
         raise _too_many(n_clusters, len(vectors), n_distinct)
-    labels = _k_means(vectors, n_clusters, seed, sample_weight)
+    labels = _k_means(vectors, n_clusters, seed)
     labels, n_found = _largest_first(labels)
     if n_found < n_clusters:  # vectors that differ by rounding alone
         raise _too_many(n_clusters, len(vectors), n_found)
@@ -68,17 +65,14 @@ def cluster(vectors: FloatArray, n_clusters: int, *, seed: int, weights: ArrayLi
     for k in range(n_clusters):
         rows = np.flatnonzero(labels == k)
         members = vectors[rows].astype(np.float64)
-        share = None if sample_weight is None else sample_weight[rows]
-        centre = np.average(members, axis=0, weights=share)
+        centre = members.mean(axis=0)
         distance = np.linalg.norm(members - centre, axis=1)
         nearest.append(rows[np.argsort(distance, kind="stable")])
         centres[k] = centre
     return Clustering(labels=labels, centres=centres, nearest=nearest)
 
 
-def _k_means(
-    vectors: FloatArray, n_clusters: int, seed: int, sample_weight: NDArray[np.float64] | None
-) -> NDArray[np.int64]:
+def _k_means(vectors: FloatArray, n_clusters: int, seed: int) -> NDArray[np.int64]:
     """Return the labels of scikit-learn's k-means, shape (n,)."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -89,7 +83,7 @@ def _k_means(
     with threadpool_limits(limits=1), warnings.catch_warnings():
         # Fewer groups than asked for is an error of ours, raised by the caller.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(vectors, sample_weight=sample_weight)
+        model.fit(vectors)
     return np.asarray(model.labels_, dtype=np.int64)
 
 
@@ -115,22 +109,6 @@ def _check_vectors(vectors: FloatArray) -> None:
             f"{len(bad)} of {len(vectors)} vectors hold a value that is not finite, the first is "
             f"row {bad[0]}; expected finite numbers; check the encoder"
         )
-
-
-def _checked_weights(weights: ArrayLike | None, n_rows: int) -> NDArray[np.float64] | None:
-    """Return weights as float64, shape (n,), or say what is wrong with them."""
-    if weights is None:
-        return None
-    checked = np.asarray(weights, dtype=np.float64)
-    if checked.shape != (n_rows,):
-        raise DataError(f"weights have the shape {checked.shape}; expected ({n_rows},), one for each vector")
-    bad = np.flatnonzero(~(np.isfinite(checked) & (checked > 0)))
-    if len(bad):
-        raise DataError(
-            f"weight {bad[0]} is {checked[bad[0]]}; expected finite numbers above 0; "
-            f"leave out rows that are not to count"
-        )
-    return checked
 
 
 def _too_many(n_clusters: int, n_rows: int, n_groups: int) -> ConfigError:

@@ -47,9 +47,6 @@ def mark_duplicates(personas: Sequence[Persona]) -> list[Persona]:
     ]
 
 
-# --------------------------------------------------------------------------- doubts
-
-
 def _any_of(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 

@@ -16,8 +16,6 @@ from mop.personas.writers import persona_key
 from mop.storage.run_folder import write_jsonl
 from mop.types import Persona
 
-# --------------------------------------------------------------------------- files
-
 _FIELDS = tuple(field.name for field in fields(Persona))
 # A person's "a film student" needs no full stop to be a good persona.
 _OF_WRITERS_ONLY = frozenset({"too-short", "unfinished", "chatter", "voice"})

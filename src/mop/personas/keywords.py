@@ -8,17 +8,15 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from mop.personas.cluster import Clustering
+from mop.personas.doubts import mark_duplicates, security_doubts
+from mop.personas.units import UNSPACED, unit_pattern
+from mop.personas.writers import members_of, persona_of
 from mop.types import Persona, Record
 
-if TYPE_CHECKING:
-    from mop.personas.cluster import Clustering
-from mop.personas.doubts import mark_duplicates, security_doubts
-from mop.personas.units import OPEN_END, UNSPACED, is_finished, unit_pattern, units_of
-from mop.personas.writers import check_counts, members_of, persona_of
+N_KEYWORDS = 8
+"""Most words or two-word phrases that a description names; fewer if fewer are typical. Chosen, not tuned."""
 
 # Share of words on the English list from which texts count as English.
 _ENGLISH_SHARE = 0.3
@@ -181,10 +179,8 @@ def _best_pair(vocabulary: _Vocabulary, key: str) -> tuple[str, str] | None:
     return min(near, key=lambda pair: (-vocabulary.pairs[pair], pair), default=None)
 
 
-def _keywords(
-    vocabulary: _Vocabulary, weights: Mapping[str, float], whole: Counter[str], n_keywords: int, size: int
-) -> list[str]:
-    """Choose the heaviest words of one cluster, each word form once, as they are usually spelled.
+def _keywords(vocabulary: _Vocabulary, weights: Mapping[str, float], whole: Counter[str], size: int) -> list[str]:
+    """Choose the `N_KEYWORDS` heaviest words of one cluster, each word form once, as they are usually spelled.
 
     A word counts if 3 % of the records of the cluster have it, and two (one person's word is
     neither typical nor ours to tell), and it is at least twice as frequent as in the other clusters
@@ -200,7 +196,7 @@ def _keywords(
     chosen: list[str] = []
     used: list[str] = []
     for key in sorted(able, key=lambda k: (-weights[k], vocabulary.first[k])):
-        if len(chosen) == n_keywords:
+        if len(chosen) == N_KEYWORDS:
             break
         if any(_is_variant(key, other) for other in used):
             continue
@@ -212,115 +208,18 @@ def _keywords(
     return chosen
 
 
-# --------------------------------------------------------------------------- style
-
-_ENGLISH_CUES: tuple[tuple[str, str], ...] = (
-    ('say "I"', r"(?<![\w.])(?:i|me|my|mine|myself)(?![\w.])(?!')|\bi['’ ]+(?:m|d|ve|ll)\b"),
-    ('address the reader as "you"', r"\b(?:you|your|yours)\b"),
-)
-_CUES: tuple[tuple[str, str], ...] = (
-    ("use exclamation marks", r"[!！]"),
-    ("ask questions", r"[?？؟\u037e]"),
-    ("use quotation marks", r"[\"“”„«»「」『』]|``"),
-    ("give figures", r"\d"),
-    ("add remarks in brackets", r"[(（]"),
-    ("trail off with dots", r"\.\.\.|…|\. \. \."),
-    ("break off with dashes", r"[—–]|(?<!-)--(?!-)| - "),
-    ("use emoji", "[\u2600-\u27bf\U0001f300-\U0001faff]"),
-    ("use hashtags", r"(?<!\w)#\w"),
-    ("start new lines", r"\S[^\S\n]*\n"),
-)
-_LOWER = "write in lower case only"
-
-
-def _is_lower(text: str) -> bool:
-    return text == text.lower() and text != text.upper()
-
-
-@dataclass(frozen=True, slots=True)
-class _Style:
-    """What can be counted about the manner of n texts."""
-
-    n_words: np.ndarray[Any, np.dtype[np.float64]]
-    """Shape (n,); letters in scripts without spaces."""
-    marks: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
-    """Cue to shape (n,)."""
-    labels: tuple[str | None, ...]
-
-    def of(self, rows: np.ndarray[Any, np.dtype[np.intp]]) -> _Style:
-        return _Style(
-            self.n_words[rows],
-            {cue: marks[rows] for cue, marks in self.marks.items()},
-            tuple(self.labels[i] for i in rows),
-        )
-
-
-def _style(records: Sequence[Record], *, is_english: bool) -> _Style:
-    texts = [record.response for record in records]
-    marks = {
-        cue: np.array([re.search(pattern, text, re.IGNORECASE) is not None for text in texts])
-        for cue, pattern in (*(_ENGLISH_CUES if is_english else ()), *_CUES)
-    }
-    marks[_LOWER] = np.array([_is_lower(text) for text in texts])
-    marks[OPEN_END] = np.array([not is_finished(text) for text in texts])
-    n_words = [len(units_of(text)) for text in texts]
-    labels = tuple(record.label for record in records)
-    return _Style(np.array(n_words, float), marks, labels)
-
-
-def _differs(share: float, whole: float, n: int) -> bool:
-    """Whether a share of n records is two standard errors away from the share in the whole."""
-    return abs(share - whole) >= 2 * math.sqrt(whole * (1 - whole) / max(1, n))
-
-
-def _length_sentence(style: _Style, whole: _Style) -> str:
-    """Say if the texts are clearly shorter or longer than most."""
-    here, usual = float(np.median(style.n_words)), float(np.median(whole.n_words))
-    if here < usual and here <= 0.8 * usual:
-        return "You write shorter texts than most."
-    if here > usual and here >= 1.25 * usual:
-        return "You write longer texts than most."
-    return ""
-
-
-def _cue_sentence(style: _Style, whole: _Style) -> str:
-    """Name up to four habits that clearly more records have here, or fewer, than among all."""
-    n = len(style.labels)
-    found: list[tuple[int, float, str, str]] = []
-    for cue, marks in style.marks.items():
-        share, among_all = float(marks.mean()), float(whole.marks[cue].mean())
-        if not _differs(share, among_all, n):
-            continue
-        gap = -abs(share - among_all)
-        if share >= 0.8 and share > among_all:
-            found.append((0, gap, "you nearly always", cue))
-        elif share >= 0.4 and share >= 1.25 * among_all:
-            found.append((1, gap, "you often", cue))
-        elif share >= 0.15 and share >= 1.5 * among_all:
-            found.append((2, gap, "more than most, you", cue))
-        elif among_all >= 0.2 and share <= 0.5 * among_all:
-            found.append((3, gap, "you seldom", cue))
-    parts: dict[str, list[str]] = {}
-    for _, _, how, cue in sorted(sorted(found, key=lambda f: f[:2])[:4]):
-        parts.setdefault(how, []).append(cue)
-    clauses = [f"{how} {_and(cues)}" for how, cues in parts.items()]
-    text = "; ".join(clauses)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
 def _and(items: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
 
-def _label_sentence(style: _Style, whole: _Style) -> str:
-    """Name the label that is commoner here than in the whole, if one is."""
-    here = Counter(label for label in style.labels if label is not None)
-    everywhere = Counter(label for label in whole.labels if label is not None)
+def _label_sentence(here: Counter[str], everywhere: Counter[str]) -> str:
+    """Name the label that is commoner in a cluster than among all records, if one is."""
     if not here or len(everywhere) < 2:
         return ""
     label = min(here, key=lambda name: (-here[name], name))
     share, among_all = here[label] / here.total(), everywhere[label] / everywhere.total()
-    if share < among_all + 0.1 or not _differs(share, among_all, here.total()) or not _is_plain(label):
+    two_errors = 2 * math.sqrt(among_all * (1 - among_all) / here.total())
+    if share < among_all + max(0.1, two_errors) or not _is_plain(label):
         return ""
     if share >= 0.9:
         return f'Nearly all you write is labelled "{label}".'
@@ -334,33 +233,15 @@ def _is_plain(label: str) -> bool:
     return len(label) <= 40 and '"' not in label and label.isprintable() and not security_doubts(label)
 
 
-def _opening(task: str, words: Sequence[str]) -> str:
-    """Say what the person writes, if known, and with which words."""
-    task = " ".join(task.split()).rstrip(".")
-    typical = f"typical words are {_and(words)}." if words else ""
-    if task:
-        return f"You are one of many who write this: {task}." + (typical and f" Your {typical}")
-    return f"You are a writer whose {typical}" if typical else "You are a writer."
-
-
-def keyword_personas(
-    records: Sequence[Record], clustering: Clustering, *, task: str = "", n_keywords: int = 8, n_sources: int = 10
-) -> list[Persona]:
-    """Describe every cluster by the words, length and habits that set it apart, all of them counted.
+def keyword_personas(records: Sequence[Record], clustering: Clustering) -> list[Persona]:
+    """Describe every cluster by the words and the label that set it apart, all of them counted.
 
     Parameters
     ----------
-    records : sequence of N Record
+    records : sequence of n Record
         What was clustered, in the same order. Only responses and labels are read.
     clustering : Clustering
-        Its ``labels`` (N,) and ``nearest``.
-    task : str
-        What the responses are, in one line ("a one-sentence film review by a critic"); opens the
-        description, or does not if empty.
-    n_keywords : int
-        Most words or two-word phrases to name; fewer if fewer are typical.
-    n_sources : int
-        Records nearest the centre whose keys are kept as sources.
+        Its ``labels`` (n,) and ``nearest``.
 
     Returns
     -------
@@ -371,35 +252,26 @@ def keyword_personas(
     ------
     DataError
         If the clustering does not fit the records.
-    ConfigError
-        If ``n_keywords`` or ``n_sources`` is below 1.
 
     Notes
     -----
-    Words are ranked by `class_tf_idf`. Every statement about manner is a share of the cluster's
-    records compared with the share among all records; it is left out unless it is at least two
-    standard errors away. What all records have in common is left to the exemplars and the task:
-    told in every persona it makes a small model's texts more alike, and no more like the records.
-    Nothing is inferred about the people. The thresholds are chosen, not tuned.
+    Words are ranked by `class_tf_idf`. A label is left out unless its share of the cluster's records is 10 points and
+    two standard errors above that among all records. Manner (length, punctuation) is left to the exemplars: sentences
+    about it made texts no more like the records (``docs/log.md``). Nothing is inferred about the people. The
+    thresholds are chosen, not tuned.
     """
-    check_counts(n_keywords=n_keywords, n_sources=n_sources)
     members = members_of(records, clustering)
     # Terms are found twice, since kept they would take 8 kB a record.
     stop = _stop_words(term.key for record in records for term in _terms(record.response))
     vocabularies = [_vocabulary((_terms(records[i].response) for i in rows), stop) for rows in members]
     weights = class_tf_idf([vocabulary.counts for vocabulary in vocabularies])
     total = sum((vocabulary.counts for vocabulary in vocabularies), Counter())
-    whole = _style(records, is_english=bool(stop))
+    labels = [Counter(label for i in rows if (label := records[i].label) is not None) for rows in members]
+    every_label = sum(labels, Counter())
     personas = []
     for k, rows in enumerate(members):
-        style = whole.of(rows)
-        words = _keywords(vocabularies[k], weights[k], total, n_keywords, len(rows))
-        sentences = (
-            _opening(task, words),
-            _label_sentence(style, whole),
-            _length_sentence(style, whole),
-            _cue_sentence(style, whole),
-        )
-        description = " ".join(filter(None, sentences))
-        personas.append(persona_of(k, description, records, clustering, n_sources, len(rows), "keywords"))
+        words = _keywords(vocabularies[k], weights[k], total, len(rows))
+        opening = f"You are a writer whose typical words are {_and(words)}." if words else "You are a writer."
+        description = " ".join(filter(None, (opening, _label_sentence(labels[k], every_label))))
+        personas.append(persona_of(k, description, records, clustering, "keywords"))
     return mark_duplicates(personas)

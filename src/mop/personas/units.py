@@ -16,9 +16,6 @@ _TERMINAL = ".!?…。！？｡।؟۔"
 _CLOSING = "\"'”’»)]）」』`*_ \n\t"
 
 
-# --------------------------------------------------------------------------- words
-
-
 @functools.cache
 def unit_pattern() -> re.Pattern[str]:
     r"""Match a word of a spaced script or a letter of an unspaced one, with its combining marks.
@@ -39,9 +36,6 @@ def is_unspaced(text: str) -> bool:
     """Whether most letters belong to a script that is written without spaces."""
     n_signs = len(re.findall(f"[{UNSPACED}]", text))
     return 2 * n_signs > sum(map(str.isalpha, text))
-
-
-OPEN_END = "leave out the full stop at the end"
 
 
 def is_finished(text: str) -> bool:

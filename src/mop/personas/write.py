@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mop.backends.ask import Drawing
 from mop.backends.base import Generator
 from mop.backends.encoder import TextEncoder, embed
 from mop.config import PersonaConfig
@@ -70,8 +71,6 @@ def write_personas(
     if settings.writer == "record":
         return record_personas(exemplars, clustering)
     if settings.writer == "llm":
-        return llm_personas(
-            exemplars, clustering, lm(),
-            task=task, seed=seed, n_sources=settings.n_sources, store=store, progress=progress,
-        )  # fmt: skip
-    return keyword_personas(exemplars, clustering, n_keywords=settings.n_keywords, n_sources=settings.n_sources)
+        drawing = Drawing(generator=lm(), store=store, seed=seed, task=task, progress=progress)
+        return llm_personas(exemplars, clustering, drawing)
+    return keyword_personas(exemplars, clustering)

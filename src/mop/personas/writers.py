@@ -8,23 +8,17 @@ model summarises the records nearest each centre), `record_personas` and `random
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mop.errors import ConfigError, DataError
+from mop.errors import DataError
+from mop.personas.cluster import Clustering
+from mop.personas.doubts import FEW_RECORDS, doubts, doubts_in_order
 from mop.types import Persona, Record
 
-if TYPE_CHECKING:
-    from mop.personas.cluster import Clustering
-from mop.personas.doubts import FEW_RECORDS, doubts, doubts_in_order
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse counts below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; the persona writer needs a whole number of at least 1")
+N_SOURCES = 10
+"""Records nearest the centre that a writer looks at, and whose keys are kept; chosen to fit a small model's context."""
 
 
 def members_of(records: Sequence[Record], clustering: Clustering) -> list[np.ndarray[Any, np.dtype[np.intp]]]:
@@ -49,19 +43,18 @@ def persona_key(k: int, n: int) -> str:
     return f"p{k:0{max(3, len(str(n - 1)))}d}"
 
 
-def persona_of(
-    k: int, description: str, records: Sequence[Record], clustering: Clustering, n_sources: int, size: int, writer: str
-) -> Persona:
+def persona_of(k: int, description: str, records: Sequence[Record], clustering: Clustering, writer: str) -> Persona:
     """One checked persona of cluster k."""
-    shown = [records[int(i)] for i in clustering.nearest[k][:n_sources]]
+    rows = clustering.nearest[k]
+    shown = [records[int(i)] for i in rows[:N_SOURCES]]
     found = set(doubts(description, [record.response for record in shown]))
-    if size < FEW_RECORDS:
+    if len(rows) < FEW_RECORDS:
         found.add("few-records")
     return Persona(
         key=persona_key(k, len(clustering.centres)),
         description=description,
         cluster=k,
-        size=size,
+        size=len(rows),
         sources=tuple(record.key for record in shown),
         writer=writer,
         doubts=doubts_in_order(found),

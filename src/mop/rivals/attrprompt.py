@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mop.backends.base import Generator
+from mop.backends.ask import Drawing, FailedDraws, draw_requests
 from mop.errors import BackendError
 from mop.prompts import context_prompt, dimensions_prompt, label_prompt, requirements_prompt, values_prompt
 from mop.randomness import derive_seed, rng_of
 from mop.rivals.attributes import ATTRIBUTES, Attributes
-from mop.rivals.redraw import MAX_TRIES, write_texts
-from mop.rivals.zerogen import find_domain
-from mop.simulate.write import FailedDraws, draw_requests
-from mop.storage.store import Store
-from mop.types import Branch, Decoding, GenerateRequest, Progress, Prompt, Record, Response
+from mop.rivals.ingredients import Ingredients
+from mop.rivals.redraw import write_texts
+from mop.rivals.zerogen import find_domain, with_length
+from mop.types import Branch, GenerateRequest, Prompt, Record, Response
 
 N_DIMENSIONS = 4
 """Dimensions proposed for a population without a list (**ours**)."""
@@ -35,42 +34,18 @@ _KEPT = re.compile(r"[^A-Za-z0-9(),.!?'\"]+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):]?)\s*")
 
 
-def attrprompt(
-    contexts: Sequence[Record],
-    *,
-    generator: Generator,
-    store: Store,
-    decoding: Decoding,
-    seed: int,
-    domain: str = "plain",
-    task: str = "",
-    attributes: Attributes | None = None,
-    temperature: float = 1.0,
-    max_tries: int = MAX_TRIES,
-    max_failed_share: float = 0.0,
-    method: str = "attrprompt",
-    progress: Progress | None = None,
-) -> list[Response]:
+def attrprompt(contexts: Sequence[Record], given: Ingredients, *, method: str = "attrprompt") -> list[Response]:
     """Write one text for each context's label, with one drawn value of every dimension required.
 
     Parameters
     ----------
     contexts : sequence of Record, length n
         Labels are used, and the context where there is no domain; never the response.
-    generator, store, decoding, progress
-        As for `mop.simulate.write.simulate`.
-    seed : int
-        Of the run.
-    domain : str
-        ``films``, ``restaurants``, ``news``: the released lists; ``plain``: the model proposes
-        dimensions and values from the task alone.
-    task : str
-        What is written, for ``plain``.
-    attributes : Attributes, optional
-        Yours instead.
-    temperature : float
-    max_tries, max_failed_share, method
-        As for `mop.rivals.redraw.write_texts`.
+    given : Ingredients
+        ``compare.domain`` is ``films``, ``restaurants``, ``news``: the released lists; or ``plain``: the model
+        proposes dimensions and values from the task alone.
+    method : str
+        For seed, rows and cost (``simulate/NAME``).
 
     Returns
     -------
@@ -78,44 +53,32 @@ def attrprompt(
 
     Raises
     ------
-    ConfigError
-        For an unknown domain.
     DataError
         If a label has no values, or a context no label where the domain needs one.
     BackendError
         If the model proposes nothing, or more draws failed than allowed.
     """
-    of = find_domain(domain, contexts, "chat")
-    if attributes is None:
-        attributes = ATTRIBUTES[domain] if of is not None else propose_attributes(
-            task, generator=generator, store=store, decoding=decoding, seed=seed,
-            temperature=temperature, max_failed_share=max_failed_share, method=method,
-            progress=progress,
-        )  # fmt: skip
+    name, drawing = given.config.compare.domain, given.drawing
+    domain = find_domain(name, contexts)
+    attributes = (
+        propose_attributes(drawing, temperature=given.tau, method=method) if domain is None else ATTRIBUTES[name]
+    )
     for label in dict.fromkeys(record.label for record in contexts):
         attributes.of(label)  # refuses a label without values before work begins
-    chosen = attributes
 
     def ask(i: int, attempt: int) -> Prompt:
         record = contexts[i]
-        request = context_prompt(record.context, task=task) if of is None else label_prompt(of, str(record.label))
-        drawn = draw_attributes(chosen, record, seed=seed, method=method, attempt=attempt)
+        if domain is None:
+            request = context_prompt(record.context, task=drawing.task)
+        else:
+            request = label_prompt(domain, str(record.label))
+        drawn = draw_attributes(attributes, record, seed=drawing.seed, method=method, attempt=attempt)
         return requirements_prompt(request, drawn)
 
-    return write_texts(
-        contexts,
-        ask,
-        lambda i, attempt, text: clean(text),
-        generator=generator,
-        store=store,
-        decoding=decoding,
-        seed=seed,
-        method=method,
-        temperature=temperature,
-        max_tries=max_tries,
-        max_failed_share=max_failed_share,
-        progress=progress,
-    )
+    def accept(i: int, attempt: int, text: str) -> str | None:
+        return clean(text)
+
+    return write_texts(contexts, ask, accept, drawing, method=method, temperature=given.tau)
 
 
 def draw_attributes(
@@ -153,20 +116,7 @@ def clean(text: str) -> str | None:
     return _KEPT.sub(" ", text).strip() or None
 
 
-def propose_attributes(
-    task: str,
-    *,
-    generator: Generator,
-    store: Store,
-    decoding: Decoding,
-    seed: int,
-    temperature: float = 1.0,
-    max_failed_share: float = 0.0,
-    n_dimensions: int = N_DIMENSIONS,
-    n_values: int = N_VALUES,
-    method: str = "attrprompt",
-    progress: Progress | None = None,
-) -> Attributes:
+def propose_attributes(drawing: Drawing, *, temperature: float, method: str) -> Attributes:
     """Let the model name dimensions and values of each, from the task alone; no real text is shown.
 
     Each list is drawn until it has a line, `PROPOSAL_TRIES` times at most, of which
@@ -177,31 +127,30 @@ def propose_attributes(
     BackendError
         If a list stays empty, or more draws failed than allowed.
     """
-    short = Decoding(max_tokens=PROPOSAL_TOKENS, top_p=decoding.top_p, top_k=decoding.top_k)
+    short = with_length(drawing, PROPOSAL_TOKENS)
 
     def ask(prompt: Prompt, what: str) -> list[str]:
-        failed = FailedDraws(
-            PROPOSAL_TRIES, max_failed_share, method=method, model=generator.name, what=f"proposals of {what}"
-        )
+        failed = FailedDraws(PROPOSAL_TRIES, drawing, method=method, what=f"proposals of {what}")
         for attempt in range(PROPOSAL_TRIES):
             request = GenerateRequest(
                 (Branch(prompt, temperature),),
-                derive_seed(seed, method, "propose", what, attempt),
+                derive_seed(drawing.seed, method, "propose", what, attempt),
                 f"proposal of {what}",
             )
-            (drawn,) = draw_requests([request], generator, store, short, stage=f"simulate/{method}", progress=progress)
+            (drawn,) = draw_requests([request], short, stage=f"simulate/{method}")
             lines = listed(failed.settle(drawn)[0].text)
             failed.check()
             if lines:
                 failed.tell("others were drawn")
                 return lines
         raise BackendError(
-            f"{generator.name} proposed no {what} in {PROPOSAL_TRIES} draws; at least one line is "
+            f"{drawing.generator.name} proposed no {what} in {PROPOSAL_TRIES} draws; at least one line is "
             "needed; use another model, or a domain with lists: " + ", ".join(ATTRIBUTES)
         )
 
-    dimensions = ask(dimensions_prompt(task, n_dimensions), "dimensions")[:n_dimensions]
-    return Attributes({name: ask(values_prompt(task, name, n_values), name)[:n_values] for name in dimensions})
+    task = drawing.task
+    dimensions = ask(dimensions_prompt(task, N_DIMENSIONS), "dimensions")[:N_DIMENSIONS]
+    return Attributes({name: ask(values_prompt(task, name, N_VALUES), name)[:N_VALUES] for name in dimensions})
 
 
 def listed(text: str) -> list[str]:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.base import Generator, Scorer, as_scorer
-from mop.backends.encoder import TextEncoder, embed
-from mop.config import RunConfig, method_and_tau
+from mop.backends.encoder import embed
+from mop.config import method_and_tau
 from mop.data.own import own_exemplars
 from mop.errors import NotFittedError
 from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
 from mop.rivals.attrprompt import attrprompt
 from mop.rivals.controls import few_shot_agents, persona_only_agents, zero_shot_agents
+from mop.rivals.ingredients import Ingredients
 from mop.rivals.picle import picle_agents, prompted_ratio
 from mop.rivals.picle_lora import lora_ratio
 from mop.rivals.progen import progen
 from mop.rivals.zerogen import zerogen
-from mop.simulate.draw import draw_writers
+from mop.simulate.draw import draw_agents
 from mop.simulate.write import simulate
-from mop.storage.store import Store
-from mop.types import Agent, Decoding, Progress, Record, Response
+from mop.types import Agent, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -32,39 +31,6 @@ METHODS_VERSION = 2
 """Raised when a method would answer the same contexts in another way."""
 
 Agents = Sequence[Agent | tuple[Agent, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ingredients:
-    """All that a method may be made from."""
-
-    config: RunConfig
-    exemplars: Sequence[Record]
-    """N real records that prompts may show."""
-    mixture: FittedMixture | None
-    """For the methods of `needs_mixture`; its exemplars are those above."""
-    lm: Generator
-    """The model that writes, for every method."""
-    encoder: TextEncoder
-    store: Store
-    seed: int
-    """Of the draws."""
-    scorer: Scorer | None = None
-    """The model that scores, for the methods of `needs_scorer`; without one the model that writes."""
-    progress: Progress | None = None
-
-    @property
-    def decoding(self) -> Decoding:
-        """Length cap and truncation, the same for every method."""
-        settings = self.config.simulate
-        return Decoding(
-            max_tokens=settings.max_tokens, min_tokens=settings.min_tokens, top_p=settings.top_p, top_k=settings.top_k
-        )
-
-    @property
-    def max_failed_share(self) -> float:
-        """Share of a method's draws that may fail, the same for every method."""
-        return self.config.remote.max_failed_share
 
 
 def needs_scorer(method: str) -> bool:
@@ -137,51 +103,15 @@ def respond(
     if tau is not None:
         simulate_at = replace(given.config.simulate, control_tau=tau)
         given = replace(given, config=replace(given.config, simulate=simulate_at))
-    settings, rivals = given.config.simulate, given.config.compare
-    if method == "zerogen":
-        return zerogen(
-            contexts, generator=given.lm, store=given.store, decoding=given.decoding,
-            seed=given.seed, domain=rivals.domain, task=given.config.data.task, form=rivals.form,
-            temperature=settings.control_tau, n_names=rivals.n_names, min_words=rivals.min_words,
-            max_tries=rivals.max_tries, max_failed_share=given.max_failed_share, method=name,
-            progress=given.progress,
-        )  # fmt: skip
-    if method == "attrprompt":
-        return attrprompt(
-            contexts, generator=given.lm, store=given.store, decoding=given.decoding,
-            seed=given.seed, domain=rivals.domain, task=given.config.data.task,
-            temperature=settings.control_tau, max_tries=rivals.max_tries,
-            max_failed_share=given.max_failed_share, method=name,
-            progress=given.progress,
-        )  # fmt: skip
-    if method == "progen":
-        return progen(
-            contexts, generator=given.lm, store=given.store, decoding=given.decoding,
-            seed=given.seed, encoder=given.encoder, domain=rivals.domain,
-            task=given.config.data.task, form=rivals.form, temperature=settings.control_tau,
-            n_names=rivals.n_names, min_words=rivals.min_words, n_rounds=rivals.rounds,
-            max_tries=rivals.max_tries, max_failed_share=given.max_failed_share, method=name,
-            progress=given.progress,
-        )  # fmt: skip
+    if method in _RIVALS:
+        return _RIVALS[method](contexts, given, method=name)
     return answer(agents_for(method, contexts, given), contexts, given, name=name)
 
 
 def answer(agents: Agents, contexts: Sequence[Record], given: Ingredients, *, name: str) -> Iterable[Response]:
     """Let given agents answer: `mop.simulate.write.simulate` with the settings of the run."""
-    return simulate(
-        contexts,
-        agents,
-        given.mixture.personas if given.mixture is not None else (),
-        given.exemplars,
-        generator=given.lm,
-        store=given.store,
-        decoding=given.decoding,
-        seed=given.seed,
-        method=name,
-        task=given.config.data.task,
-        max_failed_share=given.max_failed_share,
-        progress=given.progress,
-    )
+    personas = given.mixture.personas if given.mixture is not None else ()
+    return simulate(contexts, agents, personas, given.exemplars, given.drawing, method=name)
 
 
 def agents_for(method: str, contexts: Sequence[Record], given: Ingredients) -> Agents:
@@ -194,16 +124,15 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients) -> A
     NotFittedError
         If the method needs a mixture and there is none.
     """
-    settings, tau = given.config.simulate, given.config.simulate.control_tau
+    tau = given.tau
     if method in ("mop", "mop-uniform"):
         fitted = _mixture(given, method)
         mixture = fitted if method == "mop" else uniform_mixture(fitted)
-        return mixture_agents(mixture, contexts, given, n_agents=settings.n_agents, mix=settings.mix)
+        return mixture_agents(mixture, contexts, given)
     if method == "zero-shot":
         return zero_shot_agents(contexts, tau=tau)
     if method in ("picle", "picle-prompted"):
-        ratio = _ratio(method, given)
-        return picle_agents(contexts, given.exemplars, ratio, tau=tau)
+        return picle_agents(contexts, given.exemplars, _ratio(method, given), tau=tau)
     if method == "persona-only":
         n_personas = len(_mixture(given, method).personas)
         return persona_only_agents(contexts, n_personas, tau=tau, seed=given.seed)
@@ -219,31 +148,12 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients) -> A
 
 
 def _ratio(method: str, given: Ingredients) -> NDArray[np.float64]:
-    """Likelihood ratios of the exemplars; chosen with the run's seed, so that seeds share them."""
-    if method == "picle-prompted":
-        return prompted_ratio(
-            given.exemplars,
-            scorer=as_scorer(given.lm) if given.scorer is None else given.scorer,
-            store=given.store,
-            seed=given.config.seed,
-            task=given.config.data.task,
-            progress=given.progress,
-        )
-    return lora_ratio(
-        given.exemplars,
-        lm=given.config.model.lm,
-        store=given.store,
-        seed=given.config.seed,
-        device=given.config.model.torch_device,
-        dtype=given.config.model.torch_dtype,
-        progress=given.progress,
-    )
+    """Likelihood ratios of the exemplars, shape (N,)."""
+    return prompted_ratio(given) if method == "picle-prompted" else lora_ratio(given)
 
 
-def mixture_agents(
-    mixture: FittedMixture, contexts: Sequence[Record], given: Ingredients, *, n_agents: int = 1, mix: str = "none"
-) -> Agents:
-    """Draw for each context from a mixture who writes: see `mop.mixture.fitted.draw_writers`.
+def mixture_agents(mixture: FittedMixture, contexts: Sequence[Record], given: Ingredients) -> list[tuple[Agent, ...]]:
+    """Draw for each context from a mixture who writes: see `mop.simulate.draw.draw_agents`.
 
     Raises
     ------
@@ -253,17 +163,11 @@ def mixture_agents(
     mixture.check_encoder(given.encoder.identity)
     texts = [context_text(record) for record in contexts]
     hx = embed(texts, given.encoder, store=given.store, progress=given.progress)
-    settings = given.config.simulate
-    return draw_writers(
-        mixture,
-        hx,
-        contexts,
-        seed=given.seed,
-        n_agents=n_agents,
-        mix=mix,
-        tau_factor=settings.tau_factor,
-        same_label=settings.same_label,
-    )
+    return draw_agents(mixture, hx, contexts, given.config.simulate, seed=given.seed)
+
+
+_RIVALS = {"zerogen": zerogen, "attrprompt": attrprompt, "progen": progen}
+"""Methods that write texts by requests of their own, and draw again what they reject."""
 
 
 def _mixture(given: Ingredients, method: str) -> FittedMixture:

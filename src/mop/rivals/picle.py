@@ -13,15 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.base import Scorer
+from mop.backends.ask import score_requests
+from mop.backends.base import as_scorer
 from mop.backends.curve import weights
 from mop.data.own import is_own
 from mop.errors import DataError
-from mop.mixture.score import score_requests
 from mop.prompts import simulation_prompt
 from mop.randomness import rng_of
-from mop.storage.store import Store
-from mop.types import Agent, Progress, Record, ScoreRequest
+from mop.rivals.ingredients import Ingredients
+from mop.types import Agent, Record, ScoreRequest
 
 Floats = NDArray[np.float64]
 
@@ -31,10 +31,8 @@ N_SHOWN = 16
 """Random texts of a label that stand in for its persona model (**ours**)."""
 
 
-def picle_agents(
-    contexts: Sequence[Record], exemplars: Sequence[Record], ratio: Floats, *, tau: float, n_shots: int = N_SHOTS
-) -> list[Agent]:
-    """Show each context the exemplars of its label with the highest ratios, the highest last.
+def picle_agents(contexts: Sequence[Record], exemplars: Sequence[Record], ratio: Floats, *, tau: float) -> list[Agent]:
+    """Show each context the `N_SHOTS` exemplars of its label with the highest ratios, the highest last.
 
     Parameters
     ----------
@@ -44,8 +42,6 @@ def picle_agents(
         log p_persona(x) - log p_base(x), nats; -inf for what is no candidate.
     tau : float
         Temperature of the draws (**ours**: the paper decodes greedily).
-    n_shots : int
-        Demonstrations at the most.
 
     Returns
     -------
@@ -73,36 +69,20 @@ def picle_agents(
                 f"no exemplar has the label {record.label!r} of context {record.key!r}; PICLe "
                 "shows texts of that label; add some, or leave the method out"
             )
-        agents.append(Agent(None, tuple(reversed(best[:n_shots])), tau))
+        agents.append(Agent(None, tuple(reversed(best[:N_SHOTS])), tau))
     return agents
 
 
-def prompted_ratio(
-    exemplars: Sequence[Record],
-    *,
-    scorer: Scorer,
-    store: Store,
-    seed: int,
-    task: str = "",
-    n_shown: int = N_SHOWN,
-    method: str = "picle-prompted",
-    progress: Progress | None = None,
-) -> Floats:
+def prompted_ratio(given: Ingredients, *, n_shown: int = N_SHOWN) -> Floats:
     """Log p(x | random texts of its label) - log p(x) of each exemplar, under the frozen model.
 
     Parameters
     ----------
-    exemplars : sequence of Record, length N
-    scorer, store, progress
-        As for `mop.mixture.score.score_requests`.
-    seed : int
-        Of the choice of the texts that are shown.
-    task : str
-        For the prompts, which are those of MoP.
+    given : Ingredients
+        The texts that are shown are chosen with the seed of the run, so that all draws share them; prompts are those of
+        MoP. Scores count as ``prepare/picle-prompted``.
     n_shown : int
         Texts shown for a label; at most half of its exemplars.
-    method : str
-        For seed and cost (``prepare/NAME``).
 
     Returns
     -------
@@ -113,7 +93,11 @@ def prompted_ratio(
     ------
     DataError
         If a label has fewer than two exemplars.
+    ScoringUnsupportedError
+        If no model can score.
     """
+    exemplars, config, method = given.exemplars, given.config, "picle-prompted"
+    scorer = as_scorer(given.lm) if given.scorer is None else given.scorer
     labels = dict.fromkeys(record.label for record in exemplars)
     ratio = np.full(len(exemplars), -np.inf)
     rows, requests = [], []
@@ -125,17 +109,17 @@ def prompted_ratio(
                 f"the label {label!r} has {len(members)} exemplars; PICLe needs at least 2, one to "
                 "show and one to choose; add some, or leave the method out"
             )
-        rng = rng_of(seed, method, "shown", str(label))
+        rng = rng_of(config.seed, method, "shown", str(label))
         shown = [members[int(i)] for i in rng.choice(len(members), n, replace=False)]
         for j in members:
             if j in shown:
                 continue
             record = exemplars[j]
             for examples in ([exemplars[i] for i in shown], []):
-                prompt = simulation_prompt(record.context, exemplars=examples, task=task)
+                prompt = simulation_prompt(record.context, exemplars=examples, task=config.data.task)
                 requests.append(ScoreRequest(prompt, record.response, f"exemplar {record.key!r}"))
             rows.append(j)
-    scores = score_requests(requests, scorer, store, stage=f"prepare/{method}", progress=progress)
+    scores = score_requests(requests, scorer, given.store, stage=f"prepare/{method}", progress=given.progress)
     at_one = weights(1.0, scorer.betas)
     values = np.array([score.log_lik @ at_one for score in scores], dtype=np.float64)
     ratio[rows] = values[0::2] - values[1::2]

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import ConfigError, require
 from mop.randomness import derive_seed, rng_of
-from mop.storage.store import Store, score_key
-from mop.types import Progress, Prompt, Record, Score, ScoreRequest
+from mop.rivals.ingredients import Ingredients
+from mop.storage.store import score_key
+from mop.types import Progress, Prompt, Score, ScoreRequest
 
 if TYPE_CHECKING:
     from mop.backends.tokens import PromptEncoder
@@ -27,42 +28,23 @@ RANK, ALPHA, LEARNING_RATE, WEIGHT_DECAY, BATCH, N_EPOCHS = 8, 32, 2e-5, 0.01, 8
 """The published settings; dropout 0, no biases, linear decay, AdamW."""
 MAX_TOKENS = 512
 """Tokens of a text that are trained on and scored (**ours**)."""
+STAGE = "prepare/picle"
+"""Under which name its scores are counted."""
 
 
-def lora_ratio(
-    exemplars: Sequence[Record],
-    *,
-    lm: str,
-    store: Store,
-    seed: int,
-    device: str | None = None,
-    dtype: str | None = None,
-    n_epochs: int = N_EPOCHS,
-    learning_rate: float = LEARNING_RATE,
-    method: str = "picle",
-    progress: Progress | None = None,
-) -> Floats:
+def lora_ratio(given: Ingredients, *, n_epochs: int = N_EPOCHS, learning_rate: float = LEARNING_RATE) -> Floats:
     """Log p_persona(x) - log p_base(x) of each exemplar, the persona fine-tuned on the texts of its label.
 
     Parameters
     ----------
-    exemplars : sequence of Record, length N
-    lm : str
-        A model on this machine: an embedded name, ``hf:ORG/NAME`` or a folder.
-    store : Store
-        Keeps the scores; a label whose scores are all there is not trained again.
-    seed : int
-        Of the new weights and the order of the texts.
-    device : str, optional
-        CUDA if there is one, else the processor.
-    dtype : {"float32", "bfloat16", "float16"}, optional
-        Of the frozen weights while the new ones, which are float32, are trained; by default what the
-        device is fast at. Both scores of a text are made in float32 with these same weights.
+    given : Ingredients
+        ``model.lm`` is one on this machine: an embedded name, ``hf:ORG/NAME`` or a folder. ``model.dtype`` is that
+        of the frozen weights while the new ones, which are float32, are trained; both scores of a text are made in
+        float32 with these same weights. New weights and the order of the texts depend on the seed of the run, so that
+        all draws share them. The store keeps the scores, as ``prepare/picle``; a label whose scores are all there is
+        not trained again.
     n_epochs, learning_rate
         The published values by default.
-    method : str
-        For cost (``prepare/NAME``).
-    progress : callable, optional
 
     Returns
     -------
@@ -77,6 +59,7 @@ def lora_ratio(
     MissingDependencyError
         If peft, torch or transformers is not installed.
     """
+    lm, seed, exemplars, store = given.config.model.lm, given.config.seed, given.exemplars, given.store
     check_lora(lm)
     from mop.backends.local import default_device, default_dtype
     from mop.backends.tokens import open_tokens
@@ -84,8 +67,8 @@ def lora_ratio(
 
     encoder = open_tokens(lm)
     begin = encoder.begin_ids
-    where, stage = device or default_device(), f"prepare/{method}"
-    dtype = dtype or default_dtype(where)
+    device = given.config.model.torch_device or default_device()
+    dtype = given.config.model.torch_dtype or default_dtype(device)
     ratio = np.empty(len(exemplars))
     for label in dict.fromkeys(record.label for record in exemplars):
         rows = [j for j, record in enumerate(exemplars) if record.label == label]
@@ -104,14 +87,11 @@ def lora_ratio(
             }
         )
         keys = [score_key(identity, ScoreRequest(Prompt(()), text)) for text in texts]
-        known = store.get_scores(keys, stage=stage)
+        known = store.get_scores(keys, stage=STAGE)
         if len(known) < len(set(keys)):
-            scores = _label_scores(
-                texts, lm=lm, encoder=encoder, device=where, dtype=dtype,
-                seed=derive_seed(seed, method, str(label)), n_epochs=n_epochs,
-                learning_rate=learning_rate, progress=progress,
-            )  # fmt: skip
-            store.put_scores(list(zip(keys, scores, strict=True)), stage=stage)
+            tuning = _Tuning(device, dtype, derive_seed(seed, "picle", str(label)), n_epochs, learning_rate)
+            scores = _label_scores(texts, lm, encoder, tuning, given.progress)
+            store.put_scores(list(zip(keys, scores, strict=True)), stage=STAGE)
             known = store.get_scores(keys)
         for j, key in zip(rows, keys, strict=True):
             persona, base = known[key].log_lik.astype(np.float64)
@@ -138,17 +118,18 @@ def check_lora(lm: str) -> None:
         require(package, extra=extra)
 
 
+class _Tuning(NamedTuple):
+    """How a copy of the model is fine-tuned."""
+
+    device: str
+    dtype: str
+    seed: int
+    n_epochs: int
+    learning_rate: float
+
+
 def _label_scores(
-    texts: Sequence[str],
-    *,
-    lm: str,
-    encoder: PromptEncoder,
-    device: str,
-    dtype: str,
-    seed: int,
-    n_epochs: int,
-    learning_rate: float,
-    progress: Progress | None,
+    texts: Sequence[str], lm: str, encoder: PromptEncoder, tuning: _Tuning, progress: Progress | None
 ) -> list[Score]:
     """(persona, base) log-likelihood of each text: score, fine-tune, score again."""
     torch = require("torch", extra="local")
@@ -162,10 +143,10 @@ def _label_scores(
     ids = [[*encoder.begin_ids, *encoder.response_ids(text)[:-1][:MAX_TOKENS]] for text in texts]
     # peft and the new weights draw from torch's own stream, which is put back afterwards.
     with torch.random.fork_rng():
-        torch.manual_seed(seed % 2**63)
+        torch.manual_seed(tuning.seed % 2**63)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            pull.resolve(lm, kind="lm"), dtype=getattr(torch, dtype)
-        ).to(device)
+            pull.resolve(lm, kind="lm"), dtype=getattr(torch, tuning.dtype)
+        ).to(tuning.device)
         config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
         try:
             tuned = peft.get_peft_model(model, config)
@@ -174,43 +155,31 @@ def _label_scores(
                 f"picle cannot fine-tune {lm!r}: peft does not know where to put its weights in a model of type "
                 f"{model.config.model_type!r} ({error}); use picle-prompted, or another model"
             ) from error
-        _fine_tune(
-            tuned, ids, device=device, seed=seed, n_epochs=n_epochs, learning_rate=learning_rate,
-            progress=progress,
-        )  # fmt: skip
+        _fine_tune(tuned, ids, tuning, progress)
         tuned.float()
-        persona = text_log_likelihoods(tuned, ids, device)
+        persona = text_log_likelihoods(tuned, ids, tuning.device)
         with tuned.disable_adapter():
-            base = text_log_likelihoods(tuned, ids, device)
+            base = text_log_likelihoods(tuned, ids, tuning.device)
     return [
         Score(np.array([p, b], dtype=np.float32), max(1, len(tokens) - 1))
         for p, b, tokens in zip(persona, base, ids, strict=True)
     ]
 
 
-def _fine_tune(
-    model: Any,
-    ids: Sequence[Sequence[int]],
-    *,
-    device: str,
-    seed: int,
-    n_epochs: int,
-    learning_rate: float,
-    progress: Progress | None,
-) -> None:
+def _fine_tune(model: Any, ids: Sequence[Sequence[int]], tuning: _Tuning, progress: Progress | None) -> None:
     """AdamW on the mean loss of a batch's tokens, the rate falling to 0 in a line."""
     import torch
 
-    n_steps = n_epochs * -(-len(ids) // BATCH)
+    n_steps = tuning.n_epochs * -(-len(ids) // BATCH)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(weights, lr=tuning.learning_rate, weight_decay=WEIGHT_DECAY)
     decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / n_steps)
     model.train()
     step = 0
-    for epoch in range(n_epochs):
-        order = rng_of(seed, "epoch", epoch).permutation(len(ids)).tolist()
+    for epoch in range(tuning.n_epochs):
+        order = rng_of(tuning.seed, "epoch", epoch).permutation(len(ids)).tolist()
         for start in range(0, len(order), BATCH):
-            values, _ = _token_log_probs(model, [ids[i] for i in order[start : start + BATCH]], device)
+            values, _ = _token_log_probs(model, [ids[i] for i in order[start : start + BATCH]], tuning.device)
             loss = -values.mean()
             optimiser.zero_grad()
             loss.backward()

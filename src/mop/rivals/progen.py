@@ -14,16 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.backends.base import Generator
-from mop.backends.encoder import TextEncoder, embed
-from mop.errors import ConfigError
+from mop.backends.ask import FailedDraws
+from mop.backends.encoder import embed
 from mop.prompts import Domain, context_prompt, label_prompt
 from mop.randomness import rng_of
-from mop.rivals.redraw import MAX_TRIES, SAID, write_texts
-from mop.rivals.zerogen import MIN_WORDS, N_NAMES, check_labelled, cut, draw_names, find_domain, pick_name
-from mop.simulate.write import FailedDraws
-from mop.storage.store import Store
-from mop.types import Decoding, FloatArray, Progress, Prompt, Record, Response
+from mop.rivals.ingredients import Ingredients
+from mop.rivals.redraw import SAID, write_texts
+from mop.rivals.zerogen import check_labelled, cut, draw_names, find_domain, pick_name
+from mop.types import FloatArray, Prompt, Record, Response
 
 Floats = NDArray[np.float64]
 
@@ -47,40 +45,16 @@ DAMPING = 1e-3
 _WORD = re.compile(r"\w+")
 
 
-def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
-    contexts: Sequence[Record],
-    *,
-    generator: Generator,
-    store: Store,
-    decoding: Decoding,
-    seed: int,
-    encoder: TextEncoder,
-    domain: str = "plain",
-    task: str = "",
-    form: str = "chat",
-    temperature: float = 1.0,
-    n_names: int = N_NAMES,
-    min_words: int = MIN_WORDS,
-    n_rounds: int = N_ROUNDS,
-    max_tries: int = MAX_TRIES,
-    max_failed_share: float = 0.0,
-    method: str = "progen",
-    progress: Progress | None = None,
-) -> list[Response]:
+def progen(contexts: Sequence[Record], given: Ingredients, *, method: str = "progen") -> list[Response]:
     """Write one text for each context's label, later ones partly after helpful earlier ones.
 
     Parameters
     ----------
     contexts : sequence of Record, length n
         As for `mop.rivals.zerogen.zerogen`; each needs a label.
-    generator, store, decoding, seed, domain, task, form, temperature, n_names, min_words, max_tries,
-    max_failed_share
-        As there.
-    encoder : TextEncoder
-        Whose vectors the classifier is trained on.
-    n_rounds : int
-        Equal parts of every label that are written one after the other.
-    method, progress
+    given : Ingredients
+        As there; the classifier is trained on vectors of ``encoder``.
+    method : str
         As there.
 
     Returns
@@ -91,41 +65,30 @@ def progen(  # noqa: PLR0913 - ZeroGen's options by name, and two more
 
     Raises
     ------
-    ConfigError
-        For an unknown domain or form, or if ``n_rounds`` is below 1.
     DataError
         If a context has no label.
     BackendError
         If the model gives no name at all, or more draws failed than allowed.
     """
-    if n_rounds < 1:
-        raise ConfigError(f"n_rounds must be at least 1, got {n_rounds}; leave it at {N_ROUNDS}")
     check_labels(contexts)
-    of = find_domain(domain, contexts, form)
-    names: list[str] = []
-    if of is not None and of.about:
-        names = draw_names(
-            of, n_names, generator=generator, store=store, decoding=decoding, seed=seed,
-            temperature=temperature, max_failed_share=max_failed_share, method=method,
-            progress=progress,
-        )  # fmt: skip
+    drawing, tau = given.drawing, given.tau
+    domain = find_domain(given.config.compare.domain, contexts)
+    names = draw_names(domain, drawing, temperature=tau, method=method)
     labels = [str(record.label) for record in contexts]
-    state = _State(contexts, of, names, task, form, min_words, seed, method)
+    state = _State(contexts, domain, names, given, method)
     valid: set[int] = set()
-    failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
-    for number, rows in enumerate(deal_rounds(labels, n_rounds)):
+    failed = FailedDraws(len(contexts), drawing, method=method)
+    for number, rows in enumerate(deal_rounds(labels, N_ROUNDS)):
         state.begin(rows, number)
-        written = write_texts(
-            [contexts[i] for i in rows], state.ask, state.accept, generator=generator, store=store,
-            decoding=decoding, seed=seed, method=method, temperature=temperature,
-            max_tries=max_tries, failed=failed, progress=progress,
-        )  # fmt: skip
+        asked = [contexts[i] for i in rows]
+        written = write_texts(asked, state.ask, state.accept, drawing, method=method, temperature=tau, failed=failed)
         state.found |= dict(zip(rows, written, strict=True))
         texts = [i for i in sorted(state.found) if state.found[i].response]
         if number == 0:
-            valid = set(split_off(texts, seed=seed, method=method))
-        if number < n_rounds - 1 and texts:
-            vectors = embed([state.found[i].response for i in texts], encoder, store=store, progress=progress)
+            valid = set(split_off(texts, seed=drawing.seed, method=method))
+        if number < N_ROUNDS - 1 and texts:
+            drawn = [state.found[i].response for i in texts]
+            vectors = embed(drawn, given.encoder, store=given.store, progress=given.progress)
             state.pool = choose_pool(texts, vectors, labels, valid)
     failed.tell(SAID)
     return [state.found[i] for i in range(len(contexts))]
@@ -135,19 +98,11 @@ class _State:
     """What is written so far, and what the round at hand asks for and accepts."""
 
     def __init__(
-        self,
-        contexts: Sequence[Record],
-        domain: Domain | None,
-        names: Sequence[str],
-        task: str,
-        form: str,
-        min_words: int,
-        seed: int,
-        method: str,
+        self, contexts: Sequence[Record], domain: Domain | None, names: Sequence[str], given: Ingredients, method: str
     ) -> None:
         self.contexts, self.domain, self.names = contexts, domain, names
-        self.task, self.form, self.min_words = task, form, min_words
-        self.seed, self.method = seed, method
+        self.task, self.seed, self.method = given.config.data.task, given.seed, method
+        self.min_words = given.config.compare.min_words
         self.found: dict[int, Response] = {}
         self.about: dict[int, str | None] = {}
         """Row to the name that its accepted text is about."""
@@ -166,10 +121,8 @@ class _State:
         if not self.with_feedback[i]:
             return []
         record = self.contexts[self.rows[i]]
-        return draw_examples(
-            self.pool.get(str(record.label), ()), record.key, attempt,
-            seed=self.seed, method=self.method,
-        )  # fmt: skip
+        pool = self.pool.get(str(record.label), ())
+        return draw_examples(pool, record.key, attempt, seed=self.seed, method=self.method)
 
     def name(self, i: int, attempt: int) -> str | None:
         """What text i of the round is about."""
@@ -183,14 +136,11 @@ class _State:
         if self.domain is None:
             texts = [text for _, text in shown]
             return context_prompt(record.context, task=self.task, examples=texts)
-        return label_prompt(
-            self.domain, str(record.label), about=self.name(i, attempt), form=self.form,
-            examples=shown,
-        )  # fmt: skip
+        return label_prompt(self.domain, str(record.label), about=self.name(i, attempt), examples=shown)
 
     def accept(self, i: int, attempt: int, text: str) -> str | None:
         """What is kept of text i of the round."""
-        kept = cut(text, is_open=self.form == "quote", min_words=self.min_words)
+        kept = cut(text, min_words=self.min_words)
         shown = [self.found[j].response for j in self.examples(i, attempt)]
         if kept is None or repeats(kept, shown):
             return None

@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from mop.backends.base import Generator
-from mop.errors import ConfigError, DataError
+from mop.backends.ask import Drawing, FailedDraws, draw_requests
+from mop.errors import DataError
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
-from mop.simulate.write import FailedDraws, draw_requests
-from mop.storage.store import Store
-from mop.types import Branch, Decoding, GenerateRequest, Generation, Outcome, Progress, Prompt, Record, Response
+from mop.types import Branch, GenerateRequest, Generation, Prompt, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +33,11 @@ def write_texts(
     contexts: Sequence[Record],
     ask: Ask,
     accept: Accept,
+    drawing: Drawing,
     *,
-    generator: Generator,
-    store: Store,
-    decoding: Decoding,
-    seed: int,
     method: str,
     temperature: float,
-    max_tries: int = MAX_TRIES,
-    max_failed_share: float = 0.0,
     failed: FailedDraws | None = None,
-    progress: Progress | None = None,
 ) -> list[Response]:
     """Draw one accepted text for each context.
 
@@ -56,21 +48,15 @@ def write_texts(
         labels are those of the contexts, whatever was rejected.
     ask, accept : callable
         See `Ask` and `Accept`.
-    generator, store, decoding
-        As for `mop.simulate.write.simulate`.
-    seed : int
-        Of the run; the seed of a draw is ``derive_seed(seed, "simulate", method, key, attempt)``.
+    drawing : Drawing
+        The seed of a draw is ``derive_seed(seed, "simulate", method, key, attempt)``. A text whose draw failed is not
+        drawn again. One that is rejected `MAX_TRIES` times is left empty and counts as an empty response in the
+        evaluation.
     method : str
         For seed, row and cost (``simulate/NAME``).
     temperature : float
-    max_tries : int
-        Draws for one text at the most. A text that is rejected each time is left empty and counts
-        as an empty response in the evaluation.
-    max_failed_share : float
-        As for `mop.simulate.write.simulate`. A text whose draw failed is not drawn again.
     failed : FailedDraws, optional
         For a method that writes in several calls: counts over all of them, and the caller tells.
-    progress : callable, optional
 
     Returns
     -------
@@ -79,49 +65,50 @@ def write_texts(
 
     Raises
     ------
-    ConfigError
-        If ``max_tries`` is below 1.
     DataError
         If a key occurs twice.
     BackendError
         If more draws failed than allowed, after everything else is stored.
     """
-    if max_tries < 1:
-        raise ConfigError(f"max_tries must be at least 1, got {max_tries}; leave it at {MAX_TRIES}")
     if len({record.key for record in contexts}) < len(contexts):
         raise DataError(
             f"{len(contexts)} contexts have {len({r.key for r in contexts})} different keys; keys "
             "must differ, because seeds are made from them; number the keys"
         )
-    lost = failed or FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
+    lost = failed or FailedDraws(len(contexts), drawing, method=method)
     found: dict[int, Response] = {}
     pending = list(range(len(contexts)))
-    for attempt in range(max_tries):
-        seeds = [derive_seed(seed, "simulate", method, contexts[i].key, attempt) for i in pending]
+    for attempt in range(MAX_TRIES):
+        seeds = [derive_seed(drawing.seed, "simulate", method, contexts[i].key, attempt) for i in pending]
         requests = [
             GenerateRequest((Branch(ask(i, attempt), temperature),), row_seed, f"context {contexts[i].key!r}")
             for i, row_seed in zip(pending, seeds, strict=True)
         ]
         done = len(contexts) - len(pending)
-        drawn = draw_requests(
-            requests,
-            generator,
-            store,
-            decoding,
-            stage=f"simulate/{method}",
-            progress=progress,
-            span=(done, len(contexts)),
-        )
+        drawn = draw_requests(requests, drawing, stage=f"simulate/{method}", span=(done, len(contexts)))
         rejected = []
         for i, row_seed, result in zip(pending, seeds, drawn, strict=True):
             generation, outcome = lost.settle(result)
             text = accept(i, attempt, generation.text) if isinstance(result, Generation) else ""
             if text is None:
                 rejected.append(i)
-            found[i] = _row(
-                contexts[i], text or "", generation, outcome,
-                seed=row_seed, temperature=temperature, model=generator.name, method=method,
-            )  # fmt: skip
+            found[i] = Response(
+                id=contexts[i].key,
+                context=contexts[i].context,
+                response=text or "",
+                label=contexts[i].label,
+                persona=None,
+                exemplar=None,
+                temperature=temperature,
+                log_pi=0.0,
+                log_omega=0.0,
+                seed=row_seed,
+                model=drawing.generator.name,
+                prompt_version=PROMPT_VERSION,
+                finish_reason=outcome,
+                n_tokens=generation.n_tokens,
+                method=method,
+            )
         lost.check()
         pending = rejected
         if not pending:
@@ -129,38 +116,8 @@ def write_texts(
     if pending:
         logger.warning(
             "%s: %d of %d texts were rejected %d times and are left empty",
-            method, len(pending), len(contexts), max_tries,
+            method, len(pending), len(contexts), MAX_TRIES,
         )  # fmt: skip
     if failed is None:
         lost.tell(SAID)
     return [found[i] for i in range(len(contexts))]
-
-
-def _row(
-    record: Record,
-    text: str,
-    generation: Generation,
-    outcome: Outcome,
-    *,
-    seed: int,
-    temperature: float,
-    model: str,
-    method: str,
-) -> Response:
-    return Response(
-        id=record.key,
-        context=record.context,
-        response=text,
-        label=record.label,
-        persona=None,
-        exemplar=None,
-        temperature=temperature,
-        log_pi=0.0,
-        log_omega=0.0,
-        seed=seed,
-        model=model,
-        prompt_version=PROMPT_VERSION,
-        finish_reason=outcome,
-        n_tokens=generation.n_tokens,
-        method=method,
-    )

@@ -34,9 +34,9 @@ from mop.randomness import derive_seed
 from mop.report.plots import save_figures
 from mop.report.table import Row, compared_on, comparison_page, latex_table, markdown_table
 from mop.rivals.attributes import ATTRIBUTES
+from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import (
     METHODS_VERSION,
-    Ingredients,
     answer,
     mixture_agents,
     needs_mixture,
@@ -52,7 +52,7 @@ from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.write import is_drawn, read_responses, write_responses
 from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
 from mop.storage.store import Cost, Tally
-from mop.types import Agent, FloatArray, Progress, Record, Response
+from mop.types import FloatArray, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ def variant_settings(config: RunConfig, ablation: str) -> RunConfig | None:
     if numbered is None and ablation not in _PLAIN_ABLATIONS:
         raise ConfigError(
             f"unknown ablation {ablation!r}; known: {', '.join(_PLAIN_ABLATIONS)}, k-NUMBER and "
-            "n-NUMBER (personas, exemplars), tokens-NUMBER, prompt-NUMBER and neighbours-NUMBER (simulate.mix)"
+            "n-NUMBER (personas, exemplars), tokens-NUMBER, prompt-NUMBER and neighbours-NUMBER (docs/baselines.md)"
         )
     is_k = numbered is not None and numbered[1] == "k"
     if is_k and config.personas.writer == "file":
@@ -333,8 +333,8 @@ def changes_nothing(config: RunConfig, ablation: str) -> bool:
         kind, number = numbered[1], int(numbered[2])
         if kind in ("k", "n"):
             return number == (config.personas.n_personas if kind == "k" else config.data.exemplars)
-        return (kind, number) == (simulation.mix, simulation.n_agents) or (number == 1 and simulation.mix == "none")
-    is_papers = is_plain and simulation.mix == "none"
+        return replace(simulation, **drawn_by(kind, number)) == simulation
+    is_papers = is_plain and replace(simulation, **ONE_COMPONENT) == simulation
     fit = config_to_dict(config)["fit"]
     return {
         "fitted-tau": simulation.tau_factor == 1,
@@ -342,6 +342,22 @@ def changes_nothing(config: RunConfig, ablation: str) -> bool:
         "paper-drawing": is_papers,
         "paper-fit": is_papers and fit == fit | _CHANGES["paper-fit"]["fit"],
     }.get(ablation, False)
+
+
+ONE_COMPONENT: Mapping[str, Any] = {
+    "exemplars_per_prompt": 1,
+    "exemplars_from": "gates",
+    "agents_per_response": 1,
+}
+"""Settings of ``simulate`` under which one component writes a response, as in the fitted mixture."""
+
+
+def drawn_by(kind: str, number: int) -> dict[str, Any]:
+    """Settings of ``simulate`` of the changed versions ``tokens-L``, ``prompt-M`` and ``neighbours-M``."""
+    if kind == "tokens":
+        return {**ONE_COMPONENT, "agents_per_response": number}
+    origin = "similar" if kind == "neighbours" and number > 1 else "gates"
+    return {**ONE_COMPONENT, "exemplars_per_prompt": number, "exemplars_from": origin}
 
 
 def keeps_personas(ablation: str) -> bool:
@@ -386,15 +402,13 @@ class _Bench:
 
         Raises
         ------
-        ConfigError
-            For an unknown domain or form.
         DataError
             If contexts have no labels, or labels without attributes, and a method needs them.
         """
         domain = self.config.compare.domain
         named = {method_and_tau(method)[0] for method in self.methods}
         if named & {"zerogen", "attrprompt", "progen"}:
-            find_domain(domain, self.contexts, self.config.compare.form)
+            find_domain(domain, self.contexts)
         if "attrprompt" in named and domain in ATTRIBUTES:
             for label in dict.fromkeys(record.label for record in self.contexts):
                 ATTRIBUTES[domain].of(label)
@@ -846,7 +860,7 @@ def draw_ablation(
     ----------
     ablation : str
         ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
-        gates; ``tokens-L``, ``prompt-L`` and ``neighbours-L``: another ``simulate.mix``; ``fitted-tau``: no factor on
+        gates; ``tokens-L``, ``prompt-M`` and ``neighbours-M``: see `drawn_by`; ``fitted-tau``: no factor on
         the temperatures; ``any-label``: exemplars of all labels; ``paper-drawing`` and ``paper-fit``:
         as the paper draws, one agent at its own temperature, any label; others: the mixture decides.
     contexts : sequence of Record, length n
@@ -859,20 +873,19 @@ def draw_ablation(
     numbered, simulation = _ABLATION.fullmatch(ablation), given.config.simulate
     if ablation == "no-gates":
         return list(respond("mop-uniform", contexts, given, name=name))
-    plain: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if ablation in ("fitted-tau", "paper-drawing", "paper-fit"):
-        plain["tau_factor"] = 1.0
+        changes["tau_factor"] = 1.0
     if ablation in ("any-label", "paper-drawing", "paper-fit"):
-        plain["same_label"] = False
-    given = replace(given, config=replace(given.config, simulate=replace(simulation, **plain)))
-    n_agents, mix = simulation.n_agents, str(simulation.mix)
+        changes["same_label"] = False
     if numbered is not None and numbered[1] in ("tokens", "prompt", "neighbours"):
-        n_agents, mix = int(numbered[2]), numbered[1]
+        changes |= drawn_by(numbered[1], int(numbered[2]))
     if ablation in ("no-exemplars", "paper-drawing", "paper-fit"):
-        n_agents, mix = 1, "none"
-    agents = mixture_agents(mixture, contexts, given, n_agents=n_agents, mix=mix)
+        changes |= ONE_COMPONENT
+    given = replace(given, config=replace(given.config, simulate=replace(simulation, **changes)))
+    agents = mixture_agents(mixture, contexts, given)
     if ablation == "no-exemplars":
-        agents = [replace(agent, exemplars=(), log_omega=0.0) for agent in agents if isinstance(agent, Agent)]
+        agents = [(replace(agent, exemplars=(), log_omega=0.0),) for (agent,) in agents]
     return list(answer(agents, contexts, given, name=name))
 
 

@@ -32,7 +32,8 @@ from mop.randomness import derive_seed
 from mop.report.page import draw_figures, write_report
 from mop.report.plots import save_figures
 from mop.report.report_data import report_data, response_files
-from mop.rivals.methods import Ingredients, needs_mixture, needs_scorer, respond
+from mop.rivals.ingredients import Ingredients
+from mop.rivals.methods import needs_mixture, needs_scorer, respond
 from mop.runs.work import SPLITS, STAGE_VERSIONS, Models, Work, open_work, planned_calls, source_place, versions_now
 from mop.simulate.write import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
 from mop.storage.run_folder import RunFolder, hash_of, write_json, write_parquet

@@ -123,16 +123,11 @@ def refit(
         refitted = refit_black_box(
             work.fitted,
             population,
-            model=work.lm,
+            ingredients_of(work, "zero-shot").drawing,  # asks for no scorer
             encoder=work.encoder,
-            store=work.store,
             samples_per_persona=samples_per_persona,
-            decoding=ingredients_of(work, "zero-shot").decoding,  # asks for no scorer
             tau_factor=config.simulate.tau_factor,
             same_label=config.simulate.same_label,
-            max_failed_share=config.remote.max_failed_share,
-            seed=config.seed,
-            progress=work.progress,
         )
         hx = work.embed([context_text(record) for record in population])
         before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))

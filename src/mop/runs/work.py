@@ -33,7 +33,7 @@ from mop.storage.run_folder import RunFolder, hash_of, read_json, sha256
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
-STAGE_VERSIONS = {"records": 2, "personas": 2, "fit": 7, "simulate": 2, "evaluate": 8, "report": 4}
+STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 8, "report": 4}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
@@ -212,10 +212,10 @@ class Models:
             opened["scorer"] = self.scorer
         if self.has_own_judge and ("judge" in also or "evaluate" in stages):
             opened["judge"] = self.judge
-        if self._config.simulate.mix == "tokens" and isinstance(opened.get("lm"), RemoteGenerator):
+        if self._config.simulate.agents_per_response > 1 and isinstance(opened.get("lm"), RemoteGenerator):
             raise ConfigError(
-                'simulate.mix = "tokens" averages next-token distributions, which a server does '
-                f'not give, got {self._config.model.lm}; use mix = "prompt" or "neighbours", or a local model'
+                "simulate.agents_per_response above 1 averages next-token distributions, which a server does "
+                f"not give, got {self._config.model.lm}; use simulate.exemplars_per_prompt, or a local model"
             )
         # A model that does both has one account, whichever half is opened first.
         writer: object = self.__dict__.get("generator")
@@ -363,8 +363,9 @@ class Work:
             spent={stage: list(cost) for stage, cost in self.store.spent().items()},
         )
 
-    def _personas_now(self) -> list[str]:
-        return [persona.description for persona in read_personas(self.folder.personas)]
+    def _personas_now(self) -> list[list[str]]:
+        """Keys and descriptions as a person may have edited them; rows of the mixture have the keys."""
+        return [[persona.key, persona.description] for persona in read_personas(self.folder.personas)]
 
 
 def read_config(path: Path) -> RunConfig:

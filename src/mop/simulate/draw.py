@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.config import SimulateConfig
 from mop.errors import DataError
 from mop.mixture.fitted import FittedMixture
 from mop.mixture.sums import Floats, draw, log_sum_exp
@@ -17,55 +18,13 @@ from mop.types import Agent, Record
 logger = logging.getLogger(__name__)
 
 
-def draw_writers(
-    fitted: FittedMixture,
-    hx: NDArray[np.float32],
-    contexts: Sequence[Record],
-    *,
-    seed: int,
-    n_agents: int = 1,
-    mix: str = "none",
-    tau_factor: float = 1.0,
-    same_label: bool = False,
-) -> list[Agent | tuple[Agent, ...]]:
-    """Draw who writes each response, as the settings ``simulate`` say: ``n_agents`` (L) and ``mix`` together.
-
-    Parameters
-    ----------
-    mix : str
-        ``none``: one agent. ``tokens``: L agents, each drawn from the mixture, whose next-token distributions are
-        averaged. ``prompt``: one persona, and L exemplars drawn one after another without replacement, in one prompt.
-        ``neighbours``: one agent, whose prompt shows the L - 1 exemplars most like its own as well. All but the
-        first are ours: the paper does not say how, and exemplars that have something in common tell a model more of a
-        kind of text than exemplars of several kinds do.
-    fitted, hx, contexts, seed, n_agents, tau_factor, same_label
-        As for `draw_agents`.
-    """
-    if same_label and not any(record.label in fitted.labels for record in contexts):
-        logger.warning(
-            "same_label changes nothing: no context has a label that at least two exemplars have; give records with "
-            "labels (data.label names their column), or leave it off"
-        )
-    drawn = draw_agents(
-        fitted, hx, contexts, seed=seed, tau_factor=tau_factor, same_label=same_label,
-        n_agents=n_agents if mix in ("none", "tokens") else 1,
-        n_exemplars=n_agents if mix == "prompt" else 1,
-        n_neighbours=n_agents - 1 if mix == "neighbours" else 0,
-    )  # fmt: skip
-    return [agents[0] if len(agents) == 1 else agents for agents in drawn]
-
-
 def draw_agents(
     fitted: FittedMixture,
     hx: NDArray[np.float32],
     contexts: Sequence[Record],
+    settings: SimulateConfig | None = None,
     *,
     seed: int,
-    n_agents: int = 1,
-    n_exemplars: int = 1,
-    n_neighbours: int = 0,
-    tau_factor: float = 1.0,
-    same_label: bool = False,
     chunk: int = 64,
 ) -> list[tuple[Agent, ...]]:
     """Draw persona, then exemplars, for every context: the first two steps of the simulation.
@@ -78,20 +37,21 @@ def draw_agents(
     contexts : sequence of n Record
         The draw for a context depends on (seed, its key) alone, with ``same_label`` on its label as
         well; its response is not looked at, except that a record never gets itself as exemplar.
+    settings : SimulateConfig, optional
+        By default the fitted mixture itself. Read are
+
+        - ``agents_per_response``: L agents for one response (the paper's persona mixing at inference), drawn
+          independently;
+        - ``exemplars_per_prompt``, M, and ``exemplars_from``: from an agent's ``gates``, one after another
+          without replacement, or one from them and the M - 1 that are most ``similar`` to it. All but the first are
+          ours: the paper does not say how, and exemplars that have something in common tell a model more of a kind of
+          text than exemplars of several kinds do;
+        - ``tau_factor``, which multiplies the fitted temperatures. Ours: likelihood asks for higher temperatures than
+          make sense to a reader, since a model is judged on real beginnings and writes on from its own;
+        - ``same_label``: draw from the mixture given that the exemplar has the record's label, where at least two
+          have it. Ours: the gates learn how much a label matters for the likelihood of a text, which is less than it
+          matters to who wants texts of that label.
     seed : int
-    n_agents : int
-        L, agents for one response (the paper's persona mixing at inference), drawn independently.
-    n_exemplars : int
-        Exemplars of an agent: from its persona's weights, one after another without replacement.
-    n_neighbours : int
-        Exemplars that an agent shows after those that it drew: the ones most like the first that may be shown.
-    tau_factor : float
-        Multiplies the fitted temperatures. Ours: likelihood asks for warmer draws than make sense
-        to a reader, since a model is judged on real beginnings and writes on from its own.
-    same_label : bool
-        Draw from the mixture given that the exemplar has the record's label, where at least two have it. Ours: the
-        gates learn how much a label matters for the likelihood of a text, which is less than it matters to who
-        wants texts of that label.
     chunk : int
         Contexts at a time; memory is chunk × N, with ``same_label`` a second copy of the exemplars' embeddings as well.
 
@@ -108,9 +68,16 @@ def draw_agents(
     """
     if len(hx) != len(contexts):
         raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
-    tau = fitted.temperatures * tau_factor
+    settings = settings or SimulateConfig()
+    if settings.same_label and not any(record.label in fitted.labels for record in contexts):
+        logger.warning(
+            "same_label changes nothing: no context has a label that at least two exemplars have; give records with "
+            "labels (data.label names their column), or leave it off"
+        )
+    wanted, are_similar = settings.exemplars_per_prompt, settings.exemplars_from == "similar"
+    tau = fitted.temperatures * settings.tau_factor
     found: list[list[Agent]] = [[] for _ in contexts]
-    for places, shown, mixture in pools(fitted, contexts, same_label=same_label):
+    for places, shown, mixture in pools(fitted, contexts, same_label=settings.same_label):
         people = [contexts[place] for place in places]
         own, own_of_all = mixture.own(people), fitted.own(people)
         for start in range(0, len(places), chunk):
@@ -121,23 +88,23 @@ def draw_agents(
                 log_pi += _log_share(fitted, mixture, shown, hx[some], own_of_all[part], own[part])
                 log_pi -= log_sum_exp(log_pi)[:, None]
             seeds = [derive_seed(seed, "agent", record.key) for record in people[part]]
-            drawn = _draw_some(mixture, log_pi, hx[some], own[part], seeds, n_agents, n_exemplars)
+            sizes = settings.agents_per_response, 1 if are_similar else wanted
+            drawn = _draw_some(mixture, log_pi, hx[some], own[part], seeds, sizes)
             for personas, exemplars, log_k, log_j in drawn:
                 for i, (place, k) in enumerate(zip(some, personas, strict=True)):
                     # Beyond 12 digits weights vary with the batch.
                     weights = round(float(log_k[i]), 12), round(float(log_j[i]), 12)
                     rows = [j for j in exemplars[i].tolist() if j >= 0]
-                    if n_neighbours:
-                        rows += mixture.neighbours(rows[0], n_neighbours, own=int(own[start + i]))
+                    if are_similar:
+                        rows += mixture.neighbours(rows[0], wanted - 1, own=int(own[start + i]))
                     exemplars_shown = tuple(shown[row] for row in rows)
                     found[place].append(Agent(int(k), exemplars_shown, float(tau[k]), *weights))
-    wanted = n_exemplars + n_neighbours
     n_short = sum(len(agents[0].exemplars) < wanted for agents in found)
     if n_short:
         logger.warning(
             "%d of %d prompts show fewer than %d exemplars, for no more may be shown there%s; give more exemplars, "
-            "or lower n_agents",
-            n_short, len(found), wanted, " (same_label)" if same_label else "",
+            "or lower exemplars_per_prompt",
+            n_short, len(found), wanted, " (same_label)" if settings.same_label else "",
         )  # fmt: skip
     return [tuple(agents) for agents in found]
 
@@ -167,13 +134,13 @@ def _draw_some(
     hx: NDArray[np.float32],
     own: NDArray[np.int64],
     seeds: Sequence[int],
-    n_agents: int,
-    n_exemplars: int,
+    sizes: tuple[int, int],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]]:
-    """Yield one agent for each context, n_agents times.
+    """Yield one agent for each context, as often as ``sizes`` = (agents, exemplars of each) says.
 
-    Persona (n,), exemplars (n, n_exemplars) with -1 where there are no more, and the log-probabilities (n,) of both.
+    Persona (n,), exemplars (n, exemplars) with -1 where there are no more, and the log-probabilities (n,) of both.
     """
+    n_agents, n_exemplars = sizes
     rows = np.arange(len(hx))
     u = np.stack([uniforms(item, 0, n_agents * (1 + n_exemplars)) for item in seeds])
     for u_persona, *u_exemplars in np.split(u.T, n_agents):

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mop.backends.base import Generator
+from mop.backends.ask import Drawing
 from mop.backends.encoder import TextEncoder, embed
 from mop.errors import ConfigError, DataError
 from mop.mixture.fitted import FittedMixture, context_text, persona_shares, with_persona_weights
@@ -23,8 +22,7 @@ from mop.randomness import derive_seed, rng_of, uniforms
 from mop.simulate.blackbox import match_weights
 from mop.simulate.draw import pools
 from mop.simulate.write import is_drawn, simulate
-from mop.storage.store import Store
-from mop.types import Agent, Decoding, Progress, Record, Response
+from mop.types import Agent, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -35,46 +33,33 @@ SURROGATE = "surrogate: matched embeddings"
 def refit_black_box(
     fitted: FittedMixture,
     population: Sequence[Record],
+    drawing: Drawing,
     *,
-    model: Generator,
     encoder: TextEncoder,
-    store: Store,
     samples_per_persona: int = 20,
-    decoding: Decoding | None = None,
     tau_factor: float = 1.0,
     same_label: bool = False,
-    max_failed_share: float = 0.0,
-    seed: int = 0,
-    progress: Progress | None = None,
 ) -> FittedMixture:
     """Re-estimate the persona weights for a model without likelihoods.
 
     Parameters
     ----------
     fitted : FittedMixture
-        Personas, exemplar gate and temperatures are taken from it.
-    population : sequence of N Record
+        Personas, exemplar gate, temperatures and task are taken from it.
+    population : sequence of n Record
         Real responses to be matched; give those the mixture was fitted on, none that it will be
         judged by. Survey weights are respected.
-    model : Generator
-        The model that the weights are for.
+    drawing : Drawing
+        The model that the weights are for, and how the simulation will draw. Draws and embeddings in the store are
+        not made again, so that an interrupted call goes on. A draw is a function of (seed, persona, context).
     encoder : TextEncoder
         That of the fit: the gates know its embeddings.
-    store : Store
-        Draws and embeddings in it are not made again, so that an interrupted call goes on.
     samples_per_persona : int
         Responses drawn under each persona, ≥ 2: K times as many calls of the model.
-    decoding : Decoding, optional
-        As the simulation will have it.
     tau_factor : float
         What the simulation multiplies the temperatures by (``simulate.tau_factor``).
     same_label : bool
         Whether it shows exemplars of a record's own label only (``simulate.same_label``).
-    max_failed_share : float
-        Share of all draws that the model may give up, as in `mop.simulate.write.simulate`.
-    seed : int
-        The draws are functions of (seed, persona, context).
-    progress : callable, optional
 
     Returns
     -------
@@ -82,8 +67,8 @@ def refit_black_box(
         With ``info["persona_weights"]``: ``kind`` (`SURROGATE`), ``model``, ``weights`` (K),
         ``mmd2``, ``mmd2_uniform``, ``mmd2_before`` (of the weights that it had on average),
         ``bandwidth``, ``shrinkage`` (towards those weights), ``n_targets``, ``samples_per_persona``, ``tau_factor``,
-        ``same_label``, ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that could
-        not be had).
+        ``same_label``, ``n_empty`` (samples drawn without a text) and ``failed`` (K, samples of each persona that
+        failed).
 
     Raises
     ------
@@ -109,19 +94,15 @@ def refit_black_box(
             f"{len(targets)} of {len(population)} records hold a response; at least 2 are needed "
             "to match; give the records that the mixture was fitted on"
         )
+    seed, store, progress = drawing.seed, drawing.store, drawing.progress
     order = _order(targets, samples_per_persona, seed)
     samples = samples_of_personas(
         fitted,
         [targets[row] for row in order],
-        model=model,
+        drawing,
         encoder=encoder,
-        store=store,
-        decoding=decoding or Decoding(),
         tau_factor=tau_factor,
         same_label=same_label,
-        max_failed_share=max_failed_share,
-        seed=seed,
-        progress=progress,
     )
     written = [[one.response for one in own if one.response.strip()] for own in samples]
     failed = [sum(not is_drawn(one) for one in own) for own in samples]
@@ -152,7 +133,7 @@ def refit_black_box(
     )
     about = {
         "kind": SURROGATE,
-        "model": model.name,
+        "model": drawing.generator.name,
         "weights": [round(float(w), 6) for w in match.weights],
         "mmd2": match.mmd2,
         "mmd2_uniform": match.mmd2_uniform,
@@ -173,47 +154,41 @@ def refit_black_box(
 def samples_of_personas(
     fitted: FittedMixture,
     contexts: Sequence[Record],
+    drawing: Drawing,
     *,
-    model: Generator,
     encoder: TextEncoder,
-    store: Store,
-    decoding: Decoding,
     tau_factor: float = 1.0,
     same_label: bool = False,
-    seed: int,
-    max_failed_share: float = 0.0,
-    progress: Progress | None = None,
 ) -> list[list[Response]]:
     """Draw a response of every persona to each of n contexts, with an exemplar of the fitted exemplar gate.
 
     Returns
     -------
     list of K lists of n Response
-        Sample i of every persona answers context i; one that could not be had has no text.
+        Sample i of every persona answers context i; one that failed has no text.
     """
     n = len(contexts)
-    hx = embed([context_text(record) for record in contexts], encoder, store=store, progress=progress)
-    records, agents = [], []
+    texts = [context_text(record) for record in contexts]
+    hx = embed(texts, encoder, store=drawing.store, progress=drawing.progress)
+    shared = list(pools(fitted, contexts, same_label=same_label))
+    records: list[Record] = []
+    agents: list[Agent] = []
     for k, persona in enumerate(fitted.personas):
         # A key of its own per persona and place: the seed of a draw is made from it.
         records += [replace(record, key=f"{persona.key} {i} {record.key}") for i, record in enumerate(contexts)]
-        agents += _agents(fitted, hx, contexts, k, seed, tau_factor, same_label)
-    responses = list(
-        simulate(
-            records,
-            agents,
-            fitted.personas,
-            fitted.exemplars,
-            generator=model,
-            store=store,
-            decoding=decoding,
-            seed=seed,
-            method="black-box",
-            task=fitted.task,
-            max_failed_share=max_failed_share,
-            progress=progress,
-        )
-    )
+        seeds = [derive_seed(drawing.seed, "black-box", persona.key, i, r.key) for i, r in enumerate(contexts)]
+        u = np.array([uniforms(seed, 0, 1)[0] for seed in seeds])
+        tau = float(fitted.temperatures[k] * tau_factor)
+        found: dict[int, Agent] = {}
+        for places, shown, mixture in shared:
+            some = list(places)
+            own = mixture.own([contexts[place] for place in some])  # a record never gets itself
+            log_omega = mixture.log_omega(hx[some], np.full(len(some), k, dtype=np.int64), own)
+            for place, row, j in zip(some, log_omega, draw(log_omega, u[some]).tolist(), strict=True):
+                found[place] = Agent(k, (shown[j],), tau, 0.0, float(row[j]))
+        agents += [found[place] for place in range(n)]
+    same_task = replace(drawing, task=fitted.task)
+    responses = list(simulate(records, agents, fitted.personas, fitted.exemplars, same_task, method="black-box"))
     return [responses[start : start + n] for start in range(0, len(responses), n)]
 
 
@@ -228,28 +203,3 @@ def _order(records: Sequence[Record], n: int, seed: int) -> list[int]:
     while len(order) < n:
         order += rng.permutation(len(records)).tolist()
     return order[:n]
-
-
-def _agents(
-    fitted: FittedMixture,
-    hx: NDArray[np.float32],
-    contexts: Sequence[Record],
-    k: int,
-    seed: int,
-    tau_factor: float,
-    same_label: bool,
-) -> list[Agent]:
-    """Persona k with an exemplar drawn for every context; a record never gets itself."""
-    name = fitted.personas[k].key
-    u = np.array(
-        [uniforms(derive_seed(seed, "black-box", name, i, record.key), 0, 1)[0] for i, record in enumerate(contexts)]
-    )
-    tau = float(fitted.temperatures[k] * tau_factor)
-    found: dict[int, Agent] = {}
-    for places, shown, mixture in pools(fitted, contexts, same_label=same_label):
-        some = list(places)
-        own = mixture.own([contexts[place] for place in some])
-        log_omega = mixture.log_omega(hx[some], np.full(len(some), k, dtype=np.int64), own)
-        for place, row, j in zip(some, log_omega, draw(log_omega, u[some]).tolist(), strict=True):
-            found[place] = Agent(k, (shown[j],), tau, 0.0, float(row[j]))
-    return [found[place] for place in range(len(contexts))]

@@ -1,6 +1,6 @@
 """Contexts and drawn components to responses with their full provenance: the simulated population.
 
-Which persona, exemplar and temperature answers is drawn before (`mop.mixture.gate`, `mop.mixture.sums`); here
+Which persona, exemplars and temperature answer is drawn before (`mop.simulate.draw`); here
 the frozen model writes, and every text is in the store before it is handed on.
 """
 
@@ -12,20 +12,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mop.backends.base import Failure, Fallible, Generator
-from mop.errors import ArtifactError, BackendError, DataError
+from mop.backends.ask import Drawing, FailedDraws, draw_requests
+from mop.errors import ArtifactError, DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.storage.run_folder import read_jsonl, write_jsonl
-from mop.storage.store import Store, generation_key
-from mop.types import Agent, Branch, Decoding, GenerateRequest, Generation, Outcome, Persona, Progress, Record, Response
+from mop.types import Agent, Branch, GenerateRequest, Persona, Record, Response
 
 logger = logging.getLogger(__name__)
 
 _DRAWN = ("stop", "length")
-
-REFUSALS = frozenset({"content_filter", "refusal"})
-"""Codes of failures in which the model or its operator declined; all others are ``failed``."""
 
 CUT_SHARE = 0.05
 """Share of texts cut at the length limit above which figures suffer enough to be warned about."""
@@ -38,51 +34,32 @@ def simulate(
     agents: Sequence[Agent | tuple[Agent, ...]],
     personas: Sequence[Persona],
     exemplars: Sequence[Record],
+    drawing: Drawing,
     *,
-    generator: Generator,
-    store: Store,
-    decoding: Decoding,
-    seed: int,
     method: str = "mop",
-    task: str = "",
-    max_failed_share: float = 0.0,
-    progress: Progress | None = None,
 ) -> Iterator[Response]:
     """Let each context be answered by its agent; yield responses in order, as they get ready.
 
     Parameters
     ----------
-    contexts : sequence of Record, length N
+    contexts : sequence of Record, length n
         What is responded to. Key, context and label are used; the responses never are.
-    agents : sequence of Agent or tuple of Agent, length N
-        Who answers. One agent with several exemplars has them all in one prompt (``mix="prompt"`` and
-        ``"neighbours"``).
-        A tuple of agents writes one response together, next-token distributions averaged in equal
-        shares (``mix="tokens"``): each was drawn by its weight, which must not count twice.
+    agents : sequence of Agent or tuple of Agent, length n
+        Who answers. One agent with several exemplars has them all in one prompt. A tuple of agents
+        writes one response together, next-token distributions averaged in equal shares: each was
+        drawn by its weight, which must not count twice.
     personas : sequence of Persona, length K
         Rows that agents refer to.
-    exemplars : sequence of Record
+    exemplars : sequence of N Record
         Rows that agents refer to.
-    generator : Generator
-        The frozen model.
-    store : Store
-        What is in it is not drawn again; a killed call loses only the batches in work.
-    decoding : Decoding
-        Common to the run.
-    seed : int
-        Of the run. Row seeds are ``derive_seed(seed, "simulate", method, key)``, so that a response
-        depends on neither order, batch nor the other contexts.
+    drawing : Drawing
+        Row seeds are ``derive_seed(seed, "simulate", method, key)``, so that a response
+        depends on neither order, batch nor the other contexts. Rows of draws that failed have no
+        text and finish_reason ``refused`` or ``failed``; persona and exemplar are those that were
+        drawn, and nobody else answers instead. They are not stored, so that the same call tries
+        them again.
     method : str
         Name of the method, for the seed, the row and the cost (``simulate/NAME``).
-    task : str
-        What the responses are, for the prompt.
-    max_failed_share : float
-        Share of the N draws that the model may give up (see `mop.backends.base.Fallible`). Their
-        rows have no text and finish_reason ``refused`` or ``failed``; persona and exemplar are
-        those that were drawn, and nobody else answers instead. They are not stored, so that the
-        same call tries them again.
-    progress : callable, optional
-        Called at the start and after each batch with the stage, responses done, responses in all.
 
     Yields
     ------
@@ -103,21 +80,22 @@ def simulate(
     if len(agents) != len(contexts):
         raise DataError(f"got {len(contexts)} contexts and {len(agents)} agents; give one agent per context")
     _refuse_twins(contexts)
-    stage = f"simulate/{method}"
-    failed = FailedDraws(len(contexts), max_failed_share, method=method, model=generator.name)
+    failed = FailedDraws(len(contexts), drawing, method=method)
     n_drawn = n_cut = 0
     for start in range(0, len(contexts), _CHUNK):
         some = contexts[start : start + _CHUNK]
-        voices = [_voices(agent) for agent in agents[start : start + _CHUNK]]
-        seeds = [derive_seed(seed, "simulate", method, record.key) for record in some]
+        components = [_components(agent) for agent in agents[start : start + _CHUNK]]
+        seeds = [derive_seed(drawing.seed, "simulate", method, record.key) for record in some]
         requests = [
-            _request(record, voice, personas, exemplars, row_seed, task)
-            for record, voice, row_seed in zip(some, voices, seeds, strict=True)
+            GenerateRequest(
+                tuple(_branch(record, agent, personas, exemplars, drawing.task) for agent in together),
+                row_seed,
+                f"context {record.key!r}",
+            )
+            for record, together, row_seed in zip(some, components, seeds, strict=True)
         ]
-        drawn = draw_requests(
-            requests, generator, store, decoding, stage=stage, progress=progress, span=(start, len(contexts))
-        )
-        for record, voice, row_seed, result in zip(some, voices, seeds, drawn, strict=True):
+        drawn = draw_requests(requests, drawing, stage=f"simulate/{method}", span=(start, len(contexts)))
+        for record, together, row_seed, result in zip(some, components, seeds, drawn, strict=True):
             generation, outcome = failed.settle(result)
             n_drawn += outcome in _DRAWN
             n_cut += outcome == "length"
@@ -127,20 +105,20 @@ def simulate(
                 response=generation.text,
                 label=record.label,
                 seed=row_seed,
-                model=generator.name,
+                model=drawing.generator.name,
                 prompt_version=PROMPT_VERSION,
                 finish_reason=outcome,
                 n_tokens=generation.n_tokens,
                 method=method,
-                persona=_joined(None if a.persona is None else personas[a.persona].key for a in voice),
-                exemplar=_joined(" ".join(exemplars[j].key for j in a.exemplars) for a in voice),
-                temperature=math.fsum(a.temperature for a in voice) / len(voice),
-                log_pi=math.fsum(a.log_pi for a in voice),
-                log_omega=math.fsum(a.log_omega for a in voice),
+                persona=_joined(None if a.persona is None else personas[a.persona].key for a in together),
+                exemplar=_joined(" ".join(exemplars[j].key for j in a.exemplars) for a in together),
+                temperature=math.fsum(a.temperature for a in together) / len(together),
+                log_pi=math.fsum(a.log_pi for a in together),
+                log_omega=math.fsum(a.log_omega for a in together),
             )
         failed.check()
     failed.tell("their rows say so, and no other persona answers instead")
-    for note in cut_notes(method, n_cut / max(1, n_drawn), decoding.max_tokens):
+    for note in cut_notes(method, n_cut / max(1, n_drawn), drawing.decoding.max_tokens):
         logger.warning("%s", note)
 
 
@@ -162,7 +140,7 @@ def cut_notes(method: str, share: float, max_tokens: int) -> list[str]:
     return [
         f"{method}: {share:.0%} of the texts were cut at {max_tokens} tokens, and cut ones count in every figure. "
         "Raise simulate.max_tokens (in Python, max_tokens of the decoding). If a higher limit cuts as many, these "
-        "texts do not end: draw cooler (simulate.tau_factor, simulate.control_tau)."
+        "texts do not end: lower the temperature (simulate.tau_factor, simulate.control_tau)."
     ]
 
 
@@ -235,7 +213,8 @@ def _refuse_twins(contexts: Sequence[Record]) -> None:
         seen.add(record.key)
 
 
-def _voices(agent: Agent | tuple[Agent, ...]) -> tuple[Agent, ...]:
+def _components(agent: Agent | tuple[Agent, ...]) -> tuple[Agent, ...]:
+    """The agents that write one response together."""
     if isinstance(agent, Agent):
         return (agent,)
     if not agent:
@@ -243,154 +222,17 @@ def _voices(agent: Agent | tuple[Agent, ...]) -> tuple[Agent, ...]:
     return agent
 
 
-def _request(
-    record: Record,
-    voices: tuple[Agent, ...],
-    personas: Sequence[Persona],
-    exemplars: Sequence[Record],
-    row_seed: int,
-    task: str,
-) -> GenerateRequest:
-    branches = []
-    for agent in voices:
-        prompt = simulation_prompt(
-            record.context,
-            persona=None if agent.persona is None else personas[agent.persona].description,
-            exemplars=[exemplars[j] for j in agent.exemplars],
-            task=task,
-        )
-        branches.append(Branch(prompt, float(agent.temperature)))  # of equal weights
-    return GenerateRequest(tuple(branches), row_seed, f"context {record.key!r}")
-
-
-class FailedDraws:
-    """The draws of one method that a model gave up, and how many of them may be.
-
-    Parameters
-    ----------
-    n : int
-        Draws in all.
-    max_failed_share : float
-        Share of them that may fail.
-    method, model : str
-        Who draws and who should have written, for messages.
-    what : str
-        What is drawn, for messages.
-    """
-
-    def __init__(self, n: int, max_failed_share: float, *, method: str, model: str, what: str = "responses") -> None:
-        self._n = n
-        self._allowed = math.floor(max_failed_share * n + 1e-9)
-        self._method, self._model, self._what = method, model, what
-        self._failures: list[Failure] = []
-
-    def settle(self, result: Generation | Failure) -> tuple[Generation, Outcome]:
-        """Return what a draw came to; an empty text for a failure, which is counted."""
-        if isinstance(result, Generation):
-            return result, result.finish_reason
-        self._failures.append(result)
-        nothing = Generation("", 0, "stop", math.nan)
-        return nothing, "refused" if result.code in REFUSALS else "failed"
-
-    def check(self) -> None:
-        """Stop if more failed than may; to be called when everything else is stored.
-
-        Raises
-        ------
-        BackendError
-            With the first failure's message.
-        """
-        if len(self._failures) > self._allowed:
-            raise BackendError(
-                f"{self._model} could not draw {len(self._failures)} of the {self._n} {self._what} "
-                f"of {self._method} ({self._codes()}), and at most {self._allowed} may fail; the "
-                f"first: {self._failures[0].message}; the others are kept, so run the same command "
-                "to try these again, or allow a share with remote.max_failed_share"
-            )
-
-    def tell(self, consequence: str) -> None:
-        """Log how many failed, if any did, and what follows from it."""
-        if self._failures:
-            logger.warning(
-                "%s: %d of %d %s could not be had (%s); %s",
-                self._method,
-                len(self._failures),
-                self._n,
-                self._what,
-                self._codes(),
-                consequence,
-            )
-
-    def _codes(self) -> str:
-        return ", ".join(sorted({failure.code for failure in self._failures}))
-
-
-def draw_requests(
-    requests: Sequence[GenerateRequest],
-    generator: Generator,
-    store: Store,
-    decoding: Decoding,
-    *,
-    stage: str,
-    progress: Progress | None = None,
-    span: tuple[int, int] | None = None,
-) -> Iterator[Generation | Failure]:
-    """Yield what was drawn for each request, in order: from the store, or drawn and then in the store.
-
-    Parameters
-    ----------
-    requests : sequence of GenerateRequest
-        Equal ones are drawn once.
-    generator, store, decoding, progress
-        As for `simulate`.
-    stage : str
-        Whose cost grows, and the name that ``progress`` gets.
-    span : (int, int), optional
-        How many went before, how many there are in all; by default 0 and the number of requests.
-
-    Yields
-    ------
-    Generation or Failure
-        A failure is what the model gave up; it is not stored. See `FailedDraws`.
-
-    Raises
-    ------
-    BackendError
-        If the model leaves a request out.
-    ArtifactError
-        If the store cannot be read or written.
-    """
-    keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
-    ready: dict[bytes, Generation | Failure] = {**store.get_generations(keys, stage=stage)}
-    missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in ready}
-    names = list(missing)
-    before, total = span or (0, len(keys))
-    done = before + len(keys) - len(missing)
-    next_row = 0
-    if progress is not None:
-        progress(stage, done, total)
-    # A model that is not needed is not loaded.
-    for batch in generator.generate(list(missing.values()), decoding) if missing else ():
-        pairs = [(names[i], generation) for i, generation in batch]
-        store.put_generations(pairs, stage=stage)
-        ready.update(pairs)
-        done += len(pairs)
-        if progress is not None:
-            progress(stage, done, total)
-        while next_row < len(keys) and keys[next_row] in ready:
-            yield ready[keys[next_row]]
-            next_row += 1
-    if missing and isinstance(generator, Fallible):
-        ready |= {names[i]: failure for i, failure in generator.failures.items()}
-    absent = sum(name not in ready for name in names)
-    if absent:
-        raise BackendError(
-            f"{generator.name} left out {absent} of {len(names)} requests; each must be answered "
-            "once; give the same command again to ask for the rest",
-            retryable=True,
-        )
-    for key in keys[next_row:]:
-        yield ready[key]
+def _branch(
+    record: Record, agent: Agent, personas: Sequence[Persona], exemplars: Sequence[Record], task: str
+) -> Branch:
+    """What one agent asks the model; all agents of a response have equal weights."""
+    prompt = simulation_prompt(
+        record.context,
+        persona=None if agent.persona is None else personas[agent.persona].description,
+        exemplars=[exemplars[j] for j in agent.exemplars],
+        task=task,
+    )
+    return Branch(prompt, float(agent.temperature))
 
 
 def _joined(keys: Iterable[str | None]) -> str | None:
