@@ -258,7 +258,7 @@ def test_a_sampler_that_departs_from_the_fit_is_told(model, caplog):
         ({"tau_factor": 0.5}, "Temperatures of the mixture are multiplied by 0.5"),
         ({"decoding": Decoding(min_tokens=3)}, "No text ends before 3 tokens"),
         ({"decoding": Decoding(top_p=0.9)}, "Top-p or top-k is on"),
-        ({"mix": "prompt", "n_agents": 2}, "A prompt shows 2 exemplars"),
+        ({"exemplars_per_prompt": 2}, "A prompt shows 2 exemplars"),
     ):
         caplog.clear()
         model.sample(["Verdict: good."], **more)
