@@ -49,7 +49,7 @@ from mop.evaluate.downstream import downstream_f1
 from mop.evaluate.sense import JUDGED
 from mop.progress import ProgressDisplay
 from mop.randomness import rng_of
-from mop.report.page import number
+from mop.report.document import number
 from mop.rivals.methods import METHODS_VERSION
 from mop.runs.compare import compare, draw_piece, labelled, pieces
 from mop.runs.work import STAGE_VERSIONS

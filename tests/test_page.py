@@ -17,6 +17,7 @@ from mop.report.page import (
     MapPoint,
     PersonaRow,
     ReportData,
+    best,
     draw_figures,
     render_report,
     summary,
@@ -345,7 +346,7 @@ def test_a_large_run_stays_small():
 
 def test_the_figures_of_a_paper_have_names():
     assert list(draw_figures(example(n_responses=5, n_real=5, n_exemplars=5))) == [
-        "metrics", "gain", "map", "exemplars", "gates", "history", "similarity", "weights",
+        "metrics", "exemplars", "history", "similarity", "gates", "map", "weights",
     ]  # fmt: skip
 
 
@@ -370,6 +371,29 @@ def test_gates_of_another_fit_are_refused():
     )
     with pytest.raises(ConfigError, match=message):
         render_report(data)
+
+
+def test_histograms_that_do_not_fit_their_edges_are_refused():
+    data = replace(example(n_responses=2, n_real=2), histogram_edges=[-1, 0, 1])
+    message = "the histogram 'golden' of a report has 100 counts for 3 edges; it needs one fewer than edges"
+    for show in (render_report, draw_figures):
+        with pytest.raises(ConfigError, match=message):
+            show(data)
+
+
+def test_only_a_ranked_metric_of_several_methods_has_a_best():
+    rows = {"a": {"fid": 0.26, "mauve": 0.7, "sense": -3.0}, "b": {"fid": 0.31, "mauve": 0.8, "sense": -4.0}}
+    assert [best(rows, name) for name in ("fid", "mauve", "sense", "f1")] == [{"a"}, {"b"}, set(), set()]
+    assert best({"a": rows["a"]}, "fid") == set()
+    assert best({**rows, "c": rows["a"]}, "fid") == {"a", "c"}
+
+
+def test_the_example_of_the_docs_prints_what_they_say(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    code, said = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL).groups()
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out == said
 
 
 def use_everything(browser):

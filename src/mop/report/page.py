@@ -7,32 +7,25 @@ hostile throughout (see ``docs/report.md``).
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.errors import ConfigError, require
+from mop.errors import ConfigError
 from mop.report import plots
+from mop.report.document import effective, flat, html, number, printable
+from mop.report.plots import GOLDEN, REAL
 from mop.simulate.write import is_drawn
 from mop.storage.run_folder import write_atomic
 from mop.types import FloatArray, Response
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-REAL = "real"
-"""The kind of a map point that a person wrote."""
-GOLDEN = "golden"
-"""The histogram of real texts."""
 
 MAX_POINT_CHARACTERS = 280
 """Longer texts are cut on the map (not in the list of responses); keeps 5,000 points within 1.5
@@ -231,9 +224,8 @@ METRICS: Mapping[str, MetricGuide] = {
         "variety; it looks at variety only, not at content.",
         table="paper",
     ),
-    "mauve_star": MetricGuide("MAUVE*", 1, "MAUVE, smoothed for small samples."),
-    "frontier_integral": MetricGuide("Frontier integral", -1, "A summary of the same curve as MAUVE."),
     "kl_cosine_reverse": MetricGuide("KL-cosine, reversed", -1, "KL-cosine with the two sides exchanged."),
+    "f1": MetricGuide("F1", 1, "Macro-F1 on real texts of a classifier that learnt from these."),
     "distinct_1": MetricGuide("Distinct words", 0, "Share of all words that are different words.", is_share=True),
     "distinct_2": MetricGuide("Distinct pairs", 0, "Share of all word pairs that are different pairs.", is_share=True),
     "self_bleu_4": MetricGuide("Self-BLEU-4", 0, "How much the texts of a set repeat each other's phrases."),
@@ -248,8 +240,7 @@ METRICS: Mapping[str, MetricGuide] = {
     "n_received": MetricGuide("Texts written", 0, "How many texts the method gave, empty ones included."),
     "n": MetricGuide("Texts compared", 0, "Scores of different numbers of texts do not compare with each other."),
 }
-"""Known metrics in the order of the page; a metric that is not here is shown under its own name,
-unranked."""
+"""Known metrics in the order of the page; one that is not here is shown under its own name, unranked."""
 
 SERIES: Mapping[str, str] = {
     "train": "records it was fitted to",
@@ -276,63 +267,6 @@ COSTS: Mapping[str, str] = {
 }
 
 
-def number(value: object) -> str:
-    """Return a number as a reader wants it: three figures that matter, a true minus.
-
-    Examples
-    --------
-    >>> [number(v) for v in (0.25984, 0.02264, 117.42, -2.5, 12345, 0.00004, float("nan"), True)]
-    ['0.260', '0.0226', '117.4', '−2.50', '12,345', '<0.0001', '–', 'yes']
-    """
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{value:,}".replace("-", "−")
-    if not isinstance(value, float | np.floating):
-        return str(value)
-    value = float(value)
-    if not math.isfinite(value):
-        return "–"
-    size = abs(value)
-    if 0 < size < 0.00005:
-        return "<0.0001" if value > 0 else ">−0.0001"
-    decimals = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 else 3
-    if 0 < size < 0.0995:
-        decimals = 4
-    return f"{value:,.{decimals}f}".replace("-", "−")
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage.
-
-    Examples
-    --------
-    >>> percent(0.0525), percent(0.4), percent(0.0001)
-    ('5.2 %', '40 %', '<0.1 %')
-    """
-    if not math.isfinite(share):
-        return "–"
-    if 0 < share < 0.0005:
-        return "<0.1 %"
-    return f"{100 * share:.{0 if share >= 0.1 else 1}f} %"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the two units that matter.
-
-    Examples
-    --------
-    >>> duration(8.25), duration(335), duration(7384)
-    ('8.2 s', '5 min 35 s', '2 h 3 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = int(seconds) // 60
-    return f"{minutes} min {int(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def summary(data: ReportData) -> tuple[str, str]:
     """Return two plain sentences: what was simulated, and how well.
 
@@ -345,7 +279,7 @@ def summary(data: ReportData) -> tuple[str, str]:
     >>> result.partition("; ")[2]
     'the same model asked plainly reaches 0.0500, and other real texts reach 0.000. That is 60 % of the way.'
     """
-    n = sum(row.method == data.focus and is_drawn(row) for row in data.responses)
+    n = _n_simulated(data)
     model = f"the language model {data.language_model}" if data.language_model else "a language model"
     what = f"{number(n)} {data.task}" if n else f"{data.task[:1].upper()}{data.task[1:]}"
     parts = []
@@ -359,23 +293,23 @@ def summary(data: ReportData) -> tuple[str, str]:
     return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", _headline(data)
 
 
+def _n_simulated(data: ReportData) -> int:
+    return sum(row.method == data.focus and is_drawn(row) for row in data.responses)
+
+
 def _headline(data: ReportData) -> str:
-    for metric, scale in (
-        ("energy", "a distance that is 0 for a perfect match with real texts"),
-        ("fid", "a distance from real texts"),
-    ):
-        mine, plain, floor = (
-            _value(data.methods.get(name, {}), metric) for name in (data.focus, data.baseline, data.floor)
-        )
-        if math.isnan(mine):
-            continue
-        rest = [f"the same model asked plainly reaches {number(plain)}"] if not math.isnan(plain) else []
-        rest += [f"other real texts reach {number(floor)}"] if not math.isnan(floor) else []
-        tail = "; " + ", and ".join(rest) if rest else ""
-        way = way_closed(data.methods, data.focus, data.baseline, data.floor)
-        share = f" That is {way}." if way else ""
-        return f"On {_in_text(metric)}, {scale}, the simulation reaches {number(mine)}{tail}.{share}"
-    return "It has not been compared with real texts yet."
+    mine, plain, floor = (_value(data.methods.get(of, {}), "energy") for of in (data.focus, data.baseline, data.floor))
+    if math.isnan(mine):
+        return "" if data.methods else "It has not been compared with real texts yet."
+    rest = [f"the same model asked plainly reaches {number(plain)}"] if not math.isnan(plain) else []
+    rest += [f"other real texts reach {number(floor)}"] if not math.isnan(floor) else []
+    tail = "; " + ", and ".join(rest) if rest else ""
+    way = way_closed(data.methods, data.focus, data.baseline, data.floor)
+    share = f" That is {way}." if way else ""
+    return (
+        "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation reaches "
+        f"{number(mine)}{tail}.{share}"
+    )
 
 
 def way_closed(
@@ -421,11 +355,6 @@ def way_closed(
     return f"{said} ({' to '.join(ends)})"
 
 
-def _in_text(metric: str) -> str:
-    title = METRICS[metric].title
-    return title if title.isupper() else title[:1].lower() + title[1:]
-
-
 def _value(scores: Mapping[str, object], metric: str) -> float:
     """Return the value as a float, nan where there is none."""
     value = scores.get(metric)
@@ -460,138 +389,37 @@ def _guide(metric: str) -> MetricGuide:
     return METRICS.get(metric) or MetricGuide(metric.replace("_", " "), 0, "")
 
 
-def _metric_table(data: ReportData, names: Sequence[str]) -> dict[str, Any] | None:
-    """Rows and columns of a metric table, best values marked."""
-    if not names:
-        return None
-    columns = [_guide(name) for name in names]
-    methods = _method_order(data)
-    table = np.array([[_value(data.methods[m], name) for name in names] for m in methods]).reshape(-1, len(names))
-    rows = []
-    for m, method in enumerate([*methods, *([data.floor] if data.floor in data.methods else [])]):
-        scores = data.methods[method]
-        cells = []
-        for p, name in enumerate(names):
-            low, high = _interval(scores, name)
-            std = _value(scores, f"{name}_spread")
-            spread = f"{number(low)} to {number(high)}" if not math.isnan(low) else ""
-            if not spread and not math.isnan(std):
-                spread = f"± {number(std)}"
-            is_best = m < len(methods) > 1 and _is_best(table[:, p], m, columns[p].better)
-            value = _value(scores, name)
-            text = percent(value) if columns[p].is_share else number(scores.get(name))
-            cells.append({"text": text, "spread": spread, "is_best": is_best})
-        rows.append(
-            {
-                "name": method,
-                "cells": cells,
-                "is_floor": m >= len(methods),
-                "is_focus": method == data.focus,
-                "series": m % 6 + 1,
-            }
-        )
-    return {"columns": columns, "rows": rows}
+def titled(metric: str) -> str:
+    """Title of a metric, with an arrow to its better end."""
+    guide = _guide(metric)
+    return guide.title + {-1: " ↓", 0: "", 1: " ↑"}[guide.better]
 
 
-def _is_best(values: NDArray[Any], index: int, better: int) -> bool:
-    if not better or math.isnan(values[index]) or np.isfinite(values).sum() < 2:
-        return False
-    best = np.nanmax(better * values)
-    return bool(better * values[index] == best and np.nanmin(better * values) < best)
+def best(methods: Mapping[str, Mapping[str, object]], metric: str) -> set[str]:
+    """Methods with the best value of a ranked metric; none where fewer than two have one, or all are equal.
 
-
-def _held_out(data: ReportData) -> dict[str, Any] | None:
-    """Put the held-out comparison in figures and in words."""
-    held_out = data.held_out
-    if not held_out:
-        return None
-    names = [name for name in held_out if name != "gain" and not math.isnan(_value(held_out, name))]
-    gain = _value(held_out, "gain")
-    low, high = _interval(held_out, "gain")
-    if math.isnan(low):
-        verdict = ""
-    elif low == high == 0:
-        verdict = "The fit kept equal weights, so that there is nothing to gain."
-    elif low > 0:
-        verdict = "The interval lies above zero: fitted weights helped, beyond chance."
-    elif high < 0:
-        verdict = "The interval lies below zero: fitted weights did harm on texts that they had not seen."
-    else:
-        verdict = "The interval contains zero: fitted weights made no clear difference here."
-    return {
-        "values": [(name, number(_value(held_out, name))) for name in names],
-        "gain": None if math.isnan(gain) else ("+" if gain > 0 else "") + number(gain),
-        "interval": None if math.isnan(low) else f"{number(low)} to {number(high)}",
-        "verdict": verdict,
-        "references": [_reference_row(row) for row in data.references],
-        "notes": data.fit_notes,
-    }
-
-
-def _reference_row(row: Mapping[str, Any]) -> dict[str, str]:
-    """One simpler model, in text."""
-
-    def signed(value: float) -> str:
-        return ("+" if value > 0 else "") + number(value)
-
-    low, high = _interval(row, "gain")
-    return {
-        "name": row["name"],
-        "what": row["what"],
-        "value": number(row["log_lik"]),
-        "gain": signed(row["gain"]),
-        "interval": "–" if math.isnan(low) else f"{signed(low)} to {signed(high)}",
-        "per_token": signed(row["gain_per_token"]),
-    }
-
-
-def _key_figures(data: ReportData) -> list[dict[str, str]]:
-    """Choose the few numbers at the top: value, what it is, and what to hold it against."""
-    tiles = []
-    n = sum(row.method == data.focus and is_drawn(row) for row in data.responses)
-    if n:
-        tiles.append((number(n), f"simulated {data.task}", f"by {data.focus}"))
-    if data.personas:
-        effective = _effective([row.weight for row in data.personas])
-        tiles.append((number(len(data.personas)), "personas", f"as varied as {number(effective)} equally heavy ones"))
-    for metric in ("energy", "fid_excess"):
-        guide = METRICS[metric]
-        mine = _value(data.methods.get(data.focus, {}), metric)
-        if not math.isnan(mine):
-            others = [
-                f"{words} {number(_value(data.methods.get(name, {}), metric))}"
-                for name, words in ((data.baseline, "asked plainly"), (data.floor, "other real texts"))
-                if not math.isnan(_value(data.methods.get(name, {}), metric))
-            ]
-            arrow = "higher is better" if guide.better > 0 else "lower is better"
-            tiles.append((number(mine), f"{guide.title}, {arrow}", " · ".join(others)))
-    held_out = _held_out(data)
-    if held_out and held_out["gain"] and _interval(data.held_out or {}, "gain") != (0.0, 0.0):
-        note = f"interval {held_out['interval']}" if held_out["interval"] else ""
-        tiles.append((held_out["gain"], "nats per held-out text, gained by the fit", note))
-    return [{"value": value, "label": label, "note": note} for value, label, note in tiles]
-
-
-def _effective(weights: Sequence[float]) -> float:
-    """How many equal shares would be as varied: the exponential of the entropy."""
-    shares = np.asarray(weights, dtype=np.float64)
-    total = float(shares.sum())
-    shares = shares[shares > 0] / total if total > 0 else shares[:0]
-    return float(np.exp(-np.sum(shares * np.log(shares)))) if len(shares) else 0.0
+    Examples
+    --------
+    >>> best({"a": {"mauve": 0.5}, "b": {"mauve": 0.7}}, "mauve"), best({"a": {"mauve": 0.5}}, "mauve")
+    ({'b'}, set())
+    """
+    values = {name: _guide(metric).better * _value(scores, metric) for name, scores in methods.items()}
+    values = {name: value for name, value in values.items() if math.isfinite(value)}
+    top, last = max(values.values(), default=0.0), min(values.values(), default=0.0)
+    return {name for name, value in values.items() if value == top > last}
 
 
 def _exemplar_use(data: ReportData) -> dict[str, Any] | None:
-    total = float(sum(row.uses for row in data.exemplars))
+    total = sum(row.uses for row in data.exemplars)
     if total <= 0:
         return None
     ranked = sorted(data.exemplars, key=lambda row: -row.uses)
-    tenth = max(1, len(ranked) // 10)
     return {
-        "top": [{"row": row, "share": row.uses / total, "bar": row.uses / ranked[0].uses} for row in ranked[:10]],
-        "n": len(ranked),
+        "top": ranked[:10],
+        "total": total,
         "used": sum(row.uses > 0 for row in ranked),
-        "effective": _effective([row.uses for row in ranked]),
-        "tenth": sum(row.uses for row in ranked[:tenth]) / total,
+        "effective": effective([row.uses for row in ranked]),
+        "tenth": sum(row.uses for row in ranked[: max(1, len(ranked) // 10)]) / total,
     }
 
 
@@ -622,121 +450,95 @@ def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Fi
     Returns
     -------
     dict of str to Figure
-        ``metrics``, ``gain``, ``map``, ``weights``, ``exemplars``, ``gates``, ``history``,
-        ``similarity``: those for which there is data. Give it to `mop.report.plots.save_figures` for
-        files.
+        ``metrics``, ``exemplars``, ``gates``, ``history``, ``similarity``, ``map``, ``weights``: those for which there
+        is data. Give it to `mop.report.plots.save_figures` for files.
+
+    Raises
+    ------
+    ConfigError
+        If arrays in the data do not agree.
     """
-    return _draw(data, width, {**_PAGE_FIGURES, "map": _draw_map_panels, "weights": _draw_weights})
+    found = _page_figures(data, width)
+    places, kinds = _places(data)
+    if not set(kinds) <= {REAL}:
+        found["map"] = plots.map_panels_figure(places, kinds, series=_series(data), width=width)
+    if data.personas:
+        found["weights"] = plots.weights_figure(
+            np.array([row.weight for row in data.personas]),
+            np.array([row.temperature for row in data.personas]),
+            [row.description for row in data.personas],
+            width=width,
+        )
+    return found
 
 
-def _draw(
-    data: ReportData, width: float, makers: Mapping[str, Callable[[ReportData, float], Figure | None]]
-) -> dict[str, Figure]:
-    figures = {name: maker(data, width) for name, maker in makers.items()}
-    return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def _draw_metrics(data: ReportData, width: float) -> Figure | None:
+def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
+    """The figures of the page; its map, which has no letters, in one width for all."""
+    _check(data)
     metrics = [name for name in _metric_names(data) if _guide(name).table == "main" and not _guide(name).is_share]
-    methods = _method_order(data)
-    if not metrics or not methods:
-        return None
-    arrows = {-1: " ↓", 0: "", 1: " ↑"}
-    return plots.metric_figure(
-        np.array([[_value(data.methods[m], p) for p in metrics] for m in methods]),
-        np.array([[_interval(data.methods[m], p) for p in metrics] for m in methods]),
-        np.array([_value(data.methods.get(data.floor, {}), p) for p in metrics]),
-        methods,
-        [_guide(p).title + arrows[_guide(p).better] for p in metrics],
-        width=width,
-    )
-
-
-def _draw_gain(data: ReportData, width: float) -> Figure | None:
-    gain = _value(data.held_out or {}, "gain")
-    if not math.isfinite(gain):
-        return None
-    return plots.gain_figure(gain, *_interval(data.held_out or {}, "gain"), width=width)
-
-
-def _draw_map(data: ReportData, width: float) -> Figure | None:
-    if not data.map_points:
-        return None
-    places = np.array([(point.x, point.y) for point in data.map_points])
-    kinds = [point.kind for point in data.map_points]
-    return plots.map_figure(places, kinds, _kinds(data), series=_series(data), real=REAL, width=width)
-
-
-def _draw_map_panels(data: ReportData, width: float) -> Figure | None:
-    kinds = [point.kind for point in data.map_points]
-    if set(kinds) <= {REAL}:
-        return None
-    places = np.array([(point.x, point.y) for point in data.map_points])
-    return plots.map_panels_figure(places, kinds, series=_series(data), real=REAL, width=width)
-
-
-def _draw_weights(data: ReportData, width: float) -> Figure | None:
-    if not data.personas:
-        return None
-    return plots.weights_figure(
-        np.array([row.weight for row in data.personas]),
-        np.array([row.temperature for row in data.personas]),
-        [row.description for row in data.personas],
-        width=width,
-    )
-
-
-def _draw_exemplars(data: ReportData, width: float) -> Figure | None:
+    methods = {name: data.methods[name] for name in _method_order(data)}
     uses = np.array([row.uses for row in data.exemplars], dtype=np.float64)
-    return plots.usage_figure(uses, width=width) if uses.sum() > 0 else None
+    found = {
+        "metrics": score_figure(methods, data.methods.get(data.floor, {}), metrics, width=width),
+        "exemplars": plots.usage_figure(uses, width=width) if uses.sum() > 0 else None,
+        "history": _history_figure(data, width),
+        "similarity": _similarity_figure(data, width),
+    }
+    if data.gates is not None and data.gates.size:
+        names = [row.description for row in data.personas]
+        found["gates"] = plots.gates_figure(data.gates, data.gate_groups, names, width=width)
+    if data.map_points and width == plots.WIDE:
+        found["map"] = plots.map_figure(*_places(data), _kinds(data), series=_series(data), width=width)
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _draw_gates(data: ReportData, width: float) -> Figure | None:
-    if data.gates is None or not len(data.gates) or not data.personas:
+def score_figure(
+    methods: Mapping[str, Mapping[str, object]], floor: Mapping[str, object], metrics: Sequence[str], *, width: float
+) -> Figure | None:
+    """Draw the figures of methods, with their intervals and those of other real texts; None if there are none."""
+    if not methods or not metrics:
         return None
-    return plots.gates_figure(data.gates, data.gate_groups, [row.description for row in data.personas], width=width)
+    return plots.metric_figure(
+        np.array([[_value(scores, name) for name in metrics] for scores in methods.values()]),
+        np.array([[_interval(scores, name) for name in metrics] for scores in methods.values()]),
+        np.array([_value(floor, name) for name in metrics]),
+        list(methods),
+        [titled(name) for name in metrics],
+        width=width,
+    )
 
 
-def _draw_history(data: ReportData, width: float) -> Figure | None:
-    if not data.history:
-        return None
-    step = _step_name(data.history)
+def _places(data: ReportData) -> tuple[NDArray[np.float64], list[str]]:
+    """Places (N, 2) and kinds of the points of the map."""
+    places = np.array([(point.x, point.y) for point in data.map_points], dtype=np.float64)
+    return places.reshape(-1, 2), [point.kind for point in data.map_points]
+
+
+def _history_figure(data: ReportData, width: float) -> Figure | None:
     series = {title: np.array([_value(row, name) for row in data.history]) for name, title in SERIES.items()}
-    series = {name: values for name, values in series.items() if np.isfinite(values).any()}
+    series = {title: values for title, values in series.items() if np.isfinite(values).any()}
     if not series:
         return None
-    steps = np.array([_value(row, step) for row in data.history]) if step != "step" else np.arange(len(data.history))
-    return plots.history_figure(steps.astype(np.float64), series, x_label=step, best=data.best_step, width=width)
+    step = _step_name(data.history)
+    steps = np.array([row.get(step, i) for i, row in enumerate(data.history)], dtype=np.float64)
+    return plots.history_figure(steps, series, x_label=step, best=data.best_step, width=width)
+
+
+def _similarity_figure(data: ReportData, width: float) -> Figure | None:
+    methods = [name for name in _series(data) if name in data.histograms]
+    if len(data.histogram_edges) < 2 or GOLDEN not in data.histograms or not methods:
+        return None
+    counts = {name: np.asarray(data.histograms[name], dtype=np.float64) for name in (GOLDEN, *methods)}
+    edges = np.asarray(data.histogram_edges, dtype=np.float64)
+    return plots.similarity_figure(edges, counts, series=_series(data), width=width)
 
 
 def _step_name(history: Sequence[Mapping[str, float]]) -> str:
     return next((name for name in ("epoch", "round") if all(name in row for row in history)), "step")
 
 
-def _draw_similarity(data: ReportData, width: float) -> Figure | None:
-    has_edges = len(data.histogram_edges) > 1
-    if not has_edges or GOLDEN not in data.histograms or len(data.histograms) < 2:
-        return None
-    series = _series(data)
-    order = [GOLDEN, *(name for name in series if name in data.histograms)]
-    counts = {name: np.asarray(data.histograms[name], dtype=np.float64) for name in order}
-    edges = np.asarray(data.histogram_edges, dtype=np.float64)
-    return plots.similarity_figure(edges, counts, series=series, real=GOLDEN, width=width)
-
-
-_PAGE_FIGURES: Mapping[str, Callable[[ReportData, float], Figure | None]] = {
-    "metrics": _draw_metrics,
-    "gain": _draw_gain,
-    "map": _draw_map,
-    "exemplars": _draw_exemplars,
-    "gates": _draw_gates,
-    "history": _draw_history,
-    "similarity": _draw_similarity,
-}
-
 _ALT: Mapping[str, str] = {
     "metrics": "Each method's score with its interval, one panel per metric; numbers in the table.",
-    "gain": "Gain in held-out log-likelihood with its interval, against no gain; numbers above.",
     "map": "Map of real and simulated texts as points in the plane.",
     "exemplars": "Cumulative share of draws against the most used exemplars; key numbers above.",
     "gates": "Mean persona weights in per cent, personas down, groups of contexts across.",
@@ -744,21 +546,6 @@ _ALT: Mapping[str, str] = {
     "similarity": "Similarity between texts of the same set, each method over the real texts.",
 }
 """What a reader who cannot see a figure is told."""
-
-
-def _embed_figures(data: ReportData) -> tuple[dict[str, list[tuple[str, Any]]], str]:
-    """SVG of every figure of the page, wide and narrow, and the style rules they share."""
-    markup = require("markupsafe", extra="report").Markup
-    embedded: dict[str, list[tuple[str, Any]]] = {}
-    rules: dict[str, str] = {}
-    # The map has no letters in it, so one drawing serves every width.
-    small = {name: maker for name, maker in _PAGE_FIGURES.items() if name != "map"}
-    for form, width, makers in (("wide", plots.WIDE, _PAGE_FIGURES), ("narrow", plots.NARROW, small)):
-        for name, figure in _draw(data, width, makers).items():
-            svg, more = plots.themed_svg(figure, f"{name}-{form}", _ALT[name])
-            embedded.setdefault(name, []).append((form if name != "map" else "any", markup(svg)))
-            rules |= more
-    return embedded, "".join(f".{name}{{{rules[name]}}}" for name in sorted(rules))
 
 
 def _script_data(data: ReportData) -> dict[str, Any]:
@@ -779,7 +566,7 @@ def _script_data(data: ReportData) -> dict[str, Any]:
         "first": [REAL, data.focus, data.baseline],
         "points": points,
         "personas": [[row.key, row.description] for row in data.personas],
-        "exemplars": [_exemplar_fields(data.exemplars[i]) for i in shown],
+        "exemplars": [[row.key, row.context, row.response] for row in (data.exemplars[i] for i in shown)],
         "responses": [
             _response_fields(
                 row, persona_row.get(row.persona or "", -1), [new_row[i] for i in _exemplar_rows(row, exemplar_row)]
@@ -787,10 +574,6 @@ def _script_data(data: ReportData) -> dict[str, Any]:
             for row in data.responses
         ],
     }
-
-
-def _exemplar_fields(row: ExemplarUse) -> list[str]:
-    return [row.key, row.context, row.response]
 
 
 def _response_fields(row: Response, persona: int, exemplars: list[int]) -> list[object]:
@@ -821,67 +604,8 @@ def _finite(value: float) -> float | None:
 
 def _exemplar_rows(response: Response, row_of: Mapping[str, int]) -> list[int]:
     """Rows of the exemplars that a response was shown; several keys are joined by a space."""
-    if not response.exemplar:
-        return []
-    if response.exemplar in row_of:
-        return [row_of[response.exemplar]]
-    return [row_of[key] for key in response.exemplar.split(" ") if key in row_of]
-
-
-def _json_for_script(value: object) -> str:
-    """JSON that cannot end its script element, start a comment or break a line of script."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
-
-
-def _printable(value: Any) -> Any:
-    """Copy nested plain data with every string made printable."""
-    if isinstance(value, str):
-        return plots.printable(value)
-    if isinstance(value, Mapping):
-        return {_printable(str(key)): _printable(item) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{part.name: _printable(getattr(value, part.name)) for part in fields(value)})
-    if isinstance(value, Sequence):
-        return [_printable(item) for item in value]
-    return value
-
-
-def _flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text)."""
-    rows: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.") or [(f"{prefix}{key}", "{}")]
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            rows.append((f"{prefix}{key}", text))
-    return rows
-
-
-def _costs(data: ReportData) -> list[tuple[str, str]]:
-    rows = []
-    for name, value in data.cost.items():
-        is_time = name == "seconds" and not isinstance(value, str)
-        text = duration(float(value)) if is_time else number(value)
-        rows.append((COSTS.get(name, name.replace("_", " ")), text))
-    return rows
-
-
-def _outcomes(data: ReportData) -> dict[str, Any] | None:
-    """Table of draws by persona, if any of them was not an ordinary text."""
-    columns = [name for name in OUTCOMES if any(row[name] for row in data.outcomes.values())]
-    if not columns:
-        return None
-    rows = [
-        (key or "no persona", [row["draws"], *(row[name] for name in columns)]) for key, row in data.outcomes.items()
-    ]
-    if data.all_outcomes:
-        rows.append(("all", [data.all_outcomes[name] for name in ("draws", *columns)]))
-    worst = [name for name in ("failed", "refused") if name in columns]
-    return {"columns": ["draws", *(OUTCOMES[name] for name in columns)], "rows": rows, "is_lossy": bool(worst)}
+    keys = [response.exemplar] if response.exemplar in row_of else (response.exemplar or "").split(" ")
+    return [row_of[key] for key in keys if key in row_of]
 
 
 OUTCOMES: Mapping[str, str] = {
@@ -899,15 +623,6 @@ def _problems(data: ReportData) -> list[tuple[str, list[str]]]:
     return [*([("Doubtful personas", doubtful)] if doubtful else []), *found]
 
 
-def _asset(name: str) -> str:
-    return resources.files("mop.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """Return the expression by which a content security policy admits exactly this text."""
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
 def _check(data: ReportData) -> None:
     if data.gates is not None and np.shape(data.gates) != (len(data.gate_groups), len(data.personas)):
         raise ConfigError(
@@ -915,6 +630,12 @@ def _check(data: ReportData) -> None:
             f"{np.shape(data.gates)} for {len(data.gate_groups)} groups and {len(data.personas)} "
             "personas; pass groups and personas of the same fit"
         )
+    for name, counts in data.histograms.items():
+        if data.histogram_edges and len(counts) != len(data.histogram_edges) - 1:
+            raise ConfigError(
+                f"the histogram {name!r} of a report has {len(counts)} counts for {len(data.histogram_edges)} edges; "
+                "it needs one fewer than edges; pass what one evaluation found"
+            )
 
 
 def render_report(data: ReportData) -> str:
@@ -937,55 +658,31 @@ def render_report(data: ReportData) -> str:
     MissingDependencyError
         If jinja2 or matplotlib is not installed.
     """
-    _check(data)
-    jinja2 = require("jinja2", extra="report")
-    markup = require("markupsafe", extra="report").Markup
-    data = _printable(data)
-    figures, figure_rules = _embed_figures(data)
-    style = _asset("report.css") + figure_rules
-    script = _asset("report.js")
-    # Nothing is marked safe in the template. These are the only strings that pass unescaped: our
-    # own files, drawings built element by element, and JSON in which no markup can begin.
-    trusted = {
-        "style": markup(style),
-        "script": markup(script),
-        "script_data": markup(_json_for_script(_script_data(data))),
-    }
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "percent": percent, "short": plots.shorten}
-    metrics = _metric_names(data)
-    page: str = environment.from_string(_asset("report.html")).render(
-        **trusted,
+    data = printable(data)
+    metrics, kinds, methods = _metric_names(data), _kinds(data), _method_order(data)
+    return html(
+        "report.html",
+        lambda width: _page_figures(data, width),
+        _ALT,
+        script_data=_script_data(data),
         data=data,
-        policy=(
-            f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-            "img-src data:; base-uri 'none'; form-action 'none'"
-        ),
         summary=summary(data),
-        key_figures=_key_figures(data),
-        figures=figures,
-        tables={
-            kind: _metric_table(data, [name for name in metrics if _guide(name).table == kind])
-            for kind in ("main", "paper", "side")
-        },
-        held_out=_held_out(data),
-        kinds=[(kind, "real" if kind == REAL else str(_series(data).index(kind) % 6 + 1)) for kind in _kinds(data)],
-        n_points={kind: sum(point.kind == kind for point in data.map_points) for kind in _kinds(data)},
-        personas=sorted(data.personas, key=lambda row: -row.weight),
-        heaviest=max((row.weight for row in data.personas), default=1.0) or 1.0,
+        n_simulated=_n_simulated(data),
+        methods=methods,
+        guides={name: _guide(name) for name in (*METRICS, *metrics)},
+        best={name: best({m: data.methods[m] for m in methods}, name) for name in metrics},
+        tables={kind: [name for name in metrics if _guide(name).table == kind] for kind in ("main", "paper", "side")},
+        kinds=[(kind, "real" if kind == REAL else str(_series(data).index(kind) % 6 + 1)) for kind in kinds],
+        n_points={kind: sum(point.kind == kind for point in data.map_points) for kind in kinds},
         exemplar_use=_exemplar_use(data),
         exemplar_text={row.key: row.response for row in data.exemplars},
         persona_text={row.key: row.description for row in data.personas},
         step=_step_name(data.history),
-        outcomes=_outcomes(data),
+        outcomes={name: words for name, words in OUTCOMES.items() if any(row[name] for row in data.outcomes.values())},
         problems=_problems(data),
-        settings=_flat(data.settings),
-        costs=_costs(data),
-        origin_columns=list(dict.fromkeys(name for origin in data.origins for name in origin)),
+        settings=flat(data.settings),
+        cost_names=COSTS,
     )
-    return page
 
 
 def write_report(data: ReportData, path: Path) -> None:

@@ -1,7 +1,8 @@
 """One function per figure: plain arrays in, a matplotlib ``Figure`` out; for a page and a paper.
 
-Next comes `mop.report.page`, which places them in one HTML file. The object interface of matplotlib is
-used throughout, so nothing global (no current figure, no display) is touched.
+``width`` is in inches everywhere: `WIDE`, or `NARROW`, in which panels stand one above the other. Next comes
+`mop.report.page`, which checks that arrays agree and places the figures in one HTML file. The object interface of
+matplotlib is used throughout, so nothing global (no current figure, no display) is touched.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 from xml.etree import ElementTree
 
 import numpy as np
 
-from mop.errors import ConfigError, require
+from mop.errors import require
 from mop.storage.run_folder import write_atomic
 from mop.types import FloatArray
 
@@ -51,9 +52,14 @@ the colour.
 The series keep apart under the three common kinds of colour blindness (blue, orange, green-blue
 and purple in the manner of Okabe and Ito), and each also has a marker of its own."""
 
+REAL, GOLDEN = "real", "golden"
+"""Texts that people wrote: on a map, and among histograms."""
+
 MARKERS: Sequence[str] = ("o", "^", "s", "D", "v", "P")
 """Marker of series 1, 2, ...; real texts are small circles in grey."""
 
+MOST_PERSONAS, MOST_GROUPS = 24, 12
+"""Rows and columns of `gates_figure`."""
 WIDE, NARROW = 7.2, 3.6
 """Figure widths in inches: a page or two columns of a paper; a telephone or one column."""
 
@@ -99,6 +105,9 @@ _STYLE: Mapping[str, object] = {
     "svg.hashsalt": "mop",
     "pdf.fonttype": 42,
 }
+
+_DASHED: Mapping[str, Any] = {"color": COLOURS["real"], "linewidth": 1.2, "linestyle": (0, (3, 2))}
+"""What others are compared with."""
 
 _BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
@@ -177,9 +186,14 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _check(ok: bool, what: str, got: object, wanted: str) -> None:
-    if not ok:
-        raise ConfigError(f"a figure needs {what}: got {got}, wanted {wanted}; pass arrays that agree")
+def _panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels of one scale, in rows of a height in inches."""
+    rows = -(-n // columns)
+    figure = _figure(width, height * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for axes in panels[n:]:
+        axes.set_visible(False)
+    return figure, panels[:n]
 
 
 def series_colour(index: int) -> str:
@@ -221,17 +235,7 @@ def metric_figure(
         The same metric for other real texts; nan where there is none.
     methods, metrics : sequence of str
         Their M and P names.
-    width : float
-        Inches. Panels stand side by side from 5 inches on, one above the other below that.
-
-    Raises
-    ------
-    ConfigError
-        If the shapes do not agree.
     """
-    shape = (len(methods), len(metrics))
-    _check(values.shape == shape, "one value per method and metric", values.shape, str(shape))
-    _check(intervals.shape == (*shape, 2), "two ends per value", intervals.shape, str((*shape, 2)))
     is_wide = width >= 5
     rows, columns = (1, len(metrics)) if is_wide else (len(metrics), 1)
     panel = 0.75 + 0.24 * len(methods)
@@ -241,7 +245,7 @@ def metric_figure(
     for p, axes in enumerate(panels):
         axes.set_title(shorten(metrics[p], 40))
         if np.isfinite(floors[p]):
-            axes.axvline(floors[p], color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)))
+            axes.axvline(floors[p], **_DASHED)
         for m, place in enumerate(places):
             colour = series_colour(m)
             low, high = intervals[m, p]
@@ -259,38 +263,12 @@ def metric_figure(
 
 
 @_styled
-def gain_figure(gain: float, low: float, high: float, *, width: float = WIDE) -> Figure:
-    """Draw the gain in held-out log-likelihood with its interval, against no gain at all.
-
-    Parameters
-    ----------
-    gain, low, high : float
-        Nats per record; the ends are nan if there is no interval.
-    width : float
-        Inches.
-    """
-    figure = _figure(width, 0.82)
-    axes = figure.subplots()
-    axes.axvline(0, color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)))
-    axes.plot([low, high], [0, 0], color=COLOURS["series-1"], linewidth=3, alpha=0.45, solid_capstyle="round")
-    axes.plot(gain, 0, "o", color=COLOURS["series-1"], markersize=7)
-    reach = np.nanmax(np.abs([gain, low, high, 1e-6])) * 1.15
-    axes.set_xlim(min(0, -reach if np.nanmin([gain, low]) < 0 else -0.12 * reach), reach if gain > -reach else 0)
-    axes.set_ylim(-1, 1)
-    axes.set_yticks([])
-    axes.set_xlabel("nats per record")
-    _quiet(axes, "left")
-    return figure
-
-
-@_styled
 def map_figure(
     points: FloatArray,
     kinds: Sequence[str],
     order: Sequence[str],
     *,
     series: Sequence[str],
-    real: str = "real",
     width: float = WIDE,
 ) -> Figure:
     """Draw texts as points in the plane, real ones in grey, methods in their colours and shapes.
@@ -307,57 +285,35 @@ def map_figure(
     order : sequence of str
         Kinds in drawing order, the last one on top.
     series : sequence of str
-        Kinds in colour order; all of ``order`` but ``real``.
-    real : str
-        The kind that stands for people.
-    width : float
-        Inches.
-
-    Raises
-    ------
-    ConfigError
-        If the numbers of points and kinds differ.
+        Kinds in colour order; all of ``order`` but `REAL`.
     """
-    _check(points.shape == (len(kinds), 2), "a place for every point", points.shape, str((len(kinds), 2)))
     figure = _figure(width, width * 0.62)
     axes = figure.subplots()
     size = float(np.clip(115 / max(len(kinds), 1) ** 0.5, 1.7, 4.5)) * min(width / WIDE, 1)
     for i, name in enumerate(order):
         chosen = points[np.array([kind == name for kind in kinds], dtype=bool)]
-        _draw_points(axes, chosen, -1 if name == real else series.index(name), size=size, gid=f"kind-{i}")
+        _draw_points(axes, chosen, -1 if name == REAL else series.index(name), size=size, gid=f"kind-{i}")
     return figure
 
 
 @_styled
 def map_panels_figure(
-    points: FloatArray, kinds: Sequence[str], *, series: Sequence[str], real: str = "real", width: float = WIDE
+    points: FloatArray, kinds: Sequence[str], *, series: Sequence[str], width: float = WIDE
 ) -> Figure:
     """Draw the same map once per method, each over the real texts in grey.
 
     This is the form for paper, where nothing can be hidden. Parameters are those of
     `map_figure`; every name in ``series`` that occurs gets a panel.
-
-    Raises
-    ------
-    ConfigError
-        If the numbers of points and kinds differ, or there is nothing but real texts.
     """
-    _check(points.shape == (len(kinds), 2), "a place for every point", points.shape, str((len(kinds), 2)))
     drawn = [name for name in series if name in set(kinds)]
-    _check(bool(drawn), "at least one method", sorted(set(kinds)), f"one of {list(series)}")
     columns = min(len(drawn), 3 if width >= 5 else 2)
-    rows = -(-len(drawn) // columns)
-    figure = _figure(width, rows * (width / columns * 0.8 + 0.2))
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    figure, panels = _panels(len(drawn), columns, width, width / columns * 0.8 + 0.2)
     size = float(np.clip(60 / max(len(kinds), 1) ** 0.5, 1.0, 3.0))
-    members = {name: points[np.array([kind == name for kind in kinds], dtype=bool)] for name in (real, *drawn)}
-    for i, axes in enumerate(panels):
-        if i >= len(drawn):
-            axes.set_visible(False)
-            continue
-        axes.set_title(shorten(drawn[i], 30))
-        _draw_points(axes, members[real], -1, size=size)
-        _draw_points(axes, members[drawn[i]], series.index(drawn[i]), size=size)
+    members = {name: points[np.array([kind == name for kind in kinds], dtype=bool)] for name in (REAL, *drawn)}
+    for name, axes in zip(drawn, panels, strict=True):
+        axes.set_title(shorten(name, 30))
+        _draw_points(axes, members[REAL], -1, size=size)
+        _draw_points(axes, members[name], series.index(name), size=size)
     return figure
 
 
@@ -394,17 +350,8 @@ def weights_figure(
         τ of each persona.
     names : sequence of str
         K short labels.
-    width : float
-        Inches.
-
-    Raises
-    ------
-    ConfigError
-        If the three lengths differ.
     """
     n_personas = len(names)
-    _check(weights.shape == (n_personas,), "one weight per persona", weights.shape, str((n_personas,)))
-    _check(temperatures.shape == (n_personas,), "one τ per persona", temperatures.shape, str((n_personas,)))
     order = np.argsort(weights, kind="stable")
     figure = _figure(width, 0.6 + 0.19 * n_personas)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
@@ -431,20 +378,12 @@ def usage_figure(uses: FloatArray, *, width: float = WIDE) -> Figure:
     ----------
     uses : ndarray, shape (N,)
         How often each exemplar was drawn, zeros included; at least one draw in all.
-    width : float
-        Inches.
-
-    Raises
-    ------
-    ConfigError
-        If nothing was drawn.
     """
-    _check(float(np.sum(uses)) > 0, "at least one draw", float(np.sum(uses)), "a positive sum of uses")
     share = np.concatenate([[0.0], np.cumsum(np.sort(uses)[::-1]) / np.sum(uses)])
     ranks = np.linspace(0, 100, len(share))
     figure = _figure(width, min(0.42 * width, 2.6) if width >= 5 else 2.3)
     axes = figure.subplots()
-    axes.plot([0, 100], [0, 100], color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)), label="even use")
+    axes.plot([0, 100], [0, 100], **_DASHED, label="even use")
     axes.plot(ranks, 100 * share, color=COLOURS["series-1"], label="this run")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 102)
@@ -461,11 +400,11 @@ def gates_figure(
     groups: Sequence[str],
     names: Sequence[str],
     *,
-    n_rows: int = 24,
-    n_columns: int = 12,
     width: float = WIDE,
 ) -> Figure:
     """Draw mean persona weights per group of contexts: personas down, groups across.
+
+    Only the `MOST_PERSONAS` heaviest and the first `MOST_GROUPS` are drawn; the other personas share one row.
 
     Parameters
     ----------
@@ -475,25 +414,14 @@ def gates_figure(
         G names, usually labels.
     names : sequence of str
         K short labels.
-    n_rows, n_columns : int
-        Only so many personas (the heaviest) and groups (the first) are drawn; the other personas
-        share one row.
-    width : float
-        Inches.
-
-    Raises
-    ------
-    ConfigError
-        If the shapes do not agree.
     """
-    shape = (len(groups), len(names))
-    _check(gates.shape == shape, "one weight per group and persona", gates.shape, str(shape))
+    groups = groups[:MOST_GROUPS]
     order = np.argsort(-gates.mean(axis=0), kind="stable")
-    table = gates[:n_columns, order[:n_rows]].T
-    labels = [names[k] for k in order[:n_rows]]
-    if len(names) > n_rows:
-        table = np.vstack([table, gates[:n_columns, order[n_rows:]].sum(axis=1)])
-        labels.append(f"the other {len(names) - n_rows} personas together")
+    table = gates[: len(groups), order[:MOST_PERSONAS]].T
+    labels = [names[k] for k in order[:MOST_PERSONAS]]
+    if len(names) > MOST_PERSONAS:
+        table = np.vstack([table, gates[: len(groups), order[MOST_PERSONAS:]].sum(axis=1)])
+        labels.append(f"the other {len(names) - MOST_PERSONAS} personas together")
     n_drawn, n_groups = table.shape
     is_wide = width >= 5
     figure = _figure(width, 0.45 + 0.24 * n_drawn)
@@ -503,7 +431,7 @@ def gates_figure(
     colors = require("matplotlib.colors", extra="report")
     # Shade is opacity of one colour, so that the same drawing serves a light and a dark page. The
     # last row is a sum and would darken everything else if it set the scale.
-    depth = np.clip(table / max(float(table[:n_rows].max()), 1e-12), 0, 1)
+    depth = np.clip(table / max(float(table[:MOST_PERSONAS].max()), 1e-12), 0, 1)
     gap = 0.006 * n_groups
     cells = [
         patches.Rectangle((column + gap, row + 0.06), 1 - 2 * gap, 0.88)
@@ -518,7 +446,7 @@ def gates_figure(
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center_baseline", fontsize=7)
     axes.set_xlim(0, n_groups)
     axes.set_ylim(n_drawn, 0)
-    axes.set_xticks(np.arange(n_groups) + 0.5, [shorten(name, 22 if is_wide else 12) for name in groups[:n_columns]])
+    axes.set_xticks(np.arange(n_groups) + 0.5, [shorten(name, 22 if is_wide else 12) for name in groups])
     if n_groups > 6:
         axes.tick_params(axis="x", rotation=40)
     axes.xaxis.tick_top()
@@ -545,20 +473,12 @@ def history_figure(
         What a step is.
     best : float or None
         The step whose weights were kept; a thin line marks it.
-    width : float
-        Inches.
-
-    Raises
-    ------
-    ConfigError
-        If a series has another length than ``steps``.
     """
     figure = _figure(width, min(0.4 * width, 2.7) if width >= 5 else 2.5)
     axes = figure.subplots()
     if best is not None:
-        axes.axvline(best, color=COLOURS["real"], linewidth=1.2, linestyle=(0, (3, 2)), label="kept")
+        axes.axvline(best, **_DASHED, label="kept")
     for i, (name, values) in enumerate(series.items()):
-        _check(values.shape == steps.shape, f"a value of {name!r} per step", values.shape, str(steps.shape))
         known = np.isfinite(values)
         marker = series_marker(i) if known.sum() <= 40 else ""
         axes.plot(
@@ -581,7 +501,6 @@ def similarity_figure(
     counts: Mapping[str, FloatArray],
     *,
     series: Sequence[str],
-    real: str = "golden",
     width: float = WIDE,
 ) -> Figure:
     """Draw how alike texts are among themselves: real texts in grey, one panel per method.
@@ -591,40 +510,20 @@ def similarity_figure(
     edges : ndarray, shape (B + 1,)
         Bin edges of the cosine similarity, ascending.
     counts : mapping of str to ndarray, shape (B,)
-        Pairs of texts per bin, ``real`` among the names; each is scaled to the same area.
+        Pairs of texts per bin, `GOLDEN` among the names; each is scaled to the same area.
     series : sequence of str
-        Names in colour order; all of ``counts`` but ``real``.
-    real : str
-        The set to compare with.
-    width : float
-        Inches. Three panels a row from 5 inches on, one below that.
-
-    Raises
-    ------
-    ConfigError
-        If ``real`` is missing or a histogram does not fit the edges.
+        Names in colour order; all of ``counts`` but `GOLDEN`.
     """
-    _check(real in counts, f"the histogram {real!r}", sorted(counts), f"{real!r} among the names")
-    density = {}
-    for name, count in counts.items():
-        wanted = (len(edges) - 1,)
-        _check(count.shape == wanted, f"a count of {name!r} per bin", count.shape, str(wanted))
-        density[name] = count / max(float(count.sum()), 1e-12) / np.diff(edges)
+    density = {name: of / max(float(of.sum()), 1e-12) / np.diff(edges) for name, of in counts.items()}
     used = np.flatnonzero(np.sum(list(density.values()), axis=0) > 0.004 * max(d.max() for d in density.values()))
     first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, len(edges) - 1)
-    methods = [name for name in counts if name != real]
-    columns = min(3 if width >= 5 else 1, max(len(methods), 1))
-    rows = max(-(-len(methods) // columns), 1)
-    figure = _figure(width, (1.75 if width >= 5 else 1.45) * rows)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for i, axes in enumerate(panels):
-        if i >= max(len(methods), 1):
-            axes.set_visible(False)
-            continue
-        axes.stairs(density[real], edges, fill=True, color=COLOURS["real"], alpha=0.35, linewidth=0)
-        if methods:
-            axes.stairs(density[methods[i]], edges, color=series_colour(series.index(methods[i])), linewidth=1.6)
-            axes.set_title(shorten(methods[i], 34))
+    methods = [name for name in counts if name != GOLDEN]
+    columns = min(3 if width >= 5 else 1, len(methods))
+    figure, panels = _panels(len(methods), columns, width, 1.75 if width >= 5 else 1.45)
+    for name, axes in zip(methods, panels, strict=True):
+        axes.stairs(density[GOLDEN], edges, fill=True, color=COLOURS["real"], alpha=0.35, linewidth=0)
+        axes.stairs(density[name], edges, color=series_colour(series.index(name)), linewidth=1.6)
+        axes.set_title(shorten(name, 34))
         axes.set_xlim(edges[first], edges[last])
         axes.set_yticks([])
         _quiet(axes, "left")

@@ -32,7 +32,7 @@ from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
 from mop.report.plots import save_figures
-from mop.report.table import Row, compared_on, comparison_page, latex_table, markdown_table
+from mop.report.table import Rows, compared_on, comparison_page, latex_table, markdown_table
 from mop.rivals.attributes import ATTRIBUTES
 from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import (
@@ -686,11 +686,11 @@ class _Bench:
             "is_surrogate": self.work.models.is_surrogate,
             "judged_by": self.work.models.judge.name,
             "source": Path(self.config.data.source).name,
-            "methods": {row.name: row.values for row in rows},
+            "methods": rows,
             "floor": found["scores"][headline][FLOOR],
             "real": {name: found["downstream"][name] for name in ("real train", "real exemplars")
                      if name in found["downstream"]},
-            "best_rivals": best_rivals({row.name: row.values for row in rows}, self.methods),
+            "best_rivals": best_rivals(rows, self.methods),
             "other_encoders": {
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
@@ -698,18 +698,18 @@ class _Bench:
             "notes": [*self._surrogate_note(), self._judge_note(), *self._departures(), *self.notes,
                       *found["notes"]],
         }  # fmt: skip
-        cut: list[Row] = []
+        cut: Rows = {}
         if ablations is not None:
             cut = self._rows(ablations)
             document["ablations"] = {
                 "n_responses": ablations["n"],
                 "floor": ablations["scores"][headline][FLOOR],
-                "methods": {row.name: row.values for row in cut},
+                "methods": cut,
                 "notes": [*self._no_changes(), *ablations["notes"]],
             }
         document["settings"] = config_to_dict(self.config)
         write_json(self.place / "comparison.json", document)
-        tables: dict[str, tuple[list[Row], Mapping[str, Any]]] = {"comparison": (rows, document)}
+        tables: dict[str, tuple[Rows, Mapping[str, Any]]] = {"comparison": (rows, document)}
         if ablations is None:
             for form in ("md", "tex", "json"):  # of an earlier comparison
                 (self.place / f"ablations.{form}").unlink(missing_ok=True)
@@ -761,16 +761,15 @@ class _Bench:
             for method, names in _arms_by_method(found).items()
         }
 
-    def _rows(self, found: Mapping[str, Any]) -> list[Row]:
+    def _rows(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """One row per method: means over its arms, what it cost."""
-        means, rows = self.means(found), []
+        means = self.means(found)
         for method, names in _arms_by_method(found).items():
             values = means[method]
             values |= self._cost(method, names, found["n_asked"])
             base = method.partition("@")[0]
             values["sees_real"] = base in SEES_REAL or base.startswith("mop.")
-            rows.append(Row(method, values))
-        return rows
+        return means
 
     def _cost(self, method: str, names: Sequence[str], n: int) -> dict[str, Any]:
         """LM calls, tokens, minutes and a server's price: of the draws (per seed); and of what went before them.
