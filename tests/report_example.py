@@ -137,7 +137,6 @@ def example(
         language_model="smollm2-135m",
         judge="gemma3-270m",
         encoder="minilm",
-        created="2025-06-01 12:00 UTC",
         n_records=2000,
         n_held_out=500,
         methods={

@@ -72,10 +72,8 @@ def hostile_data(texts):
         task=texts[0],
         language_model=texts[1 % n],
         encoder=texts[2 % n],
-        created=texts[3 % n],
-        focus=few[0],
-        baseline=few[-1],
-        methods={key: {"mauve": 0.5, **dict.fromkeys(few, 0.1), key: joined} for key in few},
+        judge=texts[3 % n],
+        methods={key: {"mauve": 0.5, **dict.fromkeys(few, 0.1), key: joined} for key in ("mop", "zero-shot", *few)},
         held_out=dict.fromkeys(few, -1.0) | {"gain": 1.0, "gain_interval": [0.5, 1.5]},
         map_points=[MapPoint(x=i, y=i % 7, kind=few[i % len(few)] if i % 2 else "real", text=t,
                              label=t) for i, t in enumerate(texts)],
@@ -346,7 +344,7 @@ def test_a_large_run_stays_small():
 
 def test_the_figures_of_a_paper_have_names():
     assert list(draw_figures(example(n_responses=5, n_real=5, n_exemplars=5))) == [
-        "metrics", "exemplars", "history", "similarity", "gates", "map", "weights",
+        "metrics", "exemplars", "history", "similarity", "gates", "map",
     ]  # fmt: skip
 
 

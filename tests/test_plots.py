@@ -38,7 +38,6 @@ def all_figures(names):
         "metrics": plots.metric_figure(
             draw.random((n, n)), np.full((n, n, 2), np.nan), draw.random(n), names, names
         ),
-        "weights": plots.weights_figure(gates[0], draw.random(n), names),
         "gates": plots.gates_figure(gates, names, names),
         "history": plots.history_figure(
             np.arange(3.0), {name: np.arange(3.0) for name in names}, x_label=names[0]
@@ -96,8 +95,8 @@ def test_hostile_labels_stay_text():
 
 
 def test_a_dollar_sign_is_not_a_formula():
-    figure = plots.weights_figure(np.array([1.0]), np.array([1.0]), ["earns $5 or $x^2$"])
-    svg, _ = plots.themed_svg(figure, "weights", "")
+    figure = plots.gates_figure(np.ones((1, 1)), ["all"], ["earns $5 or $x^2$"])
+    svg, _ = plots.themed_svg(figure, "gates", "")
     assert "earns $5 or $x^2$" in texts(svg)
 
 
@@ -124,8 +123,8 @@ def test_the_same_figure_gives_the_same_files(tmp_path):
 
 
 def test_text_in_files_stays_text(tmp_path):
-    figure = plots.weights_figure(np.array([1.0]), np.array([1.0]), ["a reader"])
-    _, svg = plots.save_figures({"weights": figure}, tmp_path)
+    figure = plots.gates_figure(np.ones((1, 1)), ["all"], ["a reader"])
+    _, svg = plots.save_figures({"gates": figure}, tmp_path)
     assert ">a reader<" in svg.read_text(encoding="utf-8")
 
 

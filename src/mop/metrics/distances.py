@@ -214,19 +214,7 @@ def _moments(
 
 
 def gaussian(vectors: FloatArray, *, weight: FloatArray | None = None) -> Gaussian:
-    """Fit a Gaussian to a sample.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-        n of at least 2.
-    weight : ndarray, shape (n,), optional
-        Survey weights; only their ratios count.
-
-    Returns
-    -------
-    Gaussian
-        Mean, square root and eigenvalues of the sample covariance.
+    """Fit a Gaussian to a sample (n, D); its weights (n,) count by their ratios alone.
 
     Raises
     ------
@@ -383,19 +371,7 @@ def fid(golden: FloatArray, synthetic: FloatArray) -> float:
 
 
 def within_distances(vectors: FloatArray, *, weight: FloatArray | None = None) -> NDArray[np.float64]:
-    """Sum up the Euclidean distances from each text to the others of its sample.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-        n of at least 2.
-    weight : ndarray, shape (n,), optional
-        Survey weights, scaled to a mean of 1.
-
-    Returns
-    -------
-    ndarray, shape (n,)
-        Σ_j w_j |x_i - x_j|.
+    """Σ_j w_j |x_i - x_j| for each text i of a sample (n, D), shape (n,), with weights of mean 1.
 
     Raises
     ------
@@ -510,11 +486,7 @@ def energy_distance(
 
 
 def principal_axes(vectors: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Principal axes of a sample, largest variance first, with a sign that does not depend on luck.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
+    """Principal axes of a sample (n, D), largest variance first, with a sign that does not depend on luck.
 
     Returns
     -------
@@ -527,7 +499,7 @@ def principal_axes(vectors: FloatArray) -> tuple[NDArray[np.float64], NDArray[np
     Raises
     ------
     DataError
-        If the vectors are not (n, D) with n of at least 2, or not finite.
+        If the sample cannot be used.
     """
     rows = _vectors("given", vectors)
     centred = rows - rows.mean(axis=0)
@@ -717,13 +689,9 @@ def mauve(synthetic: FloatArray, golden: FloatArray, *, seed: int = 25) -> float
 
 
 def pair_bins(vectors: FloatArray, *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Histogram bins of the cosines between texts of one sample.
+    """Histogram bins of the cosines between texts of one sample (n, D).
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-    seed : int
-        Chooses the 200,000 random pairs if n is above 2,000; otherwise all pairs are used.
+    All pairs up to 2,000 texts, else 200,000 random ones, chosen by the seed.
 
     Returns
     -------
@@ -735,7 +703,7 @@ def pair_bins(vectors: FloatArray, *, seed: int) -> tuple[NDArray[np.intp], NDAr
     Raises
     ------
     DataError
-        If the vectors are not (n, D) with n of at least 2, not finite, or a row is zero.
+        If the sample cannot be used, or a row is zero.
     """
     rows = _unit("given", _vectors("given", vectors))
     n = len(rows)
@@ -768,15 +736,7 @@ def count_pairs(
 
 
 def cosine_histogram(vectors: FloatArray, *, seed: int, weight: FloatArray | None = None) -> NDArray[Any]:
-    """Count the cosines between pairs of texts of one sample.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-    seed : int
-        See `pair_bins`.
-    weight : ndarray, shape (n,), optional
-        Survey weights; only their ratios count.
+    """Count the cosines between pairs of texts of one sample (n, D), as `pair_bins` chooses them.
 
     Returns
     -------
@@ -799,17 +759,7 @@ def cosine_histogram(vectors: FloatArray, *, seed: int, weight: FloatArray | Non
 
 
 def kl_of_histograms(golden: NDArray[Any], synthetic: NDArray[Any]) -> KLCosine:
-    """KL divergence between two histograms, 0.5 added to every count so that it is finite.
-
-    Parameters
-    ----------
-    golden, synthetic : ndarray, shape (n_bins,)
-        Counts.
-
-    Returns
-    -------
-    KLCosine
-        Both directions, nats, at least 0.
+    """KL divergence between two histograms (n_bins,), both directions, 0.5 added to every count so that it is finite.
 
     Examples
     --------

@@ -160,12 +160,7 @@ def _log_brevity(lengths: NDArray[np.intp], i: int) -> float:
 
 
 def mean_words(texts: Sequence[str]) -> float:
-    """Mean length in words, as `words` finds them.
-
-    Raises
-    ------
-    DataError
-        If there is no text.
+    """Mean length in words, as `words` finds them; DataError if there is none.
 
     Examples
     --------
@@ -189,24 +184,13 @@ def is_refusal(text: str) -> bool:
 
 
 def refusal_share(texts: Sequence[str]) -> float:
-    """Share of texts that begin like a refusal.
-
-    Raises
-    ------
-    DataError
-        If there is no text.
-    """
+    """Share of texts that begin like a refusal; DataError if there is none."""
     _some(texts, "the refusal share")
     return sum(map(is_refusal, texts)) / len(texts)
 
 
 def empty_share(texts: Sequence[str]) -> float:
-    """Share of texts without anything but white space.
-
-    Raises
-    ------
-    DataError
-        If there is no text.
+    """Share of texts without anything but white space; DataError if there is none.
 
     Examples
     --------
@@ -218,12 +202,7 @@ def empty_share(texts: Sequence[str]) -> float:
 
 
 def duplicate_share(texts: Sequence[str]) -> float:
-    """Share of texts that repeat an earlier one, white space at the ends aside.
-
-    Raises
-    ------
-    DataError
-        If there is no text.
+    """Share of texts that repeat an earlier one, white space at the ends aside; DataError if there is none.
 
     Examples
     --------

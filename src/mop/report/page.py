@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import ConfigError
+from mop.evaluate.samples import FLOOR
 from mop.report import plots
 from mop.report.document import effective, flat, html, number, printable
 from mop.report.plots import GOLDEN, REAL
@@ -27,6 +28,8 @@ from mop.types import FloatArray, Response
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOP, PLAIN = "mop", "zero-shot"
+"""The method that the page is about, and the one that the summary compares it with."""
 MAX_POINT_CHARACTERS = 280
 """Longer texts are cut on the map (not in the list of responses); keeps 5,000 points within 1.5
 MB."""
@@ -90,25 +93,16 @@ class ReportData:
     """The model whose likelihoods the mixture was fitted to, if it is another one (a surrogate)."""
     encoder: str = ""
     """The sentence encoder, as the user named it."""
-    created: str = ""
-    """When, as text (UTC); empty keeps two renderings of one run identical."""
     n_records: int = 0
     """Real records that the mixture was fitted on."""
     judge: str = ""
     """The model under which ``sense`` was measured, as the user named it."""
     n_held_out: int = 0
     """Real records, kept out of the fit, that the held-out likelihood is from."""
-    focus: str = "mop"
-    """The method that the page is about, a key of ``methods``."""
-    baseline: str = "zero-shot"
-    """The method that the summary compares it with."""
     methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Method name to metric name to value, as in ``metrics.json``. ``NAME_interval`` holds [low,
     high] of metric NAME, ``NAME_spread`` its standard deviation over seeds; ``n`` the number of
-    texts."""
-    floor: str = "floor"
-    """The key of ``methods`` (if there) that holds the same metrics for other real texts. It is
-    never ranked."""
+    texts. The page is about ``mop``, compares it with ``zero-shot`` and never ranks ``floor``, other real texts."""
     held_out: Mapping[str, object] | None = None
     """Mean log-likelihood per held-out record in nats by method name, ``gain`` (first minus second
     method) and ``gain_interval`` [low, high], as in ``metrics.json``."""
@@ -294,17 +288,17 @@ def summary(data: ReportData) -> tuple[str, str]:
 
 
 def _n_simulated(data: ReportData) -> int:
-    return sum(row.method == data.focus and is_drawn(row) for row in data.responses)
+    return sum(row.method == MOP and is_drawn(row) for row in data.responses)
 
 
 def _headline(data: ReportData) -> str:
-    mine, plain, floor = (_value(data.methods.get(of, {}), "energy") for of in (data.focus, data.baseline, data.floor))
+    mine, plain, floor = (_value(data.methods.get(of, {}), "energy") for of in (MOP, PLAIN, FLOOR))
     if math.isnan(mine):
         return "" if data.methods else "It has not been compared with real texts yet."
     rest = [f"the same model asked plainly reaches {number(plain)}"] if not math.isnan(plain) else []
     rest += [f"other real texts reach {number(floor)}"] if not math.isnan(floor) else []
     tail = "; " + ", and ".join(rest) if rest else ""
-    way = way_closed(data.methods, data.focus, data.baseline, data.floor)
+    way = way_closed(data.methods)
     share = f" That is {way}." if way else ""
     return (
         "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation reaches "
@@ -312,17 +306,13 @@ def _headline(data: ReportData) -> str:
     )
 
 
-def way_closed(
-    methods: Mapping[str, Mapping[str, object]], mine: str = "mop", plain: str = "zero-shot", floor: str = "floor"
-) -> str:
-    """Say which share of the way from plain prompting to real texts a method has gone, by energy distance.
+def way_closed(methods: Mapping[str, Mapping[str, object]]) -> str:
+    """Say which share of the way from plain prompting to real texts mop has gone, by energy distance.
 
     Parameters
     ----------
     methods : mapping
         Method to figures, as in ``metrics.json``.
-    mine, plain, floor : str
-        Names of the three.
 
     Returns
     -------
@@ -338,7 +328,7 @@ def way_closed(
     >>> way_closed(rows)
     '60 % of the way (56 % to 64 %)'
     """
-    figures = [methods.get(name, {}) for name in (mine, plain, floor)]
+    figures = [methods.get(name, {}) for name in (MOP, PLAIN, FLOOR)]
     ours, theirs, real = (_value(of, "energy") for of in figures)
     low, high = _interval(figures[1], "energy")
     if not theirs - real > max(0.0, (high - low) / 2 if math.isfinite(low) else 0.0):
@@ -370,8 +360,8 @@ def _interval(scores: Mapping[str, object], metric: str) -> tuple[float, float]:
 
 def _method_order(data: ReportData) -> list[str]:
     """Methods with the one the page is about first, the others as given; never the floor."""
-    others = [name for name in data.methods if name not in {data.focus, data.floor}]
-    return [name for name in (data.focus,) if name in data.methods] + others
+    others = [name for name in data.methods if name not in {MOP, FLOOR}]
+    return [name for name in (MOP,) if name in data.methods] + others
 
 
 def _metric_names(data: ReportData) -> list[str]:
@@ -426,14 +416,14 @@ def _exemplar_use(data: ReportData) -> dict[str, Any] | None:
 def _kinds(data: ReportData) -> list[str]:
     """Kinds on the map in drawing order: real beneath, the method of the page on top."""
     found = dict.fromkeys(point.kind for point in data.map_points)
-    others = [name for name in found if name not in {REAL, data.focus}]
-    return [name for name in (REAL, *others, data.focus) if name in found]
+    others = [name for name in found if name not in {REAL, MOP}]
+    return [name for name in (REAL, *others, MOP) if name in found]
 
 
 def _series(data: ReportData) -> list[str]:
     """Return all that has a series colour, in colour order: one colour per method, page-wide."""
     known = _method_order(data)
-    drawn = [name for name in (data.focus, *_kinds(data), *data.histograms) if name not in {REAL, GOLDEN, data.floor}]
+    drawn = [name for name in (MOP, *_kinds(data), *data.histograms) if name not in {REAL, GOLDEN, FLOOR}]
     return list(dict.fromkeys([*known, *drawn]))
 
 
@@ -450,8 +440,8 @@ def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Fi
     Returns
     -------
     dict of str to Figure
-        ``metrics``, ``exemplars``, ``gates``, ``history``, ``similarity``, ``map``, ``weights``: those for which there
-        is data. Give it to `mop.report.plots.save_figures` for files.
+        ``metrics``, ``exemplars``, ``gates``, ``history``, ``similarity``, ``map``: those for which there is
+        data. Give it to `mop.report.plots.save_figures` for files.
 
     Raises
     ------
@@ -462,13 +452,6 @@ def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Fi
     places, kinds = _places(data)
     if not set(kinds) <= {REAL}:
         found["map"] = plots.map_panels_figure(places, kinds, series=_series(data), width=width)
-    if data.personas:
-        found["weights"] = plots.weights_figure(
-            np.array([row.weight for row in data.personas]),
-            np.array([row.temperature for row in data.personas]),
-            [row.description for row in data.personas],
-            width=width,
-        )
     return found
 
 
@@ -479,7 +462,7 @@ def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
     methods = {name: data.methods[name] for name in _method_order(data)}
     uses = np.array([row.uses for row in data.exemplars], dtype=np.float64)
     found = {
-        "metrics": score_figure(methods, data.methods.get(data.floor, {}), metrics, width=width),
+        "metrics": score_figure(methods, data.methods.get(FLOOR, {}), metrics, width=width),
         "exemplars": plots.usage_figure(uses, width=width) if uses.sum() > 0 else None,
         "history": _history_figure(data, width),
         "similarity": _similarity_figure(data, width),
@@ -563,7 +546,7 @@ def _script_data(data: ReportData) -> dict[str, Any]:
     new_row = {row: i for i, row in enumerate(shown)}
     return {
         "kinds": kinds,
-        "first": [REAL, data.focus, data.baseline],
+        "first": [REAL, MOP, PLAIN],
         "points": points,
         "personas": [[row.key, row.description] for row in data.personas],
         "exemplars": [[row.key, row.context, row.response] for row in (data.exemplars[i] for i in shown)],
@@ -604,7 +587,8 @@ def _finite(value: float) -> float | None:
 
 def _exemplar_rows(response: Response, row_of: Mapping[str, int]) -> list[int]:
     """Rows of the exemplars that a response was shown; several keys are joined by a space."""
-    keys = [response.exemplar] if response.exemplar in row_of else (response.exemplar or "").split(" ")
+    shown = response.exemplar or ""
+    keys = [shown] if shown in row_of else shown.split(" ")
     return [row_of[key] for key in keys if key in row_of]
 
 

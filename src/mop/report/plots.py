@@ -337,40 +337,6 @@ def _draw_points(axes: Axes, points: FloatArray, s: int, *, size: float, gid: st
 
 
 @_styled
-def weights_figure(
-    weights: FloatArray, temperatures: FloatArray, names: Sequence[str], *, width: float = WIDE
-) -> Figure:
-    """Draw the weight of every persona and, beside it, its temperature; heaviest on top.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (K,)
-        Shares of the population, adding up to 1.
-    temperatures : ndarray, shape (K,)
-        τ of each persona.
-    names : sequence of str
-        K short labels.
-    """
-    n_personas = len(names)
-    order = np.argsort(weights, kind="stable")
-    figure = _figure(width, 0.6 + 0.19 * n_personas)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
-    places = np.arange(n_personas)
-    left.barh(places, 100 * weights[order], color=COLOURS["series-1"], height=0.62)
-    left.set_yticks(places, [shorten(names[k], 46 if width >= 5 else 18) for k in order])
-    left.tick_params(axis="y", labelcolor=COLOURS["ink"])
-    left.set_xlabel("weight (%)")
-    right.plot(temperatures[order], places, "o", color=COLOURS["series-2"], markersize=4)
-    right.set_xlabel("temperature τ")
-    for axes in (left, right):
-        axes.set_ylim(-0.7, n_personas - 0.3)
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        _quiet(axes, "left")
-    return figure
-
-
-@_styled
 def usage_figure(uses: FloatArray, *, width: float = WIDE) -> Figure:
     """Draw which share of all draws the most used exemplars take together.
 

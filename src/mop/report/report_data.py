@@ -14,10 +14,11 @@ import numpy as np
 from mop.config import RunConfig, config_to_dict
 from mop.data.catalogue import EMBEDDED
 from mop.data.records import read_records
-from mop.mixture.fitted import load_mixture
+from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
 from mop.mixture.likelihood import REFERENCES
-from mop.report.page import REAL, ExemplarUse, MapPoint, PersonaRow, ReportData
+from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
+from mop.report.plots import GOLDEN, REAL
 from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes, read_responses
 from mop.storage.run_folder import RunFolder, read_json
 from mop.types import Record, Response
@@ -49,81 +50,99 @@ def report_data(
     """
     fitted = load_mixture(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
+    held_out = metrics["held_out"]
     every = {name: list(read_responses(path)) for name, path in response_files(folder, config).items()}
-    responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
-    cut = {name: cut_share(rows) for name, rows in every.items()}
-    golden = read_records(folder.records / "golden.jsonl")
-    exemplars = {record.key: record for record in fitted.exemplars}
-    used = Counter(key for r in responses["mop"] for key in (r.exemplar or "").split() if key in exemplars)
-    weights = found["gates"][0]
-    problems = read_json(folder.records / "problems.json")["counts"]
+    drawn = {name: [row for row in rows if is_drawn(row)] for name, rows in every.items()}
+    cut = {name: cut_share(rows) for name, rows in drawn.items()}
+    source = Path(config.data.source).name.removeprefix("hf:")
     return ReportData(
-        title=_title(config),
+        title=f"A simulated population: {source}",
         task="responses",
         language_model=config.model.lm,
         scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
         judge=metrics["judged_by"],
         encoder=config.model.encoder,
         n_records=fitted.info.get("n_records", config.data.train + config.data.valid),
-        n_held_out=metrics["held_out"]["n_records"],
+        n_held_out=held_out["n_records"],
         methods={
-            name: {**row, **({"cut_share": cut[name]} if name in cut else {})}
-            for name, row in metrics["methods"].items()
+            name: row | ({"cut_share": cut[name]} if name in cut else {}) for name, row in metrics["methods"].items()
         },
-        held_out={key: metrics["held_out"][key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
-        references=[
-            {"name": name, "what": _what(name, row), **row} for name, row in metrics["held_out"]["references"].items()
-        ],
+        held_out={key: held_out[key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
+        references=[{"name": name, "what": _what(name, row), **row} for name, row in held_out["references"].items()],
         fit_notes=fit_notes(fitted.info),
-        map_points=_points(found["map"], golden, responses),
-        personas=[
-            PersonaRow(
-                key=persona.key,
-                description=persona.description,
-                weight=weight,
-                temperature=tau,
-                size=persona.size,
-                writer=persona.writer,
-                sources=[exemplars[key].response for key in persona.sources if key in exemplars],
-                doubts=persona.doubts,
-            )
-            for persona, weight, tau in zip(fitted.personas, weights, fitted.temperatures.tolist(), strict=True)
-        ],
-        exemplars=[
-            ExemplarUse(key=key, context=record.context, response=record.response, uses=used[key])
-            for key, record in exemplars.items()
-        ],
+        map_points=_points(found["map"], read_records(folder.records / "golden.jsonl"), drawn),
+        personas=_personas(fitted, found["gates"][0]),
+        exemplars=_exemplars(fitted, drawn["mop"]),
         gate_groups=found["gate_groups"],
         gates=np.array(found["gates"]),
         history=_history(fitted.info),
         best_step=fitted.info["history"][-1].get("kept_round"),
         histogram_edges=found["histogram_edges"],
         histograms=found["histograms"],
-        responses=[r for rows in every.values() for r in rows],
+        responses=[row for rows in every.values() for row in rows],
         outcomes=metrics["outcomes"].get("mop", {}),
-        all_outcomes=outcomes(replace(r, persona=None) for r in every["mop"]).get("", {}),
+        all_outcomes=outcomes(replace(row, persona=None) for row in every["mop"]).get("", {}),
         problems={
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
             "Sampling": config.simulate.departures(),
             "Texts cut at the length limit": [
                 note for name, share in cut.items() for note in cut_notes(name, share, config.simulate.max_tokens)
             ],
-            "Draws that could not be had": _failure_notes(metrics["failed"], every),
-            "Rows of the source": [f"{count} rows: {code}" for code, count in problems.items()],
+            "Draws that failed or were refused": [
+                f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left out "
+                "of every figure; no other persona answered instead."
+                for name, count in metrics["failed"].items()
+                if count
+            ],
+            "Rows of the source": [
+                f"{count} rows: {code}" for code, count in read_json(folder.records / "problems.json")["counts"].items()
+            ],
             "Evaluation": found["notes"],
             "Persona weights": _weights_note(fitted.info),
         },
         settings=config_to_dict(config),
         versions=versions,
-        cost={
-            "lm_calls": sum(calls for calls, _ in spent.values()),
-            "generated_tokens": sum(t for stage, (_, t) in spent.items() if stage.startswith("simulate")),
-            "scored_tokens": sum(t for stage, (_, t) in spent.items() if not stage.startswith("simulate")),
-            **_remote_cost(folder.about.get("remote", {}), config),
-        },
+        cost=_cost(spent) | _remote_cost(folder.about.get("remote", {}), config),
         origins=_origins(config),
         command=f"mop run NEW_FOLDER --config {shlex.quote(_from_here(folder.config))}",
     )
+
+
+def _personas(fitted: FittedMixture, weights: Sequence[float]) -> list[PersonaRow]:
+    """Personas as fitted, with their mean weights over all contexts."""
+    shown = {record.key: record.response for record in fitted.exemplars}
+    return [
+        PersonaRow(
+            key=persona.key,
+            description=persona.description,
+            weight=weight,
+            temperature=tau,
+            size=persona.size,
+            writer=persona.writer,
+            sources=[shown[key] for key in persona.sources if key in shown],
+            doubts=persona.doubts,
+        )
+        for persona, weight, tau in zip(fitted.personas, weights, fitted.temperatures.tolist(), strict=True)
+    ]
+
+
+def _exemplars(fitted: FittedMixture, responses: Sequence[Response]) -> list[ExemplarUse]:
+    """The pool, and how often each exemplar was shown."""
+    used = Counter(key for row in responses for key in (row.exemplar or "").split())
+    return [
+        ExemplarUse(key=record.key, context=record.context, response=record.response, uses=used[record.key])
+        for record in fitted.exemplars
+    ]
+
+
+def _cost(spent: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Calls of the language model, and tokens written and scored, from (calls, tokens) of each stage."""
+    written = sum(tokens for stage, (_, tokens) in spent.items() if stage.startswith("simulate"))
+    return {
+        "lm_calls": sum(calls for calls, _ in spent.values()),
+        "generated_tokens": written,
+        "scored_tokens": sum(tokens for _, tokens in spent.values()) - written,
+    }
 
 
 def _from_here(file: Path) -> str:
@@ -151,28 +170,17 @@ def _model_notes(
     return notes + [f"{server['name']}: {doubt}" for server in servers.values() for doubt in server["doubts"]]
 
 
-def _failure_notes(failed: Mapping[str, int], responses: Mapping[str, Sequence[Response]]) -> list[str]:
-    return [
-        f"{name}: {count} of {len(responses[name])} draws were refused or failed. They are left out "
-        "of every figure; no other persona answered instead."
-        for name, count in failed.items()
-        if count
-    ]
-
-
 def _remote_cost(remote: Mapping[str, Mapping[str, Mapping[str, float]]], config: RunConfig) -> dict[str, float]:
     """Sums over all servers and stages; empty without a server."""
     rows = [row for stages in remote.values() for row in stages.values()]
     if not rows:
         return {}
-    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"] for row in rows)
     found = {
         "server_calls": sum(row["calls"] for row in rows),
         "repeated_calls": sum(row["retries"] for row in rows),
-        "server_tokens": tokens,
+        "server_tokens": sum(row["prompt_tokens"] + row["completion_tokens"] + row["lost_tokens"] for row in rows),
     }
-    settings = (config.remote, config.remote_scorer)
-    if any(s.price_in is not None or s.price_out is not None for s in settings):
+    if any(side.price_in is not None or side.price_out is not None for side in (config.remote, config.remote_scorer)):
         found["money"] = sum(row["cost"] for row in rows)
     return found
 
@@ -217,20 +225,11 @@ def fit_notes(info: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _title(config: RunConfig) -> str:
-    name = Path(config.data.source).name
-    return f"A simulated population: {name.removeprefix('hf:')}"
-
-
 def _history(info: Mapping[str, Any]) -> list[dict[str, float]]:
     """Figures of each round or epoch under the report's names: what a fit in rounds calls valid is cross-validated."""
-    crossed = info["method"] == "rounds"
+    name_of = (lambda name: name.replace("valid", "crossed")) if info["method"] == "rounds" else str
     return [
-        {
-            name.replace("valid", "crossed") if crossed else name: value
-            for name, value in row.items()
-            if isinstance(value, int | float)
-        }
+        {name_of(name): value for name, value in row.items() if isinstance(value, int | float)}
         for row in info["history"]
     ]
 
@@ -238,25 +237,20 @@ def _history(info: Mapping[str, Any]) -> list[dict[str, float]]:
 def _points(
     places: Mapping[str, Mapping[str, Any]], golden: Sequence[Record], responses: Mapping[str, Sequence[Response]]
 ) -> list[MapPoint]:
+    """Real texts and those of methods at their places on the map."""
     points = []
     for name, of in places.items():
-        for row, (x, y) in zip(of["rows"], of["places"], strict=True):
-            if name == "golden":
-                text, label, kind = golden[row].response, golden[row].label, REAL
-            else:
-                text, label, kind = responses[name][row].response, responses[name][row].label, name
-            points.append(MapPoint(x=x, y=y, kind=kind, text=text, label=label or ""))
+        rows = golden if name == GOLDEN else responses[name]
+        for i, (x, y) in zip(of["rows"], of["places"], strict=True):
+            kind, row = REAL if name == GOLDEN else name, rows[i]
+            points.append(MapPoint(x=x, y=y, kind=kind, text=row.response, label=row.label or ""))
     return points
 
 
 def _origins(config: RunConfig) -> list[dict[str, str]]:
-    found = []
     names = (config.model.lm, config.model.scorer, config.model.encoder, config.data.source)
-    for name in dict.fromkeys(names):
-        if name in EMBEDDED:
-            item = EMBEDDED[name]
-            found.append(
-                {"name": name, "kind": item.kind, "revision": item.revision,
-                 "licence": item.licence, "source": item.origin}
-            )  # fmt: skip
-    return found
+    items = {name: EMBEDDED[name] for name in names if name in EMBEDDED}
+    return [
+        {"name": name, "kind": item.kind, "revision": item.revision, "licence": item.licence, "source": item.origin}
+        for name, item in items.items()
+    ]
