@@ -12,6 +12,7 @@ from mop.backends.fake_server import FakeServer, Faults
 from mop.cli import OK, _show_compare, main
 from mop.config import PRESETS, resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
+from mop.runs.ablations import changes_nothing, variant_settings
 from mop.runs.compare import (
     Arm,
     _Bench,
@@ -19,12 +20,10 @@ from mop.runs.compare import (
     _open_bench,
     balanced,
     best_rivals,
-    changes_nothing,
     compare,
     draw_piece,
     over_seeds,
     pieces,
-    variant_settings,
 )
 from mop.runs.verbs import simulate_method
 from mop.runs.work import Models
@@ -244,7 +243,7 @@ def test_progen_is_left_out_without_labels_unless_it_was_asked_for(source, tmp_p
         assert "progen" not in bench.methods
         assert "zerogen" in bench.methods
         assert bench.notes == ["progen was left out: its classifier needs labels, and no context has one."]
-        assert bench._departures() == []  # there is no label whose exemplars could be shown
+        assert not any("same_label" in note for note in bench.all_notes())
 
 
 def test_records_without_a_label_among_others_are_no_contexts(tmp_path):

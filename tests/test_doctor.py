@@ -90,7 +90,7 @@ def test_the_text_marks_problems_and_gives_advice(tmp_path: Path) -> None:
 def test_a_probe_says_whether_a_server_samples_and_scores(tmp_path: Path) -> None:
     with start(FakeServer("vllm")) as running:
         name = f"openai:toy@{running.url}"
-        result = examine([name], cache=tmp_path, tokenizer="fake", probe=True)
+        result = examine([name], cache=tmp_path, settings=RemoteSettings(tokenizer="fake"), probe=True)
     assert result["ok"] is True
     draws, scores = by_what(result, f"{name}, draws"), by_what(result, f"{name}, scores")
     assert draws["detail"] == "it samples; the same seed gives the same text again"
@@ -108,7 +108,7 @@ def test_a_probe_says_whether_a_server_samples_and_scores(tmp_path: Path) -> Non
 def test_a_probe_finds_what_a_server_lies_about(tmp_path: Path, broken: Any, what: str, reason: str) -> None:
     with start(FakeServer("vllm", broken=broken)) as running:
         name = f"openai:toy@{running.url}"
-        result = examine([name], cache=tmp_path, tokenizer="fake", probe=True)
+        result = examine([name], cache=tmp_path, settings=RemoteSettings(tokenizer="fake"), probe=True)
     assert reason in by_what(result, f"{name}, {what}")["detail"]
     assert result["ok"] is False
 

@@ -9,7 +9,7 @@ from mop.config import FIXED_TAU, METHODS, resolve_config
 from mop.errors import ConfigError, NotFittedError, ScoringUnsupportedError
 from mop.mixture.fitted import uniform_mixture, with_temperatures
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
-from mop.runs.compare import draw_ablation
+from mop.runs.ablations import draw_ablation
 from scripted import Scripted
 
 
@@ -81,12 +81,11 @@ def test_a_factor_multiplies_the_temperatures_of_the_mixture(small_run, method):
 
 @pytest.mark.parametrize("method", ["mop", "mop-uniform", "any-label", "no-gates", "paper-drawing"])
 def test_a_run_shows_exemplars_of_the_label_asked_for(small_run, method):
-    mixture = even(small_run)
-    given = replace(ingredients(small_run, "simulate.same_label=true"), mixture=mixture)
+    given = replace(ingredients(small_run, "simulate.same_label=true"), mixture=even(small_run))
     if method.startswith("mop"):
         rows = list(respond(method, small_run.held_out, given))
     else:
-        rows = draw_ablation(method, small_run.held_out, given, mixture, name=method)
+        rows = draw_ablation(method, small_run.held_out, given, name=method)
     labels = {exemplar.key: exemplar.label for exemplar in small_run.fitted.exemplars}
     is_same = [labels[row.exemplar] == row.label for row in rows]
     assert all(is_same) == (method not in ("any-label", "paper-drawing"))
@@ -101,14 +100,14 @@ def test_labels_that_nobody_has_are_said_to_change_nothing(small_run, caplog):
 
 def test_a_changed_mop_draws_as_the_run_does_and_the_papers_as_the_paper(small_run):
     given = ingredients(small_run, "simulate.tau_factor=0.5", "simulate.exemplars_per_prompt=3")
-    mixture = even(small_run)
+    given = replace(given, mixture=even(small_run))
     tau = dict(zip((p.key for p in small_run.fitted.personas), small_run.fitted.temperatures, strict=True))  # fmt: skip
     for ablation, factor, most in (
         ("fitted-tau", 1.0, 3), ("paper-drawing", 1.0, 1), ("paper-fit", 1.0, 1),
         ("no-exemplars", 0.5, 0),
         ("prompt-1", 0.5, 1), ("prompt-2", 0.5, 2), ("neighbours-1", 0.5, 1), ("neighbours-2", 0.5, 2),
     ):  # fmt: skip
-        rows = draw_ablation(ablation, small_run.held_out, given, mixture, name=ablation)
+        rows = draw_ablation(ablation, small_run.held_out, given, name=ablation)
         assert [row.temperature for row in rows] == pytest.approx([factor * tau[row.persona] for row in rows])
         assert max(len((row.exemplar or "").split()) for row in rows) == most
 

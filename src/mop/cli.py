@@ -365,7 +365,7 @@ def _open_fitted(
     """The mixture of a run with its models and account, the records in question, and which model scores and writes."""
     from mop.data.records import load_records, read_records
     from mop.estimator import MixtureOfPersonas
-    from mop.runs.work import Models, open_work
+    from mop.runs.work import COLUMNS, Models, open_work
 
     config = _settings(args)
     if (lm := getattr(args, "lm", None)) is not None:
@@ -373,9 +373,8 @@ def _open_fitted(
     if args.records is None:
         records = read_records(args.run / "records" / "test.jsonl")
     else:
-        names = ("context", "response", "label", "key", "weight", "group", "duplicates")
-        options: dict[str, Any] = {name: getattr(config.data, name) for name in names}
-        loaded = load_records(args.records, **options)
+        columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS}
+        loaded = load_records(args.records, **columns)
         if config.data.strict:
             loaded.require_clean()
         loaded.warn(args.records)
@@ -475,9 +474,10 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
     from mop.runs.doctor import examine
 
     settings = RemoteSettings(
-        api_key_env=args.api_key_env, dialect=args.dialect, allow_remote_data=args.allow_remote_data
-    )
-    result = examine(args.server, settings=settings, tokenizer=args.tokenizer, probe=args.probe)
+        api_key_env=args.api_key_env, dialect=args.dialect, tokenizer=args.tokenizer,
+        allow_remote_data=args.allow_remote_data,
+    )  # fmt: skip
+    result = examine(args.server, settings=settings, probe=args.probe)
     bad = [finding["what"] for finding in result["findings"] if finding["status"] == "problem"]
     return {**result, "problems": bad}
 

@@ -13,27 +13,18 @@ from typing import Any
 
 from mop.config import RunConfig
 from mop.errors import ConfigError
-from mop.runs.stages import (
-    Stage,
-    bring_up,
-    make_fit,
-    make_metrics,
-    make_personas,
-    make_records,
-    make_report,
-    make_responses,
-)
+from mop.runs import stages
 from mop.runs.work import Models, open_work
 from mop.storage.store import Store
 from mop.types import Progress
 
-STAGES: Mapping[str, Stage] = {
-    "records": make_records,  # the source → disjoint exemplars, train, valid, test, golden
-    "personas": make_personas,  # exemplars → clusters → K descriptions
-    "fit": make_fit,  # log p(response | persona, exemplar) of train and valid → weights, temperatures
-    "simulate": make_responses,  # contexts of test → persona → exemplar → text; and by simpler methods
-    "evaluate": make_metrics,  # texts against golden: distances; test responses: held-out likelihood
-    "report": make_report,  # one page for people
+STAGES: Mapping[str, stages.Stage] = {
+    "records": stages.make_records,  # the source → disjoint exemplars, train, valid, test, golden
+    "personas": stages.make_personas,  # exemplars → clusters → K descriptions
+    "fit": stages.make_fit,  # log p(response | persona, exemplar) of train and valid → weights, temperatures
+    "simulate": stages.make_responses,  # contexts of test → persona → exemplar → text; and by simpler methods
+    "evaluate": stages.make_metrics,  # texts against golden: distances; test responses: held-out likelihood
+    "report": stages.make_report,  # one page for people
 }
 """In the order of the data flow; each stage needs those before it."""
 
@@ -84,4 +75,4 @@ def run(
         raise ConfigError(f"unknown stage {until!r}; stages: {', '.join(STAGES)}")
     models = models or Models(config)
     with open_work(config, path, models, until=until, store=store, progress=progress) as work:
-        return {"run": str(path), **bring_up(work, until, STAGES)}
+        return {"run": str(path), **stages.bring_up(work, until, STAGES)}

@@ -23,7 +23,7 @@ import numpy as np
 
 from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.remote import RemoteGenerator
-from mop.config import PRESETS, RIVALS, CompareConfig, RunConfig, config_from_dict, config_to_dict, method_and_tau
+from mop.config import RIVALS, CompareConfig, RunConfig, config_to_dict, method_and_tau
 from mop.errors import ConfigError
 from mop.evaluate.downstream import Labelled, check_classifier, downstream_f1
 from mop.evaluate.samples import FLOOR, Evaluation, evaluate, text_map
@@ -34,11 +34,8 @@ from mop.randomness import derive_seed
 from mop.report.plots import save_figures
 from mop.report.table import Rows, compared_on, comparison_page, latex_table, markdown_table
 from mop.rivals.attributes import ATTRIBUTES
-from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import (
     METHODS_VERSION,
-    answer,
-    mixture_agents,
     needs_mixture,
     needs_preparation,
     prepare,
@@ -47,6 +44,7 @@ from mop.rivals.methods import (
 from mop.rivals.picle_lora import check_lora
 from mop.rivals.progen import check_labels
 from mop.rivals.zerogen import find_domain
+from mop.runs.ablations import KEEPS_PERSONAS, ablated, changes_nothing, draw_ablation, variant_settings
 from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged, method_samples, real_sample
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.write import is_drawn, read_responses, write_responses
@@ -71,25 +69,6 @@ JUDGE_VERSION = 5
 MAP_TEXTS = 200
 """Texts of each method on the map."""
 NOTHING = Cost(0, 0)
-
-_ABLATION = re.compile(r"(k|n|tokens|prompt|neighbours)-([1-9]\d*)")
-_PLAIN_ABLATIONS = (
-    "no-exemplars",
-    "raw-records",
-    "random-personas",
-    "no-gates",
-    "fitted-tau",
-    "any-label",
-    "paper-drawing",
-    "paper-fit",
-)
-
-_CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "raw-records": {"personas": {"writer": "record", "path": None}},
-    "random-personas": {"personas": {"writer": "random", "path": None}},
-    "paper-fit": {"fit": {**PRESETS["paper"]["fit"]}},
-}
-"""Ablation to the settings that it changes."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +116,7 @@ def compare(
         Whatever stops a method, too many failed draws among it; what is drawn stays drawn.
     """
     for ablation in config.compare.ablations:
-        variant_settings(config, ablation)
+        ablated(config, ablation)
     with _open_bench(config, path, progress=progress, models=models) as bench:
         arms = [bench.arm(method, s) for method in bench.methods for s in range(config.compare.n_seeds)]
         bench.draw(arms)
@@ -285,86 +264,6 @@ def balanced(records: Sequence[Record], n: int) -> list[Record]:
     ]
 
 
-def variant_settings(config: RunConfig, ablation: str) -> RunConfig | None:
-    """Settings of the fit that an ablation needs, None if it uses the fit that is there.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown ablation, one with more personas or exemplars than there are exemplars, or fewer
-        exemplars than personas; another number of personas where they are given.
-    """
-    numbered = _ABLATION.fullmatch(ablation)
-    if numbered is None and ablation not in _PLAIN_ABLATIONS:
-        raise ConfigError(
-            f"unknown ablation {ablation!r}; known: {', '.join(_PLAIN_ABLATIONS)}, k-NUMBER and "
-            "n-NUMBER (personas, exemplars), tokens-NUMBER, prompt-NUMBER and neighbours-NUMBER (docs/baselines.md)"
-        )
-    is_k = numbered is not None and numbered[1] == "k"
-    if is_k and config.personas.writer == "file":
-        raise ConfigError(
-            f"the ablation {ablation}: the personas are those of personas.path, and another number of them "
-            "would be other personas; leave it out, or have personas written (personas.writer)"
-        )
-    changes = dict(_CHANGES.get(ablation, {}))
-    if numbered is not None and numbered[1] in ("k", "n"):
-        number, n_exemplars, k = int(numbered[2]), config.data.exemplars, config.personas.n_personas
-        least = k if numbered[1] == "n" and isinstance(k, int) else 1
-        if not least <= number <= n_exemplars:
-            raise ConfigError(
-                f"the ablation {ablation}: with {n_exemplars} exemplars (data.exemplars) and {k} personas "
-                f"(personas.n_personas) the number must be {least} to {n_exemplars}; give another one, or "
-                "change these settings"
-            )
-        changes = {"personas": {"n_personas": number}} if is_k else {"data": {"exemplars": number}}
-    if not changes:
-        return None
-    settings = config_to_dict(config)
-    for section, values in changes.items():
-        settings[section] |= values
-    return config_from_dict(settings)
-
-
-def changes_nothing(config: RunConfig, ablation: str) -> bool:
-    """Whether a changed version is MoP itself, because the settings are those that it changes to."""
-    simulation, numbered = config.simulate, _ABLATION.fullmatch(ablation)
-    is_plain = simulation.tau_factor == 1 and not simulation.same_label
-    if numbered is not None:
-        kind, number = numbered[1], int(numbered[2])
-        if kind in ("k", "n"):
-            return number == (config.personas.n_personas if kind == "k" else config.data.exemplars)
-        return replace(simulation, **drawn_by(kind, number)) == simulation
-    is_papers = is_plain and replace(simulation, **ONE_COMPONENT) == simulation
-    fit = config_to_dict(config)["fit"]
-    return {
-        "fitted-tau": simulation.tau_factor == 1,
-        "any-label": not simulation.same_label,
-        "paper-drawing": is_papers,
-        "paper-fit": is_papers and fit == fit | _CHANGES["paper-fit"]["fit"],
-    }.get(ablation, False)
-
-
-ONE_COMPONENT: Mapping[str, Any] = {
-    "exemplars_per_prompt": 1,
-    "exemplars_from": "gates",
-    "agents_per_response": 1,
-}
-"""Settings of ``simulate`` under which one component writes a response, as in the fitted mixture."""
-
-
-def drawn_by(kind: str, number: int) -> dict[str, Any]:
-    """Settings of ``simulate`` of the changed versions ``tokens-L``, ``prompt-M`` and ``neighbours-M``."""
-    if kind == "tokens":
-        return {**ONE_COMPONENT, "agents_per_response": number}
-    origin = "similar" if kind == "neighbours" and number > 1 else "gates"
-    return {**ONE_COMPONENT, "exemplars_per_prompt": number, "exemplars_from": origin}
-
-
-def keeps_personas(ablation: str) -> bool:
-    """Whether a changed version with its own fit has the personas of the run."""
-    return ablation == "paper-fit"
-
-
 class _Bench:
     """What the steps of one comparison share."""
 
@@ -479,13 +378,12 @@ class _Bench:
         return list(respond(arm.method, self.contexts, given, name=arm.name))
 
     def _ablation(self, arm: Arm) -> list[Response]:
-        settings = variant_settings(self.config, arm.method)
-        given, mixture = ingredients_of(self.work), self.work.fitted
+        given, settings = ingredients_of(self.work), variant_settings(self.config, arm.method)
         if settings is not None:
             with self._clock(None, "fit"):  # its own run folder keeps what it took
                 mixture = self._fit_variant(arm.method, settings)
             given = replace(given, mixture=mixture, exemplars=mixture.exemplars)
-        return list(draw_ablation(arm.method, self.few, given, mixture, name=arm.name))
+        return draw_ablation(arm.method, self.few, given, name=arm.name)
 
     def _fit_variant(self, ablation: str, settings: RunConfig) -> FittedMixture:
         """Fit with changed settings on the very same records, in a run folder of its own."""
@@ -502,7 +400,7 @@ class _Bench:
             duplicates="keep",  # equal answers of different groups: the records were looked at before
         )
         settings = replace(settings, data=data)
-        if keeps_personas(ablation):
+        if ablation == KEEPS_PERSONAS:
             # Those of the run, as a person may have edited them and another model may have written them.
             file = str(self.work.folder.personas)
             settings = replace(settings, personas=replace(settings.personas, writer="file", path=file))
@@ -695,17 +593,23 @@ class _Bench:
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
             "arms": found["rows"],
-            "notes": [*self._surrogate_note(), self._judge_note(), *self._departures(), *self.notes,
-                      *found["notes"]],
+            "notes": [*self.all_notes(), *found["notes"]],
         }  # fmt: skip
         cut: Rows = {}
         if ablations is not None:
             cut = self._rows(ablations)
+            same = [name for name in self.config.compare.ablations if changes_nothing(self.config, name)]
             document["ablations"] = {
                 "n_responses": ablations["n"],
                 "floor": ablations["scores"][headline][FLOOR],
                 "methods": cut,
-                "notes": [*self._no_changes(), *ablations["notes"]],
+                "notes": [
+                    *(
+                        f"mop.{name} is mop itself under these settings: it differs in its random numbers alone."
+                        for name in same
+                    ),
+                    *ablations["notes"],
+                ],
             }
         document["settings"] = config_to_dict(self.config)
         write_json(self.place / "comparison.json", document)
@@ -725,33 +629,18 @@ class _Bench:
         save_figures(figures, self.place / "figures")
         return {**document, "run": str(self.work.folder.path)}
 
-    def _departures(self) -> list[str]:
-        """What makes the sampler another than the fitted model."""
-        settings = self.config.simulate
-        return replace(settings, same_label=settings.same_label and self.has_labels).departures()
-
-    def _no_changes(self) -> list[str]:
-        """Changed versions that change nothing under these settings."""
-        same = [name for name in self.config.compare.ablations if changes_nothing(self.config, name)]
-        return [
-            f"mop.{name} is mop itself under these settings: it differs in its random numbers alone." for name in same
-        ]
-
-    def _surrogate_note(self) -> list[str]:
-        if not self.work.models.is_surrogate:
-            return []
-        return [
-            f"mop was fitted to the likelihoods of {self.work.scorer.name}, a surrogate; "
-            f"{self.work.lm.name} wrote all responses."
-        ]
-
-    def _judge_note(self) -> str:
-        judge = self.work.models.judge.name
-        wrote = ", which wrote them" if judge == self.work.lm.name else ""
-        return (
-            f"sense: nats per token of at most {JUDGED} texts of each method under {judge}{wrote}; real texts are "
-            "the mark, neither above nor below. improbable: share below the 1st percentile of real texts."
+    def all_notes(self) -> list[str]:
+        """What to know about all tables."""
+        scorer, writer = self.work.scorer.name, self.work.lm.name
+        judge, settings = self.work.models.judge.name, self.config.simulate
+        surrogate = f"mop was fitted to the likelihoods of {scorer}, a surrogate; {writer} wrote all responses."
+        sense = (
+            f"sense: nats per token of at most {JUDGED} texts of each method under {judge}"
+            f"{', which wrote them' if judge == writer else ''}; real texts are the mark, neither above nor below. "
+            "improbable: share below the 1st percentile of real texts."
         )
+        departures = replace(settings, same_label=settings.same_label and self.has_labels).departures()
+        return [*([surrogate] if self.work.models.is_surrogate else []), sense, *departures, *self.notes]
 
     def means(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Figures of each method over its seeds."""
@@ -809,12 +698,12 @@ class _Bench:
             variant = self.place / "variants" / ablation
             is_own = method != ablation and (variant / "manifest.json").is_file()
             fitted = RunFolder.open(variant) if is_own else self.work.folder
-            described = self.work.folder if keeps_personas(ablation) else fitted
+            described = self.work.folder if ablation == KEEPS_PERSONAS else fitted
             stages = [(described, "personas"), (fitted, "fit")]
         if not stages:
             seconds = self.seconds().get(_prepared(method))
             return asked.get(_prepared(method), NOTHING), seconds and seconds / 60
-        costs = [cost_of(folder, stage) for folder, stage in stages]
+        costs = [cost for folder, stage in stages for cost in asked_of(folder, stage).values()]
         return (
             Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs)),
             sum(folder.stage_info(stage)["seconds"] for folder, stage in stages) / 60,
@@ -835,57 +724,8 @@ def _arms_by_method(found: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:
-    """Calls and tokens that a finished stage of a run rests on, by the name they were drawn or scored under.
-
-    Stages that were finished before this was kept have what was ever paid under these names.
-    """
-    info = folder.stage_info(stage)
-    costs = info["asked"] if "asked" in info else folder.about["spent"]
-    return {name: Cost(*cost) for name, cost in costs.items()}
-
-
-def cost_of(folder: RunFolder, stage: str) -> Cost:
-    """All that a finished stage of a run rests on, under whatever name it was asked for."""
-    costs = asked_of(folder, stage).values()
-    return Cost(sum(cost.calls for cost in costs), sum(cost.tokens for cost in costs))
-
-
-def draw_ablation(
-    ablation: str, contexts: Sequence[Record], given: Ingredients, mixture: FittedMixture, *, name: str
-) -> list[Response]:
-    """Draw with a changed MoP.
-
-    Parameters
-    ----------
-    ablation : str
-        ``no-exemplars``: personas are drawn as fitted, prompts show none; ``no-gates``: untrained
-        gates; ``tokens-L``, ``prompt-M`` and ``neighbours-M``: see `drawn_by`; ``fitted-tau``: no factor on
-        the temperatures; ``any-label``: exemplars of all labels; ``paper-drawing`` and ``paper-fit``:
-        as the paper draws, one agent at its own temperature, any label; others: the mixture decides.
-    contexts : sequence of Record, length n
-    given : Ingredients
-    mixture : FittedMixture
-        Fitted as the ablation says.
-    name : str
-        Of rows and costs.
-    """
-    numbered, simulation = _ABLATION.fullmatch(ablation), given.config.simulate
-    if ablation == "no-gates":
-        return list(respond("mop-uniform", contexts, given, name=name))
-    changes: dict[str, Any] = {}
-    if ablation in ("fitted-tau", "paper-drawing", "paper-fit"):
-        changes["tau_factor"] = 1.0
-    if ablation in ("any-label", "paper-drawing", "paper-fit"):
-        changes["same_label"] = False
-    if numbered is not None and numbered[1] in ("tokens", "prompt", "neighbours"):
-        changes |= drawn_by(numbered[1], int(numbered[2]))
-    if ablation in ("no-exemplars", "paper-drawing", "paper-fit"):
-        changes |= ONE_COMPONENT
-    given = replace(given, config=replace(given.config, simulate=replace(simulation, **changes)))
-    agents = mixture_agents(mixture, contexts, given)
-    if ablation == "no-exemplars":
-        agents = [(replace(agent, exemplars=(), log_omega=0.0),) for (agent,) in agents]
-    return list(answer(agents, contexts, given, name=name))
+    """Calls and tokens that a finished stage of a run rests on, by the name they were drawn or scored under."""
+    return {name: Cost(*cost) for name, cost in folder.stage_info(stage)["asked"].items()}
 
 
 def over_seeds(arms: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from mop.redact import without_password
 from mop.types import Branch, Decoding, GenerateRequest, ScoreRequest
 
 Status = Literal["ok", "note", "problem"]
+Finding = dict[str, str]
 
 _DISTRIBUTION = "mixture-of-personas"
 _LEAST_FREE_BYTES = 3 * 2**30  # what the embedded models take, roughly twice over while they are converted
@@ -37,7 +38,6 @@ def examine(
     *,
     settings: RemoteSettings | None = None,
     cache: Path | None = None,
-    tokenizer: str | None = None,
     probe: bool = False,
 ) -> dict[str, Any]:
     """Look around.
@@ -47,11 +47,9 @@ def examine(
     servers : sequence of str
         Served models as ``openai:MODEL@URL``; each is asked what it is and what it serves.
     settings : RemoteSettings, optional
-        For the servers: key variable, leave to call foreign addresses, dialect.
+        For the servers: key variable, leave to call foreign addresses, dialect, tokenizer.
     cache : Path, optional
         Cache folder, instead of the usual one.
-    tokenizer : str, optional
-        Whose tokenizer makes the ids that the servers are sent, as in `mop.backends.open_model`.
     probe : bool
         Draw one text from every server, and score one where it can, with all the checks that come
         before the first real call: about 6 short draws and 25 short scores, which may cost money.
@@ -65,7 +63,7 @@ def examine(
     """
     findings = [*_machine(), *_packages(), *_devices(), *_models(cache)]
     for name in servers:
-        findings += _server(name, settings or RemoteSettings(), tokenizer, probe=probe)
+        findings += _server(name, settings or RemoteSettings(), probe=probe)
     return {
         "version": __version__,
         "ok": all(finding["status"] != "problem" for finding in findings),
@@ -102,19 +100,17 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _finding(section: str, what: str, status: Status, detail: str, advice: str = "") -> dict[str, str]:
+def _finding(section: str, what: str, status: Status, detail: str, advice: str = "") -> Finding:
     return {"section": section, "what": what, "status": status, "detail": detail, "advice": advice}
 
 
-def _machine() -> list[dict[str, str]]:
-    found = [
-        _finding("machine", "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    ]
+def _machine() -> Iterator[Finding]:
+    version = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield _finding("machine", "python", "ok", version)
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _memory_bytes()
     size = f", {memory / 2**30:.0f} GiB of memory" if memory else ""
-    found.append(_finding("machine", "processor", "ok", f"{n_cores} cores{size}"))
-    return found
+    yield _finding("machine", "processor", "ok", f"{n_cores} cores{size}")
 
 
 def _memory_bytes() -> int | None:
@@ -124,12 +120,13 @@ def _memory_bytes() -> int | None:
         return None  # not every system says
 
 
-def _packages() -> list[dict[str, str]]:
+def _packages() -> Iterator[Finding]:
     """One finding per extra: what of it is installed, in which version."""
     try:
         lines = importlib.metadata.requires(_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return [_finding("packages", "mop", "note", "runs from a folder, without an installed distribution")]
+        yield _finding("packages", "mop", "note", "runs from a folder, without an installed distribution")
+        return
     extras: dict[str, list[tuple[str, str]]] = {}
     for line in lines:
         requirement, _, marker = line.partition(";")
@@ -138,10 +135,10 @@ def _packages() -> list[dict[str, str]]:
         if name is not None and name[0] != _DISTRIBUTION:
             least = re.search(r">=\s*([\d.]+)", requirement)
             extras.setdefault(extra[1] if extra else "core", []).append((name[0], least[1] if least else ""))
-    return [_extra(name, packages) for name, packages in extras.items() if name not in ("all", "dev")]
+    yield from (_extra(name, packages) for name, packages in extras.items() if name not in ("all", "dev"))
 
 
-def _extra(name: str, packages: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _extra(name: str, packages: Sequence[tuple[str, str]]) -> Finding:
     there, missing = [], []
     for package, least in packages:
         try:
@@ -156,13 +153,9 @@ def _extra(name: str, packages: Sequence[tuple[str, str]]) -> dict[str, str]:
     if not missing:
         return _finding("packages", name, "ok", ", ".join(there))
     wanted = _DISTRIBUTION if name == "core" else f"'{_DISTRIBUTION}[{name}]'"
-    return _finding(
-        "packages",
-        name,
-        "problem" if name == "core" else "note",
-        f"missing: {', '.join(missing)}",
-        f"if you need it: {Path(sys.executable).name} -m pip install --upgrade {wanted}",
-    )
+    advice = f"if you need it: {Path(sys.executable).name} -m pip install --upgrade {wanted}"
+    status: Status = "problem" if name == "core" else "note"
+    return _finding("packages", name, status, f"missing: {', '.join(missing)}", advice)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -170,25 +163,26 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _devices() -> list[dict[str, str]]:
+def _devices() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
-        return [_finding("devices", "torch", "note", "not installed: models on this machine cannot run")]
+        yield _finding("devices", "torch", "note", "not installed: models on this machine cannot run")
+        return
     import torch
 
-    found = [_finding("devices", "cpu", "ok", f"{torch.get_num_threads()} threads, torch {torch.__version__}")]
-    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    yield _finding("devices", "cpu", "ok", f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    n_gpus, has_mps = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
+    for i in range(n_gpus):
         free, total = torch.cuda.mem_get_info(i)
         size = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-        found.append(_finding("devices", f"cuda:{i}", "ok", f"{torch.cuda.get_device_name(i)}, {size}"))
-    if torch.backends.mps.is_available():
-        found.append(_finding("devices", "mps", "note", "Apple GPU, not used: it has no float64"))
-    if len(found) == 1:
+        yield _finding("devices", f"cuda:{i}", "ok", f"{torch.cuda.get_device_name(i)}, {size}")
+    if has_mps:
+        yield _finding("devices", "mps", "note", "Apple GPU, not used: it has no float64")
+    elif not n_gpus:
         advice = "a GPU, or a server named as openai:MODEL@URL, is faster"
-        found.append(_finding("devices", "gpu", "note", "none that torch can use", advice))
-    return found
+        yield _finding("devices", "gpu", "note", "none that torch can use", advice)
 
 
-def _models(cache: Path | None) -> list[dict[str, str]]:
+def _models(cache: Path | None) -> Iterator[Finding]:
     from mop.data import pull
     from mop.data.catalogue import EMBEDDED
 
@@ -199,81 +193,68 @@ def _models(cache: Path | None) -> list[dict[str, str]]:
     free = shutil.disk_usage(place).free
     detail = f"{folder}, {free / 2**30:.1f} GiB free"
     if not os.access(place, os.W_OK):
-        found = [_finding("models", "cache", "problem", f"{detail}, not writable", "set MOP_CACHE to another folder")]
+        yield _finding("models", "cache", "problem", f"{detail}, not writable", "set MOP_CACHE to another folder")
     elif free < _LEAST_FREE_BYTES:
-        found = [_finding("models", "cache", "problem", detail, "free some space, or set MOP_CACHE to another disk")]
+        yield _finding("models", "cache", "problem", detail, "free some space, or set MOP_CACHE to another disk")
     else:
-        found = [_finding("models", "cache", "ok", detail)]
-    if cache is None:
-        for name in EMBEDDED:
-            is_there = pull.is_pulled(name)
-            advice = "" if is_there else f"mop pull {name}"
-            found.append(
-                _finding(
-                    "models", name, "ok" if is_there else "note", "there" if is_there else "not pulled yet", advice
-                )
-            )
-    return found
+        yield _finding("models", "cache", "ok", detail)
+    for name in EMBEDDED if cache is None else ():
+        if pull.is_pulled(name):
+            yield _finding("models", name, "ok", "there")
+        else:
+            yield _finding("models", name, "note", "not pulled yet", f"mop pull {name}")
 
 
-def _server(name: str, settings: RemoteSettings, tokenizer: str | None, *, probe: bool) -> list[dict[str, str]]:
+def _server(name: str, settings: RemoteSettings, *, probe: bool) -> Iterator[Finding]:
     """Ask a server what it is; a refusal is a finding, not an error."""
     shown = without_password(name)
     try:
         parse_name(name)  # a name of another kind would open a model on this machine
-        model = open_model(name, tokenizer=tokenizer or settings.tokenizer, settings=settings)
+        model = open_model(name, settings=settings)
         assert isinstance(model, RemoteGenerator)  # what that form of name stands for
         if settings.dialect != "auto":
             model.detect()
     except MopError as error:
         advice = "mop fake-server is one to try things with"
-        return [_finding("servers", shown, "problem", str(error).replace(name, shown), advice)]
+        yield _finding("servers", shown, "problem", str(error).replace(name, shown), advice)
+        return
     seen = model.findings
     window = f", window {seen.max_len} tokens" if seen.max_len else ""
-    could_score = seen.kind in ("vllm", "sglang")
     if isinstance(model, RemoteModel):
-        can = "generates, and scores if it passes the probe"
-        found = [_finding("servers", shown, "ok", f"{seen.kind}{window}; {can}")]
+        detail = f"{seen.kind}{window}; generates, and scores if it passes the probe"
+        yield _finding("servers", shown, "ok", detail)
     else:
-        scores = "generates only: " + model.why_no_scores
-        found = [
-            _finding(
-                "servers",
-                shown,
-                "note" if could_score else "ok",
-                f"{seen.kind}{window}; {scores}",
-                "name its tokenizer: --tokenizer NAME, the model's embedded name, hf:ORG/NAME or folder"
-                if could_score
-                else "fit with a model on this machine as scorer, and generate here",
-            )
-        ]
-    return [*found, *_probed(shown, model)] if probe else found
+        detail = f"{seen.kind}{window}; generates only: {model.why_no_scores}"
+        if seen.kind in ("vllm", "sglang"):
+            advice = "name its tokenizer: --tokenizer NAME, the model's embedded name, hf:ORG/NAME or folder"
+            yield _finding("servers", shown, "note", detail, advice)
+        else:
+            advice = "fit with a model on this machine as scorer, and generate here"
+            yield _finding("servers", shown, "ok", detail, advice)
+    if probe:
+        yield from _probed(shown, model)
 
 
-def _probed(name: str, model: RemoteGenerator) -> list[dict[str, str]]:
+def _probed(name: str, model: RemoteGenerator) -> Iterator[Finding]:
     """Draw one text, score one text: what comes before the first real call is what is of interest."""
     prompt = simulation_prompt("Write some random words.")
-    found = []
     try:
         for _ in model.generate([GenerateRequest((Branch(prompt, 1.0),), 0)], Decoding(max_tokens=8)):
             pass
     except MopError as error:
-        found.append(_finding("servers", f"{name}, draws", "problem", str(error)))
+        yield _finding("servers", f"{name}, draws", "problem", str(error))
     else:
         seeded = "gives the same text" if model.findings.is_seeded else "does not give the same text"
         doubts = "".join(f"; {doubt}" for doubt in model.findings.doubts)
-        status: Status = "note" if doubts else "ok"
         detail = f"it samples; the same seed {seeded} again{doubts}"
-        found.append(_finding("servers", f"{name}, draws", status, detail))
+        yield _finding("servers", f"{name}, draws", "note" if doubts else "ok", detail)
     if not isinstance(model, RemoteModel):
-        return found
+        return
     try:
         for _ in model.score([ScoreRequest(prompt, "rain")]):
             pass
     except MopError as error:
-        found.append(_finding("servers", f"{name}, scores", "problem", str(error)))
+        yield _finding("servers", f"{name}, scores", "problem", str(error))
     else:
         noise = max(one.noise for one in model.findings.conformance.values())
-        detail = f"passes the probe, noise {noise:.2g} nats per token"
-        found.append(_finding("servers", f"{name}, scores", "ok", detail))
-    return found
+        yield _finding("servers", f"{name}, scores", "ok", f"passes the probe, noise {noise:.2g} nats per token")

@@ -23,7 +23,7 @@ from mop.errors import ConfigError
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.randomness import derive_seed, uniforms
 from mop.rivals.methods import respond
-from mop.runs.stages import ingredients_of
+from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.work import Models, open_work
 from mop.simulate.write import is_drawn, write_responses
 from mop.storage.run_folder import RunFolder, write_parquet
@@ -71,9 +71,9 @@ def sample(
     Returns
     -------
     dict
-        ``file``, ``mixture``, ``lm``, ``n_responses``, ``empty`` (drawn without a text), ``cut`` (at the length limit),
-        ``failed`` (could not be had), ``personas`` (how many answered), ``fitted_to``: the model whose
-        likelihoods the weights are from, or ``surrogate: ...`` (see `mop.simulate.refit`).
+        ``file``, ``mixture``, ``lm``, the counts of `mop.runs.stages.counts_of`, ``personas`` (how many answered),
+        ``fitted_to``: the model whose likelihoods the weights are from, or ``surrogate: ...`` (see
+        `mop.simulate.refit`).
 
     Raises
     ------
@@ -114,16 +114,12 @@ def sample(
         else:
             write_responses(out, responses)
         work.describe()
-    drawn = [response for response in responses if is_drawn(response)]
     return {
         "file": str(out),
         "mixture": str(folder),
         "lm": named if ready is None else ready.name,
-        "n_responses": len(responses),
-        "empty": sum(not response.response.strip() for response in drawn),
-        "cut": sum(response.finish_reason == "length" for response in drawn),
-        "failed": len(responses) - len(drawn),
-        "personas": len({response.persona for response in drawn}),
+        **counts_of(responses),
+        "personas": len({response.persona for response in responses if is_drawn(response)}),
         "fitted_to": _fitted_to(fitted, made_for),
     }
 

@@ -34,7 +34,17 @@ from mop.report.plots import save_figures
 from mop.report.report_data import report_data, response_files
 from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
-from mop.runs.work import SPLITS, STAGE_VERSIONS, Models, Work, open_work, planned_calls, source_place, versions_now
+from mop.runs.work import (
+    COLUMNS,
+    SPLITS,
+    STAGE_VERSIONS,
+    Models,
+    Work,
+    open_work,
+    planned_calls,
+    source_place,
+    versions_now,
+)
 from mop.simulate.write import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
 from mop.storage.run_folder import RunFolder, hash_of, write_json, write_parquet
 from mop.storage.store import Store
@@ -112,15 +122,7 @@ def _stopped_after(folder: RunFolder, stage: str, inputs_hash: str) -> float:
 def make_records(work: Work) -> Made:
     """Read the source, leave out what cannot be used, divide the rest."""
     data = work.config.data
-    columns: dict[str, Any] = {
-        "context": data.context,
-        "response": data.response,
-        "label": data.label,
-        "key": data.key,
-        "weight": data.weight,
-        "group": data.group,
-        "duplicates": data.duplicates,
-    }
+    columns: dict[str, Any] = {name: getattr(data, name) for name in COLUMNS}
     sizes = {name: int(getattr(data, name)) for name in SPLITS}
     source, seed = source_place(data.source), work.config.seed
     given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
@@ -232,8 +234,7 @@ def make_responses(work: Work) -> Made:
     files, cut = [], {}
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
-        responses = respond(method, contexts, ingredients)
-        write_responses(path, responses)
+        write_responses(path, respond(method, contexts, ingredients))
         files.append(path)
         cut[method] = round(cut_share(read_responses(path)), 4)
     write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
@@ -241,6 +242,17 @@ def make_responses(work: Work) -> Made:
         "n_responses": len(contexts),
         "methods": len(files),
         "cut_share": cut,
+    }
+
+
+def counts_of(responses: Sequence[Response]) -> dict[str, int]:
+    """``n_responses``, and how many are ``empty`` (drawn without a text), ``cut`` (at the length limit), ``failed``."""
+    drawn = [response for response in responses if is_drawn(response)]
+    return {
+        "n_responses": len(responses),
+        "empty": sum(not response.response.strip() for response in drawn),
+        "cut": sum(response.finish_reason == "length" for response in drawn),
+        "failed": len(responses) - len(drawn),
     }
 
 

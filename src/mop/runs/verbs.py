@@ -12,10 +12,10 @@ from mop.config import RunConfig
 from mop.errors import ConfigError
 from mop.mixture.fitted import context_text, persona_shares, save_mixture
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
-from mop.runs.stages import bring_up, ingredients_of
+from mop.runs.stages import bring_up, counts_of, ingredients_of
 from mop.runs.work import Models, open_work
 from mop.simulate.refit import refit_black_box
-from mop.simulate.write import is_drawn, write_responses
+from mop.simulate.write import write_responses
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress
@@ -37,8 +37,7 @@ def simulate_method(
     Returns
     -------
     dict
-        ``run``, ``method``, ``n_responses``, ``empty`` (how many were drawn but have no text),
-        ``cut`` (at the length limit), ``failed`` (how many could not be had), ``file``.
+        ``run``, ``method``, ``file`` and the counts of `counts_of`.
 
     Raises
     ------
@@ -61,16 +60,7 @@ def simulate_method(
         responses = list(respond(method, contexts, ingredients_of(work, method)))
         write_responses(file, responses)
         work.describe()
-    drawn = [response for response in responses if is_drawn(response)]
-    return {
-        "run": str(path),
-        "method": method,
-        "n_responses": len(responses),
-        "empty": sum(not response.response.strip() for response in drawn),
-        "cut": sum(response.finish_reason == "length" for response in drawn),
-        "failed": len(responses) - len(drawn),
-        "file": str(file),
-    }
+    return {"run": str(path), "method": method, **counts_of(responses), "file": str(file)}
 
 
 def refit(

@@ -37,6 +37,8 @@ STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluat
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
+COLUMNS = ("context", "response", "label", "key", "weight", "group", "duplicates")
+"""Settings of ``data`` that `mop.data.records.load_records` takes."""
 
 
 @contextmanager
@@ -161,7 +163,7 @@ class Models:
         model = self._config.model
         if model.scorer in ("", model.lm):
             return as_scorer(self.generator)
-        return open_scorer(self._config)
+        return as_scorer(_open(self._config, model.scorer, self._config.remote_scorer))
 
     @cached_property
     def judge(self) -> Scorer:
@@ -385,20 +387,6 @@ def read_config(path: Path) -> RunConfig:
 def open_lm(config: RunConfig) -> LanguageModel | Generator:
     """The language model of a configuration."""
     return _open(config, config.model.lm, config.remote)
-
-
-def open_scorer(config: RunConfig) -> Scorer:
-    """The model of a configuration that scores.
-
-    Raises
-    ------
-    ScoringUnsupportedError
-        If it cannot score.
-    """
-    model = config.model
-    if model.scorer in ("", model.lm):
-        return as_scorer(open_lm(config))
-    return as_scorer(_open(config, model.scorer, config.remote_scorer))
 
 
 def _open(config: RunConfig, name: str, remote: RemoteSettings) -> LanguageModel | Generator:
