@@ -39,7 +39,7 @@ from mop.data import pull
 from mop.data.records import read_records
 from mop.mixture.fitted import FittedMixture, context_text, with_persona_weights
 from mop.mixture.gate import Gate
-from mop.mixture.score import score_table
+from mop.mixture.score import Scoring, score_table
 from mop.mixture.sums import unconditional_weights
 from mop.personas.files import read_personas
 from mop.pipeline import run
@@ -156,8 +156,9 @@ def by_likelihood(setting: Setting, population: list[Record], store: Store) -> t
     pairs = [(k, k) for k in range(len(setting.personas))]
     scorer = as_scorer(setting.model)
     table = score_table(
-        population, pairs, setting.personas, setting.exemplars, scorer=scorer, store=store,
-        task=setting.task, progress=_say,
+        population, pairs,
+        Scoring(personas=setting.personas, exemplars=setting.exemplars, scorer=scorer, store=store, task=setting.task,
+                progress=_say),
     )  # fmt: skip
     log_lik = table.curves.astype(np.float64) @ curve_weights(1.0, scorer.betas)
     found = unconditional_weights(log_lik)

@@ -39,7 +39,7 @@ from mop.mixture.fit import FEW, fit_rounds
 from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
 from mop.mixture.likelihood import Likelihood, Table, gain_over
 from mop.mixture.paper import fit_paper
-from mop.mixture.score import ScoreTable, score_table
+from mop.mixture.score import ScoreTable, Scoring, score_table
 from mop.mixture.sums import Floats, log_sum_exp
 from mop.simulate.draw import draw_agents
 from mop.simulate.write import simulate
@@ -140,7 +140,7 @@ class Case:
             persona=np.broadcast_to(persona, shape),
             exemplar=np.broadcast_to(exemplar, shape),
             curves=truth.curves[n:],
-            allowed=np.ones(shape, dtype=bool),
+            present=np.ones(shape, dtype=bool),
             n_tokens=truth.n_tokens[n:],
             log_proposal=None,
             hx=truth.hx[n:],
@@ -214,7 +214,6 @@ def settings_for(most: float, n_components: int, budget: int = 0) -> FitConfig:
         components_per_record=each,
         valid_components=each,
         records_per_component=16 if most < n_components else 10**9,
-        min_gain=0.0,
         max_lm_tokens=budget,
     )
 
@@ -300,8 +299,7 @@ def paper_curve(case: Case, seeds: Sequence[int]) -> list[Point]:
         points, ended = [], False
         for seed in seeds:
             score = CountedScores(case.truth)
-            settings = replace(paper_settings(), max_steps=epochs)
-            result = fit_paper(case.problem, score, settings, seed=seed)
+            result = fit_paper(case.problem, score, paper_settings(), seed=seed, n_epochs=epochs)
             value = case.value(case.mixture(result.gate, result.uniform_tau))
             points.append(Point(*score.spent(slice(0, case.problem.n_train)), value))
             ended = len(result.history) < epochs
@@ -414,8 +412,9 @@ def transfer_likelihood(case: Case, fitted: FittedMixture, scorer: Any, store: S
         ("test", material.test[:N_LIKELIHOOD], case.truth.hx[n_train : n_train + N_LIKELIHOOD]),
     ):
         scored = score_table(
-            records, [*components, (None, None)], material.personas, material.exemplars,
-            scorer=scorer, store=store, task=material.task, progress=_shown,
+            records, [*components, (None, None)],
+            Scoring(personas=material.personas, exemplars=material.exemplars, scorer=scorer, store=store,
+                    task=material.task, progress=_shown),
         )  # fmt: skip
         tables[name] = (scored, hx)
     found: dict[str, Any] = {}

@@ -177,7 +177,7 @@ def settings(name: str, arguments: argparse.Namespace, part: str) -> RunConfig:
         "valid_components": 7,
     }
     if is_tiny:
-        fit = {"components_per_record": 4, "records_per_component": 4, "valid_components": 6, "max_steps": 20}
+        fit = {"components_per_record": 4, "records_per_component": 4, "valid_components": 6}
     return config_from_dict({
         "seed": arguments.seed,
         "data": {

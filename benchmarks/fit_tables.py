@@ -29,7 +29,7 @@ from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.data import pull
 from mop.data.records import read_records, save_records
 from mop.mixture.fitted import context_text, exemplar_text, exemplar_vectors
-from mop.mixture.score import score_table
+from mop.mixture.score import Scoring, score_table
 from mop.personas.cluster import cluster
 from mop.personas.files import read_personas, save_personas
 from mop.personas.keywords import keyword_personas
@@ -238,12 +238,9 @@ def fill(material: Material, scorer: LanguageModel, store: Store, most: int = N_
         score_table(
             material.records,
             components(1, len(material.exemplars)),
-            material.personas[k : k + 1],
-            material.exemplars,
-            scorer=scorer,
-            store=store,
-            task=material.task,
-        )
+            Scoring(personas=material.personas[k : k + 1], exemplars=material.exemplars, scorer=scorer, store=store,
+                    task=material.task),
+        )  # fmt: skip
         n_new, seconds = store.counts()["score"] - before, time.monotonic() - began
         log.info("%s: persona %d of %d, %d cells in %.0f s, %.1f cells/s",
                  material.name, k + 1, len(material.personas), n_new, seconds, n_new / seconds)  # fmt: skip
@@ -259,12 +256,9 @@ def read_truth(material: Material, scorer: LanguageModel, store: Store, encoder:
     table = score_table(
         material.records,
         components(k, len(material.exemplars)),
-        material.personas,
-        material.exemplars,
-        scorer=scorer,
-        store=store,
-        task=material.task,
-    )
+        Scoring(personas=material.personas, exemplars=material.exemplars, scorer=scorer, store=store,
+                task=material.task),
+    )  # fmt: skip
     return Truth(
         material=material,
         curves=table.curves,

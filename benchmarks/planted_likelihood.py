@@ -135,7 +135,7 @@ def repeat(
     flat = persona * n_exemplars + exemplar
     table = Table(
         persona=persona, exemplar=exemplar, curves=np.take_along_axis(log_lik, flat, 1)[:, :, None].astype(np.float32),
-        allowed=np.ones(flat.shape, dtype=bool), n_tokens=np.full(n, 25), log_proposal=log_proposal,
+        present=np.ones(flat.shape, dtype=bool), n_tokens=np.full(n, 25), log_proposal=log_proposal,
         hx=hx, own=own, weight=np.ones(n), betas=(1.0,), cluster=group,
     )  # fmt: skip
     likelihood = Likelihood(table, fitted, seed=seed)

@@ -21,7 +21,7 @@ model = MixtureOfPersonas(
     lm="fake",
     encoder="fake",
     task="a film review of a few words",
-    settings=FitConfig(components_per_record=16, valid_components=24, max_steps=100),
+    settings=FitConfig(components_per_record=16, valid_components=24),
     score_components=200,
     seed=0,
 ).fit(observed)

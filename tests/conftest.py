@@ -77,8 +77,7 @@ def small_run():
     fitted = fit_mixture(
         keyword_personas(exemplars, clustering), exemplars, train, valid,
         encoder=encoder, scorer=lm, store=store, task="a film review", seed=0,
-        settings=FitConfig(components_per_record=10, records_per_component=8, valid_components=15,
-                             dim=8, max_steps=60, patience=5),
+        settings=FitConfig(components_per_record=10, records_per_component=8, valid_components=15),
     )  # fmt: skip
     hx = embed([r.context for r in held_out], encoder)
     return SmallRun(fitted, lm, encoder, store, held_out, hx)

@@ -78,7 +78,7 @@ def chain(source: str, path: str) -> None:
     from mop.pipeline import run
 
     # A short fit: what is on trial is going on after a kill, not the weights.
-    short = ["fit.n_rounds=1", "fit.n_folds=2", "fit.max_steps=10"]
+    short = ["fit.n_rounds=1", "fit.n_folds=2"]
     sizes = ["data.golden=30", "evaluate.n_seeds=1", "evaluate.n_bootstrap=20"]
     assignments = [f'data.source="{source}"', *short, *sizes]
     config = resolve_config(preset="quick", assignments=assignments)

@@ -85,7 +85,7 @@ def test_a_share_that_is_less_than_a_round_of_all_records_is_a_budget_of_tokens(
     cells, tokens = score.spent()
     assert tokens == 10 * cells
     # 64 of 1,280 cells: two components of 32 records, and what it takes to see what a cell costs
-    assert len(result.rows) == 32
+    assert result.n_records == 32
     assert result.n_cells <= 64
     assert cells <= 64 + 16
 

@@ -234,9 +234,9 @@ def test_verify_finds_a_sound_run(run_folder, capsys):
 
 
 def test_config_prints_every_setting_with_its_meaning(capsys):
-    assert main(["config", "--preset", "paper", "--set", "fit.top_m=8"]) == OK
+    assert main(["config", "--preset", "paper", "--set", "fit.n_rounds=8"]) == OK
     out = capsys.readouterr().out
-    assert "top_m = 8" in out
+    assert "n_rounds = 8" in out
     assert "# M of the paper's recipe." in out
 
 
@@ -257,7 +257,7 @@ def test_pull_without_a_name_lists_what_there_is(capsys):
         (["--preset", "demmo"], USAGE, "unknown preset 'demmo'; known presets: demo, paper, quick"),
         (["--config", "none.toml"], USAGE, "no configuration file at none.toml; give the path of a TOML file"),
         (["--set", "data.golden=5000"], FAILED, "5000"),
-        (["--set", "fit.learning_rate=inf"], USAGE, "fit.learning_rate must be a finite number, got inf"),
+        (["--set", "simulate.tau_factor=inf"], USAGE, "simulate.tau_factor must be a finite number, got inf"),
     ],
 )
 def test_bad_input_gives_one_clear_message_and_its_code(source, tmp_path, capsys, arguments, code, sentence):
@@ -278,9 +278,9 @@ def test_empty_data_are_an_error(tmp_path, capsys):
 
 
 def test_with_json_an_error_is_one_document_too(tmp_path, capsys):
-    assert main(["run", "--json", str(tmp_path), "--set", "fit.dim=0"]) == USAGE
+    assert main(["run", "--json", str(tmp_path), "--set", "fit.n_rounds=0"]) == USAGE
     assert json.loads(capsys.readouterr().out)["error"] == {
-        "type": "ConfigError", "message": "fit.dim must be at least 1, got 0",
+        "type": "ConfigError", "message": "fit.n_rounds must be at least 1, got 0",
     }  # fmt: skip
 
 
@@ -316,7 +316,7 @@ def command_line(source, out, *more):
 def test_an_interrupted_run_says_so_and_goes_on_later(source, tmp_path, sent, code):
     out = tmp_path / "run"
     child = subprocess.Popen(
-        command_line(source, out, "fit.max_steps=100000", "fit.patience=100000"),
+        command_line(source, out),
         stderr=subprocess.PIPE,
         text=True,
         # A background job of a shell has Ctrl-C switched off, and its children inherit that.

@@ -23,9 +23,9 @@ from mop.errors import ConfigError
 
 def test_assignments_beat_file_beats_preset_beats_defaults(tmp_path):
     file = tmp_path / "c.toml"
-    file.write_text("seed = 5\n[fit]\nn_rounds = 7\ntop_m = 9\n[personas]\nn_personas = 4\n")
+    file.write_text("seed = 5\n[fit]\nn_rounds = 7\nn_folds = 9\n[personas]\nn_personas = 4\n")
     config = resolve_config(file=file, preset="paper", assignments=["fit.n_rounds=3", "model.lm=fake"])
-    assert (config.fit.n_rounds, config.fit.top_m, config.personas.n_personas) == (3, 9, 4)
+    assert (config.fit.n_rounds, config.fit.n_folds, config.personas.n_personas) == (3, 9, 4)
     assert (config.fit.method, config.model.encoder, config.seed) == ("paper", "mpnet", 5)
     assert config.model.lm == "fake"
 
@@ -44,18 +44,18 @@ def test_json_and_back_is_the_same():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("fit.learning_rat=1", r"unknown setting fit\.learning_rat; did you mean fit\.learning_rate\?"),
-        ("fitt.dim=1", r"unknown setting fitt; did you mean fit\?"),
-        ("fit.dim=1.5", r"fit\.dim must be of type int, got 1\.5 \(float\)"),
-        ("fit.dim=true", r"fit\.dim must be of type int, got True \(bool\)"),
-        ("fit.dim=0", r"fit\.dim must be at least 1, got 0"),
+        ("fit.n_round=1", r"unknown setting fit\.n_round; did you mean fit\.n_rounds\?"),
+        ("fitt.n_rounds=1", r"unknown setting fitt; did you mean fit\?"),
+        ("fit.n_rounds=1.5", r"fit\.n_rounds must be of type int, got 1\.5 \(float\)"),
+        ("fit.n_rounds=true", r"fit\.n_rounds must be of type int, got True \(bool\)"),
+        ("fit.n_rounds=0", r"fit\.n_rounds must be at least 1, got 0"),
         ("fit=3", r"fit must be a table of settings, got 3"),
         ("fit.n_folds=1", r"fit\.n_folds must be at least 2, got 1"),
         ("model.dtype=float3", r"model\.dtype must be one of .*, got 'float3'; did you mean 'float32'\?"),
         ("model.memory_gib=0", r"model\.memory_gib must be above 0, got 0\.0; leave it out for a"),
         ("simulate.top_p=1.5", r"^simulate\.top_p must be above 0 and at most 1, got 1\.5"),
         ("simulate.control_tau=0", r"simulate\.control_tau must be above 0, got 0\.0"),
-        ("fit.min_gain=-1", r"fit\.min_gain must be at least 0, got -1\.0"),
+        ("fit.max_lm_tokens=-1", r"fit\.max_lm_tokens must be at least 0, got -1"),
         ("remote.max_concurrency=0", r"remote\.max_concurrency must be at least 1 and at most 4096, got 0; try 64"),
         ("remote.price_in=-1", r"remote\.price_in must be at least 0, got -1\.0; leave it out for none"),
         ("simulate.tau_factor=0", r"simulate\.tau_factor must be above 0, got 0\.0"),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from mop.backends.curve import weights as curve_weights
 from mop.errors import DataError
 from mop.mixture import em
 from mop.mixture.cells import Cells, Problem
+from mop.mixture.kernel import KernelGate
 from mop.mixture.sums import log_sum_exp
 from planted import plant, unit
 
@@ -29,7 +31,7 @@ def table(log_lik, n_personas, *, scored=None, hx=None, weight=None):
 
 
 def scores_of(problem, cells):
-    return em.Scores(problem, cells, np.arange(len(problem.hx)), 1.0)
+    return em.Scores.of(problem, cells, np.arange(len(problem.hx)), 1.0)
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_the_weight_of_a_record_counts_as_so_many_records(partial, monkeypatch):
     problem, cells = partial
     twice = np.concatenate([np.arange(40), [3, 3, 8]])
     repeated = replace(problem, hx=problem.hx[twice], own=problem.own[twice], weight=np.ones(43))
-    of_repeated = em.Scores(repeated, cells.of(twice), np.arange(43), 1.0)
+    of_repeated = em.Scores.of(repeated, cells.of(twice), np.arange(43), 1.0)
     weighted = scores_of(problem, cells)
     weighted.weight = np.where(np.arange(40) == 3, 3.0, np.where(np.arange(40) == 8, 2.0, 1.0))
     first, second = em.fit_fixed(weighted, 5.0), em.fit_fixed(of_repeated, 5.0)
@@ -249,7 +251,7 @@ def test_folds_do_not_see_what_they_judge():
     choice = em.choose(problem, cells, 4, seed=0)
     for gate, fold in zip(choice.fold_gates, em.folds(problem, 4, 0), strict=True):
         rest = np.setdiff1d(np.arange(40), fold)
-        again = em.fit_shape(em.Scores(problem, cells, rest, 1.0), choice.shape, 1.0)
+        again = em.fit_shape(em.Scores.of(problem, cells, rest, 1.0), choice.shape, 1.0)
         assert again.log_pi(problem.hx) == pytest.approx(gate.log_pi(problem.hx))
 
 
@@ -287,7 +289,7 @@ def test_the_best_single_temperature_is_found():
     cells = Cells(flat // 4, flat % 4, curves, np.ones(flat.shape, bool))
     tau, value = em.best_single_tau(cells, np.ones(200), nodes)
     by_hand = [
-        (log_sum_exp(curves @ em.curve_weights(1 / t, nodes)) - np.log(12)).mean() for t in np.linspace(0.4, 2.5, 400)
+        (log_sum_exp(curves @ curve_weights(1 / t, nodes)) - np.log(12)).mean() for t in np.linspace(0.4, 2.5, 400)
     ]
     assert value >= max(by_hand) - 1e-6
     assert tau == pytest.approx(np.linspace(0.4, 2.5, 400)[int(np.argmax(by_hand))], abs=0.01)
@@ -298,3 +300,174 @@ def test_a_score_that_is_not_finite_stops_the_fit(partial):
     cells.curves[4, 0] = np.nan
     with pytest.raises(DataError, match="a score that is not finite"):
         scores_of(problem, cells)
+
+
+# ------------------------------------------------------------------------------------ filled-in tables
+
+K, J, N = 6, 4, 120
+EVERY = np.arange(N)
+
+
+def whole_table(seed=0, *, n=N, nodes=1):
+    """Log-likelihoods (n, K·J, nodes) that are nearly sums of effects, of records that are very different."""
+    rng = np.random.default_rng(99)  # the population is the same, records differ by seed
+    loads, of_persona, of_exemplar = (rng.normal(size=(2, K)), rng.normal(0, 1.0, K), 2 * rng.normal(size=J))
+    rng = np.random.default_rng(seed)
+    persona = rng.normal(0, 0.6, (n, 2)) @ loads + of_persona
+    exemplar = rng.normal(0, 2.0, (n, J)) + of_exemplar
+    table = persona[:, :, None] + exemplar[:, None, :] + rng.normal(0, 0.1, (n, K, J))
+    table = table.reshape(n, -1) + rng.normal(-80, 20, (n, 1))
+    return np.stack([table * (1 + 0.1 * g) for g in range(nodes)], axis=2).astype(np.float32)
+
+
+def problem_of(n=N, betas=(1.0,), own=None):
+    return Problem(
+        hx=np.eye(n, 8, dtype=np.float32), hg=np.eye(K, 8, dtype=np.float32),
+        he=np.eye(J, 8, dtype=np.float32), own=np.full(n, -1) if own is None else own,
+        weight=np.ones(n), n_train=n // 2, betas=betas,
+    )  # fmt: skip
+
+
+def scored(table, per_record, seed=0, own=None):
+    """Evenly drawn cells of a whole table, the same number for each record."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(len(table)):
+        allowed = [c for c in range(K * J) if own is None or c % J != own[i]]
+        rows.append(np.sort(rng.permutation(allowed)[:per_record]))
+    flat = np.array(rows)
+    curves = np.take_along_axis(table, flat[:, :, None], axis=1)
+    return Cells(flat // J, flat % J, curves, np.ones(flat.shape, dtype=bool))
+
+
+def complete(problem, cells, rows, *, seed, tau=1.0):
+    """Whole tables (len(rows), K·J), components in their order; None where nothing is filled in."""
+    filled = em.FilledIn(problem, cells, tau, seed=seed)
+    if not filled.applies:
+        return None
+    scores = filled.scores(rows)
+    assert (scores.personas * J + scores.exemplars == np.arange(K * J)).all()
+    with np.errstate(divide="ignore"):
+        return np.log(scores.ratio) + scores.top[:, None]
+
+
+def around_their_mean(table):
+    return table - table.mean(axis=1, keepdims=True)
+
+
+def test_what_is_missing_follows_from_what_is_there():
+    table = whole_table()
+    cells = scored(table, 9)
+    filled = complete(problem_of(), cells, EVERY, seed=0)
+    missing = np.ones((N, K * J), dtype=bool)
+    np.put_along_axis(missing, cells.persona * J + cells.exemplar, False, axis=1)
+    error = around_their_mean(filled - table[:, :, 0])[missing]
+    assert np.median(np.abs(error)) < 0.8  # of a draw; the table itself has a standard deviation of 2.2
+
+
+def test_what_was_scored_stays_as_it_is():
+    table = whole_table(nodes=3)
+    cells = scored(table, 9)
+    flat = cells.persona * J + cells.exemplar
+    for node, beta in enumerate((0.5, 1.0, 2.0)):
+        filled = complete(problem_of(betas=(0.5, 1.0, 2.0)), cells, EVERY, seed=0, tau=1 / beta)
+        assert np.take_along_axis(filled, flat, axis=1) == pytest.approx(cells.curves[..., node], abs=1e-3)
+
+
+def test_draws_are_as_uncertain_as_they_say():
+    """The error of an expected value and the spread of the draws around it have the same variance."""
+    table = whole_table(seed=3, n=400)
+    problem, cells = problem_of(400), scored(table, 8, seed=3)
+    every = np.arange(400)
+    draws = [around_their_mean(complete(problem, cells, every, seed=s)) for s in range(12)]
+    missing = np.ones((400, K * J), dtype=bool)
+    np.put_along_axis(missing, cells.persona * J + cells.exemplar, False, axis=1)
+    expected, spread = np.mean(draws, axis=0), np.var(draws, axis=0, ddof=1)
+    error = (around_their_mean(table[:, :, 0]) - expected) ** 2
+    ratio = error[missing].mean() / (spread[missing].mean() * (1 + 1 / 12))
+    assert 0.8 < ratio < 1.25
+
+
+def test_means_are_learned_from_the_rows_that_are_filled_in_alone():
+    """Other records that favour a component make no difference to what it may be for these."""
+    table = whole_table()
+    other = table.copy()
+    other[1::2, 5] += 3.0
+    rows = np.arange(0, N, 2)
+    first, second = (complete(problem_of(), scored(t, 9), rows, seed=0) for t in (table, other))
+    assert np.abs(around_their_mean(second - first).mean(axis=0)).max() < 0.1
+
+
+def test_a_record_never_sees_itself():
+    own = np.where(EVERY % 5 == 0, EVERY % J, -1)
+    filled = complete(problem_of(own=own), scored(whole_table(), 9, own=own), EVERY, seed=0)
+    assert (np.isneginf(filled) == (np.arange(K * J) % J == own[:, None])).all()
+
+
+def test_the_same_seed_fills_in_the_same():
+    cells = scored(whole_table(), 9)
+    first, same, other = (complete(problem_of(), cells, EVERY, seed=s) for s in (0, 0, 1))
+    assert (first == same).all()
+    assert (first != other).any()
+
+
+def test_draws_belong_to_the_record_whatever_is_filled_in_with_it():
+    """Else a fold would be judged on the accidents of the records that its fit has seen."""
+    even, odd = EVERY[::2], EVERY[1::2]
+    twins = scored(whole_table(), 9).of(np.repeat(even, 2))  # every second record is like the one before
+
+    def draws(rows):
+        """(len(rows), cells): what two seeds differ in, for expectations are the same."""
+        one, other = (complete(problem_of(), twins, rows, seed=s) for s in (0, 1))
+        return one - other
+
+    def alike(one, other):
+        return np.corrcoef(one.ravel(), other.ravel())[0, 1]
+
+    # Not quite the same: effects of exemplars that a record has not met are drawn from those of all that are there.
+    assert alike(draws(even), draws(EVERY)[::2]) > 0.7
+    assert abs(alike(draws(even), draws(odd))) < 0.5
+
+
+def test_nothing_is_filled_in_where_too_little_is_known():
+    assert complete(problem_of(), scored(whole_table(), 2), EVERY, seed=0) is None
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 2.0, (N, K * J, 1)).astype(np.float32)
+    assert complete(problem_of(), scored(noise, 9), EVERY, seed=0) is None
+
+
+def test_nothing_is_filled_in_where_nothing_is_missing_or_too_much():
+    table = whole_table()
+    assert complete(problem_of(), scored(table, K * J), EVERY, seed=0) is None
+    n = em.MOST_CELLS // (K * J) + 1
+    many = scored(whole_table(n=n), 9)
+    assert complete(problem_of(n), many, np.arange(n), seed=0) is None
+
+
+def test_a_fit_to_filled_in_tables_is_nearly_that_to_whole_ones():
+    """Held-out value of context-free weights: with a third of the cells, most of what all cells give."""
+    table, fresh = whole_table(seed=1, n=160), whole_table(seed=2, n=440)
+    problem, cells, every = problem_of(160), scored(table, 8), np.arange(160)
+    test = em.Scores.of(problem_of(440), scored(fresh, K * J), np.arange(440), 1.0)
+
+    def value(scores):
+        fixed = em.fit_fixed(scores, 10.0)
+        return test.of_gate(em.gate_of(problem, fixed, 1.0)).mean()
+
+    least = test.of_gate(KernelGate.fixed(problem.hg, problem.he, 1.0)).mean()
+    everything = value(em.Scores.of(problem, scored(table, K * J), every, 1.0)) - least
+    filled = value(em.FilledIn(problem, cells, 1.0, seed=0).scores(every)) - least
+    as_scored = value(em.Scores.of(problem, cells, every, 1.0)) - least
+    assert everything > 0.3
+    assert filled > 0.9 * everything
+    assert filled > as_scored + 0.05
+
+
+def test_nothing_of_the_size_of_a_huge_table_is_made():
+    """A thousand personas and a hundred million exemplars, as far as shapes go: one byte a cell would be 10^13."""
+    huge = Problem(
+        hx=np.zeros((100, 1), np.float32), hg=np.zeros((1000, 1), np.float32),
+        he=np.broadcast_to(np.zeros((1, 1), np.float32), (100_000_000, 1)), own=np.full(100, -1),
+        weight=np.ones(100), n_train=50, betas=(1.0,),
+    )  # fmt: skip
+    assert not em.FilledIn(huge, scored(whole_table(n=100), 9), 1.0, seed=0).applies

@@ -17,7 +17,7 @@ from mop.mixture.likelihood import mean_interval
 from mop.mixture.score import clusters
 from mop.types import Decoding, Record
 
-SETTINGS = FitConfig(components_per_record=8, records_per_component=8, valid_components=10, dim=8, max_steps=40)
+SETTINGS = FitConfig(components_per_record=8, records_per_component=8, valid_components=10)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,30 @@
 """Imputed log-likelihoods against the textbook: dense Gaussians, and planted variances."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from mop.mixture.imputation import Effects, Scored, Variances
+from mop.mixture.imputation import Effects, Variances
 
 K, N = 3, 5
 VARIANCES = Variances(0.3, 0.4, 0.5, 1.2, 0.2, 1e6)
+
+
+@dataclass
+class Scored:
+    """Scored components of records, (n, m) each."""
+
+    log_lik: np.ndarray
+    persona: np.ndarray
+    exemplar: np.ndarray
+    used: np.ndarray
+    z: np.ndarray
+
+
+def effects_of(scored, n_personas=K, **options):
+    log_lik = np.where(scored.used, scored.log_lik, -np.inf)
+    return Effects(scored.persona, scored.exemplar, log_lik, n_personas, z=scored.z, **options)
 
 
 def planted(rng, n, m, *, v=VARIANCES, slope=0.7):
@@ -51,7 +69,7 @@ def dense(scored, z, i, v):
 def test_draws_have_the_mean_and_the_spread_of_one_big_gaussian():
     rng = np.random.default_rng(0)
     scored, _, z = planted(rng, 6, 7)
-    effects = Effects(scored, K, variances=VARIANCES)
+    effects = effects_of(scored, K, variances=VARIANCES)
     drawn = list(effects.draws(*every(), z.reshape(6, -1), seed=0, n_draws=4000))
     for i in (0, 3):
         # At infinite freedom s² is its mode given the data, 1 up to 1e-6.
@@ -65,7 +83,7 @@ def test_draws_have_the_mean_and_the_spread_of_one_big_gaussian():
 def test_scored_cells_stay_as_they_are():
     rng = np.random.default_rng(1)
     scored, log_lik, z = planted(rng, 4, 6)
-    effects = Effects(scored, K)
+    effects = effects_of(scored, K)
     for i, drawn in enumerate(effects.draws(*every(), z.reshape(4, -1), seed=3)):
         flat = scored.persona[i] * N + scored.exemplar[i]
         assert (drawn[:, flat] == log_lik[i].ravel()[flat]).all()
@@ -77,7 +95,7 @@ def test_variances_are_found_again():
     rng = np.random.default_rng(2)
     v = Variances(0.3, 0.4, 0.5, 1.2, 0.2, 8.0)
     scored, _, _ = planted(rng, 400, 9, v=v)
-    found = Effects(scored, K).variances
+    found = effects_of(scored, K).variances
     assert found.own_persona == pytest.approx(0.5, rel=0.3)
     assert found.own_exemplar == pytest.approx(1.2, rel=0.3)
     assert found.cell == pytest.approx(0.2, rel=0.3)
@@ -96,7 +114,7 @@ def test_cells_that_are_not_there_say_nothing():
     )  # fmt: skip
     whole = Scored(spoiled, scored.persona, scored.exemplar, used, scored.z)
     means = [
-        np.stack([d.mean(axis=0) for d in Effects(of, K, variances=VARIANCES).draws(
+        np.stack([d.mean(axis=0) for d in effects_of(of, K, variances=VARIANCES).draws(
             *every(), z.reshape(5, -1), seed=0, n_draws=400)])
         for of in (part, whole)
     ]  # fmt: skip
@@ -106,7 +124,7 @@ def test_cells_that_are_not_there_say_nothing():
 def test_a_record_is_drawn_by_its_own_number_alone():
     rng = np.random.default_rng(4)
     scored, _, z = planted(rng, 4, 6)
-    effects = Effects(scored, K, variances=VARIANCES)
+    effects = effects_of(scored, K, variances=VARIANCES)
     first = list(effects.draws(*every(), z.reshape(4, -1), seed=0))
     k, j = every()
     again = list(effects.draws(k[:7], j[:7], z.reshape(4, -1)[:, :7], seed=0))
@@ -119,7 +137,7 @@ def test_many_exemplars_do_without_an_effect_common_to_all(monkeypatch):
     monkeypatch.setattr("mop.mixture.imputation.MOST_COMMON", 2)
     rng = np.random.default_rng(5)
     scored, log_lik, z = planted(rng, 6, 8)
-    effects = Effects(scored, K)
+    effects = effects_of(scored, K)
     assert len(effects.exemplars) == 0
     for i, drawn in enumerate(effects.draws(*every(), z.reshape(6, -1), seed=0)):
         assert np.abs(drawn.mean(axis=0) - log_lik[i].ravel()).max() < 8
@@ -133,7 +151,7 @@ def test_exemplars_that_a_record_has_not_met_depart_as_those_that_it_has_met():
     j = np.stack([rng.permutation(n_exemplars)[:m] for _ in range(n)])
     values = np.take_along_axis(effect, j, 1)
     used, z = np.ones(j.shape, dtype=bool), np.zeros((n, n_exemplars))
-    effects = Effects(Scored(values, np.zeros_like(j), j, used, np.zeros(j.shape)), 1)
+    effects = effects_of(Scored(values, np.zeros_like(j), j, used, np.zeros(j.shape)), 1)
     every = np.arange(n_exemplars)
     skewness = []
     for i, drawn in enumerate(effects.draws(np.zeros_like(every), every, z, seed=0)):
@@ -141,3 +159,31 @@ def test_exemplars_that_a_record_has_not_met_depart_as_those_that_it_has_met():
         away = unseen - unseen.mean(axis=1, keepdims=True)
         skewness.append((away**3).mean() / (away**2).mean() ** 1.5)
     assert np.mean(skewness) < -0.2  # planted: -1; a part counts as normal, and normal ones have 0
+
+
+def test_what_is_explained_is_what_draws_agree_on():
+    rng = np.random.default_rng(7)
+    shares = []
+    for cell, m in ((0.01, 12), (2.0, 12), (2.0, 3)):
+        v = Variances(0.3, 0.4, 0.5, 1.2, cell, 1e6)
+        scored, _, _ = planted(rng, 60, m, v=v, slope=0.0)
+        shares.append(effects_of(scored, variances=v).explained(*every(), seed=0))
+    # Nearly everything follows from the cells; what is scored is known at least, 12 of 15; that, and little more.
+    assert shares[0] > 0.97
+    assert 0.8 < shares[1] < shares[0]
+    assert 0.1 < shares[2] < 0.5
+
+
+def test_common_effects_are_drawn_or_expected():
+    rng = np.random.default_rng(8)
+    scored, _, _ = planted(rng, 5, 6, slope=0.0)
+    effects = effects_of(scored, variances=VARIANCES)
+    numbers = np.array([7, 3, 9, 1, 4])
+    drawn, expected = (
+        np.stack(list(effects.draws(*every(), seed=0, n_draws=2000, common=common))) for common in (True, False)
+    )
+    assert expected.mean(axis=1) == pytest.approx(drawn.mean(axis=1), abs=0.25)
+    assert expected.var(axis=1).mean() < drawn.var(axis=1).mean()
+    named = list(effects.draws(*every(), seed=0, n_draws=2, common=False, numbers=numbers))
+    alone = list(effects.draws(*every(), seed=0, n_draws=2, common=False))
+    assert not np.allclose(named[1], alone[1])

@@ -58,7 +58,7 @@ def test_records_of_a_group_have_the_same_draws_and_others_their_own(small_run):
     n = len(drawn.hx)
     n_groups = -(-n // 6)
     assert n_groups > 1
-    assert drawn.curves.shape[:2] == drawn.allowed.shape == (n, 5)
+    assert drawn.curves.shape[:2] == drawn.present.shape == (n, 5)
     components = 10 * drawn.persona + drawn.exemplar
     for row in range(n):
         assert components[row].tolist() == components[row % n_groups].tolist()
@@ -99,7 +99,7 @@ def test_what_was_scored_stays_and_equal_draws_count_once(small_run):
         persona=np.tile(drawn.persona, 2),
         exemplar=np.tile(drawn.exemplar, 2),
         curves=np.tile(drawn.curves, (1, 2, 1)),
-        allowed=np.tile(drawn.allowed, 2),
+        present=np.tile(drawn.present, 2),
         log_proposal=np.tile(drawn.log_proposal, 2),
     )
     once, again = (Likelihood(t, small_run.fitted, seed=0).ours for t in (drawn, twice))

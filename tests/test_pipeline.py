@@ -157,7 +157,7 @@ def test_time_of_scores_that_a_fit_uses_again_counts(source, tmp_path, monkeypat
     monkeypatch.setitem(STAGES, "fit", slow)
     folder = tmp_path / "run"
     assert run(quick(source), folder, until="fit")["fit"]["seconds"] == 50.0
-    again = run(quick(source, "fit.max_steps=4"), folder, until="fit")
+    again = run(quick(source, "fit.n_folds=3"), folder, until="fit")
     assert again["fit"]["seconds"] == 100.0  # all its scores were paid for in the first
 
 
@@ -250,9 +250,8 @@ def test_a_users_persona_file_is_taken(source, tmp_path):
 ])  # fmt: skip
 def test_several_components_can_write_one_response(finished, source, tmp_path, changed):
     path = copy(finished[0], tmp_path / "run")
-    # One step of the fit leaves weights nearly even, so that two agents may differ in their exemplar.
     changed = [f"simulate.{one}" for one in changed]
-    run(quick(source, *changed, "fit.max_steps=1"), path, until="simulate")
+    run(quick(source, *changed), path, until="simulate")
     rows = list(read_jsonl(path / "responses.jsonl"))
     assert max(len(row["exemplar"].split()) for row in rows) == 2
 
@@ -315,7 +314,7 @@ def test_the_share_of_cut_texts_is_shown_where_the_figures_are(finished, tmp_pat
 
 @pytest.mark.parametrize("method", ["rounds", "paper"])
 def test_both_ways_of_fitting_run(source, tmp_path, method):
-    config = quick(source, f'fit.method="{method}"', "fit.max_steps=3")
+    config = quick(source, f'fit.method="{method}"')
     result = run(config, tmp_path / "run", until="fit")
     assert result["done"][-1] == "fit"
 

@@ -50,7 +50,7 @@ def unfitted(n_exemplars=3, seed=0):
     he = torch.as_tensor(encoder.encode([e.response for e in exemplars]))
     gate = Gate(hg, he, dim=5, seed=seed, init_scale=3.0)
     with torch.no_grad():
-        for parameter in (gate.a, gate.delta, gate.v, gate.log_tau):
+        for parameter in (gate.a, gate.log_tau):
             parameter.copy_(torch.linspace(-0.3, 0.4, len(parameter)))
     gate.requires_grad_(False)
     info = {"encoder_identity": encoder.identity, "uniform_tau": 1.0, "lm": "fake", "encoder": None}

@@ -24,7 +24,7 @@ from mop.storage.run_folder import read_json, read_jsonl
 from test_remote import N_PROBES, FastClock, InProcess
 
 WRITER = 'model.lm="openai:toy@http://127.0.0.1:1"'
-FAST = ("fit.n_rounds=1", "fit.max_steps=8", "fit.n_folds=2", "fit.dim=8",
+FAST = ("fit.n_rounds=1", "fit.n_folds=2",
         "simulate.n_responses=24", 'simulate.controls=["zero-shot"]')  # fmt: skip
 
 
@@ -439,8 +439,7 @@ def test_a_served_scorer_stands_beside_a_served_writer(source, tmp_path):
 
 
 def test_the_estimator_takes_a_scorer_and_server_settings(tmp_path):
-    fit = FitConfig(components_per_record=8, records_per_component=8, valid_components=10, dim=8,
-                    max_steps=5, n_rounds=1, n_folds=2)  # fmt: skip
+    fit = FitConfig(components_per_record=8, records_per_component=8, valid_components=10, n_rounds=1, n_folds=2)
     with start(FakeServer("openai")) as server:
         name = f"openai:toy@{server.url}"
         model = MixtureOfPersonas(

@@ -9,7 +9,7 @@ from mop.backends.ask import score_requests
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, DataError
 from mop.mixture.score import (
-    MASKED,
+    Scoring,
     cell_scorer,
     component_requests,
     score_cells,
@@ -50,6 +50,12 @@ def fake(**options):
 
 def requests(n):
     return [ScoreRequest(simulation_prompt("x" * i), "some text") for i in range(n)]
+
+
+def scoring(store, *, personas=PERSONAS, exemplars=EXEMPLARS, scorer=None, **options):
+    return Scoring(
+        personas=personas, exemplars=exemplars, scorer=scorer or fake(), store=store, task=TASK, **options
+    )  # fmt: skip
 
 
 def by_hand(record, persona, exemplar):
@@ -148,81 +154,72 @@ def test_a_scorer_that_breaks_its_promise_is_stopped(answer, message):
 
 def test_a_request_that_shows_a_record_to_itself_is_refused():
     with pytest.raises(DataError, match=r"record 'r2' was to be scored with itself .*\('r2'\)"):
-        component_requests(RECORDS, [(2, None, 1)], PERSONAS, EXEMPLARS)
+        component_requests(RECORDS, [(2, None, 1)], scoring(None))
 
 
 def test_a_request_is_called_by_what_it_is_made_of():
-    made = component_requests(RECORDS, [(0, 1, 0), (3, None, None)], PERSONAS, EXEMPLARS)
+    made = component_requests(RECORDS, [(0, 1, 0), (3, None, None)], scoring(None))
     assert [request.name for request in made] == ["record 'r0' under persona 'p1' with exemplar 'e0'", "record 'r3'"]
 
 
-def test_the_table_has_the_score_of_every_cell_and_masks_a_record_from_itself():
+def test_the_table_has_the_score_of_every_cell_but_of_a_record_with_itself():
     with Store(":memory:") as store:
-        table = score_table(RECORDS, COMPONENTS, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
+        table = score_table(RECORDS, COMPONENTS, scoring(store))
         assert table.curves.shape == (4, 5, 3)
         assert table.curves.dtype == np.float32
         for i, record in enumerate(RECORDS):
             assert table.n_tokens[i] == len(record.response) + 1
             for c, (k, j) in enumerate(COMPONENTS):
-                is_masked = i == 2 and j == 1
-                assert table.masked[i, c] == is_masked
-                if is_masked:
-                    assert (table.curves[i, c] == MASKED).all()
+                is_own = i == 2 and j == 1
+                assert table.present[i, c] != is_own
+                if is_own:
+                    assert (table.curves[i, c] == 0).all()
                 else:
                     score = by_hand(
                         record, None if k is None else PERSONAS[k].description, None if j is None else EXEMPLARS[j]
                     )
                     assert (table.curves[i, c] == score.log_lik).all()
-        assert store.counts()["score"] == 4 * 5 - 2  # what is masked never reached the model
+        assert store.counts()["score"] == 4 * 5 - 2  # what is absent never reached the model
 
 
 def test_a_record_that_sees_only_itself_has_no_tokens():
     with Store(":memory:") as store:
-        table = score_table(RECORDS, [(0, 1)], PERSONAS, EXEMPLARS, scorer=fake(), store=store)
+        table = score_table(RECORDS, [(0, 1)], scoring(store))
     assert table.n_tokens.tolist() == [9, 5, 0, 15]
 
 
 def test_a_table_without_records_or_components_is_empty():
     with Store(":memory:") as store:
-        none = score_table([], COMPONENTS, PERSONAS, EXEMPLARS, scorer=fake(), store=store)
+        none = score_table([], COMPONENTS, scoring(store))
         assert none.curves.shape == (0, 5, 3)
-        none = score_table(RECORDS, [], PERSONAS, EXEMPLARS, scorer=fake(), store=store)
+        none = score_table(RECORDS, [], scoring(store))
         assert none.curves.shape == (4, 0, 3)
 
 
 def test_a_response_whose_tokens_depend_on_the_prompt_is_refused():
     wrong = Wrong(lambda r: [(i, Score(np.zeros(3), 1 + i)) for i in range(len(r))])
     with Store(":memory:") as store, pytest.raises(BackendError, match="in the one response of record 'r0'"):
-        score_table(RECORDS[:1], [(0, None), (1, None)], PERSONAS, [], scorer=wrong, store=store)
+        score_table(RECORDS[:1], [(0, None), (1, None)], scoring(store, exemplars=[], scorer=wrong))
 
 
-def test_cells_come_back_in_their_order_with_the_tokens_newly_spent():
+def test_cells_come_back_in_their_order_and_only_new_ones_cost_tokens():
     cells = [(3, 1, 0), (0, None, None), (1, 0, None), (0, 1, 0)]
     calls = []
     with Store(":memory:") as store:
-        found = score_cells(
-            RECORDS,
-            cells,
-            PERSONAS,
-            EXEMPLARS,
-            scorer=fake(),
-            store=store,
-            task=TASK,
-            progress=lambda *c: calls.append(c),
-        )
+        found = score_cells(RECORDS, cells, scoring(store, progress=lambda *c: calls.append(c)))
         for (i, k, j), score in zip(cells, found, strict=True):
             persona = None if k is None else PERSONAS[k].description
             expected = by_hand(RECORDS[i], persona, None if j is None else EXEMPLARS[j])
             assert (score.log_lik == expected.log_lik).all()
-        assert store.spent()["score"] == (4, 15 + 9 + 5 + 9)
+        assert store.spent()["score"].tokens == 15 + 9 + 5 + 9
         assert calls == [("score", 0, 4), ("score", 4, 4)]
-        score_cells(RECORDS, cells, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
-        assert store.spent()["score"].calls == 4
+        score_cells(RECORDS, cells, scoring(store))
+        assert store.spent()["score"].tokens == 15 + 9 + 5 + 9
 
 
 def test_fit_asks_by_arrays_of_rows():
     with Store(":memory:") as store:
-        ask = cell_scorer(RECORDS, PERSONAS, EXEMPLARS, scorer=fake(), store=store, task=TASK)
+        ask = cell_scorer(RECORDS, scoring(store, stage="fit"))
         curves, spent = ask(np.array([0, 3]), np.array([1, 0]), np.array([1, 0]))
         assert (curves[0] == by_hand(RECORDS[0], "good good", EXEMPLARS[1]).log_lik).all()
         assert (curves[1] == by_hand(RECORDS[3], "zzz", EXEMPLARS[0]).log_lik).all()
@@ -234,6 +231,6 @@ def test_fit_asks_by_arrays_of_rows():
 
 def test_without_personas_or_exemplars_row_zero_stands_for_none():
     with Store(":memory:") as store:
-        ask = cell_scorer(RECORDS, [], [], scorer=fake(), store=store, task=TASK)
+        ask = cell_scorer(RECORDS, scoring(store, personas=[], exemplars=[]))
         curves, _ = ask(*np.zeros((3, 1), dtype=np.int64))
         assert (curves[0] == by_hand(RECORDS[0], None, None).log_lik).all()

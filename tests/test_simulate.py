@@ -20,7 +20,7 @@ from mop.backends.ask import Drawing, FailedDraws
 from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import ArtifactError, BackendError, DataError
-from mop.mixture.score import score_table
+from mop.mixture.score import Scoring, score_table
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.simulate.write import CUT_SHARE, cut_notes, cut_share, read_responses, simulate, write_responses
@@ -293,7 +293,9 @@ def chain(folder):
     model = FakeModel(BETAS, batch_size=8, on_batch=lambda n: os.write(calls, b"x" * n))
     with RunFolder.create(folder) as run_folder, Store(run_folder.store) as store:
         if not run_folder.stage_done("simulate", "inputs"):
-            table = score_table(RECORDS, COMPONENTS, PERSONAS, EXEMPLARS, scorer=model, store=store)
+            table = score_table(
+                RECORDS, COMPONENTS, Scoring(personas=PERSONAS, exemplars=EXEMPLARS, scorer=model, store=store)
+            )
             best = [COMPONENTS[c] for c in np.argmax(table.curves[:, :, 1], axis=1)]
             agents = [Agent(k, () if j is None else (j,), 0.8) for k, j in best]
             drawing = Drawing(generator=model, store=store, seed=SEED)
@@ -399,7 +401,7 @@ def test_a_kill_between_drawing_and_storing_loses_only_that_batch(tmp_path, batc
         model = FakeModel(BETAS, batch_size=8, on_batch=crash)
 
         def work():
-            score_table(RECORDS, COMPONENTS, PERSONAS, EXEMPLARS, scorer=model, store=store)
+            score_table(RECORDS, COMPONENTS, Scoring(personas=PERSONAS, exemplars=EXEMPLARS, scorer=model, store=store))
             run(RECORDS, agents, store=store, model=model)
 
         with pytest.raises(KeyboardInterrupt):

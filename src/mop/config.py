@@ -251,37 +251,19 @@ class FitConfig(Section):
     """How weights and the temperature are learned."""
 
     method: Literal["rounds", "paper"] = "rounds"
-    """rounds (ours: EM) or paper (the paper's recipe: sum over the gate's top pairs)."""
+    """rounds (ours: EM) or paper (the paper's recipe: sum over the gates' top components)."""
     n_rounds: Positive = 3
     """Rounds of proposing, scoring and fitting at the most."""
-    min_gain: Annotated[float, Limits(least=0)] = 0.02
-    """Nats per record that a round must gain, cross-validated, for another to follow."""
     max_lm_tokens: Count = 0
     """Tokens of responses that may be scored, those found in the store included; 0: no limit."""
-    max_minutes: Annotated[float, Limits(least=0)] = 0.0
-    """Time after which no further round begins; 0: no limit. With one, two runs may differ."""
     components_per_record: Positive = 24
-    """(persona, exemplar) pairs newly scored for each training record in a round."""
+    """Components (persona, exemplar) newly scored for each training record in a round."""
     records_per_component: Positive = 16
-    """Training records that share a pair, and with it the computed prefix of the prompt."""
+    """Training records that share a component, and with it the computed prefix of the prompt."""
     valid_components: Positive = 32
-    """Pairs newly scored for every validation record in a round."""
-    dim: Positive = 128
-    """d, size of the space the gates of the paper's recipe work in."""
-    learning_rate: PositiveReal = 0.02
-    """Adam step size of the paper's recipe."""
-    max_steps: Positive = 150
-    """Epochs of the paper's recipe at the most."""
-    patience: Positive = 10
-    """Epochs without a gain before the paper's recipe stops."""
+    """Components newly scored for every validation record in a round."""
     n_folds: AtLeast2 = 4
     """Folds of the cross-validation that chooses how far weights depart from equal ones."""
-    top_m: Positive = 4
-    """M of the paper's recipe."""
-    batch_size: Positive = 32
-    """Records per step of the paper's recipe."""
-    start_tau: PositiveReal = 1.0
-    """Temperature before fitting, in the paper's recipe."""
 
 
 RIVALS = ("zero-shot", "zerogen", "attrprompt", "progen", "picle-prompted", "picle")
@@ -516,14 +498,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"exemplars": 1000},
         "model": {"encoder": "mpnet"},
         "personas": {"n_personas": 100, "writer": "llm"},
-        "fit": {"method": "paper", "top_m": 4, "start_tau": 0.6, "learning_rate": 1e-3, "max_steps": 100},
+        "fit": {"method": "paper"},
     },
     "quick": {
         "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
         "model": {"lm": "fake", "encoder": "fake"},
         "personas": {"n_personas": 3},
-        "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 4, "valid_components": 12,
-                "max_steps": 60},
+        "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 4, "valid_components": 12},
         "simulate": {"n_responses": 24, "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},
         "compare": {"n_responses": 24, "min_words": 1},
@@ -603,6 +584,20 @@ REMOVED: Mapping[str, str] = {
     "compare.n_names": "leave it out: ZeroGen and ProGen have 500 names made up",
     "compare.rounds": "leave it out: ProGen has 5 rounds",
     "fit.coverage_records": "records that no component explains are no longer looked for; leave it out",
+    "fit.min_gain": "a round must gain 0.02 nats per record for another to follow; leave it out, and set fit.n_rounds",
+    "fit.max_minutes": "leave it out, and limit the fit by fit.max_lm_tokens or fit.n_rounds",
+    **dict.fromkeys(
+        (
+            "fit.dim",
+            "fit.learning_rate",
+            "fit.max_steps",
+            "fit.patience",
+            "fit.top_m",
+            "fit.batch_size",
+            "fit.start_tau",
+        ),
+        'fit.method = "paper" has the paper\'s own; leave it out',
+    ),
     "personas.max_personas": 'leave it out: n_personas = "auto" finds up to 24',
     "personas.n_keywords": "leave it out: a persona names up to 8 words",
     "personas.n_sources": "leave it out: a writer looks at the 10 records nearest the centre",

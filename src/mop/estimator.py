@@ -60,7 +60,7 @@ class MixtureOfPersonas:
     valid_share : float
         Share of the records that are no exemplars; they decide when the paper's recipe stops.
     settings : FitConfig, optional
-        Details of the fit: ``FitConfig(**mop.config.PRESETS["paper"]["fit"])`` is the paper's recipe.
+        Details of the fit: ``FitConfig(method="paper")`` is the paper's recipe.
     score_components : int
         Components scored for each record in `score`; with K × N at most that, the result is exact.
     store : str or Path, optional
@@ -466,7 +466,7 @@ class MixtureOfPersonas:
         flat = table.persona[0] * len(fitted.exemplars) + table.exemplar[0]
         components, place, of = np.unique(flat, return_index=True, return_inverse=True)
         by_component = np.bincount(of, posterior)
-        likeliest = [c for c in np.argsort(-by_component, kind="stable") if table.allowed[0, place[c]]][:n_components]
+        likeliest = [c for c in np.argsort(-by_component, kind="stable") if table.present[0, place[c]]][:n_components]
         shown = [j for j in np.argsort(-by_exemplar, kind="stable") if j in table.exemplar[0]][:n_exemplars]
         return {
             "key": one.key,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mop.backends import curve
 from mop.backends.base import Scorer
 from mop.errors import DataError
-from mop.mixture.score import score_table
+from mop.mixture.score import Scoring, score_table
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
@@ -65,13 +65,7 @@ def log_lik_per_token(
     table = score_table(
         [Record(key=str(i), context=contexts[i], response=texts[i].strip()) for i in rows],
         [(None, None)],
-        (),
-        (),
-        scorer=judge,
-        store=store,
-        task=task,
-        stage="judge",
-        progress=progress,
+        Scoring(scorer=judge, store=store, task=task, stage="judge", progress=progress),
     )
     found = [math.nan] * len(texts)
     at_one = table.curves[:, 0] @ curve.weights(1.0, judge.betas)

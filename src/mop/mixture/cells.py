@@ -6,12 +6,13 @@ components of a record, G nodes of the score curve.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.backends.curve import weights as curve_weights
 from mop.errors import DataError
 from mop.mixture.sums import Floats
 
@@ -109,35 +110,73 @@ class Cells:
         """The cells of some records."""
         return Cells(self.persona[rows], self.exemplar[rows], self.curves[rows], self.present[rows])
 
+    def log_lik(self, temperatures: float | Floats, betas: tuple[float, ...]) -> Floats:
+        """Log-likelihoods (n, M) at one temperature or each persona's own (K,), nats; minus infinity where absent."""
+        nodes = curve_weights(1.0 / np.asarray(temperatures), betas)  # (G,) or (K, G)
+        curves = self.curves.astype(np.float64)
+        found = curves @ nodes if nodes.ndim == 1 else np.einsum("nmg,nmg->nm", curves, nodes[self.persona])
+        return np.where(self.present, found, -np.inf)
+
+    def is_whole(self, problem: Problem) -> bool:
+        """Whether every record was scored under all components but itself."""
+        n_each = len(problem.hg) * (len(problem.he) - (problem.own >= 0))
+        return bool((self.present.sum(axis=1) == n_each).all())
+
     @property
     def n_cells(self) -> int:
         """Number of scored cells."""
         return int(self.present.sum())
 
 
-def pack_cells(
-    components: list[list[int]], curve_of: Callable[[int, int], NDArray[np.float32]], *, n_exemplars: int, n_nodes: int
-) -> Cells:
-    """Put ragged lists of flat component numbers k·N + j into a padded table.
+class Asked:
+    """Scores asked for so far, each once; component (k, j) has the number c = k·N + j.
 
     Parameters
     ----------
-    components : list of n lists
-        Scored components of each record.
-    curve_of : callable
-        ``(row, component)`` to a curve (G,).
-    n_exemplars, n_nodes : int
-        N and G.
+    problem : Problem
+    score : callable
+        See `ScoreCells`.
     """
-    n, width = len(components), max((len(row) for row in components), default=0)
-    if width == 0:
-        raise DataError("no component was scored for any record; raise fit.components_per_record")
-    flat = np.zeros((n, width), dtype=np.int64)
-    present = np.zeros((n, width), dtype=bool)
-    curves = np.zeros((n, width, n_nodes), dtype=np.float32)
-    for i, row in enumerate(components):
-        flat[i, : len(row)] = row
-        present[i, : len(row)] = True
-        for m, c in enumerate(row):
-            curves[i, m] = curve_of(i, c)
-    return Cells(flat // n_exemplars, flat % n_exemplars, curves, present)
+
+    def __init__(self, problem: Problem, score: ScoreCells) -> None:
+        self.problem, self.score, self.n_exemplars = problem, score, len(problem.he)
+        self.curves: dict[tuple[int, int], NDArray[np.float32]] = {}
+        """(G,) nats of each (record, component)."""
+        self.n_tokens = 0
+        """LM tokens of these scores."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of scored cells."""
+        return len(self.curves)
+
+    def new(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Of some (record, component), those to ask for, as (component, record): no record sees itself."""
+        own, n = self.problem.own, self.n_exemplars
+        return sorted({(c, i) for i, c in pairs if (i, c) not in self.curves and c % n != own[i]})
+
+    def ask(self, new: Sequence[tuple[int, int]]) -> None:
+        """Score some of `new`."""
+        if not new:
+            return
+        component, record = np.array(new, dtype=np.int64).T
+        curves, n_tokens = self.score(record, *np.divmod(component, self.n_exemplars))
+        self.n_tokens += n_tokens
+        self.curves.update({(i, c): curve for (c, i), curve in zip(new, curves, strict=True)})
+
+    def table(self, pairs: Iterable[tuple[int, int]] | None = None) -> Cells:
+        """The scores of some (record, component), by default all, as a table of all n records."""
+        keys = np.array(sorted(self.curves if pairs is None else pairs), dtype=np.int64).reshape(-1, 2)
+        if not len(keys):
+            raise DataError("no component was scored for any record; raise fit.components_per_record")
+        row, component = keys.T
+        count = np.bincount(row, minlength=len(self.problem.hx))
+        column = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        shape = (len(count), int(count.max()))
+        flat = np.zeros(shape, dtype=np.int64)
+        curves = np.zeros((*shape, len(self.problem.betas)), dtype=np.float32)
+        present = np.zeros(shape, dtype=bool)
+        flat[row, column] = component
+        present[row, column] = True
+        curves[row, column] = np.stack([self.curves[i, c] for i, c in keys.tolist()])
+        return Cells(flat // self.n_exemplars, flat % self.n_exemplars, curves, present)

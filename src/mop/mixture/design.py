@@ -12,40 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import FitConfig
-from mop.errors import DataError
-from mop.mixture.cells import Cells, Ints, Problem, ScoreCells
+from mop.mixture.cells import Asked, Ints, Problem, ScoreCells
 from mop.mixture.sums import diagonal_order
 from mop.randomness import rng_of
 
 
 class Design:
-    """Deals components round by round, has them scored, and keeps the scores.
+    """Deals components round by round, and has them scored.
 
     Random groups of training records are dealt the same components, which are scored for all of them, so that the
     prefix of a prompt is computed once for the group. All validation records get the same components. A record is
     never dealt a component twice.
     """
 
-    def __init__(self, problem: Problem, settings: FitConfig, seed: int) -> None:
+    def __init__(self, problem: Problem, score: ScoreCells, settings: FitConfig, seed: int) -> None:
         self.problem, self.settings, self.seed = problem, settings, seed
         self.n_personas, self.n_exemplars = len(problem.hg), len(problem.he)
-        self.cells: dict[tuple[int, int], NDArray[np.float32]] = {}
-        self.n_tokens = 0
+        self.asked = Asked(problem, score)
         # Components dealt to each record so far, of training and of validation; and how far apart
         # groups begin in the order, which is what the first round dealt.
         self._dealt, self._dealt_valid, self._apart = 0, 0, 0
 
-    @property
-    def n_cells(self) -> int:
-        """Number of scored cells."""
-        return len(self.cells)
-
-    def extend(self, score: ScoreCells, *, share: float = 1.0) -> None:
+    def extend(self, *, share: float = 1.0) -> None:
         """Deal and score the components of a round.
 
         Parameters
         ----------
-        score : callable
         share : float
             Of the usual number of components, in (0, 1]: less where a budget ends.
         """
@@ -59,7 +51,7 @@ class Design:
         drawn = order[(self._dealt_valid + np.arange(per_valid)) % n_all]
         self._dealt_valid += per_valid
         pairs |= {(int(i), int(c)) for i in range(n_train, len(self.problem.hx)) for c in drawn}
-        self._score(score, pairs)
+        self.asked.ask(self.asked.new(pairs))
 
     def expected_cells(self) -> int:
         """Cells that a round scores at the most."""
@@ -68,24 +60,6 @@ class Design:
         return self.problem.n_train * min(self.settings.components_per_record, n_all) + (
             n_valid * min(self.settings.valid_components, n_all)
         )
-
-    def table(self) -> Cells:
-        """All scored cells of all records."""
-        n = len(self.problem.hx)
-        keys = np.array(sorted(self.cells), dtype=np.int64).reshape(-1, 2)
-        if not len(keys):
-            raise DataError("no component was scored for any record; raise fit.components_per_record")
-        row, component = keys.T
-        count = np.bincount(row, minlength=n)
-        column = np.arange(len(row)) - (np.cumsum(count) - count)[row]
-        shape = (n, int(count.max()))
-        flat = np.zeros(shape, dtype=np.int64)
-        curves = np.zeros((*shape, len(self.problem.betas)), dtype=np.float32)
-        present = np.zeros(shape, dtype=bool)
-        flat[row, column] = component
-        present[row, column] = True
-        curves[row, column] = np.stack([self.cells[i, c] for i, c in keys.tolist()])
-        return Cells(flat // self.n_exemplars, flat % self.n_exemplars, curves, present)
 
     # ------------------------------------------------------------------------------------- private
 
@@ -102,17 +76,6 @@ class Design:
         order = rng.permutation(n_train)
         self._dealt += each
         return {(int(i), int(c)) for place, i in enumerate(order) for c in hands[place % n_groups]}
-
-    def _score(self, score: ScoreCells, pairs: set[tuple[int, int]]) -> None:
-        own, n_exemplars = self.problem.own, self.n_exemplars
-        new = sorted((c, i) for i, c in pairs if (i, c) not in self.cells and c % n_exemplars != own[i])
-        if not new:
-            return
-        component, record = np.array(new, dtype=np.int64).T
-        curves, tokens = score(record, component // n_exemplars, component % n_exemplars)
-        self.n_tokens += tokens
-        for i, c, curve in zip(record.tolist(), component.tolist(), curves, strict=True):
-            self.cells[i, c] = curve
 
 
 def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:

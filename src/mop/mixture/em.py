@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mop.backends.curve import weights as curve_weights
 from mop.errors import DataError
 from mop.mixture.cells import Cells, Ints, Problem
-from mop.mixture.completion import Completion
+from mop.mixture.imputation import Effects, Variances
 from mop.mixture.kernel import Counts, KernelGate, cosines, mean_distance
-from mop.mixture.sums import Floats, log_sum_exp
-from mop.randomness import rng_of
+from mop.mixture.sums import Floats, best_beta, clustered_error, log_sum_exp
+from mop.randomness import derive_seed, rng_of
 from mop.types import Progress
 
 if TYPE_CHECKING:
@@ -39,6 +38,10 @@ BANDWIDTHS = (1.0, 0.3, 0.1)
 """Of the kernel over contexts, in mean distances (1 - cosine) between two of them."""
 SMALLEST = 0.01
 """Nats per record that are not worth a departure from equal weights, or from weights that ignore the context."""
+MOST_CELLS = 100_000
+"""Cells of a whole table, records · K · N, above which nothing is filled in: it would take longer than fits do."""
+LEAST_EXPLAINED = 0.75
+"""Share of the variance within a record that scored cells must explain for the others to be filled in."""
 N_STEPS, ACCURACY = 200, 1e-4
 """Steps of EM at the most; it ends when one gains less than so many nats per record."""
 
@@ -96,37 +99,42 @@ class Shape:
 
 
 class Scores:
-    """Scored components of some records at one temperature, ready for sums.
+    """Log-likelihoods of some records under their components, ready for sums.
 
     Parameters
     ----------
     problem : Problem
-    cells : Cells
-        Of all n records.
-    rows : ndarray of int
-        The records of this part.
-    tau : float
+    rows : ndarray of int, shape (n,)
+        These records.
+    persona, exemplar : ndarray of int, shape (n, M)
+        Components of each.
+    log_lik : ndarray, shape (n, M)
+        Nats; minus infinity where absent.
     """
 
-    def __init__(self, problem: Problem, cells: Cells, rows: Ints, tau: float) -> None:
-        part = cells.of(rows)
-        if not bool(np.isfinite(part.curves[part.present]).all()):
-            raise DataError("the fit met a score that is not finite; check the scores with: mop verify RUN")
+    def __init__(self, problem: Problem, rows: Ints, persona: Ints, exemplar: Ints, log_lik: Floats) -> None:
         self.problem, self.rows, self.hx = problem, rows, problem.hx[rows]
         self.weight = problem.weight[rows] / problem.weight.mean()
-        self.personas, self.exemplars = part.persona, part.exemplar
-        log_lik = part.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas)
-        log_lik = np.where(part.present, log_lik, -np.inf)
-        if not bool(part.present.any(axis=1).all()):
+        self.personas, self.exemplars = persona, exemplar
+        if bool(np.isnan(log_lik).any() or np.isposinf(log_lik).any()):
+            raise DataError("the fit met a score that is not finite; check the scores with: mop verify RUN")
+        present = np.isfinite(log_lik)
+        if not bool(present.any(axis=1).all()):
             raise DataError(
-                f"{int((~part.present.any(axis=1)).sum())} of {len(rows)} records were scored under no component but "
+                f"{int((~present.any(axis=1)).sum())} of {len(rows)} records were scored under no component but "
                 "themselves as exemplar; raise fit.components_per_record and fit.valid_components to 2 or more"
             )
         self.top = log_lik.max(axis=1)
-        self.exposure = part.present.astype(np.float64)
+        self.exposure = present.astype(np.float64)
         """(n, M) 1 where something was scored, else 0."""
         self.ratio = np.exp(log_lik - self.top[:, None])
         """(n, M) p, relative to the best component; 0 where nothing was scored."""
+
+    @classmethod
+    def of(cls, problem: Problem, cells: Cells, rows: Ints, tau: float) -> Scores:
+        """What was scored of some records, at one temperature; cells are of all."""
+        part = cells.of(rows)
+        return cls(problem, rows, part.persona, part.exemplar, part.log_lik(tau, problem.betas))
 
     def values(self, weight: Floats) -> Floats:
         """Log-likelihood of each record (n,) under weights of its cells (n, M), nats."""
@@ -396,17 +404,46 @@ def _choose(trial: _Trial) -> Choice:
 
 
 class FilledIn:
-    """Scores of some records as fits and judges see them: filled in where `mop.mixture.completion` can."""
+    """Scores of some records as fits and judges see them: in small tables, what was not scored is filled in.
+
+    The other cells get one draw of what the scored ones leave open (`mop.mixture.imputation`), where that is little.
+    Variances are learned from all records, common effects from those alone that are filled in together, and
+    every record has draws of its own, so that nobody is judged on the accidents of tables that the fit has seen.
+    """
 
     def __init__(self, problem: Problem, cells: Cells, tau: float, *, seed: int) -> None:
-        self.problem, self.cells, self.tau = problem, cells, tau
-        completion = Completion(problem, cells, tau=tau, seed=seed)
-        self._completion = completion if completion.applies else None
+        self.problem, self.cells, self.tau, self.seed = problem, cells, tau, derive_seed(seed, "filled-in")
+        n, n_personas, n_exemplars = len(problem.hx), len(problem.hg), len(problem.he)
+        self._variances: Variances | None = None
+        """Of the effects; None where nothing is filled in."""
+        n_all, n_known = n_personas * n_exemplars, cells.persona.shape[1]
+        if max(n * n_all, n * n_known**2 // 100) > MOST_CELLS or cells.is_whole(problem):
+            return
+        self._every: tuple[Ints, Ints] = np.divmod(np.arange(n_all), n_exemplars)
+        effects = self._effects(np.arange(n), tau)
+        if effects.explained(*self._every, seed=self.seed) >= LEAST_EXPLAINED:
+            self._variances = effects.variances
+
+    @property
+    def applies(self) -> bool:
+        """Whether anything is filled in."""
+        return self._variances is not None
+
+    def _effects(self, rows: Ints, tau: float) -> Effects:
+        part, n_personas = self.cells.of(rows), len(self.problem.hg)
+        log_lik = part.log_lik(tau, self.problem.betas)
+        return Effects(part.persona, part.exemplar, log_lik, n_personas, variances=self._variances)
 
     def scores(self, rows: Ints, tau: float | None = None) -> Scores:
         """Some records; each part is filled in by itself."""
-        cells = self.cells if self._completion is None else self._completion.filled(rows)
-        return Scores(self.problem, cells, rows, tau or self.tau)
+        tau = tau or self.tau
+        if not self.applies:
+            return Scores.of(self.problem, self.cells, rows, tau)
+        drawn = self._effects(rows, tau).draws(*self._every, seed=self.seed, n_draws=1, common=False, numbers=rows)
+        log_lik = np.concatenate(list(drawn))
+        persona, exemplar = (np.broadcast_to(each, log_lik.shape) for each in self._every)
+        log_lik[exemplar == self.problem.own[rows][:, None]] = -np.inf
+        return Scores(self.problem, rows, persona, exemplar, log_lik)
 
 
 class _Trial:
@@ -501,29 +538,11 @@ def mean_and_error(values: Floats, problem: Problem, rows: Ints | slice = slice(
     """Weighted mean over records, and its linearised standard error; a cluster counts as one observation."""
     share = problem.weight[rows] / problem.weight[rows].sum()
     mean = float(share @ values)
-    sums = np.bincount(problem.clusters[rows], share * (values - mean))
-    n = len(np.unique(problem.clusters[rows]))
-    return mean, float(np.sqrt(np.square(sums).sum() * n / max(n - 1, 1)))
+    return mean, clustered_error(share * (values - mean), problem.clusters[rows])
 
 
 def best_single_tau(cells: Cells, weight: Floats, betas: tuple[float, ...]) -> tuple[float, float]:
-    """The temperature that suits uniform gates best, and its mean log-likelihood in nats.
-
-    Examined on a grid of β and refined around the best: the function of one variable is cheap.
-    """
-    from scipy.optimize import minimize_scalar
-
-    log_w = np.where(cells.present, 0.0, -np.inf)
-    norm, share = log_sum_exp(log_w), weight / weight.sum()
-
-    def value(beta: float) -> float:
-        log_lik = cells.curves @ curve_weights(beta, betas)
-        return float((log_sum_exp(log_w + log_lik) - norm) @ share)
-
-    if len(betas) == 1:
-        return 1.0 / betas[0], value(betas[0])
-    grid = np.linspace(betas[0], betas[-1], 24)
-    best = int(np.argmax([value(float(beta)) for beta in grid]))
-    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    found = minimize_scalar(lambda beta: -value(float(beta)), bounds=around, method="bounded", options={"xatol": 1e-4})
-    return 1.0 / float(found.x), -float(found.fun)
+    """The temperature that suits equal weights best, and their mean log-likelihood in nats."""
+    share, log_n = weight / weight.sum(), np.log(cells.present.sum(axis=1))
+    beta, value = best_beta(lambda beta: float((log_sum_exp(cells.log_lik(1.0 / beta, betas)) - log_n) @ share), betas)
+    return 1.0 / beta, value

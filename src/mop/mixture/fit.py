@@ -10,9 +10,8 @@ from __future__ import annotations
 import bisect
 import logging
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from mop.mixture.em import Choice, FilledIn, FitResult, best_single_tau, choose,
 from mop.mixture.fitted import FittedMixture, context_text, exemplar_vectors
 from mop.mixture.headroom import best_component, certificate, fit_sentence, headroom, headroom_lines, two_samples
 from mop.mixture.paper import fit_paper
-from mop.mixture.score import cell_scorer, clusters
+from mop.mixture.score import Scoring, cell_scorer, clusters
 from mop.mixture.sums import Floats
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import rng_of
@@ -100,12 +99,9 @@ def fit_mixture(
             1 / scorer.betas[0],
         )
 
-    def scorer_of(some: Sequence[Persona]) -> ScoreCells:
-        return cell_scorer(
-            records, some, exemplars,
-            scorer=scorer, store=store, task=task, stage="fit", progress=progress,
-        )  # fmt: skip
-
+    scoring = Scoring(
+        personas=personas, exemplars=exemplars, scorer=scorer, store=store, task=task, stage="fit", progress=progress
+    )
     pool = None
     stranger = problem.own < 0  # a record that is an exemplar is no news of the target
     if int(stranger.sum()) > 1 and len(exemplars) > 1:
@@ -123,7 +119,7 @@ def fit_mixture(
             pool["distance"], pool["p_value"],
         )  # fmt: skip
     fit = fit_paper if settings.method == "paper" else fit_rounds
-    result = fit(problem, scorer_of(personas), settings, seed=seed, progress=progress)
+    result = fit(problem, cell_scorer(records, scoring), settings, seed=seed, progress=progress)
     info = {
         "lm": scorer.name,
         "score_identity": scorer.score_identity,
@@ -176,18 +172,16 @@ def fit_rounds(
     *,
     seed: int,
     progress: Progress | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> FitResult:
     """Fit in rounds: deal components, score them, fit weights to all scores so far.
 
-    Every record is scored under a random part of the K × N components (see `mop.mixture.design`). Where that part says
-    enough, the rest is filled in (`mop.mixture.completion`); weights are fitted to the tables (`mop.mixture.em`). If
+    Every record is scored under a random part of the K × N components (see `mop.mixture.design`); weights are fitted
+    to the tables (`mop.mixture.em`), small ones filled in where that part says enough. If
     ``max_lm_tokens`` does not pay for `FEW` components of every record, some records are left out.
 
     After each round its fits and those of the round before are judged on the same cells, each record by
     fits that have not seen it. The better state is kept. Rounds end when the gain is below
-    ``settings.min_gain`` nats per record, at a budget (``max_lm_tokens``,
-    ``max_minutes``), or after ``n_rounds``.
+    `MIN_GAIN`, at the budget ``max_lm_tokens``, or after ``n_rounds``.
 
     Parameters
     ----------
@@ -199,8 +193,6 @@ def fit_rounds(
         Of the design and of folds.
     progress : callable, optional
         Called as ``progress("fit rounds", round, n_rounds)``.
-    clock : callable
-        Seconds; only ``max_minutes`` looks at it.
 
     Returns
     -------
@@ -213,7 +205,7 @@ def fit_rounds(
     ConfigError
         If the budget does not pay for a few components of a few records.
     """
-    began, rows, share = clock(), None, 1.0
+    rows, share = None, 1.0
     if settings.max_lm_tokens:
         rows, share = _within_budget(problem, score, settings, seed)
     if rows is not None:
@@ -222,7 +214,7 @@ def fit_rounds(
             settings.max_lm_tokens, len(rows), len(problem.hx),
         )  # fmt: skip
         problem, score = problem.of(rows), _of_rows(score, rows)
-    design = Design(problem, settings, seed)
+    design = Design(problem, score, settings, seed)
     history: list[dict[str, Any]] = []
     kept: Choice | None = None
     kept_round, stopped, room = 0, "", {}
@@ -232,8 +224,8 @@ def fit_rounds(
             progress("fit rounds", round_, settings.n_rounds)
         if history:
             share = _affordable_share(design, settings)
-        design.extend(score, share=share)
-        cells = design.table()
+        design.extend(share=share)
+        cells = design.asked.table()
         if not history:
             room = headroom(problem, cells, settings.n_folds, seed=seed)
             for line in headroom_lines(room):
@@ -246,8 +238,7 @@ def fit_rounds(
         history.append({"round": round_, **_row(choice, problem, design, gain)})
         if kept is None or gain is None or gain >= 0:
             kept, kept_round = choice, round_
-        spent = clock() - began
-        stopped = _reason_to_stop(history, design, settings, share=share, seconds=spent)
+        stopped = _reason_to_stop(history, design, settings, share=share)
     assert kept is not None
     history[-1] |= {"stopped": stopped, "kept_round": kept_round}
     if progress is not None:
@@ -257,8 +248,8 @@ def fit_rounds(
         history=history,
         chosen=kept.shape.name,
         uniform_tau=best_single_tau(cells, problem.weight, problem.betas)[0],
-        n_cells=design.n_cells,
-        n_tokens=design.n_tokens,
+        n_cells=design.asked.n_cells,
+        n_tokens=design.asked.n_tokens,
         stopped=stopped,
         gain=kept.gain(problem),
         headroom=room if len(history) == 1 else headroom(problem, cells, settings.n_folds, seed=seed),
@@ -285,12 +276,14 @@ def _row(choice: Choice, problem: Problem, design: Design, gain: float | None) -
         "valid_uniform": mean_of(choice.others["uniform"], problem),
         "valid_unconditional": mean_of(choice.others["unconditional"], problem),
         "chosen": choice.shape.name,
-        "n_cells": design.n_cells,
-        "n_tokens": design.n_tokens,
+        "n_cells": design.asked.n_cells,
+        "n_tokens": design.asked.n_tokens,
     }
     return row if gain is None else {**row, "gain": gain}
 
 
+MIN_GAIN = 0.02
+"""Nats per record that a round must gain, cross-validated, for another to follow. Chosen, not tuned."""
 FEW, FEWEST_RECORDS = 2, 16
 """Components of each record below which records are left out rather than components, since one alone says
 nothing about weights; and records below which nothing is fitted. Chosen, not tuned."""
@@ -348,22 +341,18 @@ def _affordable_share(design: Design, settings: FitConfig) -> float:
     """How much of a usual round the rest of ``max_lm_tokens`` pays for, in (0, 1]."""
     if not settings.max_lm_tokens:
         return 1.0
-    usual = design.expected_cells() * design.n_tokens / design.n_cells
-    return min(1.0, (settings.max_lm_tokens - design.n_tokens) / usual)
+    usual = design.expected_cells() * design.asked.n_tokens / design.asked.n_cells
+    return min(1.0, (settings.max_lm_tokens - design.asked.n_tokens) / usual)
 
 
-def _reason_to_stop(
-    history: list[dict[str, Any]], design: Design, settings: FitConfig, *, share: float, seconds: float
-) -> str:
+def _reason_to_stop(history: list[dict[str, Any]], design: Design, settings: FitConfig, *, share: float) -> str:
     """Why no further round is worth making; empty if one is."""
     gain = history[-1].get("gain")
-    if gain is not None and gain < settings.min_gain:
-        return f"the round gained {gain:+.3f} nats per record, below min_gain {settings.min_gain:g}"
-    least = design.n_tokens / len(history) / settings.components_per_record
-    if settings.max_lm_tokens and (share < 1 or settings.max_lm_tokens - design.n_tokens < least):
-        return f"{design.n_tokens} of max_lm_tokens {settings.max_lm_tokens} are spent"
-    if settings.max_minutes and seconds * (1 + 1 / len(history)) > 60 * settings.max_minutes:
-        return f"another round would exceed max_minutes {settings.max_minutes:g}"
+    if gain is not None and gain < MIN_GAIN:
+        return f"the round gained {gain:+.3f} nats per record, below {MIN_GAIN:g}"
+    least = design.asked.n_tokens / len(history) / settings.components_per_record
+    if settings.max_lm_tokens and (share < 1 or settings.max_lm_tokens - design.asked.n_tokens < least):
+        return f"{design.asked.n_tokens} of max_lm_tokens {settings.max_lm_tokens} are spent"
     if len(history) >= settings.n_rounds:
         return f"n_rounds {settings.n_rounds} are done"
     return ""

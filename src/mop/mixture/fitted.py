@@ -179,6 +179,10 @@ class FittedMixture:
         """Log exemplar weights (n, N) of each context under one given persona each (n,)."""
         return self._of_gate("log_omega", hx, persona, own)
 
+    def mean_weight(self, hx: NDArray[np.float32], own: NDArray[np.int64]) -> Floats:
+        """Average weight (K·N,) of every component over contexts; component (k, j) at k·N + j, sum 1."""
+        return self._of_gate("mean_weight", hx, own)
+
     def log_weight(
         self, hx: NDArray[np.float32], persona: NDArray[np.int64], exemplar: NDArray[np.int64], own: NDArray[np.int64]
     ) -> Floats:

@@ -16,7 +16,7 @@ from mop.metrics.distances import energy_distance
 from mop.mixture.cells import Cells, Ints, Problem
 from mop.mixture.design import similar_groups
 from mop.mixture.em import Scores, best_single_tau, folds
-from mop.mixture.imputation import Effects, Scored
+from mop.mixture.imputation import Effects
 from mop.mixture.kernel import KernelGate
 from mop.mixture.sums import Floats, log_sum_exp, unconditional_weights
 from mop.randomness import derive_seed, rng_of
@@ -63,11 +63,11 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
         ``at_least`` and ``at_most`` (nats per record), or None.
     """
     tau = best_single_tau(cells, problem.weight, problem.betas)[0]
-    scores = Scores(problem, cells, np.arange(len(problem.hx)), tau)
+    scores = Scores.of(problem, cells, np.arange(len(problem.hx)), tau)
     groups = context_groups(problem)
     n_personas, n_exemplars = len(problem.hg), len(problem.he)
     n_all = n_personas * n_exemplars
-    is_whole = bool((cells.present.sum(axis=1) == n_personas * (n_exemplars - (problem.own >= 0))).all())
+    is_whole = cells.is_whole(problem)
     found: dict[str, Any] = {
         "n_groups": int(groups.max()) + 1, "is_whole": is_whole,
         "components": None, "personas": None, "exemplars": None,
@@ -91,11 +91,9 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
 def _imputed_posteriors(problem: Problem, cells: Cells, tau: float, *, seed: int) -> dict[str, Floats]:
     """Posterior of every persona (n, K) and exemplar (n, N) under equal weights, mean over imputations."""
     n, n_personas, n_exemplars = len(problem.hx), len(problem.hg), len(problem.he)
-    log_lik = cells.curves.astype(np.float64) @ curve_weights(1.0 / tau, problem.betas)
-    scored = Scored(log_lik, cells.persona, cells.exemplar, cells.present, np.zeros(log_lik.shape))
     persona, exemplar = np.divmod(np.arange(n_personas * n_exemplars), n_exemplars)
-    none = np.zeros((n, len(persona)))
-    drawn = Effects(scored, n_personas).draws(persona, exemplar, none, seed=derive_seed(seed, "headroom"))
+    effects = Effects(cells.persona, cells.exemplar, cells.log_lik(tau, problem.betas), n_personas)
+    drawn = effects.draws(persona, exemplar, seed=derive_seed(seed, "headroom"))
     found = {"personas": np.zeros((n, n_personas)), "exemplars": np.zeros((n, n_exemplars))}
     for i, values in enumerate(drawn):
         if problem.own[i] >= 0:
@@ -268,9 +266,7 @@ def certificate(gate: KernelGate, problem: Problem, cells: Cells) -> dict[str, A
     if not common:
         return None
     columns = np.array(sorted(common))
-    nodes = np.stack([curve_weights(1.0 / tau, problem.betas) for tau in gate.temperatures()])
-    log_lik = np.einsum("nmg,nmg->nm", part.curves.astype(np.float64), nodes[part.persona])
-    log_lik = np.where(part.present, log_lik, -np.inf)
+    log_lik = part.log_lik(gate.temperatures(), problem.betas)
     log_weight = gate.log_weight(problem.hx[rows], part.persona, part.exemplar, problem.own[rows])
     low = log_sum_exp(log_lik + np.where(part.present, log_weight, -np.inf))
     order = np.argsort(flat, axis=1, kind="stable")

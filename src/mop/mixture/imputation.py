@@ -1,7 +1,8 @@
 """What components that were not scored would have scored: drawn from what the scored ones say.
 
-A held-out record is scored under m of K · N components. The log of a mean over m draws is too low, by nats where
-log-likelihoods within a record differ by nats, so the others are imputed several times and the full sum is taken.
+A record is scored under m of K · N components. The log of a mean over m draws is too low, by nats where log-likelihoods
+within a record differ by nats, so the others are imputed, several times for held-out figures, once for a fit to small
+tables (`mop.mixture.em.FilledIn`), and the full sum is taken.
 Letters as in `mop.mixture.cells`; m scored components of a record, B imputations, J exemplars that somebody was
 scored with.
 
@@ -51,22 +52,6 @@ FLAT = 100.0
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scored components of n records."""
-
-    log_lik: Floats
-    """(n, m) nats."""
-    persona: Ints
-    """(n, m)"""
-    exemplar: Ints
-    """(n, m)"""
-    used: NDArray[np.bool_]
-    """(n, m) False for cells that are not there, and for all but the first of equal ones."""
-    z: Floats
-    """(n, m) log weight of the component by the gates."""
-
-
-@dataclass(frozen=True)
 class Variances:
     """Of the effects above, nats²."""
 
@@ -89,25 +74,41 @@ class Effects:
 
     Parameters
     ----------
-    scored : Scored
+    persona, exemplar : ndarray of int, shape (n, m)
+        Scored components of n records.
+    log_lik : ndarray, shape (n, m)
+        Nats; minus infinity for cells that do not count: absent ones, and all but the first of equal ones.
     n_personas : int
         K.
+    z : ndarray, shape (n, m), optional
+        Log weight of the component by the gates; None: equal weights.
     variances : Variances, optional
         Known ones, of the same records at other temperatures; None: learn them.
     """
 
-    def __init__(self, scored: Scored, n_personas: int, *, variances: Variances | None = None) -> None:
-        self.scored, self.n_personas = scored, n_personas
-        seen, place = np.unique(scored.exemplar, return_inverse=True)
+    def __init__(
+        self,
+        persona: Ints,
+        exemplar: Ints,
+        log_lik: Floats,
+        n_personas: int,
+        *,
+        z: Floats | None = None,
+        variances: Variances | None = None,
+    ) -> None:
+        self.persona, self.exemplar, self.n_personas = persona, exemplar, n_personas
+        self.used = used = np.isfinite(log_lik)
+        self.log_lik = np.where(used, log_lik, 0.0)
+        self.z = np.zeros(log_lik.shape) if z is None else z
+        seen, place = np.unique(exemplar, return_inverse=True)
         if len(seen) > MOST_COMMON:
             seen, place = seen[:0], np.zeros(0, dtype=np.int64)
         self.exemplars: Ints = seen
         """(J,) with an effect common to all records."""
-        self._place = place.reshape(scored.exemplar.shape) if len(seen) else None
-        used = scored.used
+        self._place = place.reshape(exemplar.shape) if len(seen) else None
         both = used[:, :, None] & used[:, None, :]
-        self._same_persona = both & (scored.persona[:, :, None] == scored.persona[:, None, :])
-        self._same_exemplar = both & (scored.exemplar[:, :, None] == scored.exemplar[:, None, :])
+        self._same_persona = both & (self.persona[:, :, None] == self.persona[:, None, :])
+        self._same_exemplar = both & (self.exemplar[:, :, None] == self.exemplar[:, None, :])
         self.variances = variances or self._first_guess()
         for _ in range(N_STEPS):
             for _ in range(N_COMMON if variances is None else 1):
@@ -117,8 +118,8 @@ class Effects:
 
     def _first_guess(self) -> Variances:
         """Shares of the variance within records."""
-        log_lik = np.where(self.scored.used, self.scored.log_lik, np.nan)
-        several = self.scored.used.sum(axis=1) > 1
+        log_lik = np.where(self.used, self.log_lik, np.nan)
+        several = self.used.sum(axis=1) > 1
         spread = float(np.nanvar(log_lik[several], axis=1, ddof=1).mean()) if several.any() else 1.0
         parts = np.array([0.05, 0.05, 0.1, 0.6, 0.2]) * max(spread, 1e-6)
         if not len(self.exemplars):
@@ -133,10 +134,10 @@ class Effects:
         """Sparse (n·m, 1 + K + J): z, persona and exemplar of every cell."""
         from scipy.sparse import csr_array, hstack
 
-        scored, n_cells = self.scored, self.scored.used.size
-        cell, used = np.arange(n_cells), scored.used.reshape(-1).astype(np.float64)
-        parts = [csr_array((used * scored.z.reshape(-1))[:, None])]
-        for column, width in ((scored.persona, self.n_personas), (self._place, len(self.exemplars))):
+        n_cells = self.used.size
+        cell, used = np.arange(n_cells), self.used.reshape(-1).astype(np.float64)
+        parts = [csr_array((used * self.z.reshape(-1))[:, None])]
+        for column, width in ((self.persona, self.n_personas), (self._place, len(self.exemplars))):
             if column is not None:
                 parts.append(csr_array((used, (cell, column.reshape(-1))), shape=(n_cells, width)))
         return hstack(parts, format="csr")
@@ -150,7 +151,7 @@ class Effects:
         scale = self._scales(within)
         blocks = block_diag(list(within / scale[:, None, None]), format="csr")
         left = self._design.T @ blocks
-        values = np.where(self.scored.used, self.scored.log_lik, 0.0).reshape(-1)
+        values = self.log_lik.reshape(-1)
         precision = np.asarray((left @ self._design).todense(), dtype=np.float64)
         own = np.concatenate(
             [[1.0 / FLAT], np.full(n_personas, 1.0 / v.persona), np.full(len(self.exemplars), 1.0 / v.exemplar)]
@@ -158,9 +159,7 @@ class Effects:
         precision[np.diag_indices_from(precision)] += own
         self._covariance = np.linalg.inv(precision)
         self._common = self._covariance @ np.asarray(left @ values)
-        self._residual = np.where(
-            self.scored.used, self.scored.log_lik - (self._design @ self._common).reshape(self.scored.used.shape), 0.0
-        )
+        self._residual = np.where(self.used, self.log_lik - (self._design @ self._common).reshape(self.used.shape), 0.0)
         if learns:
             squares = np.square(self._common) + np.diag(self._covariance)
             personas, exemplars = squares[1 : 1 + n_personas], squares[1 + n_personas :]
@@ -177,9 +176,9 @@ class Effects:
         found = (
             v.own_persona * self._same_persona[rows]
             + v.own_exemplar * self._same_exemplar[rows]
-            + v.cell * np.eye(self.scored.used.shape[1])
+            + v.cell * np.eye(self.used.shape[1])
         )
-        missing = ~self.scored.used[rows]
+        missing = ~self.used[rows]
         found[missing, :] = 0.0
         found.transpose(0, 2, 1)[missing, :] = 0.0
         diagonal = np.einsum("nmm->nm", found)
@@ -188,7 +187,7 @@ class Effects:
 
     def _contrasts(self, v: Variances) -> Floats:
         """Precision of every record's cells with r_i taken out, (n, m, m): V⁻¹ − V⁻¹ 1 1ᵀ V⁻¹ / 1ᵀ V⁻¹ 1."""
-        used = self.scored.used.astype(np.float64)
+        used = self.used.astype(np.float64)
         inverse = np.linalg.inv(self._covariances(v)) * (used[:, :, None] * used[:, None, :])
         pull = inverse.sum(axis=2)
         total = np.maximum(pull.sum(axis=1), 1e-300)
@@ -200,7 +199,7 @@ class Effects:
             return np.ones(len(within))
         distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
         freedom = self.variances.freedom
-        return np.asarray((freedom - 2 + distance) / (freedom + self.scored.used.sum(axis=1) - 1))
+        return np.asarray((freedom - 2 + distance) / (freedom + self.used.sum(axis=1) - 1))
 
     def _learn_within(self) -> None:
         """Maximise the likelihood of the residuals, s_i² and r_i integrated out, over v_g, v_x, v_e and freedom."""
@@ -221,7 +220,7 @@ class Effects:
                 freedom=2.5 + float(spread[3]),
             )
 
-        used = self.scored.used[rows].astype(np.float64)
+        used = self.used[rows].astype(np.float64)
         both = np.stack([used, residual], axis=2)
         df = used.sum(axis=1) - 1.0
 
@@ -258,7 +257,7 @@ class Effects:
     @cached_property
     def _departures(self) -> Floats:
         """Of scored cells from their record's level, in the record's units, pooled: mean 0, variance 1."""
-        used = self.scored.used
+        used = self.used
         within = self._contrasts(self.variances)
         inverse = np.linalg.inv(self._covariances(self.variances)) * (used[:, :, None] & used[:, None, :])
         pull = inverse.sum(axis=2)
@@ -274,8 +273,28 @@ class Effects:
             return np.zeros(0)
         return np.asarray((pooled - pooled.mean()) / max(float(pooled.std()), 1e-12))
 
+    def explained(self, persona: Ints, exemplar: Ints, *, seed: int) -> float:
+        """Share of the variance within a record, but for common effects, that scored cells leave no doubt about.
+
+        Two draws of a cell differ by twice the variance that is left. Components (C,) as in `draws`.
+        """
+        of_exemplar = np.zeros(1 + int(max(exemplar.max(), self.exemplar.max())))
+        of_exemplar[self.exemplars] = self._common[1 + self.n_personas :]
+        common = self._common[1 + persona] + of_exemplar[exemplar]
+        own = [drawn - common for drawn in self.draws(persona, exemplar, seed=seed, n_draws=2, common=False)]
+        left = sum(float((one - other).var()) / 2 for one, other in own)
+        return 1.0 - left / max(sum(float(both.var(axis=1).mean()) for both in own), 1e-12)
+
     def draws(
-        self, persona: Ints, exemplar: Ints, z: Iterable[Floats], *, seed: int, n_draws: int = N_IMPUTATIONS
+        self,
+        persona: Ints,
+        exemplar: Ints,
+        z: Iterable[Floats] | None = None,
+        *,
+        seed: int,
+        n_draws: int = N_IMPUTATIONS,
+        common: bool = True,
+        numbers: Ints | None = None,
     ) -> Iterator[Floats]:
         """Log-likelihoods of chosen components of every record in turn, n_draws times.
 
@@ -283,31 +302,36 @@ class Effects:
         ----------
         persona, exemplar : ndarray of int, shape (C,)
             Components, the same for all records.
-        z : iterable of n ndarrays, shape (C,)
-            Their log weights by the gates, record by record.
+        z : iterable of n ndarrays, shape (C,), optional
+            Their log weights by the gates, record by record; None: equal weights.
         seed : int
             Draw b of record i depends on (seed, i), and on the common effects, drawn with (seed) alone.
+        common : bool
+            Whether common effects are drawn; else they are what is expected of them.
+        numbers : ndarray of int, shape (n,), optional
+            Of the records, instead of their place: what a record's draws depend on.
 
         Yields
         ------
         ndarray, shape (n_draws, C)
             Nats; scored cells as they are.
         """
-        n_exemplars = 1 + int(max(exemplar.max(), self.scored.exemplar.max()))
-        v, common = self.variances, rng_of(seed, "imputation", "common")
+        n, n_exemplars = len(self.persona), 1 + int(max(exemplar.max(), self.exemplar.max()))
+        v, rng = self.variances, rng_of(seed, "imputation", "common")
+        spread = float(common)
         root = np.linalg.cholesky(self._covariance)
-        drawn = self._common + common.standard_normal((n_draws, len(root))) @ root.T
+        drawn = self._common + spread * (rng.standard_normal((n_draws, len(root))) @ root.T)
         slope, a = drawn[:, :1], drawn[:, 1 : 1 + self.n_personas]
-        b = np.sqrt(v.exemplar) * common.standard_normal((n_draws, n_exemplars))
+        b = spread * np.sqrt(v.exemplar) * rng.standard_normal((n_draws, n_exemplars))
         b[:, self.exemplars] = drawn[:, 1 + self.n_personas :]
         number = persona * n_exemplars + exemplar
         order = np.argsort(number)
         within = self._contrasts(v)
         distance = np.einsum("ni,nij,nj->n", self._residual, within, self._residual)
-        for i, z_i in enumerate(z):
-            use = self.scored.used[i]
-            k, j, y = (of[i, use] for of in (self.scored.persona, self.scored.exemplar, self.scored.log_lik))
-            rng = rng_of(seed, "imputation", i)
+        for i, z_i in enumerate(np.zeros((n, 1)) if z is None else z):
+            use = self.used[i]
+            k, j, y = (of[i, use] for of in (self.persona, self.exemplar, self.log_lik))
+            rng = rng_of(seed, "imputation", i if numbers is None else int(numbers[i]))
             chi2 = rng.chisquare(v.freedom + use.sum() - 1, n_draws)
             s = np.sqrt((v.freedom - 2 + distance[i]) / chi2)[:, None]
             g = s * np.sqrt(v.own_persona) * rng.standard_normal((n_draws, self.n_personas))
@@ -319,7 +343,7 @@ class Effects:
             x *= s * np.sqrt(v.own_exemplar)
             e = s * np.sqrt(v.cell) * rng.standard_normal((n_draws, len(persona)))
             e_scored = s * np.sqrt(v.cell) * rng.standard_normal((n_draws, len(k)))
-            rest = y - slope * self.scored.z[i, use] - a[:, k] - b[:, j]
+            rest = y - slope * self.z[i, use] - a[:, k] - b[:, j]
             covariance = self._covariances(v, np.array([i]))[0][np.ix_(use, use)]
             precision = np.linalg.inv(covariance)
             pull = precision.sum(axis=0)

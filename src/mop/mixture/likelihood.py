@@ -1,6 +1,6 @@
 """How likely are given records under a fitted mixture: exactly where that is affordable, else by imputation.
 
-Letters: n records, m scored components, K personas, N exemplars, C components of a sum, B imputations, G nodes of the
+Letters: n records, M scored components, K personas, N exemplars, C components of a sum, B imputations, G nodes of the
 score curve.
 """
 
@@ -19,10 +19,12 @@ from mop.backends.base import Scorer
 from mop.backends.curve import weights as curve_weights
 from mop.backends.curve import weights_derivative
 from mop.errors import ConfigError
+from mop.mixture.cells import Cells
+from mop.mixture.em import best_single_tau
 from mop.mixture.fitted import FittedMixture, unconditional_mixture, uniform_mixture, with_temperatures
-from mop.mixture.imputation import Effects, Scored, Variances
-from mop.mixture.score import Component, clusters, score_columns
-from mop.mixture.sums import Floats, log_sum_exp, spread_draw
+from mop.mixture.imputation import Effects, Variances
+from mop.mixture.score import Component, Scoring, clusters, score_columns
+from mop.mixture.sums import Floats, best_beta, clustered_error, log_mixture, log_sum_exp, spread_draw
 from mop.randomness import derive_seed, rng_of
 from mop.storage.store import Store
 from mop.types import Progress, Record
@@ -42,21 +44,13 @@ _BLOCK = 64  # records whose weights are worked out together
 
 
 @dataclass(frozen=True)
-class Table:
-    """Records scored under m components each, and how these were drawn."""
+class Table(Cells):
+    """Records scored under M components each, and how these were drawn; one may occur several times."""
 
-    persona: Ints
-    """(n, m) with ``exemplar`` the components of each record; one may occur several times when drawn."""
-    exemplar: Ints
-    """(n, m)"""
-    curves: NDArray[np.float32]
-    """(n, m, G) nats; meaningless where not allowed."""
-    allowed: NDArray[np.bool_]
-    """(n, m) False where the exemplar is the record itself."""
     n_tokens: Ints
     """(n,) response tokens, end-of-turn included."""
     log_proposal: Floats | None
-    """(n, m) log of the chance of each draw; None if these are all K × N components."""
+    """(n, M) log of the chance of each draw; None if these are all K × N components."""
     hx: NDArray[np.float32]
     """(n, D) context embeddings."""
     own: Ints
@@ -70,12 +64,17 @@ class Table:
     @property
     def n_components(self) -> int:
         """Components scored for one record, at the most."""
-        return int(self.allowed.sum(axis=1).max())
+        return int(self.present.sum(axis=1).max())
 
     @property
     def is_exact(self) -> bool:
         """Whether every component was scored."""
         return self.log_proposal is None
+
+    @property
+    def log_stands_for(self) -> Floats | float:
+        """(n, M) log of how many components each drawn one stands for, times M; 0 where all are there."""
+        return 0.0 if self.log_proposal is None else -self.log_proposal
 
 
 def draw_components(weight: Floats, n_components: int, n_exemplars: int, rng: np.random.Generator) -> Ints:
@@ -116,8 +115,6 @@ def components_of(
         Log chance of each draw, half even and half the mean weight of the `SHARED` records that have these draws
         in common; None where nothing is drawn.
     """
-    from mop.mixture.gate import mean_weight
-
     n, n_exemplars = len(hx), len(fitted.exemplars)
     n_all = len(fitted.personas) * n_exemplars
     if n_all <= n_components:
@@ -127,7 +124,7 @@ def components_of(
     n_groups = -(-n // SHARED)
     for g in range(n_groups):
         rows = np.arange(g, n, n_groups)
-        weight = 0.5 / n_all + 0.5 * mean_weight(fitted.gate, hx[rows], own[rows])
+        weight = 0.5 / n_all + 0.5 * fitted.mean_weight(hx[rows], own[rows])
         rng = rng_of(seed, "held-out", g)
         flat[rows] = draw_components(weight, n_components, n_exemplars, rng)
         log_proposal[rows] = np.log(weight[flat[rows]])
@@ -191,18 +188,20 @@ def score_for_likelihood(
     scored = score_columns(
         records,
         [list(zip(*row, strict=True)) for row in zip(persona.tolist(), exemplar.tolist(), strict=True)],
-        fitted.personas,
-        fitted.exemplars,
-        scorer=scorer,
-        store=store,
-        task=fitted.task,
-        progress=progress,
+        Scoring(
+            personas=fitted.personas,
+            exemplars=fitted.exemplars,
+            scorer=scorer,
+            store=store,
+            task=fitted.task,
+            progress=progress,
+        ),
     )
     return Table(
         persona=persona,
         exemplar=exemplar,
         curves=scored.curves,
-        allowed=~scored.masked,
+        present=scored.present,
         n_tokens=scored.n_tokens,
         log_proposal=log_proposal,
         hx=hx,
@@ -219,38 +218,30 @@ def is_at_other_temperatures(fitted: FittedMixture, betas: Sequence[float]) -> b
 
 
 def log_terms(table: Table, fitted: FittedMixture) -> tuple[Floats, Floats]:
-    """Log-likelihoods at the personas' temperatures and log weights, both (n, m); -inf where not allowed."""
-    nodes = np.stack([curve_weights(1.0 / tau, table.betas) for tau in fitted.temperatures])
-    log_lik = np.einsum("nmg,nmg->nm", table.curves, nodes[table.persona])
+    """Log-likelihoods at the personas' temperatures, -inf where absent, and log weights, both (n, M)."""
     log_weight = fitted.log_weight(table.hx, table.persona, table.exemplar, table.own)
-    return np.where(table.allowed, log_lik, -np.inf), log_weight
+    return table.log_lik(fitted.temperatures, table.betas), log_weight
 
 
 def component_posterior(table: Table, fitted: FittedMixture) -> Floats:
-    """Posterior of each scored component given the text, (n, m); rows sum to 1.
+    """Posterior of each scored component given the text, (n, M); rows sum to 1.
 
     Drawn components stand for those that were not drawn, by their importance weights.
     """
-    log_term = _log_joint(table, fitted)
-    share = np.exp(log_term - log_term.max(axis=1, keepdims=True))
-    return np.asarray(share / share.sum(axis=1, keepdims=True))
+    log_lik, log_weight = log_terms(table, fitted)
+    log_joint = log_lik + log_weight + table.log_stands_for
+    return np.asarray(np.exp(log_joint - log_sum_exp(log_joint)[:, None]))
 
 
 def lower_bound(table: Table, fitted: FittedMixture) -> Floats:
     """Log of the importance-weighted mean over the scored components (n,), nats.
 
-    Its expectation is below log p(y|x) by Jensen's inequality, and it grows with m: an exact figure of
-    mixtures of m prompts. The exact value where all were scored.
+    Its expectation is below log p(y|x) by Jensen's inequality, and it grows with M: an exact figure of
+    mixtures of M prompts. The exact value where all were scored.
     """
-    log_m = 0.0 if table.is_exact else np.log(table.persona.shape[1])
-    return log_sum_exp(_log_joint(table, fitted)) - log_m
-
-
-def _log_joint(table: Table, fitted: FittedMixture) -> Floats:
-    """Log w_c p_c / q_c, (n, m); -inf where not allowed."""
     log_lik, log_weight = log_terms(table, fitted)
-    log_proposal = 0.0 if table.log_proposal is None else table.log_proposal
-    return np.where(table.allowed, log_lik + log_weight - log_proposal, -np.inf)
+    log_m = 0.0 if table.is_exact else np.log(table.persona.shape[1])
+    return log_mixture(log_lik, log_weight + table.log_stands_for - log_m)
 
 
 # ------------------------------------------------------------------------------- sums over all components
@@ -277,14 +268,18 @@ class Likelihood:
         return self._effects(self.fitted, None).variances
 
     def _effects(self, mixture: FittedMixture, variances: Variances | None) -> Effects:
-        table = self.table
+        table, n_personas = self.table, len(self.fitted.personas)
         log_lik, _ = log_terms(table, mixture)
         _, log_weight = log_terms(table, self.fitted)
-        number = table.persona * len(self.fitted.exemplars) + table.exemplar
-        used = table.allowed & _first(number)
-        z = self._covariate(log_weight, self._centre[:, None])
-        scored = Scored(log_lik, table.persona, table.exemplar, used, z)
-        return Effects(scored, len(self.fitted.personas), variances=variances)
+        used = _first(table.persona * len(self.fitted.exemplars) + table.exemplar)
+        return Effects(
+            table.persona,
+            table.exemplar,
+            np.where(used, log_lik, -np.inf),
+            n_personas,
+            z=self._covariate(log_weight, self._centre[:, None]),
+            variances=variances,
+        )
 
     @cached_property
     def _components(self) -> tuple[Ints, Ints, float | Floats]:
@@ -293,9 +288,7 @@ class Likelihood:
         n_all = len(self.fitted.personas) * n_exemplars
         if n_all <= MOST_COMPONENTS:
             return *np.divmod(np.arange(n_all), n_exemplars), 0.0
-        from mop.mixture.gate import mean_weight
-
-        weight = 0.5 / n_all + 0.5 * mean_weight(self.fitted.gate, self.table.hx, self.table.own)
+        weight = 0.5 / n_all + 0.5 * self.fitted.mean_weight(self.table.hx, self.table.own)
         drawn = spread_draw(weight, MOST_COMPONENTS, rng_of(self.seed, "components"))
         drawn, times = np.unique(drawn, return_counts=True)
         return *np.divmod(drawn, n_exemplars), np.log(times / (weight[drawn] * MOST_COMPONENTS))
@@ -318,19 +311,18 @@ class Likelihood:
         """Covariate of the imputation; a weight of 0 says no more than a very small one."""
         return np.asarray(np.maximum(log_weight - centre, -50.0))
 
-    def _terms(self, mixture: FittedMixture) -> tuple[Ints, Iterator[Floats]]:
-        """Persona of the sum's terms, and of each record in turn the terms (B, C): log w_c p_c."""
+    def _terms(self, mixture: FittedMixture) -> tuple[Ints, Iterator[tuple[Floats, Floats]]]:
+        """Persona of the sum's terms, and of each record in turn their log p (B, C) and log weight (C,)."""
         table = self.table
         if table.is_exact:
             log_lik, log_weight = log_terms(table, mixture)
-            return table.persona[0], iter((log_lik + log_weight)[:, None, :])
+            return table.persona[0], zip(log_lik[:, None, :], log_weight, strict=True)
         persona, exemplar, offset = self._components
         effects = self._effects(mixture, self._variances)
         rows = zip(self._rows(self.fitted), self._centre, strict=True)
         z = (self._covariate(row, centre) for row, centre in rows)
         drawn = effects.draws(persona, exemplar, z, seed=self.seed)
-        both = zip(drawn, self._rows(mixture), strict=True)
-        return persona, (found + row + offset for found, row in both)
+        return persona, zip(drawn, (row + offset for row in self._rows(mixture)), strict=True)
 
     @cached_property
     def ours(self) -> Floats:
@@ -339,14 +331,14 @@ class Likelihood:
 
     def values(self, mixture: FittedMixture) -> Floats:
         """Log p(y|x) of every record, once for each imputation: (B, n) nats, B = 1 where exact."""
-        return np.stack([log_sum_exp(terms) for terms in self._terms(mixture)[1]], axis=1)
+        return np.stack([log_mixture(*term) for term in self._terms(mixture)[1]], axis=1)
 
     def persona_posterior(self, mixture: FittedMixture) -> Floats:
         """Posterior of each persona given the text, (n, K); rows sum to 1. Mean over imputations."""
         persona, terms = self._terms(mixture)
         posterior = np.zeros((len(self.table.hx), len(mixture.personas)))
-        for i, of in enumerate(terms):
-            share = np.exp(of - log_sum_exp(of)[:, None]).mean(axis=0)
+        for i, (log_lik, log_weight) in enumerate(terms):
+            share = np.exp(log_lik + log_weight - log_mixture(log_lik, log_weight)[:, None]).mean(axis=0)
             posterior[i] = np.bincount(persona, share, minlength=posterior.shape[1])
         return posterior
 
@@ -393,13 +385,11 @@ def mean_interval(values: Floats, weight: Floats, cluster: Ints, *, size: Floats
     share = weight / float(weight @ size)
     means = values @ share
     mean = float(means.mean())
-    number = np.unique(cluster, return_inverse=True)[1]
-    n_clusters = int(number.max()) + 1
+    n_clusters = len(np.unique(cluster))
     if n_clusters < 2:
         return {"mean": mean, "standard_error": None, "interval": None}
     away = share * (values - means[:, None] * size)
-    sums = np.stack([np.bincount(number, row, minlength=n_clusters) for row in away])
-    within = float(np.square(sums).sum(axis=1).mean()) * n_clusters / (n_clusters - 1)
+    within = float(np.mean([clustered_error(row, cluster) ** 2 for row in away]))
     between = float(means.var(ddof=1)) * (1 + 1 / n_draws) if n_draws > 1 else 0.0
     freedom = n_clusters - 1.0
     if between > 0:
@@ -517,6 +507,15 @@ def references(
     """
     table, fitted, seed = likelihood.table, likelihood.fitted, likelihood.seed
     mixtures = {"mop-uniform": uniform_mixture(fitted), "unconditional": unconditional_mixture(fitted)}
+    scoring = Scoring(
+        personas=fitted.personas,
+        exemplars=fitted.exemplars,
+        scorer=scorer,
+        store=store,
+        task=fitted.task,
+        stage="references",
+        progress=progress,
+    )
     found: dict[str, dict[str, Any]] = {}
 
     def add(name: str, theirs: Floats, tau: float | None, n_components: int, is_exact: bool) -> None:
@@ -532,18 +531,16 @@ def references(
         if mixture is not None:
             add(name, likelihood.values(mixture), None, table.n_components, table.is_exact)
     for name, components, tau in _plain_components(fitted, len(records), table.n_components, seed) if plain else ():
-        scored = score_columns(
-            records, components, fitted.personas, fitted.exemplars,
-            scorer=scorer, store=store, task=fitted.task, stage="references", progress=progress,
-        )  # fmt: skip
-        allowed = ~scored.masked
-        if not bool(allowed.any(axis=1).all()):
+        scored = score_columns(records, components, scoring)
+        if not bool(scored.present.any(axis=1).all()):
             continue  # a record that may see nothing of this has no likelihood under it
-        best = tau if tau is not None else _best_tau(scored.curves, allowed, table)
-        log_lik = scored.curves.astype(np.float64) @ curve_weights(1.0 / best, table.betas)
+        # Of one factor alone, the rows of its options: as if they were the exemplars of one persona.
         rows = np.array([[max(k or 0, j or 0) for k, j in of] for of in components])
+        cells = Cells(np.zeros_like(rows), rows, scored.curves, scored.present)
+        best = tau if tau is not None else best_single_tau(cells, table.weight, table.betas)[0]
         n_all = {"no-persona": len(fitted.exemplars), "no-exemplar": len(fitted.personas)}.get(name, 1)
-        theirs = _even_values(log_lik, rows, allowed, n_all, table.own if name == "no-persona" else None, seed)
+        own = table.own if name == "no-persona" else np.full(len(rows), -1)
+        theirs = _even_values(cells, cells.log_lik(best, table.betas), n_all, own, seed)
         add(name, theirs, best, rows.shape[1], rows.shape[1] == n_all)
     if "single-component" in found:
         found["single-component"]["best_of"] = fitted.info["best_component"].get("n_compared")
@@ -575,38 +572,14 @@ def _plain_components(
     ]
 
 
-def _even_values(
-    log_lik: Floats, rows: Ints, allowed: NDArray[np.bool_], n_all: int, own: Ints | None, seed: int
-) -> Floats:
-    """Log of the even mean over all n_all prompts, of which some were scored: (B, n), B = 1 where all were."""
-    if rows.shape[1] == n_all:
-        return _even_mean(log_lik, allowed)[None]
-    effects = Effects(Scored(log_lik, np.zeros_like(rows), rows, allowed, np.zeros(rows.shape)), 1)
-    every = np.arange(n_all)
-    drawn = effects.draws(
-        np.zeros_like(every), every, np.zeros((len(rows), n_all)), seed=derive_seed(seed, "references")
-    )  # fmt: skip
-    may = np.ones((len(rows), n_all), dtype=bool)
-    if own is not None:
-        may[np.flatnonzero(own >= 0), own[own >= 0]] = False
-    return np.stack([_even_mean(of, may[i]) for i, of in enumerate(drawn)], axis=1)
-
-
-def _even_mean(log_lik: Floats, allowed: NDArray[np.bool_]) -> Floats:
-    """Log of the mean likelihood of the allowed components, over the last axis."""
-    total = log_sum_exp(np.where(allowed, log_lik, -np.inf))
-    return np.asarray(total - np.log(allowed.sum(axis=-1)))
-
-
-def _best_tau(curves: NDArray[np.float32], allowed: NDArray[np.bool_], table: Table) -> float:
-    """The temperature under which evenly weighted components explain the records best."""
-    betas = table.betas
-    grid = np.linspace(betas[0], betas[-1], 200) if len(betas) > 1 else np.array(betas)
-    values = [
-        _even_mean(curves.astype(np.float64) @ curve_weights(float(beta), betas), allowed) @ table.weight
-        for beta in grid
-    ]
-    return float(1.0 / grid[int(np.argmax(values))])
+def _even_values(cells: Cells, log_lik: Floats, n_all: int, own: Ints, seed: int) -> Floats:
+    """Log of the even mean over all n_all prompts but the own one, some scored: (B, n), B = 1 where all were."""
+    if log_lik.shape[1] == n_all:
+        return np.asarray(log_sum_exp(log_lik) - np.log(cells.present.sum(axis=1)))[None]
+    effects, every = Effects(cells.persona, cells.exemplar, log_lik, 1), np.arange(n_all)
+    drawn = effects.draws(np.zeros_like(every), every, seed=derive_seed(seed, "references"))
+    values = [log_sum_exp(np.where(every == j, -np.inf, of)) for of, j in zip(drawn, own, strict=True)]
+    return np.asarray(np.stack(values, axis=1) - np.log(n_all - (own >= 0)))
 
 
 def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0.05) -> FittedMixture:
@@ -625,7 +598,7 @@ def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0
     FittedMixture
         Every log τ is moved by a common amount and an own one, also of the weights that ignore the context;
         ``info`` has the refitted ``uniform_tau``, and no ``tau`` of the
-        best component: it is found on the records that this is held against.
+        best component: it is found on the records that this is compared on.
 
     Raises
     ------
@@ -638,19 +611,17 @@ def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0
             "a local model, or the temperatures as they are"
         )
     free = unconditional_mixture(fitted)
-    offset = 0.0 if table.log_proposal is None else table.log_proposal
-    even = np.where(table.allowed, np.broadcast_to(-offset, table.allowed.shape), -np.inf)
-    grid = np.linspace(table.betas[0], table.betas[-1], 200)
-    values = [
-        log_sum_exp(even + table.curves @ curve_weights(float(beta), table.betas)) @ table.weight for beta in grid
-    ]
+
+    def even(beta: float) -> float:
+        return float(log_sum_exp(table.log_lik(1.0 / beta, table.betas) + table.log_stands_for) @ table.weight)
+
     best = fitted.info.get("best_component")
     return replace(
         _moved_temperatures(fitted, table, spread),
         unconditional=None if free is None else _moved_temperatures(free, table, spread).gate,
         info={
             **fitted.info,
-            "uniform_tau": float(1.0 / grid[int(np.argmax(values))]),
+            "uniform_tau": 1.0 / best_beta(even, table.betas)[0],
             "best_component": None if best is None else {**best, "tau": None},
         },
     )
@@ -661,8 +632,7 @@ def _moved_temperatures(fitted: FittedMixture, table: Table, spread: float) -> F
 
     betas = table.betas
     _, log_weight = log_terms(table, fitted)
-    offset = 0.0 if table.log_proposal is None else table.log_proposal
-    log_w = np.where(table.allowed, log_weight - offset, -np.inf)
+    log_w = np.where(table.present, log_weight + table.log_stands_for, -np.inf)
     curves, persona = table.curves.astype(np.float64), table.persona
     share = table.weight / table.weight.sum()
     before = np.log(fitted.temperatures)

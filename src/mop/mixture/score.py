@@ -2,11 +2,22 @@
 
 A component is one (persona, exemplar) pair, either of which may be absent. What comes out here is
 what `mop.mixture.fit` learns from and what `mop.mixture.sums` adds up.
+
+Which logit predicts which token (the models in `mop.backends` see to it)::
+
+    token         p1   p2   p3   y1   y2   y3   end      p: prompt, y: response, end: end of the turn
+    its logits              z1   z2   z3   z4            each is for the token after its own
+    predict                 y1   y2   y3   end
+
+    log p(y | prompt) at τ  =  Σ_t  log softmax(z_t / τ)[y_t],   T = 4 tokens, end included
+
+Only z1 to z4 are needed: what the prompt's own tokens were predicted with says nothing of the response.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,22 +37,37 @@ Component = tuple[int | None, int | None]
 Cell = tuple[int, int | None, int | None]
 """A record's row and a component."""
 
-MASKED = np.float32(-1e30)
-"""Log-likelihood of a component that is not allowed: as good as minus infinity in every sum, yet
-finite, so that interpolation and gradients stay finite too."""
-
 _CHUNK = 8192  # requests in memory at a time; large enough for a backend to sort by length
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Who is asked, with which prompts, and where answers are kept."""
+
+    personas: Sequence[Persona] = ()
+    """K; rows that components refer to."""
+    exemplars: Sequence[Record] = ()
+    """N; rows that components refer to."""
+    scorer: Scorer
+    """The frozen model."""
+    store: Store
+    """Only what it lacks is scored."""
+    task: str = ""
+    """What the responses are, for the prompt."""
+    stage: str = "score"
+    """Whose cost grows."""
+    progress: Progress | None = None
+
+
 class ScoreTable(NamedTuple):
-    """Curves of all records under all components."""
+    """Curves of n records under C components each."""
 
     curves: NDArray[np.float32]
-    """Shape (N, C, G), nats; `MASKED` where not allowed."""
+    """Shape (n, C, G), nats; 0 where absent."""
     n_tokens: NDArray[np.int64]
-    """Shape (N,), response tokens, end-of-turn included; 0 where no component is allowed."""
-    masked: NDArray[np.bool_]
-    """Shape (N, C), True where the exemplar is the record itself."""
+    """Shape (n,), response tokens, end-of-turn included; 0 where no component is allowed."""
+    present: NDArray[np.bool_]
+    """Shape (n, C), False where the exemplar is the record itself."""
 
 
 def clusters(records: Sequence[Record]) -> NDArray[np.int64]:
@@ -53,28 +79,16 @@ def clusters(records: Sequence[Record]) -> NDArray[np.int64]:
     )  # fmt: skip
 
 
-def component_requests(
-    records: Sequence[Record],
-    cells: Iterable[Cell],
-    personas: Sequence[Persona],
-    exemplars: Sequence[Record],
-    *,
-    task: str = "",
-) -> list[ScoreRequest]:
+def component_requests(records: Sequence[Record], cells: Iterable[Cell], scoring: Scoring) -> list[ScoreRequest]:
     """Turn (record, persona, exemplar) cells into score requests, in order.
 
     Parameters
     ----------
-    records : sequence of Record, length N
+    records : sequence of n Record
         Whose responses are scored.
     cells : iterable of (record row, persona row or None, exemplar row or None)
         Which components for which record.
-    personas : sequence of Persona, length K
-        Rows that cells refer to.
-    exemplars : sequence of Record
-        Rows that cells refer to.
-    task : str
-        What the responses are, for the prompt.
+    scoring : Scoring
 
     Raises
     ------
@@ -83,41 +97,28 @@ def component_requests(
     """
     requests = []
     for i, k, j in cells:
-        if j is not None and is_own(records[i], exemplars[j]):
+        persona = None if k is None else scoring.personas[k]
+        exemplar = None if j is None else scoring.exemplars[j]
+        if exemplar is not None and is_own(records[i], exemplar):
             raise DataError(
                 f"record {records[i].key!r} was to be scored with itself as exemplar "
-                f"({exemplars[j].key!r}); a record may see only others; leave this component out"
+                f"({exemplar.key!r}); a record may see only others; leave this component out"
             )
         prompt = simulation_prompt(
             records[i].context,
-            persona=None if k is None else personas[k].description,
-            exemplars=() if j is None else (exemplars[j],),
-            task=task,
+            persona=None if persona is None else persona.description,
+            exemplars=() if exemplar is None else (exemplar,),
+            task=scoring.task,
         )
         name = f"record {records[i].key!r}"
-        if k is not None:
-            name += f" under persona {personas[k].key!r}"
-        if j is not None:
-            name += f" with exemplar {exemplars[j].key!r}"
+        name += "" if persona is None else f" under persona {persona.key!r}"
+        name += "" if exemplar is None else f" with exemplar {exemplar.key!r}"
         requests.append(ScoreRequest(prompt, records[i].response, name))
     return requests
 
 
-def score_cells(
-    records: Sequence[Record],
-    cells: Sequence[Cell],
-    personas: Sequence[Persona],
-    exemplars: Sequence[Record],
-    *,
-    scorer: Scorer,
-    store: Store,
-    task: str = "",
-    stage: str = "score",
-    progress: Progress | None = None,
-) -> list[Score]:
+def score_cells(records: Sequence[Record], cells: Sequence[Cell], scoring: Scoring) -> list[Score]:
     """Score chosen components of chosen records.
-
-    Parameters are those of `component_requests` and `mop.backends.ask.score_requests`.
 
     Returns
     -------
@@ -136,65 +137,21 @@ def score_cells(
     scores: dict[int, Score] = {}
     for start in range(0, len(order), _CHUNK):
         chunk = order[start : start + _CHUNK]
-        requests = component_requests(records, (cells[c] for c in chunk), personas, exemplars, task=task)
-        shifted = _shifted(progress, start, len(order))
-        some = score_requests(requests, scorer, store, stage=stage, progress=shifted)
+        requests = component_requests(records, (cells[c] for c in chunk), scoring)
+        progress = _shifted(scoring.progress, start, len(order))
+        some = score_requests(requests, scoring.scorer, scoring.store, stage=scoring.stage, progress=progress)
         scores.update(zip(chunk, some, strict=True))
     return [scores[c] for c in range(len(cells))]
 
 
-def score_table(
-    records: Sequence[Record],
-    components: Sequence[Component],
-    personas: Sequence[Persona],
-    exemplars: Sequence[Record],
-    *,
-    scorer: Scorer,
-    store: Store,
-    task: str = "",
-    stage: str = "score",
-    progress: Progress | None = None,
-) -> ScoreTable:
-    """Score every record under every component; a record is never scored with itself as exemplar.
+def score_columns(records: Sequence[Record], components: Sequence[Sequence[Component]], scoring: Scoring) -> ScoreTable:
+    """Score every record of n > 0 under components of its own, as many for each; never with itself as exemplar.
 
     Parameters
     ----------
-    components : sequence of (persona row or None, exemplar row or None), length C
-        The columns of the table. The other parameters are those of `score_cells`.
-
-    Raises
-    ------
-    BackendError, ArtifactError
-        As in `score_columns`.
-    """
-    if not records:
-        shape = (0, len(components))
-        curves = np.zeros((*shape, len(scorer.betas)), dtype=np.float32)
-        return ScoreTable(curves, np.zeros(0, dtype=np.int64), np.zeros(shape, dtype=np.bool_))
-    return score_columns(
-        records, [components] * len(records), personas, exemplars,
-        scorer=scorer, store=store, task=task, stage=stage, progress=progress,
-    )  # fmt: skip
-
-
-def score_columns(
-    records: Sequence[Record],
-    components: Sequence[Sequence[Component]],
-    personas: Sequence[Persona],
-    exemplars: Sequence[Record],
-    *,
-    scorer: Scorer,
-    store: Store,
-    task: str = "",
-    stage: str = "score",
-    progress: Progress | None = None,
-) -> ScoreTable:
-    """Score every one of N > 0 records under components of its own, as many for each; never with itself as exemplar.
-
-    Parameters
-    ----------
-    components : sequence of N sequences of C (persona row or None, exemplar row or None)
-        The rows of the table. The other parameters are those of `score_cells`.
+    records : sequence of n Record
+    components : sequence of n sequences of C (persona row or None, exemplar row or None)
+    scoring : Scoring
 
     Raises
     ------
@@ -203,19 +160,17 @@ def score_columns(
     ArtifactError
         As in `mop.backends.ask.score_requests`.
     """
-    masked = np.array(
+    scorer = scoring.scorer
+    present = np.array(
         [
-            [j is not None and is_own(record, exemplars[j]) for _, j in of]
+            [j is None or not is_own(record, scoring.exemplars[j]) for _, j in of]
             for record, of in zip(records, components, strict=True)
         ],
         dtype=np.bool_,
     ).reshape(len(records), len(components[0]))
-    allowed = [(int(i), int(c)) for i, c in np.argwhere(~masked)]
-    cells = [(i, *components[i][c]) for i, c in allowed]
-    scores = score_cells(
-        records, cells, personas, exemplars, scorer=scorer, store=store, task=task, stage=stage, progress=progress
-    )
-    curves = np.full((*masked.shape, len(scorer.betas)), MASKED, dtype=np.float32)
+    allowed = [(int(i), int(c)) for i, c in np.argwhere(present)]
+    scores = score_cells(records, [(i, *components[i][c]) for i, c in allowed], scoring)
+    curves = np.zeros((*present.shape, len(scorer.betas)), dtype=np.float32)
     n_tokens = np.zeros(len(records), dtype=np.int64)
     for (i, c), score in zip(allowed, scores, strict=True):
         curves[i, c] = score.log_lik
@@ -226,41 +181,39 @@ def score_columns(
                 "every prompt; this backend cannot be used for fitting"
             )
         n_tokens[i] = score.n_tokens
-    return ScoreTable(curves, n_tokens, masked)
+    return ScoreTable(curves, n_tokens, present)
+
+
+def score_table(records: Sequence[Record], components: Sequence[Component], scoring: Scoring) -> ScoreTable:
+    """`score_columns` of every record under the same components."""
+    if not records:
+        shape = (0, len(components))
+        curves = np.zeros((*shape, len(scoring.scorer.betas)), dtype=np.float32)
+        return ScoreTable(curves, np.zeros(0, dtype=np.int64), np.zeros(shape, dtype=np.bool_))
+    return score_columns(records, [components] * len(records), scoring)
 
 
 def cell_scorer(
-    records: Sequence[Record],
-    personas: Sequence[Persona],
-    exemplars: Sequence[Record],
-    *,
-    scorer: Scorer,
-    store: Store,
-    task: str = "",
-    stage: str = "fit",
-    progress: Progress | None = None,
+    records: Sequence[Record], scoring: Scoring
 ) -> Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.float32], int]]:
     """Return the function through which `mop.mixture.fit` asks for scores: arrays of rows in, curves out.
 
     The function takes record, persona and exemplar rows, shape (m,) each, and returns the curves,
     shape (m, G) in nats, and the response tokens of these scores, newly spent or not: a budget must
-    mean the same in a resumed fit. Parameters as in `score_cells`; an empty ``personas`` or
-    ``exemplars`` means that row 0 stands for none.
+    mean the same in a resumed fit. Without personas or exemplars row 0 stands for none.
     """
 
     def score(
         record: NDArray[np.int64], persona: NDArray[np.int64], exemplar: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], int]:
         cells: list[Cell] = [
-            (int(i), int(k) if personas else None, int(j) if exemplars else None)
+            (int(i), int(k) if scoring.personas else None, int(j) if scoring.exemplars else None)
             for i, k, j in zip(record, persona, exemplar, strict=True)
         ]
-        scores = score_cells(
-            records, cells, personas, exemplars, scorer=scorer, store=store, task=task, stage=stage, progress=progress
+        scores = score_cells(records, cells, scoring)
+        curves = np.array([one.log_lik for one in scores], dtype=np.float32).reshape(
+            len(cells), len(scoring.scorer.betas)
         )
-        curves = np.empty((len(cells), len(scorer.betas)), dtype=np.float32)
-        for row, one in enumerate(scores):
-            curves[row] = one.log_lik
         return curves, sum(one.n_tokens for one in scores)
 
     return score

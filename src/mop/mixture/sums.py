@@ -6,6 +6,7 @@ A component is one (persona, exemplar) pair. Letters: N records, C components, G
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +140,47 @@ def unconditional_weights(
         iteration += 1
     mean = float(np.sum(np.exp(log_share) * log_mix))
     return Unconditional(log_weight, mean, slack, log_d, iteration)
+
+
+def clustered_error(away: Floats, cluster: NDArray[np.int64]) -> float:
+    """Linearised standard error of a weighted mean over records.
+
+    Parameters
+    ----------
+    away : ndarray, shape (n,)
+        Each record's share of the weight times its distance from the mean.
+    cluster : ndarray of int, shape (n,)
+        Records of one number count as one observation.
+
+    Examples
+    --------
+    >>> round(clustered_error(np.array([1.0, 1.0, -1.0, -1.0]) / 4, np.array([0, 0, 1, 1])), 3)  # of -1 and 1
+    1.0
+    """
+    sums = np.bincount(np.unique(cluster, return_inverse=True)[1].reshape(-1), away)
+    return float(np.sqrt(np.square(sums).sum() * len(sums) / max(len(sums) - 1, 1)))
+
+
+def best_beta(value: Callable[[float], float], betas: Sequence[float]) -> tuple[float, float]:
+    """The inverse temperature β = 1/τ at which a function of it is largest, and its value there.
+
+    Examined on a grid and refined around the best, within the range of ``betas``, the ascending nodes of score curves.
+
+    Examples
+    --------
+    >>> beta, value = best_beta(lambda beta: -((beta - 1.3) ** 2), (0.5, 1.0, 2.0))
+    >>> round(beta, 3)
+    1.3
+    """
+    from scipy.optimize import minimize_scalar
+
+    if len(betas) == 1:
+        return betas[0], value(betas[0])
+    grid = np.linspace(betas[0], betas[-1], 24)
+    best = int(np.argmax([value(float(beta)) for beta in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    found = minimize_scalar(lambda beta: -value(float(beta)), bounds=around, method="bounded", options={"xatol": 1e-4})
+    return float(found.x), -float(found.fun)
 
 
 def draw(log_weight: NDArray[np.floating], uniform: NDArray[np.floating]) -> NDArray[np.int64]:
