@@ -135,9 +135,9 @@ def test_too_few_samples_to_validate_with_leave_the_prior() -> None:
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        ([0.5, 0.5], r"prior has shape \(2,\); 4 finite numbers of at least 0 are needed"),
-        ([0.5, 0.6, -0.1, 0.0], r"prior has shape \(4,\); 4 finite numbers of at least 0"),
-        ([0.0] * 4, "prior has no weight above 0"),
+        ([0.5, 0.5], r"prior must be 4 finite numbers of at least 0, .* got the shape \(2,\)"),
+        ([0.5, 0.6, -0.1, 0.0], r"prior must be 4 finite numbers of at least 0"),
+        ([0.0] * 4, r"of which one is above 0, got the shape \(4,\) and the sum 0.0"),
     ],
 )
 def test_what_is_no_prior_is_refused(prior: list[float], message: str) -> None:
@@ -168,8 +168,7 @@ def test_unusable_embeddings_are_named(samples: list[np.ndarray], target: np.nda
 def test_unusable_survey_weights_are_named() -> None:
     with pytest.raises(
         DataError,
-        match=r"target_weights has shape \(3,\); 5 finite numbers "
-        r"above 0",
+        match=r"target_weights must be 5 finite numbers of at least 0, .* got the shape \(3,\)",
     ):
         match_weights([cloud(0, 5, 0)], cloud(1, 5, 0), target_weights=np.ones(3))
 

@@ -54,7 +54,10 @@ def test_json_and_back_is_the_same():
         ("model.dtype=float3", r"model\.dtype must be one of .*, got 'float3'; did you mean 'float32'\?"),
         ("model.memory_gib=0", r"model\.memory_gib must be above 0, got 0\.0; leave it out for a"),
         ("simulate.top_p=1.5", r"^simulate\.top_p must be above 0 and at most 1, got 1\.5"),
-        ("simulate.control_tau=0", r"simulate\.control_tau must be above 0, got 0\.0"),
+        (
+            "simulate.control_tau=0.8",
+            r"simulate\.control_tau is no longer .*; name the method with its temperature, as",
+        ),
         ("fit.max_lm_tokens=-1", r"fit\.max_lm_tokens must be at least 0, got -1"),
         ("remote.max_concurrency=0", r"remote\.max_concurrency must be at least 1 and at most 4096, got 0; try 64"),
         ("remote.price_in=-1", r"remote\.price_in must be at least 0, got -1\.0; leave it out for none"),

@@ -8,12 +8,7 @@ import pytest
 
 from conftest import reviews
 from mop.errors import ConfigError
-from mop.rivals.controls import few_shot_agents, persona_only_agents, zero_shot_agents
-
-
-def test_zero_shot_shows_nothing():
-    agents = zero_shot_agents(reviews(3), tau=0.7)
-    assert [(a.persona, a.exemplars, a.temperature) for a in agents] == [(None, (), 0.7)] * 3
+from mop.rivals.controls import few_shot_agents, persona_only_agents
 
 
 def test_one_exemplar_is_drawn_uniformly_and_never_the_record_itself():

@@ -56,8 +56,8 @@ def test_a_method_can_be_drawn_at_a_temperature_of_its_own(small_run, method):
     name = f"{method}@0.6"
     rows = list(respond(name, small_run.held_out, ingredients(small_run)))
     assert {(row.method, row.temperature) for row in rows} == {(name, 0.6)}
-    set_for_all = ingredients(small_run, "simulate.control_tau=0.6")
-    assert list(respond(method, small_run.held_out, set_for_all, name=name)) == rows
+    given = replace(ingredients(small_run), tau=0.6)
+    assert list(respond(method, small_run.held_out, given, name=name)) == rows
 
 
 @pytest.mark.parametrize("method", ["few-shot", "few-shot-3", "persona-only"])

@@ -16,6 +16,7 @@ from mop.rivals.progen import (
     draw_examples,
     draw_feedback,
     influence,
+    probabilities,
     progen,
     repeats,
     train_softmax,
@@ -42,11 +43,11 @@ def test_influence_is_what_leaving_each_text_out_does_to_the_validation_loss(n_l
     decay = 0.05
 
     def valid_loss(rows):
-        model = train_softmax(x[rows], y[rows], n_labels=n_labels, weight_decay=decay)
+        weights = train_softmax(x[rows], y[rows], n_labels=n_labels, weight_decay=decay)
         # Reverse cross-entropy, written out: q is the softmax of the one-hot label.
         log_q = np.log(np.exp(np.eye(n_labels)) / np.exp(np.eye(n_labels)).sum(axis=1)[:, None])
-        loss = -(model.probabilities(with_one(v)) * log_q[w]).sum(axis=1).mean()
-        return loss + decay / 2 * (model.weights[:-1] ** 2).sum()
+        loss = -(probabilities(with_one(v), weights) * log_q[w]).sum(axis=1).mean()
+        return loss + decay / 2 * (weights[:-1] ** 2).sum()
 
     everyone = np.arange(120)
     whole = valid_loss(everyone)
@@ -59,10 +60,10 @@ def test_influence_is_what_leaving_each_text_out_does_to_the_validation_loss(n_l
 
 def test_training_reaches_the_point_where_the_slope_is_zero():
     x, y = clouds(2, 40, 2)
-    model = train_softmax(x, y, n_labels=2, weight_decay=0.1)
-    p = model.probabilities(with_one(x))
+    weights = train_softmax(x, y, n_labels=2, weight_decay=0.1)
+    p = probabilities(with_one(x), weights)
     slope = with_one(x).T @ (p - np.eye(2)[y]) / 40
-    slope[:-1] += 0.1 * model.weights[:-1]
+    slope[:-1] += 0.1 * weights[:-1]
     assert np.abs(slope).max() < 1e-6
 
 

@@ -273,7 +273,7 @@ CONTROLS = ("few-shot", "few-shot-3", "persona-only", "mop-uniform")
 METHODS = (*RIVALS, *CONTROLS)
 """Methods that can be drawn beside mop."""
 FIXED_TAU = tuple(method for method in METHODS if method != "mop-uniform")
-"""Methods without temperatures of their own; ``NAME@TAU`` draws one at another than simulate.control_tau."""
+"""Methods without temperatures of their own; ``NAME@TAU`` draws one at another than 1."""
 
 
 def method_and_tau(name: str) -> tuple[str, float | None]:
@@ -336,16 +336,14 @@ class SimulateConfig(Section):
     model."""
     controls: tuple[str, ...] = ("zero-shot", "mop-uniform")
     """Methods drawn beside mop for comparison: zero-shot, few-shot (one random exemplar), mop-uniform, ...; all
-    in docs/baselines.md."""
+    in docs/baselines.md. Those without temperatures of their own draw at 1, or at TAU if named NAME@TAU
+    (zerogen@0.75)."""
     tau_factor: PositiveReal = 1.0
     """Multiplies the mixture's temperatures; other than 1 the sampler is no longer the fitted model. Small models write
     more sense at 0.75 (docs/log.md)."""
     same_label: bool = False
     """Draw from the mixture given that the exemplar has the record's label, if at least two have it; the fitted model
     draws from all."""
-    control_tau: PositiveReal = 1.0
-    """Temperature of the methods that have none of their own. One that is named NAME@TAU (zerogen@0.75) is drawn at
-    TAU."""
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
@@ -601,6 +599,7 @@ REMOVED: Mapping[str, str] = {
     "personas.max_personas": 'leave it out: n_personas = "auto" finds up to 24',
     "personas.n_keywords": "leave it out: a persona names up to 8 words",
     "personas.n_sources": "leave it out: a writer looks at the 10 records nearest the centre",
+    "simulate.control_tau": "name the method with its temperature, as in zero-shot@0.75",
     "simulate.mix": _DRAWING,
     "simulate.n_agents": _DRAWING,
 }

@@ -16,18 +16,6 @@ from mop.randomness import rng_of
 from mop.types import Agent, Record
 
 
-def zero_shot_agents(contexts: Sequence[Record], *, tau: float) -> list[Agent]:
-    """Nobody in particular answers each context.
-
-    Parameters
-    ----------
-    contexts : sequence of Record, length n
-    tau : float
-        Temperature.
-    """
-    return [Agent(None, (), tau)] * len(contexts)
-
-
 def few_shot_agents(
     contexts: Sequence[Record],
     own: NDArray[np.int64],

@@ -31,12 +31,9 @@ class Ingredients:
     """Of the draws."""
     scorer: Scorer | None = None
     """The model that scores, for the methods of `mop.rivals.methods.needs_scorer`; by default the one that writes."""
+    tau: float = 1.0
+    """Temperature of the methods that have none of their own."""
     progress: Progress | None = None
-
-    @property
-    def tau(self) -> float:
-        """Temperature of the methods that have none of their own."""
-        return self.config.simulate.control_tau
 
     @property
     def drawing(self) -> Drawing:

@@ -15,7 +15,7 @@ from mop.data.own import own_exemplars
 from mop.errors import NotFittedError
 from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
 from mop.rivals.attrprompt import attrprompt
-from mop.rivals.controls import few_shot_agents, persona_only_agents, zero_shot_agents
+from mop.rivals.controls import few_shot_agents, persona_only_agents
 from mop.rivals.ingredients import Ingredients
 from mop.rivals.picle import picle_agents, prompted_ratio
 from mop.rivals.picle_lora import lora_ratio
@@ -79,8 +79,7 @@ def respond(
     Parameters
     ----------
     method : str
-        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than
-        ``simulate.control_tau``.
+        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than 1.
     contexts : sequence of Record, length n
     given : Ingredients
     name : str, optional
@@ -101,8 +100,7 @@ def respond(
     name = name or method
     method, tau = method_and_tau(method)
     if tau is not None:
-        simulate_at = replace(given.config.simulate, control_tau=tau)
-        given = replace(given, config=replace(given.config, simulate=simulate_at))
+        given = replace(given, tau=tau)
     if method in _RIVALS:
         return _RIVALS[method](contexts, given, method=name)
     return answer(agents_for(method, contexts, given), contexts, given, name=name)
@@ -130,7 +128,7 @@ def agents_for(method: str, contexts: Sequence[Record], given: Ingredients) -> A
         mixture = fitted if method == "mop" else uniform_mixture(fitted)
         return mixture_agents(mixture, contexts, given)
     if method == "zero-shot":
-        return zero_shot_agents(contexts, tau=tau)
+        return [Agent(None, (), tau)] * len(contexts)
     if method in ("picle", "picle-prompted"):
         return picle_agents(contexts, given.exemplars, _ratio(method, given), tau=tau)
     if method == "persona-only":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,18 +249,11 @@ def choose_pool(
 # ----------------------------------------------------------------------------------------- influence
 
 
-@dataclass(frozen=True, eq=False)
-class Softmax:
-    """A logistic regression with one weight vector per label."""
+def probabilities(x: Floats, weights: Floats) -> Floats:
+    """Of each label, shape (n, C), for vectors with a one at the end, (n, D + 1), and weights (D + 1, C)."""
+    from scipy.special import softmax
 
-    weights: Floats
-    """Shape (D + 1, C); the last row holds the biases."""
-
-    def probabilities(self, x: Floats) -> Floats:
-        """Shape (n, C) for vectors with a one at the end, (n, D + 1)."""
-        logits = x @ self.weights
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return np.asarray(softmax(x @ weights, axis=1))
 
 
 def with_one(x: Floats) -> Floats:
@@ -269,10 +261,8 @@ def with_one(x: Floats) -> Floats:
     return np.hstack([x, np.ones((len(x), 1))])
 
 
-def train_softmax(
-    x: Floats, labels: NDArray[np.int64], *, n_labels: int, weight_decay: float = WEIGHT_DECAY
-) -> Softmax:
-    """Minimise mean cross-entropy + ``weight_decay`` / 2 · |W|², biases not decayed.
+def train_softmax(x: Floats, labels: NDArray[np.int64], *, n_labels: int, weight_decay: float = WEIGHT_DECAY) -> Floats:
+    """Minimise mean cross-entropy + ``weight_decay`` / 2 · |W|², biases not decayed; weights (D + 1, C), biases last.
 
     Parameters
     ----------
@@ -289,18 +279,18 @@ def train_softmax(
     decay = _decay(wide.shape[1], n_labels, weight_decay)
 
     def value_and_slope(flat: Floats) -> tuple[float, Floats]:
-        model = Softmax(flat.reshape(-1, n_labels))
-        p = model.probabilities(wide)
+        weights = flat.reshape(-1, n_labels)
+        p = probabilities(wide, weights)
         loss = -np.log(np.maximum(p[target == 1], 1e-300)).mean()
-        slope = wide.T @ (p - target) / len(wide) + decay * model.weights
-        return float(loss + 0.5 * (decay * model.weights**2).sum()), slope.ravel()
+        slope = wide.T @ (p - target) / len(wide) + decay * weights
+        return float(loss + 0.5 * (decay * weights**2).sum()), slope.ravel()
 
     start = np.zeros(wide.shape[1] * n_labels)
     done = minimize(
         value_and_slope, start, jac=True, method="L-BFGS-B",
         options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9},
     )  # fmt: skip
-    return Softmax(np.asarray(done.x).reshape(-1, n_labels))
+    return np.asarray(done.x).reshape(-1, n_labels)
 
 
 def influence(
@@ -337,17 +327,17 @@ def influence(
     Source: Ye et al. 2022, section 3; Koh and Liang 2017. The paper approximates the inverse
     Hessian by a stochastic recursion; here the model is small enough to solve exactly.
     """
-    model = train_softmax(train_x, train_labels, n_labels=n_labels, weight_decay=weight_decay)
+    weights = train_softmax(train_x, train_labels, n_labels=n_labels, weight_decay=weight_decay)
     x, v = with_one(train_x), with_one(valid_x)
-    p, q = model.probabilities(x), model.probabilities(v)
+    p, q = probabilities(x, weights), probabilities(v, weights)
     decay = _decay(x.shape[1], n_labels, weight_decay)
     cost = _reverse_cost(n_labels)[valid_labels]
     slope = q * (cost - (q * cost).sum(axis=1, keepdims=True))  # of each validation loss, by logit
-    grad_v = v.T @ slope / len(v) + decay * model.weights
+    grad_v = v.T @ slope / len(v) + decay * weights
     hessian = _hessian(x, p) + np.diag((decay + damping).ravel())
     s = np.linalg.solve(hessian, grad_v.ravel()).reshape(grad_v.shape)
     residual = p - np.eye(n_labels)[train_labels]
-    own: Floats = ((x @ s) * residual).sum(axis=1) + (decay * model.weights * s).sum()
+    own: Floats = ((x @ s) * residual).sum(axis=1) + (decay * weights * s).sum()
     return -own
 
 

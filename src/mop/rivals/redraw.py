@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from mop.backends.ask import Drawing, FailedDraws, draw_requests
-from mop.errors import DataError
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
+from mop.simulate.write import refuse_twins
 from mop.types import Branch, GenerateRequest, Generation, Prompt, Record, Response
 
 logger = logging.getLogger(__name__)
@@ -70,11 +70,7 @@ def write_texts(
     BackendError
         If more draws failed than allowed, after everything else is stored.
     """
-    if len({record.key for record in contexts}) < len(contexts):
-        raise DataError(
-            f"{len(contexts)} contexts have {len({r.key for r in contexts})} different keys; keys "
-            "must differ, because seeds are made from them; number the keys"
-        )
+    refuse_twins(contexts)
     lost = failed or FailedDraws(len(contexts), drawing, method=method)
     found: dict[int, Response] = {}
     pending = list(range(len(contexts)))

@@ -31,8 +31,7 @@ def simulate_method(
     config, path, progress, models
         As for `run`.
     method : str
-        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than
-        ``simulate.control_tau``.
+        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than 1.
 
     Returns
     -------

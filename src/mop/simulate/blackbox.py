@@ -79,7 +79,7 @@ def match_weights(
         Which context each sample answers, where personas were asked the same ones. Two samples of one
         context are alike for that alone, so they are not compared. Each its own if None.
     target_weights : ndarray, shape (N,), optional
-        Survey weights > 0; equal if None.
+        Survey weights ≥ 0; equal if None.
     bandwidth : float, optional
         Width σ of the kernel exp(-|a - b|² / 2σ²); the median distance between targets if None.
     prior : ndarray, shape (K,), optional
@@ -143,15 +143,14 @@ def match_weights(
                 f"contexts have the shapes {[own.shape for own in asked]}, samples the numbers {sizes}; a "
                 "number of its context is needed for each sample"
             )
-    share = _shares(target_weights, len(target))
+    share = _shares(target_weights, len(target), "target_weights")
     width = _median_distance(target) if bandwidth is None else bandwidth
     if not (np.isfinite(width) and width > 0):
         raise DataError(
             f"the kernel width is {width}; it must be above 0; give bandwidth, or targets that are not all alike"
         )
     n_personas = len(samples)
-    uniform = np.full(n_personas, 1.0 / n_personas)
-    centre = uniform if prior is None else _prior(prior, n_personas)
+    uniform, centre = _shares(None, n_personas, ""), _shares(prior, n_personas, "prior")
     if shrinkage is None:
         shrinkage = _validated(samples, asked, target, share, width, centre, seed)
     a, b = _moments(samples, asked, target, share, width)
@@ -276,21 +275,12 @@ def _checked(array: NDArray[np.float32] | Floats, what: str) -> Floats:
     return result
 
 
-def _shares(weights: Floats | None, n: int) -> Floats:
-    if weights is None:
-        return np.full(n, 1.0 / n)
-    result = np.asarray(weights, dtype=np.float64)
-    if result.shape != (n,) or not (np.isfinite(result).all() and (result > 0).all()):
+def _shares(weights: Floats | None, n: int, what: str) -> Floats:
+    """Weights (n,) with sum 1, equal ones if None."""
+    result = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    if result.shape != (n,) or not (np.isfinite(result).all() and (result >= 0).all() and result.sum() > 0):
         raise DataError(
-            f"target_weights has shape {result.shape}; {n} finite numbers above 0 are needed, one per target"
+            f"{what} must be {n} finite numbers of at least 0, of which one is above 0, got the shape {result.shape} "
+            f"and the sum {result.sum()}"
         )
-    return np.asarray(result / result.sum())
-
-
-def _prior(weights: Floats, n: int) -> Floats:
-    result = np.asarray(weights, dtype=np.float64)
-    if result.shape != (n,) or not (np.isfinite(result).all() and (result >= 0).all()):
-        raise DataError(f"prior has shape {result.shape}; {n} finite numbers of at least 0 are needed, one per persona")
-    if not result.sum() > 0:
-        raise DataError("prior has no weight above 0; at least one is needed, or None for equal ones")
     return np.asarray(result / result.sum())

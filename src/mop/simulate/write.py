@@ -79,7 +79,7 @@ def simulate(
     """
     if len(agents) != len(contexts):
         raise DataError(f"got {len(contexts)} contexts and {len(agents)} agents; give one agent per context")
-    _refuse_twins(contexts)
+    refuse_twins(contexts)
     failed = FailedDraws(len(contexts), drawing, method=method)
     n_drawn = n_cut = 0
     for start in range(0, len(contexts), _CHUNK):
@@ -140,7 +140,7 @@ def cut_notes(method: str, share: float, max_tokens: int) -> list[str]:
     return [
         f"{method}: {share:.0%} of the texts were cut at {max_tokens} tokens, and cut ones count in every figure. "
         "Raise simulate.max_tokens (in Python, max_tokens of the decoding). If a higher limit cuts as many, these "
-        "texts do not end: lower the temperature (simulate.tau_factor, simulate.control_tau)."
+        "texts do not end: lower the temperature (simulate.tau_factor for mop, NAME@TAU for other methods)."
     ]
 
 
@@ -201,8 +201,14 @@ def read_responses(path: Path) -> Iterator[Response]:
             ) from error
 
 
-def _refuse_twins(contexts: Sequence[Record]) -> None:
-    """Two contexts with one key would have one seed, and could get the same response."""
+def refuse_twins(contexts: Sequence[Record]) -> None:
+    """Two contexts with one key would have one seed, and could get the same response.
+
+    Raises
+    ------
+    DataError
+        If a key occurs twice.
+    """
     seen: set[str] = set()
     for record in contexts:
         if record.key in seen:
