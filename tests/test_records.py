@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,28 @@ def write_parquet(path, rows):
 
 def test_every_part_of_a_record_comes_from_its_column():
     rows = [{"x": "c", "y": "r", "l": "pos", "id": 7, "w": "2.5", "film": "Up", "z": 0}]
-    loaded = load(rows, label="l", key="id", weight="w", group="film")
-    assert loaded.records == [Record(key="7", context="c", response="r", label="pos", weight=2.5, group="Up")]
+    loaded = load(rows, label="l", key="id", weight="w", group="film", attributes=["age", "l"])
+    known = Record(key="7", context="c", response="r", label="pos", weight=2.5, group="Up")
+    assert loaded.records == [replace(known, attributes={"age": "41", "l": "pos"})]
+    assert set(loaded.records) == {*loaded.records}
     assert (loaded.problems, loaded.counts, loaded.n_rows) == ([], {}, 1)
 
 
 def test_what_was_not_asked_for_is_not_taken():
     (record,) = load([{"x": "c", "y": "r", "label": "pos", "weight": 3}]).records
-    assert (record.label, record.weight, record.group) == (None, 1.0, None)
+    assert (record.label, record.weight, record.group, record.attributes) == (None, 1.0, None, {})
+
+
+def test_one_name_is_no_list_of_attributes():
+    with pytest.raises(ConfigError, match=r"attributes must be a list of column names, got 'age'"):
+        load([{"x": "c", "y": "r"}], attributes="age")
+
+
+def test_a_missing_attribute_is_left_out_and_an_unknown_one_refused():
+    loaded = load([{"x": "c", "y": "r", "age": ""}, {"x": "d", "y": "s", "age": 3.0}], attributes=["age"])
+    assert [record.attributes for record in loaded.records] == [{}, {"age": "3"}]
+    with pytest.raises(DataError, match="attributes"):
+        load([{"x": "c", "y": "r", "age": ""}], attributes=["agee"])
 
 
 def test_a_template_joins_columns_and_never_formats_twice():
@@ -436,6 +451,7 @@ def test_saved_records_come_back_equal(tmp_path):
     records = [
         Record(key="a", context="", response="r"),
         Record(key="b", context="\u2028\n\0", response="😀", label="l", weight=0.1, group="g"),
+        Record(key="c", context="x", response="y", attributes={"age": "41"}),
     ]
     save_records(iter(records), tmp_path / "r.jsonl")
     assert read_records(tmp_path / "r.jsonl") == records
@@ -468,6 +484,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         {"weight": 0},
         {"weight": True},
         {"more": 1},
+        {"attributes": ["age"]},
+        {"attributes": {"age": 41}},
     ],
 )
 def test_a_saved_row_that_is_no_record_is_refused(tmp_path, change):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,6 +36,8 @@ class Record:
     """Survey weight, > 0."""
     group: str | None = None
     """What must not be split apart: a film, a respondent."""
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Further columns by name, as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,7 @@ def load_records(
     key: str | None = None,
     weight: str | None = None,
     group: str | None = None,
+    attributes: Sequence[str] = (),
     duplicates: Literal["drop", "keep"] = "drop",
 ) -> Loaded:
     """Read records, leaving out and counting the rows that cannot be used.
@@ -123,6 +124,8 @@ def load_records(
     label, key, weight, group : str or None
         Columns of `Record`. Without a key column, the key is a digest of context, response and
         group. No weight column means weight 1.
+    attributes : sequence of str
+        Further columns to keep with each record, as text; an empty value is left out.
     duplicates : {"drop", "keep"}
         What becomes of a row with the context, response and group of an earlier one. Keep them
         where many people give the same answer and no group column distinguishes them.
@@ -145,12 +148,11 @@ def load_records(
     >>> loaded.problems[0].place
     'row 2'
     """
-    if duplicates not in {"drop", "keep"}:
-        raise ConfigError(f"duplicates must be 'drop' or 'keep', got {duplicates!r}")
+    _check_arguments(duplicates, attributes)
     opened = open_source(source)
     columns = {"label": label, "key": key, "weight": weight, "group": group, "response": response}
     template = _parse_context(context, opened.columns)
-    asked = {name: role for role, name in columns.items() if name is not None}
+    asked = dict.fromkeys(attributes, "attributes") | {name: role for role, name in columns.items() if name is not None}
     asked |= {name: "context" for _, name in template if name is not None}
     if opened.columns is not None:
         _check_columns(opened, opened.columns, asked)
@@ -175,18 +177,26 @@ def load_records(
                 found.update(map(str, row))
             repairs: list[BadRow] = []
             record = _record(row, number, template, columns, names, repairs)
+            further = {name: text for name in attributes if (text := _class(row, name, repairs)) is not None}
         except _Unusable as error:
             note(BadRow(*error.args), is_kept=False)
             continue
         for reason in repairs:
             note(reason, is_kept=True)
-        records.append(record)
+        records.append(replace(record, attributes=further) if further else record)
     if opened.columns is None and found:
         _check_columns(opened, tuple(sorted(found)), asked)
     loaded = Loaded(records, problems, dict(counts), n_rows)
     if not records:
         raise DataError(_nothing_usable(opened, loaded))
     return loaded
+
+
+def _check_arguments(duplicates: str, attributes: Sequence[str]) -> None:
+    if duplicates not in {"drop", "keep"}:
+        raise ConfigError(f"duplicates must be 'drop' or 'keep', got {duplicates!r}")
+    if isinstance(attributes, str):
+        raise ConfigError(f"attributes must be a list of column names, got {attributes!r}; write [{attributes!r}]")
 
 
 # From a row to a record
@@ -395,6 +405,7 @@ def _nothing_usable(source: Source, loaded: Loaded) -> str:
 # Records in the run folder
 
 _FIELDS = {"key": str, "context": str, "response": str, "label": str | None, "weight": float | int, "group": str | None}
+"""Of every row; ``attributes`` stands only in rows that have some."""
 
 
 def save_records(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -405,7 +416,14 @@ def save_records(records: Iterable[Record], path: str | os.PathLike[str]) -> Non
     ArtifactError
         If the file cannot be written, or a weight is not finite.
     """
-    write_jsonl(Path(path), ({name: getattr(record, name) for name in _FIELDS} for record in records))
+    write_jsonl(
+        Path(path),
+        (
+            {name: getattr(record, name) for name in _FIELDS}
+            | ({"attributes": dict(record.attributes)} if record.attributes else {})
+            for record in records
+        ),
+    )
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
@@ -418,7 +436,6 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """
     records: dict[str, Record] = {}
     for number, row in enumerate(read_jsonl(Path(path)), start=1):
-        row.pop("attributes", None)  # earlier versions kept further columns
         if not _is_saved(row) or row["key"] in records:
             raise ArtifactError(
                 f"{path} row {number} is not a record, or repeats a key; rows have "
@@ -429,8 +446,11 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def _is_saved(row: Mapping[str, Any]) -> bool:
+    further = row.get("attributes", {})
     return (
-        row.keys() == _FIELDS.keys()
+        row.keys() - {"attributes"} == _FIELDS.keys()
+        and isinstance(further, dict)
+        and all(isinstance(value, str) for value in further.values())
         and all(isinstance(row[name], kind) for name, kind in _FIELDS.items())
         and not isinstance(row["weight"], bool)
         and row["weight"] > 0
