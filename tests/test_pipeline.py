@@ -454,6 +454,12 @@ def test_a_run_goes_on_without_the_source_that_its_records_are_from(tmp_path, mo
         run(other, tmp_path / "run", until="records")
 
 
+def test_settings_of_another_version_are_refused_with_the_command_that_gives_them_anew(tmp_path):
+    (tmp_path / "config.json").write_text('{"simulate": {"mix": "neighbours", "n_agents": 3}}')
+    with pytest.raises(ArtifactError, match=r"exemplars_from.*mop run .* --config FILE; store.sqlite keeps"):
+        read_config(tmp_path)
+
+
 def test_the_device_is_that_of_the_encoder_too(source, tmp_path, monkeypatch):
     import mop.runs.work
 

@@ -57,7 +57,7 @@ def write_parquet(path, rows):
 
 
 def test_every_part_of_a_record_comes_from_its_column():
-    rows = [{"x": "c", "y": "r", "l": "pos", "id": 7, "w": "2.5", "film": "Up", "z": 0}]
+    rows = [{"x": "c", "y": "r", "l": "pos", "id": 7, "w": "2.5", "film": "Up", "age": 41, "z": 0}]
     loaded = load(rows, label="l", key="id", weight="w", group="film", attributes=["age", "l"])
     known = Record(key="7", context="c", response="r", label="pos", weight=2.5, group="Up")
     assert loaded.records == [replace(known, attributes={"age": "41", "l": "pos"})]

@@ -376,12 +376,18 @@ def read_config(path: Path) -> RunConfig:
     Raises
     ------
     ArtifactError
-        If the folder has none.
+        If the folder has none, or one with settings of another version.
     """
     file = path / "config.json"
     if not file.is_file():
         raise ArtifactError(f"{path} has no config.json, so it is no run; start one with: mop run {path} --config FILE")
-    return config_from_dict(read_json(file))
+    try:
+        return config_from_dict(read_json(file))
+    except ConfigError as error:
+        raise ArtifactError(
+            f"{file} has settings that this version does not take: {error}. Give them anew with: mop run {path} "
+            "--config FILE; store.sqlite keeps what was paid for, and nothing in it is asked again"
+        ) from error
 
 
 def open_lm(config: RunConfig) -> LanguageModel | Generator:
