@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from mop.backends.encoder import TextEncoder
     from mop.config import FitConfig, PersonaConfig, RemoteSettings
     from mop.mixture.fitted import FittedMixture
-    from mop.mixture.likelihood import Table
+    from mop.mixture.likelihood import Likelihood, Table
     from mop.storage.store import Store
 
+    Values = NDArray[np.float64]
+
 logger = logging.getLogger(__name__)
+
+Rows = Iterable[Record | Mapping[str, Any]]
+"""Records, or rows with their fields; a DataFrame too."""
 
 
 class MixtureOfPersonas:
@@ -167,7 +172,7 @@ class MixtureOfPersonas:
 
     # ---------------------------------------------------------------------------------------- fitting
 
-    def fit(self, records: Iterable[Record | Mapping[str, Any]], y: None = None) -> Self:
+    def fit(self, records: Rows, y: None = None) -> Self:
         """Find personas in some of the records, and fit weights and a temperature to the others.
 
         At most ``n_exemplars`` of the records, and at most half of them, drawn at random, become the exemplars: prompts
@@ -260,7 +265,7 @@ class MixtureOfPersonas:
 
     def refit_black_box(
         self,
-        records: Iterable[Record | Mapping[str, Any]],
+        records: Rows,
         *,
         samples_per_persona: int = 20,
         decoding: Decoding | None = None,
@@ -325,18 +330,12 @@ class MixtureOfPersonas:
     # ------------------------------------------------------------------------------------- likelihood
 
     @overload
-    def score_samples(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[False] = ...
-    ) -> NDArray[np.float64]: ...
+    def score_samples(self, records: Rows, *, return_std: Literal[False] = ...) -> Values: ...
 
     @overload
-    def score_samples(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: Literal[True]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+    def score_samples(self, records: Rows, *, return_std: Literal[True]) -> tuple[Values, Values]: ...
 
-    def score_samples(
-        self, records: Iterable[Record | Mapping[str, Any]], *, return_std: bool = False
-    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def score_samples(self, records: Rows, *, return_std: bool = False) -> Values | tuple[Values, Values]:
         """Log-likelihood of each record under the mixture, shape (n,), in nats.
 
         Exact if K × N is at most ``score_components``; otherwise an estimate in which components that
@@ -348,23 +347,17 @@ class MixtureOfPersonas:
         return_std : bool
             Also return the standard deviation of each over imputations (n,), 0 where exact.
         """
-        values = self._values(self._table(_as_records(records)))
+        values = self._likelihood(_as_records(records)).ours
         mean = values.mean(axis=0)
         return (mean, values.std(axis=0)) if return_std else mean
 
     @overload
-    def score(
-        self, records: Iterable[Record | Mapping[str, Any]], y: None = None, *, return_std: Literal[False] = ...
-    ) -> float: ...
+    def score(self, records: Rows, y: None = None, *, return_std: Literal[False] = ...) -> float: ...
 
     @overload
-    def score(
-        self, records: Iterable[Record | Mapping[str, Any]], y: None = None, *, return_std: Literal[True]
-    ) -> tuple[float, float]: ...
+    def score(self, records: Rows, y: None = None, *, return_std: Literal[True]) -> tuple[float, float]: ...
 
-    def score(
-        self, records: Iterable[Record | Mapping[str, Any]], y: None = None, *, return_std: bool = False
-    ) -> float | tuple[float, float]:
+    def score(self, records: Rows, y: None = None, *, return_std: bool = False) -> float | tuple[float, float]:
         """Mean log-likelihood per record, in nats, weighted by the records' survey weights.
 
         Rows that cannot be used are left out with a warning, as `fit` does; equal ones all count; an
@@ -374,26 +367,17 @@ class MixtureOfPersonas:
         """
         from mop.mixture.likelihood import mean_interval
 
-        table = self._table(_as_records(records, on_unusable="warn"))
-        found = mean_interval(self._values(table), table.weight, table.cluster)
+        likelihood = self._likelihood(_as_records(records, on_unusable="warn"))
+        found = mean_interval(likelihood.ours, likelihood.table.weight, likelihood.table.cluster)
         error = found["standard_error"]
         mean = float(found["mean"])
         return (mean, float("inf") if error is None else error) if return_std else mean
 
-    def predict_proba(self, records: Iterable[Record | Mapping[str, Any]]) -> NDArray[np.float64]:
+    def predict_proba(self, records: Rows) -> Values:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
-        from mop.mixture.likelihood import Likelihood
+        return self._likelihood(_as_records(records)).persona_posterior(self._fitted())
 
-        fitted, table = self._fitted(), self._table(_as_records(records))
-        return Likelihood(table, fitted, seed=self.seed).persona_posterior(fitted)
-
-    def _values(self, table: Table) -> NDArray[np.float64]:
-        """Log-likelihood of each record, once for each imputation: (B, n) nats."""
-        from mop.mixture.likelihood import Likelihood
-
-        return Likelihood(table, self._fitted(), seed=self.seed).values(self._fitted())
-
-    def score_report(self, records: Iterable[Record | Mapping[str, Any]], *, plain: bool = True) -> dict[str, Any]:
+    def score_report(self, records: Rows, *, plain: bool = True) -> dict[str, Any]:
         """Mean log-likelihood per record, in nats, beside that of simpler models.
 
         Parameters
@@ -408,10 +392,10 @@ class MixtureOfPersonas:
         dict
             See `mop.mixture.likelihood.summarise`; ``references`` as in `mop.mixture.likelihood.references`.
         """
-        from mop.mixture.likelihood import Likelihood, references, summarise
+        from mop.mixture.likelihood import references, summarise
 
         observed = _as_records(records)
-        likelihood = Likelihood(self._table(observed), self._fitted(), seed=self.seed)
+        likelihood = self._likelihood(observed)
         return {
             **summarise(likelihood),
             "references": references(
@@ -424,7 +408,7 @@ class MixtureOfPersonas:
             ),
         }
 
-    def refit_tau(self, records: Iterable[Record | Mapping[str, Any]]) -> Self:
+    def refit_tau(self, records: Rows) -> Self:
         """Keep personas, exemplars and gates, and refit the temperatures to a small sample.
 
         For a mixture that was fitted with another language model: ``load(folder, lm=...)``, then this.
@@ -453,17 +437,18 @@ class MixtureOfPersonas:
         """
         import numpy as np
 
-        from mop.mixture.likelihood import Likelihood, component_posterior, log_terms
+        from mop.mixture.likelihood import component_posterior, log_terms
 
         (one,) = _as_records([record])
-        fitted, table = self._fitted(), self._table([one])
-        likelihood = Likelihood(table, fitted, seed=self.seed)
+        likelihood = self._likelihood([one])
+        fitted, table = self._fitted(), likelihood.table
+        personas, exemplars = fitted.personas, fitted.exemplars
         values, by_persona = likelihood.ours[:, 0], likelihood.persona_posterior(fitted)[0]
         posterior = component_posterior(table, fitted)[0]
         log_lik, log_weight = (part[0] for part in log_terms(table, fitted))
-        by_exemplar = np.bincount(table.exemplar[0], posterior, len(fitted.exemplars))
+        by_exemplar = np.bincount(table.exemplar[0], posterior, len(exemplars))
         # One component may have been drawn several times.
-        flat = table.persona[0] * len(fitted.exemplars) + table.exemplar[0]
+        flat = table.persona[0] * len(exemplars) + table.exemplar[0]
         components, place, of = np.unique(flat, return_index=True, return_inverse=True)
         by_component = np.bincount(of, posterior)
         likeliest = [c for c in np.argsort(-by_component, kind="stable") if table.present[0, place[c]]][:n_components]
@@ -479,26 +464,22 @@ class MixtureOfPersonas:
             "n_scored": len(components),
             "n_tokens": int(table.n_tokens[0]),
             "personas": [
-                {
-                    "persona": fitted.personas[k].key,
-                    "posterior": float(by_persona[k]),
-                    "description": fitted.personas[k].description,
-                }
+                {"persona": personas[k].key, "posterior": float(by_persona[k]), "description": personas[k].description}
                 for k in np.argsort(-by_persona, kind="stable")
             ],
             "exemplars": [
                 {
-                    "exemplar": fitted.exemplars[j].key,
+                    "exemplar": exemplars[j].key,
                     "posterior": float(by_exemplar[j]),
-                    "context": fitted.exemplars[j].context,
-                    "response": fitted.exemplars[j].response,
+                    "context": exemplars[j].context,
+                    "response": exemplars[j].response,
                 }
                 for j in shown
             ],
             "components": [
                 {
-                    "persona": fitted.personas[table.persona[0, m]].key,
-                    "exemplar": fitted.exemplars[table.exemplar[0, m]].key,
+                    "persona": personas[table.persona[0, m]].key,
+                    "exemplar": exemplars[table.exemplar[0, m]].key,
                     "temperature": float(fitted.temperatures[table.persona[0, m]]),
                     "log_lik": float(log_lik[m]),
                     "log_weight": float(log_weight[m]),
@@ -673,6 +654,11 @@ class MixtureOfPersonas:
             progress=self.progress,
         )
 
+    def _likelihood(self, records: Sequence[Record]) -> Likelihood:
+        from mop.mixture.likelihood import Likelihood
+
+        return Likelihood(self._table(records), self._fitted(), seed=self.seed)
+
     def _drawing(self, seed: int | None, decoding: Decoding | None, *, task: str) -> Drawing:
         """How texts are drawn."""
         from mop.backends.ask import Drawing
@@ -713,8 +699,7 @@ class MixtureOfPersonas:
                 options["settings"] = replace(self._remote_settings(), max_failed_share=1.0)
             return open_model(self.lm, **options)
 
-        opened: Scorer | Generator = self._opened("lm", (self.lm, self.remote), make)
-        return opened
+        return cast("Scorer | Generator", self._opened("lm", (self.lm, self.remote), make))
 
     def _open_scorer(self) -> Scorer:
         from mop.backends import open_model
@@ -729,8 +714,7 @@ class MixtureOfPersonas:
             opened = open_model(self.scorer) if isinstance(self.scorer, str) else self.scorer
             return as_scorer(self._open_lm() if opened is None else opened)
 
-        scorer: Scorer = self._opened("scorer", (self.scorer, self.lm, self.remote), make)
-        return scorer
+        return cast("Scorer", self._opened("scorer", (self.scorer, self.lm, self.remote), make))
 
     def _open_generator(self) -> Generator:
         from mop.backends.base import as_generator
@@ -741,17 +725,14 @@ class MixtureOfPersonas:
         from mop.backends.encoder import open_encoder
 
         given = self.encoder
-        encoder: TextEncoder = self._opened(
-            "encoder", (given,), lambda: open_encoder(given) if isinstance(given, str) else given
-        )
-        return encoder
+        made = self._opened("encoder", (given,), lambda: open_encoder(given) if isinstance(given, str) else given)
+        return cast("TextEncoder", made)
 
     def _open_store(self) -> Store:
         from mop.storage.store import Store
 
         given = self.store if self.store is not None else ":memory:"
-        store: Store = self._opened("store", (given,), lambda: Store(given))
-        return store
+        return cast("Store", self._opened("store", (given,), lambda: Store(given)))
 
 
 def _is_same(known: object, now: object) -> bool:
@@ -764,7 +745,7 @@ def _parameters() -> dict[str, inspect.Parameter]:
 
 
 def _as_records(
-    records: Iterable[Record | Mapping[str, Any]],
+    records: Rows,
     *,
     on_unusable: Literal["raise", "warn"] = "raise",
     drops_repeated: bool = False,
@@ -775,10 +756,10 @@ def _as_records(
         for record in rows:
             _check_record(record)
         return rows
-    told_apart = {"key", "weight"} & set(names)
+    have_identity = {"key", "weight"} & set(names)
     return _loaded(
         source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
-        duplicates="drop" if drops_repeated and not told_apart else "keep",
+        duplicates="drop" if drops_repeated and not have_identity else "keep",
     )  # fmt: skip
 
 
@@ -787,9 +768,7 @@ def _check_record(record: Record) -> None:
     if not record.response.strip():
         raise DataError(f"the record {record.key!r} has no text in its response; leave it out")
     if not 0 < record.weight < math.inf:
-        raise DataError(
-            f"the record {record.key!r} has the weight {record.weight}; accepted are finite numbers above 0"
-        )
+        raise DataError(f"the record {record.key!r} has the weight {record.weight}; it must be a finite number above 0")
 
 
 def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
@@ -816,7 +795,7 @@ def _opened_rows(given: Iterable[Any], what: str, accepted: str) -> tuple[object
     """What `mop.data.records.load_records` takes, its rows unless it is a table, and the names of columns."""
     if isinstance(given, str | os.PathLike):
         raise DataError(
-            f"{what} are expected, got the path {os.fspath(given)!r}; accepted are {accepted}; "
+            f"{what} are expected, got the path {os.fspath(given)!r}; give {accepted}, or "
             "load a file with mop.data.records.load_records"
         )
     from mop.data.sources import open_source
@@ -846,7 +825,7 @@ def _loaded(
         lost = next(problem for problem in loaded.problems if not problem.is_kept)
         raise DataError(
             f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "
-            "left out; mend or remove it"
+            "left out; fix or remove it"
         )
     loaded.warn(f"the {what} given", remedy="kept where rows have a key, a weight or a group")
     return loaded.records

@@ -240,7 +240,7 @@ def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -
 def balanced(records: Sequence[Record], n: int) -> list[Record]:
     """Choose n contexts with equal shares of the labels (to within one), the first ones of each.
 
-    A label with too few is gone through again, with numbered keys; a smaller choice is part of a
+    A label with too few is repeated, with numbered keys; a smaller choice is part of a
     larger one as long as nothing repeats.
 
     Examples

@@ -91,8 +91,7 @@ def refit(
     -------
     dict
         ``run``, ``out``, ``persona_weights`` (see `mop.simulate.refit.refit_black_box`) and ``personas``: key,
-        description, ``before`` (mean weight over the population), ``weight`` and ``failed`` (samples
-        that could not be had).
+        description, ``before`` (mean weight over the population), ``weight`` and ``failed`` (samples).
 
     Raises
     ------
