@@ -205,7 +205,7 @@ def test_the_doctor_examines_a_server_and_fails_if_it_is_unusable(capsys):
     [
         (["--dialect", "grpc"], "kinds are vllm, sglang"),
         (["--broken", "badly"], "broken is one of none, silent"),
-        (["--faults", "explode"], "a fault is called 'explode'; accepted are 400, 401"),
+        (["--faults", "explode"], "a fault is called 'explode'; it must be one of 400, 401"),
         (["--fault-rate", "3"], "the rate of faults must be 0 to 1, got 3.0"),
         (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
     ],

@@ -171,7 +171,7 @@ def test_echo_tokens_are_compared_by_text_where_ids_are_missing() -> None:
     ("answer", "kind", "message"),
     [
         (chat_answer(finish=None), "protocol", "finish_reason is None"),
-        (chat_answer(finish="end_turn"), "protocol", "finish_reason is 'end_turn'; accepted are"),
+        (chat_answer(finish="end_turn"), "protocol", "finish_reason is 'end_turn'; it must be"),
         (chat_answer(finish="I lost my job"), "protocol", "finish_reason is a str"),
         (chat_answer(finish=["stop"]), "protocol", "finish_reason is a list"),
         (chat_answer(finish={"stop": 1}), "protocol", "finish_reason is a dict"),

@@ -118,7 +118,7 @@ def test_faults_come_by_script_and_then_at_their_rate() -> None:
     ],
 )
 def test_unknown_kinds_and_faults_are_refused(make: Any) -> None:
-    with pytest.raises(ConfigError, match=r"accepted are|kinds are|must be 0 to 1"):
+    with pytest.raises(ConfigError, match=r"must be one of|kinds are|must be 0 to 1"):
         make()
 
 

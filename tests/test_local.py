@@ -593,8 +593,8 @@ def test_the_weights_are_loaded_once_and_late():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"device": "mps"}, "unknown device 'mps'; accepted are cpu, cuda and cuda:N"),
-        ({"dtype": "int3"}, "unknown dtype 'int3'; accepted are float32, bfloat16, float16"),
+        ({"device": "mps"}, "unknown device 'mps'; it must be cpu, cuda or cuda:N"),
+        ({"dtype": "int3"}, "unknown dtype 'int3'; it must be one of float32, bfloat16, float16"),
         ({"memory_gib": 0}, "memory_gib must be a number above 0, got 0; leave it out"),
     ],
 )

@@ -791,7 +791,7 @@ def test_every_prefix_of_a_good_body_that_ends_cleanly_is_refused(kind: str, dia
     assert form in transport.last.decode()
     transport.target, n = transport.asked, len(transport.last)
     if isinstance(model, RemoteModel):  # a score may never fail
-        with pytest.raises(BackendError, match=rf"{n} of {n} items could not be had \(json\)"):
+        with pytest.raises(BackendError, match=rf"{n} of {n} items failed \(json\)"):
             ask(n)
     else:
         assert ask(n) == 0
@@ -1091,7 +1091,7 @@ def test_what_cannot_be_had_is_not_asked_again_and_is_counted(fault: str, code: 
 def test_more_failures_than_allowed_are_an_error_after_all_else_is_done() -> None:
     server = FakeServer("vllm", faults=Faults(script=("ok",) * N_PROBES + ("filter",)))
     received = []
-    with pytest.raises(BackendError, match=r"1 of 20 items could not be had \(content_filter\)"):
+    with pytest.raises(BackendError, match=r"1 of 20 items failed \(content_filter\)"):
         for batch in connect(server).generate(draw_requests(20), Decoding(max_tokens=9)):
             received += batch
     assert len(received) == 19

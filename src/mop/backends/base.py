@@ -26,7 +26,7 @@ class Scorer(Protocol):
 
     @property
     def betas(self) -> tuple[float, ...]:
-        """Inverse temperatures β = 1/τ at which every score is given, ascending; (1.0,) if only τ = 1 is to be had."""
+        """Inverse temperatures β = 1/τ at which every score is given, ascending; (1.0,) for τ = 1 alone."""
         ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
@@ -74,7 +74,7 @@ class LanguageModel(Scorer, Generator, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that could not be had. Its draw is not repeated under another persona."""
+    """An item that failed. Its draw is not repeated under another persona."""
 
     code: str
     """Short stable name for counts: ``content_filter``, ``http-400``, ``nulls``."""
@@ -87,7 +87,7 @@ class Fallible(Protocol):
 
     @property
     def failures(self) -> Mapping[int, Failure]:
-        """Items of the latest call that could not be had, by index."""
+        """Items of the latest call that failed, by index."""
         ...
 
 

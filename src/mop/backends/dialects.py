@@ -229,7 +229,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
         raise CallError(f"the server ended a response with {reason!r}", kind="item", code=str(reason))
     finish = _FINISH.get(reason) if isinstance(reason, str) else None
     if finish is None:
-        raise _protocol("finish", f"finish_reason is {_name(reason)}; accepted are 'stop' and 'length'")
+        raise _protocol("finish", f"finish_reason is {_name(reason)}; it must be 'stop' or 'length'")
     if is_chat:
         message = choice.get("message")
         message = message if isinstance(message, dict) else {}
@@ -310,17 +310,22 @@ def read_scores(
         return _read_sglang(body, ids, start)
     choice = _only_choice(body)
     meter = read_meter(body)
-    if meter.prompt_tokens != len(ids):
-        raise _protocol(
-            "prompt-length",
-            f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent; "
-            "it truncates, or adds a token of its own",
-        )
+    check_prompt_length(meter, len(ids))
     for holder in (choice, body):
         if holder.get("prompt_token_ids") is not None:
             _same_ids(holder["prompt_token_ids"], ids)
     rows = _vllm_rows(choice, ids) if dialect == "vllm" else _echo_rows(choice, ids, token_text)
     return Scored(_checked(rows, len(rows) - (len(ids) - start)), meter)
+
+
+def check_prompt_length(meter: Meter, n_sent: int) -> None:
+    """Refuse an answer to other ids than were sent, with a `CallError`."""
+    if meter.prompt_tokens != n_sent:
+        raise _protocol(
+            "prompt-length",
+            f"the server counted {meter.prompt_tokens} prompt tokens where {n_sent} were sent; it truncates, or adds a "
+            "token of its own",
+        )
 
 
 def _vllm_rows(choice: Json, ids: Sequence[int]) -> list[object]:
@@ -385,10 +390,7 @@ def _read_sglang(body: Json, ids: Sequence[int], start: int) -> Scored:
         _text_or_none(info.get("model")),
         _text_or_none(info.get("weight_version")),
     )
-    if meter.prompt_tokens != len(ids):
-        raise _protocol(
-            "prompt-length", f"the server counted {meter.prompt_tokens} prompt tokens where {len(ids)} were sent"
-        )
+    check_prompt_length(meter, len(ids))
     rows = info.get("input_token_logprobs")
     wanted = ids[start - 1 :]
     if not isinstance(rows, list):

@@ -160,8 +160,8 @@ class Faults:
             name, _, number = fault.partition(":")
             if name not in FAULTS or (number and not number.replace(".", "", 1).isdigit()):
                 raise ConfigError(
-                    f"a fault is called {fault!r}; accepted are {', '.join(sorted(FAULTS))}, with a number after a "
-                    "colon where one makes sense, like 429:2"
+                    f"a fault is called {fault!r}; it must be one of {', '.join(sorted(FAULTS))}, with a number after "
+                    "a colon where one makes sense, like 429:2"
                 )
         if not 0 <= self.rate <= 1:
             raise ConfigError(f"the rate of faults must be 0 to 1, got {self.rate}; try 0.3")

@@ -101,13 +101,13 @@ class LocalModel:
         self._device = device or default_device()
         if self._device.partition(":")[0] not in _BATCH_TOKENS:
             raise ConfigError(
-                f"unknown device {self._device!r}; accepted are cpu, cuda and cuda:N (exact sums "
+                f"unknown device {self._device!r}; it must be cpu, cuda or cuda:N (exact sums "
                 "need float64, which others lack); leave it out to let mop choose"
             )
         self._dtype = dtype or default_dtype(self._device)
         if self._dtype not in _DTYPES:
             raise ConfigError(
-                f"unknown dtype {self._dtype!r}; accepted are {', '.join(_DTYPES)}; leave it out to let mop choose"
+                f"unknown dtype {self._dtype!r}; it must be one of {', '.join(_DTYPES)}; leave it out to let mop choose"
             )
         self._memory_gib = memory_gib
         self.encoder = PromptEncoder(tokenizer)

@@ -224,7 +224,7 @@ class RemoteGenerator:
     findings : Findings
         What is known about the server.
     failures : dict of int to Failure
-        Items of the latest `generate` or `score` that could not be had, by index; count them per persona.
+        Items of the latest `generate` or `score` that failed, by index; count them per persona.
     """
 
     def __init__(self, link: Link, encoder: PromptEncoder | ToyEncoder | None, control: Iterable[str]) -> None:
@@ -318,7 +318,7 @@ class RemoteGenerator:
         first = failures[min(failures)]
         kind = PromptTooLongError if codes == ["too-long"] else BackendError
         raise kind(
-            f"{len(failures)} of {n_items} items could not be had ({', '.join(codes)}); first, item {min(failures)}: "
+            f"{len(failures)} of {n_items} items failed ({', '.join(codes)}); first, item {min(failures)}: "
             f"{first.message}; the others are kept; run the same command to try these again, or allow a share with "
             "max_failed_share"
         )
@@ -352,17 +352,13 @@ class RemoteGenerator:
 
         def read(answer: Json) -> tuple[Generation, Meter]:
             drawn = dialects.read_generation(answer, is_chat=encoder is None, max_tokens=decoding.max_tokens)
-            if encoder is not None and drawn.meter.prompt_tokens != max_in:
-                raise CallError(
-                    f"the server counted {drawn.meter.prompt_tokens} prompt tokens where {max_in} were sent",
-                    kind="protocol",
-                    code="prompt-length",
-                )
             text = drawn.text
-            if encoder is not None and drawn.ids is not None:
-                text = encoder.text(drawn.ids)
-            elif encoder is not None and not encoder.is_chat:
-                text = text.removeprefix(" ")
+            if encoder is not None:
+                dialects.check_prompt_length(drawn.meter, max_in)
+                if drawn.ids is not None:
+                    text = encoder.text(drawn.ids)
+                elif not encoder.is_chat:
+                    text = text.removeprefix(" ")
             return Generation(text, drawn.meter.completion_tokens, drawn.finish_reason, math.nan), drawn.meter
 
         private = _data_texts(branch.prompt)

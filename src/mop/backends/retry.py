@@ -19,7 +19,7 @@ from mop.randomness import derive_seed, uniforms
 
 CallKind = Literal["throttled", "transient", "protocol", "item", "fatal"]
 """What a failed call means: the server asks for patience; it may work next time; the answer was no
-answer; this one item cannot be had; the run makes no sense any more."""
+answer; this one item has failed; the run makes no sense any more."""
 
 
 class CallError(BackendError):
