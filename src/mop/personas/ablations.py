@@ -48,7 +48,7 @@ def random_personas(records: Sequence[Record], n_personas: int, *, seed: int) ->
 
     Parameters
     ----------
-    records : sequence of N Record
+    records : sequence of n Record
     n_personas : int
         K, at least 1 and at most the number of different non-blank responses.
     seed : int

@@ -73,12 +73,12 @@ def match_weights(
     ----------
     sample_embeddings_by_persona : sequence of K arrays, each of shape (n_k, D)
         Embeddings of responses drawn under each persona; n_k ≥ 2.
-    target_embeddings : ndarray, shape (N, D)
-        Embeddings of real responses; N ≥ 2.
+    target_embeddings : ndarray, shape (n, D)
+        Embeddings of real responses; n ≥ 2.
     contexts : sequence of K arrays of int, each of shape (n_k,), optional
         Which context each sample answers, where personas were asked the same ones. Two samples of one
         context are alike for that alone, so they are not compared. Each its own if None.
-    target_weights : ndarray, shape (N,), optional
+    target_weights : ndarray, shape (n,), optional
         Survey weights ≥ 0; equal if None.
     bandwidth : float, optional
         Width σ of the kernel exp(-|a - b|² / 2σ²); the median distance between targets if None.
