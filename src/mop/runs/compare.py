@@ -90,18 +90,9 @@ class Arm:
 def compare(
     config: RunConfig, path: Path, *, progress: Progress | None = None, models: Models | None = None
 ) -> dict[str, Any]:
-    """Draw, judge and tabulate all methods of the settings.
+    """Draw, judge and tabulate all methods that ``config.compare`` names, in ``compare/`` of a run folder.
 
-    Parameters
-    ----------
-    config : RunConfig
-        ``compare`` names the methods and sizes; everything else is shared by all of them.
-    path : Path
-        Run folder; results go to its ``compare/``.
-    progress : callable, optional
-        ``progress(what, done, total)``.
-    models : Models, optional
-        Instead of those that ``config`` names.
+    Parameters are those of `mop.pipeline.run`.
 
     Returns
     -------

@@ -26,12 +26,8 @@ def simulate_method(
 ) -> dict[str, Any]:
     """Draw one response per test context with one method, doing first what it needs and no more.
 
-    Parameters
-    ----------
-    config, path, progress, models
-        As for `run`.
-    method : str
-        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than 1.
+    ``method`` is ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` draws at another temperature than
+    ``simulate.control_tau``. The other parameters are those of `mop.pipeline.run`.
 
     Returns
     -------
@@ -106,7 +102,7 @@ def refit(
     name = config.model.lm if lm is None else lm
     models = Models(replace(config, model=replace(config.model, lm=name)))
     with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
-        work.progress.begin("refit")
+        work.progress.begin("match")
         population = [*work.records("train"), *work.records("valid")]
         refitted = refit_black_box(
             work.fitted,
