@@ -32,12 +32,12 @@ from mop.backends.base import as_generator, as_scorer
 from mop.backends.curve import weights as curve_weights
 from mop.backends.encoder import embed, open_encoder
 from mop.config import FitConfig, resolve_config
+from mop.evaluate.likelihood import Likelihood, Table, gain_over
 from mop.evaluate.samples import Sample, evaluate
 from mop.mixture.cells import Problem
 from mop.mixture.em import FitResult
 from mop.mixture.fit import FEW, fit_rounds
 from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
-from mop.mixture.likelihood import Likelihood, Table, gain_over
 from mop.mixture.paper import fit_paper
 from mop.mixture.score import ScoreTable, Scoring, score_table
 from mop.mixture.sums import Floats, log_sum_exp

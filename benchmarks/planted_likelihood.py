@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mop.evaluate.likelihood import Likelihood, Table, components_of, gain_over, lower_bound, mean_interval
 from mop.mixture.fitted import FittedMixture, uniform_mixture
 from mop.mixture.gate import Gate
-from mop.mixture.likelihood import Likelihood, Table, components_of, gain_over, lower_bound, mean_interval
 from mop.mixture.sums import log_sum_exp
 from mop.randomness import rng_of
 from mop.types import Persona, Record

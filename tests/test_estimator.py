@@ -13,7 +13,7 @@ from mop.backends.fake import FakeModel
 from mop.config import FitConfig
 from mop.errors import ArtifactError, ConfigError, DataError, NotFittedError, ScoringUnsupportedError
 from mop.estimator import _as_records
-from mop.mixture.likelihood import mean_interval
+from mop.evaluate.likelihood import mean_interval
 from mop.mixture.score import clusters
 from mop.types import Decoding, Record
 

@@ -8,8 +8,7 @@ import pytest
 from conftest import sum_over_components
 from mop.backends.fake import FakeModel
 from mop.errors import ConfigError
-from mop.mixture.fitted import unconditional_mixture, with_temperatures
-from mop.mixture.likelihood import (
+from mop.evaluate.likelihood import (
     REFERENCES,
     Likelihood,
     component_posterior,
@@ -22,6 +21,7 @@ from mop.mixture.likelihood import (
     score_for_likelihood,
     summarise,
 )
+from mop.mixture.fitted import unconditional_mixture, with_temperatures
 from mop.mixture.score import clusters
 from mop.storage.store import Store
 from mop.types import Record
@@ -129,7 +129,7 @@ def test_posteriors_sum_to_one_and_components_add_up_to_personas(small_run):
 
 def test_more_components_than_can_be_summed_stand_for_all(small_run, monkeypatch):
     whole = likelihood(small_run, 12)
-    monkeypatch.setattr("mop.mixture.likelihood.MOST_COMPONENTS", 25)
+    monkeypatch.setattr("mop.evaluate.likelihood.MOST_COMPONENTS", 25)
     part = likelihood(small_run, 12)
     assert part.ours.mean() == pytest.approx(whole.ours.mean(), abs=0.3)
 

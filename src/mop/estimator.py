@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mop.backends.base import Generator, LanguageModel, Scorer
     from mop.backends.encoder import TextEncoder
     from mop.config import FitConfig, PersonaConfig, RemoteSettings
+    from mop.evaluate.likelihood import Likelihood, Table
     from mop.mixture.fitted import FittedMixture
-    from mop.mixture.likelihood import Likelihood, Table
     from mop.storage.store import Store
 
     Values = NDArray[np.float64]
@@ -365,7 +365,7 @@ class MixtureOfPersonas:
         ``y`` is there for scikit-learn. With ``return_std`` also the standard error of that mean, over
         records and over what was not scored; infinite for a single record, or records of one group.
         """
-        from mop.mixture.likelihood import mean_interval
+        from mop.evaluate.likelihood import mean_interval
 
         likelihood = self._likelihood(_as_records(records, on_unusable="warn"))
         found = mean_interval(likelihood.ours, likelihood.table.weight, likelihood.table.cluster)
@@ -390,9 +390,9 @@ class MixtureOfPersonas:
         Returns
         -------
         dict
-            See `mop.mixture.likelihood.summarise`; ``references`` as in `mop.mixture.likelihood.references`.
+            See `mop.evaluate.likelihood.summarise`; ``references`` as in `mop.evaluate.likelihood.references`.
         """
-        from mop.mixture.likelihood import references, summarise
+        from mop.evaluate.likelihood import references, summarise
 
         observed = _as_records(records)
         likelihood = self._likelihood(observed)
@@ -417,7 +417,7 @@ class MixtureOfPersonas:
         -------
         self
         """
-        from mop.mixture.likelihood import refit_temperatures
+        from mop.evaluate.likelihood import refit_temperatures
 
         self.mixture_ = refit_temperatures(self._fitted(), self._table(_as_records(records)))
         return self
@@ -437,7 +437,7 @@ class MixtureOfPersonas:
         """
         import numpy as np
 
-        from mop.mixture.likelihood import component_posterior, log_terms
+        from mop.evaluate.likelihood import component_posterior, log_terms
 
         (one,) = _as_records([record])
         likelihood = self._likelihood([one])
@@ -641,7 +641,7 @@ class MixtureOfPersonas:
         return fitted
 
     def _table(self, records: Sequence[Record]) -> Table:
-        from mop.mixture.likelihood import score_for_likelihood
+        from mop.evaluate.likelihood import score_for_likelihood
 
         return score_for_likelihood(
             self._fitted(),
@@ -655,7 +655,7 @@ class MixtureOfPersonas:
         )
 
     def _likelihood(self, records: Sequence[Record]) -> Likelihood:
-        from mop.mixture.likelihood import Likelihood
+        from mop.evaluate.likelihood import Likelihood
 
         return Likelihood(self._table(records), self._fitted(), seed=self.seed)
 

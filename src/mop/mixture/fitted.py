@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,20 @@ if TYPE_CHECKING:
 
 
 FORMAT_VERSION = 2
-"""Of the folder that `save_mixture` writes; 1 knew the paper's gates alone, and is read as well."""
+"""Of the folder that `save_mixture` writes."""
 
-_TENSORS = ("w_x", "w_g", "w_e", "log_tau", "a", "delta", "v", "hg", "he")
-_OF_KERNEL = ("hg", "all_he", "log_tau", "persona", "exemplar", "anchors", "record_weight")
-_COUNTS = ("row", "column", "expected", "exposed")
-_SCALARS = ("slope", "prior", "bandwidth")
-_OF_REFERENCE = ("log_tau", "persona", "exemplar")
-_REFERENCE = "unconditional."
-"""Before the names of the reference's tensors; a file may lack them."""
+_KERNEL = {
+    "hg": "KD", "all_he": "NE", "log_tau": "K", "persona": "K", "exemplar": "N", "anchors": "AD", "record_weight": "A",
+    "slope": "1", "prior": "1", "bandwidth": "1",
+    **{f"of_persona.{name}": "P" for name in ("row", "column", "expected", "exposed")},
+    **{f"of_exemplar.{name}": "X" for name in ("row", "column", "expected", "exposed")},
+}  # fmt: skip
+_PAPER = {"hg": "KD", "he": "NE", "log_tau": "K", "a": "K", "w_x": "dD", "w_g": "dD", "w_e": "dE"}
+_REFERENCE = {"unconditional.log_tau": "K", "unconditional.persona": "K", "unconditional.exemplar": "N"}
+"""Tensors of our gates, of the paper's, and of the reference beside ours, which may be missing, with their shapes.
+
+K personas, N exemplars, A records of the fit, D embedding size, E = D or 2D, d size of the
+paper's gates, P and X cells."""
 
 
 def context_text(record: Record) -> str:
@@ -66,7 +72,7 @@ def exemplar_vectors(
     return np.concatenate(np.split(vectors, 2), axis=1)
 
 
-_CONTEXTS = 512  # looked at together
+_CONTEXTS, _BLOCK = 512, 65536  # contexts and exemplars looked at together
 
 
 @dataclass(frozen=True)
@@ -127,24 +133,28 @@ class FittedMixture:
         By the cosine of what the gates see of them (`exemplar_vectors`); fewer where there are no more.
         """
         if (exemplar, n) not in self._neighbours:
-            he = self._vectors
-            # One exemplar at a time: a product's last bits depend on its shape, a choice must not.
-            similar = (he @ he[exemplar]) / self._lengths
+            he, one = self._vectors, self._vectors[exemplar]
+            # One exemplar at a time, in blocks: a product's last bits depend on its shape, a choice must not.
+            parts = [he[start : start + _BLOCK] @ one for start in range(0, len(he), _BLOCK)]
+            similar = np.concatenate(parts) / self._lengths
             similar[exemplar] = -np.inf
-            # One to spare, for `own` may be among them.
-            first = np.argsort(-similar, kind="stable")[: min(n + 1, len(similar) - 1)]
+            # One to spare, for `own` may be among them. Equal ones in the order of their rows.
+            n_found = min(n + 1, len(similar) - 1)
+            least = np.partition(similar, -n_found)[-n_found] if n_found else np.inf
+            among = np.flatnonzero(similar >= least)
+            first = among[np.argsort(-similar[among], kind="stable")][:n_found]
             self._neighbours[exemplar, n] = first.tolist()
         return [row for row in self._neighbours[exemplar, n] if row != own][:n]
 
     @cached_property
-    def _vectors(self) -> Floats:
+    def _vectors(self) -> NDArray[np.float32]:
         """What the gates see of the exemplars, (N, D) or (N, 2D)."""
-        return np.asarray(self.gate.he, dtype=np.float64)
+        return np.asarray(self.gate.he, dtype=np.float32)
 
     @cached_property
-    def _lengths(self) -> Floats:
+    def _lengths(self) -> NDArray[np.float32]:
         """Of these vectors, (N,)."""
-        return np.asarray(np.linalg.norm(self._vectors, axis=1) + 1e-12)
+        return np.asarray(np.linalg.norm(self._vectors, axis=1) + np.float32(1e-12))
 
     @cached_property
     def _neighbours(self) -> dict[tuple[int, int], list[int]]:
@@ -261,12 +271,10 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     gate, free = fitted.gate, fitted.unconditional
-    if isinstance(gate, KernelGate):
-        state = _kernel_state(gate)
-    else:
-        state = {name: getattr(gate, name).detach().contiguous().numpy() for name in _TENSORS}
+    names = _KERNEL if isinstance(gate, KernelGate) else _PAPER
+    state = {name: np.atleast_1d(_numpy(attrgetter(name)(gate))) for name in names}
     if free is not None:
-        state |= {_REFERENCE + name: getattr(free, name) for name in _OF_REFERENCE}
+        state |= {name: getattr(free, name.removeprefix("unconditional.")) for name in _REFERENCE}
     weights = save({name: np.ascontiguousarray(array) for name, array in state.items()})
     document = {
         "format_version": FORMAT_VERSION,
@@ -287,9 +295,30 @@ def load_mixture(folder: Path) -> FittedMixture:
     Raises
     ------
     ArtifactError
-        If a file is missing, damaged, of another format version, or holds numbers that are
-        not finite or shapes that do not agree.
+        If a file is missing, damaged, of another format version, or holds something that `save_mixture` does not
+        write: another field or type, numbers that are not finite or cannot be, shapes that do not agree.
     """
+    document, state = _read(folder)
+    try:
+        for name, kind in (("task", str), ("info", dict), ("personas", list), ("exemplars", list)):
+            _check(isinstance(document.get(name), kind), f"mixture.json has no {name} of type {kind.__name__}")
+        info = document["info"]
+        _check(isinstance(info.get("encoder_identity"), str), "info has no encoder_identity that is a text")
+        _check(_is_a(info.get("uniform_tau"), float) and 0 < info["uniform_tau"] < np.inf, "info has no uniform_tau")
+        personas = tuple(_of_row(Persona, row) for row in document["personas"])
+        exemplars = tuple(_of_row(Record, row) for row in document["exemplars"])
+        gate, free = _gates(state, len(personas), len(exemplars))
+    except _DamagedError as error:
+        raise ArtifactError(f"the fitted mixture in {folder} is damaged: {error}; fit again") from error
+    return FittedMixture(personas, exemplars, gate, document["task"], info, free)
+
+
+class _DamagedError(Exception):
+    """What is wrong with a saved mixture, without where it lies and what to do."""
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Both files of a mixture that belong together, of this format version."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -302,68 +331,97 @@ def load_mixture(folder: Path) -> FittedMixture:
             f"{folder} holds no fitted mixture: {Path(error.filename).name} is missing; "
             "give the folder that `mop fit` or `save` wrote"
         ) from error
-    except (ValueError, SafetensorError) as error:
+    except OSError as error:
+        raise ArtifactError(f"the fitted mixture in {folder} cannot be read: {error.strerror}") from error
+    # KeyError: a kind of number that numpy does not have. RecursionError: nested without end.
+    except (ValueError, KeyError, RecursionError, SafetensorError) as error:
         raise ArtifactError(f"the fitted mixture in {folder} is damaged ({error}); fit again") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version not in (1, FORMAT_VERSION):
+    if version != FORMAT_VERSION:
         raise ArtifactError(
             f"the fitted mixture in {folder} has format version {version}, this program reads "
-            f"versions 1 and {FORMAT_VERSION}; use the version of mop that wrote it, or fit again"
+            f"version {FORMAT_VERSION}; use the version of mop that wrote it, or fit again: scores are kept"
         )
-    known = document.get("weights", "")  # earlier files have none
-    if known and known != hashlib.sha256(weights).hexdigest():
+    if document.get("weights") != hashlib.sha256(weights).hexdigest():
         raise ArtifactError(
             f"gate.safetensors and mixture.json in {folder} are of two different fits: saving was cut off, or "
             "one was replaced; save or fit again"
         )
-    personas = tuple(
-        Persona(**{**p, "sources": tuple(p["sources"]), "doubts": tuple(p["doubts"])}) for p in document["personas"]
-    )
-    exemplars = tuple(Record(**record) for record in document["exemplars"])
-    names = set(_TENSORS) if "w_x" in state else {*_OF_KERNEL, *_SCALARS, *_of_counts()}
-    missing = names - set(state)
-    if missing or any(not bool(np.isfinite(array).all()) for array in state.values()):
-        raise ArtifactError(
-            f"the weights in {folder} are incomplete or not finite (missing: {sorted(missing)}); fit again"
+    return document, state
+
+
+def _check(is_right: bool, message: str) -> None:
+    if not is_right:
+        raise _DamagedError(message)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value of a JSON file is of the type of a field: a list for a tuple of texts, 1 for 1.0."""
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    kinds = get_args(hint) or (hint,)
+    return isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
+
+
+def _of_row(cls: type, row: Any) -> Any:
+    """A persona or record of what JSON holds of it."""
+    hints = get_type_hints(cls)
+    _check(isinstance(row, dict) and set(row) <= set(hints), f"a {cls.__name__} is {str(row)[:60]!r}")
+    for name, value in row.items():
+        _check(_is_a(value, hints[name]), f"{name} of a {cls.__name__} is {str(value)[:60]!r}")
+    try:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    except TypeError as error:  # a field is missing
+        raise _DamagedError(str(error)) from error
+
+
+def _gates(
+    state: dict[str, NDArray[Any]], n_personas: int, n_exemplars: int
+) -> tuple[KernelGate | Gate, KernelGate | None]:
+    """The gates of a file, and the reference beside them."""
+    is_paper, has_reference = "w_x" in state, "unconditional.log_tau" in state
+    shapes = _PAPER if is_paper else {**_KERNEL, **(_REFERENCE if has_reference else {})}
+    missing = sorted(set(shapes) - set(state))
+    # Earlier versions kept biases of the paper's gates; where they are 0 they say nothing.
+    unknown = sorted(name for name in set(state) - set(shapes) if np.any(state[name]))
+    _check(not missing and not unknown, f"weights are missing ({missing}) or unknown ({unknown})")
+    sizes = {"1": 1, "K": n_personas, "N": n_exemplars}
+    for name, letters in shapes.items():
+        array, are_rows = state[name], name.endswith((".row", ".column"))
+        fits = array.ndim == len(letters) and all(
+            sizes.setdefault(letter, size) == size for letter, size in zip(letters, array.shape, strict=True)
         )
-    n_personas, n_exemplars = len(state["hg"]), len(state["he" if "w_x" in state else "all_he"])
-    if n_personas != len(personas) or n_exemplars != len(exemplars):
-        raise ArtifactError(
-            f"the weights in {folder} are for {n_personas} personas and {n_exemplars} exemplars, "
-            f"mixture.json lists {len(personas)} and {len(exemplars)}; fit again"
+        _check(
+            fits,
+            f"{name} has shape {array.shape}, for {n_personas} personas and {n_exemplars} exemplars in mixture.json",
         )
-    gate = _kernel_gate(state)
-    if gate is None:
-        return FittedMixture(personas, exemplars, _paper_gate(state), document["task"], document["info"])
-    free = None
-    if all(_REFERENCE + name in state for name in _OF_REFERENCE):
-        of: dict[str, Any] = {name: state[_REFERENCE + name] for name in _OF_REFERENCE}
-        free = replace(KernelGate.fixed(gate.hg, gate.all_he, 1.0), **of)
-    return FittedMixture(personas, exemplars, gate, document["task"], document["info"], free)
-
-
-def _of_counts() -> list[str]:
-    return [f"{factor}.{name}" for factor in ("of_persona", "of_exemplar") for name in _COUNTS]
-
-
-def _kernel_state(gate: KernelGate) -> dict[str, NDArray[Any]]:
-    state = {name: np.asarray(getattr(gate, name)) for name in _OF_KERNEL}
-    state |= {name: np.array([getattr(gate, name)], dtype=np.float64) for name in _SCALARS}
-    for name in _of_counts():
-        factor, _, field = name.partition(".")
-        state[name] = getattr(getattr(gate, factor), field)
-    return state
-
-
-def _kernel_gate(state: dict[str, NDArray[Any]]) -> KernelGate | None:
-    """The gate of a file; None if it is the paper's."""
-    if "w_x" in state:
-        return None
-    fields: dict[str, Any] = {name: state[name] for name in _OF_KERNEL}
-    fields |= {name: float(state[name][0]) for name in _SCALARS}
+        _check(
+            array.dtype.kind == ("i" if are_rows else "f") and bool(np.isfinite(array).all()),
+            f"{name} holds something other than {'whole' if are_rows else 'finite'} numbers",
+        )
+    _check(n_personas > 0 and n_exemplars > 0, "mixture.json lists no persona or no exemplar")
+    _check(sizes["E"] in (sizes["D"], 2 * sizes["D"]), "embeddings of personas and exemplars have different sizes")
+    if is_paper:
+        return _paper_gate(state), None
+    for name in shapes:
+        kind = name.rpartition(".")[2]
+        if kind in ("persona", "exemplar", "prior", "bandwidth"):
+            _check(bool((state[name] > 0).all()), f"{name} holds a number that is not above 0")
+        elif kind in ("record_weight", "expected", "exposed"):
+            _check(bool((state[name] >= 0).all()), f"{name} holds a number below 0")
+    for factor, n_options in (("of_persona", n_personas), ("of_exemplar", n_exemplars)):
+        for name, n in (("row", sizes["A"]), ("column", n_options)):
+            array = state[f"{factor}.{name}"]
+            _check(bool(((array >= 0) & (array < n)).all()), f"{factor}.{name} names one beyond the {n} that there are")
+    fields: dict[str, Any] = {name: state[name] for name in _KERNEL if "." not in name}
+    fields |= {name: float(state[name][0]) for name, letters in _KERNEL.items() if letters == "1"}
     for factor in ("of_persona", "of_exemplar"):
-        fields[factor] = Counts(*(state[f"{factor}.{name}"] for name in _COUNTS))
-    return KernelGate(**fields)
+        fields[factor] = Counts(*(state[name] for name in _KERNEL if name.startswith(f"{factor}.")))
+    gate = KernelGate(**fields)
+    if not has_reference:
+        return gate, None
+    of: dict[str, Any] = {name.removeprefix("unconditional."): state[name] for name in _REFERENCE}
+    return gate, replace(KernelGate.fixed(gate.hg, gate.all_he, 1.0), **of)
 
 
 def _paper_gate(state: dict[str, NDArray[Any]]) -> Gate:
@@ -372,7 +430,12 @@ def _paper_gate(state: dict[str, NDArray[Any]]) -> Gate:
     from mop.mixture.gate import Gate
 
     # A copy, since the file's arrays cannot be written to.
-    tensors = {name: torch.as_tensor(state[name].copy()) for name in _TENSORS}
+    tensors = {name: torch.as_tensor(state[name].copy()) for name in _PAPER}
     gate = Gate(tensors["hg"], tensors["he"], dim=len(tensors["w_x"]), seed=0)
     gate.load_state_dict(tensors)
     return gate.requires_grad_(False)
+
+
+def _numpy(values: Any) -> NDArray[Any]:
+    """An array of ours, or a tensor of the paper's gates."""
+    return np.asarray(values.detach().numpy() if hasattr(values, "detach") else values)

@@ -108,7 +108,7 @@ class ReportData:
     method) and ``gain_interval`` [low, high], as in ``metrics.json``."""
     references: Sequence[Mapping[str, Any]] = ()
     """Simpler models and what the mixture gains over each: ``name``, ``what`` and the values of
-    `mop.mixture.likelihood.references`."""
+    `mop.evaluate.likelihood.references`."""
     fit_notes: Sequence[str] = ()
     """What the fit found out about itself, a sentence each."""
     map_points: Sequence[MapPoint] = ()

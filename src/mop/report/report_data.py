@@ -14,9 +14,9 @@ import numpy as np
 from mop.config import RunConfig, config_to_dict
 from mop.data.catalogue import EMBEDDED
 from mop.data.records import read_records
+from mop.evaluate.likelihood import REFERENCES
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
-from mop.mixture.likelihood import REFERENCES
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
 from mop.report.plots import GOLDEN, REAL
 from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes, read_responses

@@ -20,12 +20,12 @@ from mop.data.own import distinct
 from mop.data.records import load_records, save_records, split_records
 from mop.data.split_files import load_splits, split_files
 from mop.errors import ArtifactError
+from mop.evaluate.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
 from mop.evaluate.samples import FLOOR, HISTOGRAM_EDGES, Sample, evaluate, text_map
 from mop.evaluate.sense import log_lik_per_token
 from mop.mixture.fit import fit_mixture
 from mop.mixture.fitted import context_text, save_mixture
 from mop.mixture.headroom import fit_sentence
-from mop.mixture.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
 from mop.personas.files import read_personas, save_personas
 from mop.personas.write import write_personas
 from mop.randomness import derive_seed
