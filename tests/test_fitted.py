@@ -47,7 +47,7 @@ def drawn(fitted, hx, people, *, seed, chunk=64, **settings):
 
 
 def exemplar(j):
-    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00")
+    return Record(key=f"e{j}", context=f"c{j}", response=f"r{j} \u2028 é\x00", attributes={"a": "b"})
 
 
 @pytest.fixture(params=[5, 10], ids=["exemplars D", "exemplars 2D"])

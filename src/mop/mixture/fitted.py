@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -359,6 +359,8 @@ def _is_a(value: Any, hint: Any) -> bool:
     """Whether a value of a JSON file is of the type of a field: a list for a tuple of texts, 1 for 1.0."""
     if get_origin(hint) is tuple:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     kinds = get_args(hint) or (hint,)
     return isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
 
