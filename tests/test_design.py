@@ -8,7 +8,7 @@ import pytest
 from mop.config import FitConfig
 from mop.errors import DataError
 from mop.mixture.cells import Problem
-from mop.mixture.design import Design, similar_groups
+from mop.mixture.design import Design
 from planted import plant
 
 FAST = FitConfig(
@@ -66,15 +66,6 @@ def test_a_share_of_a_round_scores_that_share_of_its_cells():
     design.extend(share=0.5)
     assert design.asked.n_cells == pytest.approx(60 * 4, abs=20)
     assert design.expected_cells() == 60 * 8
-
-
-def test_similar_groups_are_even_and_alike():
-    rng = np.random.default_rng(0)
-    centres = rng.normal(0, 10, (4, 5))
-    truth = rng.permutation(np.repeat(np.arange(4), 10))
-    groups = similar_groups((centres[truth] + rng.normal(size=(40, 5))).astype(np.float32), 4)
-    assert np.bincount(groups).tolist() == [10] * 4
-    assert all(len(set(truth[groups == g])) == 1 for g in range(4))
 
 
 def test_a_table_without_any_score_is_refused():

@@ -74,7 +74,6 @@ def test_the_weight_of_a_component_is_that_of_its_persona_times_that_of_its_exem
 
 def test_fixed_weights_ignore_the_context_and_are_equal_where_none_are_given(gate, hx):
     plain = KernelGate.fixed(gate.hg, gate.all_he, 1.5)
-    assert not plain.sees_context
     assert np.exp(plain.log_pi(hx)) == pytest.approx(np.full((7, K), 1 / K))
     assert np.exp(plain.log_omega(hx, np.zeros(7, int))) == pytest.approx(np.full((7, N), 1 / N))
     assert plain.temperatures() == pytest.approx([1.5] * K)

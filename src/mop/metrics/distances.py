@@ -42,6 +42,10 @@ RESOLVED_FROM = 1e-3
 """In mean eigenvalues: below, the eigenvalues of a sample say nothing of its population's."""
 
 
+MOST_POOL, N_PERMUTATIONS = 1_000, 999
+"""Texts of either side that a two-sample test looks at, and relabellings of them."""
+
+
 class DoubtfulMetricWarning(UserWarning):
     """A metric could be computed, but the samples are too small to read much into it."""
 
@@ -483,6 +487,73 @@ def energy_distance(
     )
     distance = 2 * apart - inside - golden_inside  # 2 E|s - g| - E|s - s'| - E|g - g'|
     return Energy(distance, *interval(distance, math.sqrt(variance + golden_variance)))
+
+
+def two_samples(
+    pool: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    *,
+    cluster: NDArray[np.int64] | None = None,
+    seed: int,
+) -> dict[str, Any]:
+    """Test whether two sets of responses are samples of one population, by their embeddings.
+
+    Parameters
+    ----------
+    pool : ndarray, shape (N, D)
+        Responses of the exemplars.
+    target : ndarray, shape (n, D)
+        Responses that are to be simulated.
+    weight : ndarray, shape (n,)
+        Survey weights of these.
+    cluster : ndarray of int, shape (N + n,), optional
+        Texts of one number belong together: a relabelling moves them together, or among each other where a cluster
+        has texts on both sides. None: each by itself.
+    seed : int
+        Of the permutations, and of the choice of at most `MOST_POOL` texts of each.
+
+    Returns
+    -------
+    dict
+        ``distance``: see `energy_distance`; ``p_value``: share of `N_PERMUTATIONS` relabellings with
+        at least as large a value; ``n_pool``, ``n_target``.
+
+    Notes
+    -----
+    Source: Székely and Rizzo 2013.
+    """
+    rng = rng_of(seed, "two-samples")
+    cluster = np.arange(len(pool) + len(target)) if cluster is None else cluster
+    of_pool, of_target = (np.sort(rng.permutation(len(side))[:MOST_POOL]) for side in (pool, target))
+    cluster = np.concatenate([cluster[of_pool], cluster[len(pool) + of_target]])
+    pool, target, weight = pool[of_pool], target[of_target], weight[of_target]
+    both = np.concatenate([pool, target]).astype(np.float64)
+    square = np.square(both).sum(axis=1)
+    between = np.sqrt(np.maximum(square[:, None] + square - 2 * both @ both.T, 0.0))
+    np.fill_diagonal(between, 0.0)
+    share = np.concatenate([np.full(len(pool), 1 / len(pool)), -weight / weight.sum()])
+    observed = -float(share @ between @ share)
+    number = np.unique(cluster, return_inverse=True)[1].reshape(-1)
+    is_pool = np.arange(len(share)) < len(pool)
+    straddles = (np.bincount(number, is_pool) > 0) & (np.bincount(number, ~is_pool) > 0)
+    apart = np.flatnonzero(~straddles[number])
+    on_both = [np.flatnonzero(number == c) for c in np.flatnonzero(straddles)]
+    shuffled = np.empty((N_PERMUTATIONS, len(share)))
+    for row in shuffled:
+        # Whole clusters in random order, and their texts in random order: the first of them are called the pool.
+        order = np.lexsort((rng.random(len(apart)), rng.permutation(number.max() + 1)[number[apart]]))
+        row[apart[order]] = share[apart]
+        for rows in on_both:
+            row[rows] = share[rng.permutation(rows)]
+    values = -np.einsum("bi,bi->b", shuffled @ between, shuffled)
+    n_larger = int((values >= observed - 1e-12).sum())
+    return {
+        "distance": energy_distance(target, pool, golden_weight=weight).distance,
+        "p_value": (1 + n_larger) / (1 + N_PERMUTATIONS),
+        "n_pool": len(pool),
+        "n_target": len(target),
+    }
 
 
 def principal_axes(vectors: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mop.config import FitConfig
-from mop.mixture.cells import Asked, Ints, Problem, ScoreCells
+from mop.mixture.cells import Asked, Problem, ScoreCells
 from mop.mixture.sums import diagonal_order
 from mop.randomness import rng_of
 
@@ -76,53 +75,3 @@ class Design:
         order = rng.permutation(n_train)
         self._dealt += each
         return {(int(i), int(c)) for place, i in enumerate(order) for c in hands[place % n_groups]}
-
-
-def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:
-    """Divide rows into groups of nearly equal size whose vectors are alike.
-
-    Each cut is across the direction in which the rows at hand differ most.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-    n_groups : int
-        At least 1, at most n.
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        Group of each row, 0 to n_groups - 1.
-
-    Examples
-    --------
-    >>> similar_groups(np.array([[0.0], [5.0], [0.1], [5.1]]), 2).tolist()
-    [0, 1, 0, 1]
-    """
-    groups = np.zeros(len(vectors), dtype=np.int64)
-    work = [(np.arange(len(vectors)), 0, n_groups)]
-    while work:
-        rows, first, n = work.pop()
-        if n == 1:
-            groups[rows] = first
-            continue
-        some = vectors[rows].astype(np.float64)
-        centred = some - some.mean(axis=0)
-        axis = _principal_axis(centred)
-        axis = axis * np.sign(axis[np.argmax(np.abs(axis))])
-        order = rows[np.argsort((centred @ axis).round(9), kind="stable")]
-        left = n // 2
-        cut = len(rows) * left // n
-        work += [(order[:cut], first, left), (order[cut:], first + left, n - left)]
-    return groups
-
-
-def _principal_axis(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Direction (D,) in which rows (n, D) differ most, of any length."""
-    from scipy.linalg import eigh
-
-    is_wide = len(centred) < centred.shape[1]
-    gram = centred @ centred.T if is_wide else centred.T @ centred
-    last = len(gram) - 1
-    axis = eigh(gram, subset_by_index=[last, last])[1][:, 0]
-    return np.asarray(centred.T @ axis if is_wide else axis)

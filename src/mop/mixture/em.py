@@ -115,7 +115,7 @@ class Scores:
     def __init__(self, problem: Problem, rows: Ints, persona: Ints, exemplar: Ints, log_lik: Floats) -> None:
         self.problem, self.rows, self.hx = problem, rows, problem.hx[rows]
         self.weight = problem.weight[rows] / problem.weight.mean()
-        self.personas, self.exemplars = persona, exemplar
+        self.options = persona, exemplar
         if bool(np.isnan(log_lik).any() or np.isposinf(log_lik).any()):
             raise DataError("the fit met a score that is not finite; check the scores with: mop verify RUN")
         present = np.isfinite(log_lik)
@@ -136,19 +136,26 @@ class Scores:
         part = cells.of(rows)
         return cls(problem, rows, part.persona, part.exemplar, part.log_lik(tau, problem.betas))
 
+    def sums(self, weight: Floats) -> tuple[Floats, Floats]:
+        """Σ_m w_m p_m, relative to the best component, and Σ_m w_m of each record (n,), from weights (n, M).
+
+        In the linear domain, since EM takes thousands of steps; `mop.mixture.sums.log_mixture` is the same in logs.
+        """
+        return (self.ratio * weight).sum(axis=1), (self.exposure * weight).sum(axis=1)
+
     def values(self, weight: Floats) -> Floats:
-        """Log-likelihood of each record (n,) under weights of its cells (n, M), nats."""
-        mix, norm = (self.ratio * weight).sum(axis=1), (self.exposure * weight).sum(axis=1)
+        """Log Σ_m w_m p_m - log Σ_m w_m of each record (n,), nats."""
+        mix, norm = self.sums(weight)
         return np.asarray(np.log(mix) - np.log(norm) + self.top)
 
     def of_gate(self, gate: KernelGate) -> Floats:
         """The same under a gate, for its weights only."""
         own = self.problem.own[self.rows]
-        return self.values(np.exp(gate.log_weight(self.hx, self.personas, self.exemplars, own)))
+        return self.values(np.exp(gate.log_weight(self.hx, *self.options, own)))
 
     @cached_property
     def _slots(self) -> tuple[tuple[Counts, Ints], tuple[Counts, Ints]]:
-        return self._slot(self.personas), self._slot(self.exemplars)
+        return self._slot(self.options[0]), self._slot(self.options[1])
 
     def _slot(self, option: Ints) -> tuple[Counts, Ints]:
         """Which sum over cells of one record and one option each cell (n, M) belongs to."""
@@ -173,7 +180,8 @@ class Scores:
             What of it is this factor's.
         """
         where, slot = self._slots[factor]
-        mix, norm = (self.ratio * weight).sum(axis=1), (self.exposure * weight).sum(axis=1)
+        # r_m = w_m p_m / Σ w p, and d_m = (w_m / w_factor) / Σ w, each summed over the cells of an option
+        mix, norm = self.sums(weight)
         expected = self.ratio * weight / mix[:, None]
         exposed = self.exposure * weight / of_factor / norm[:, None]
         sums = [
@@ -185,7 +193,7 @@ class Scores:
     def tilt(self, slope: float) -> Floats:
         """exp(s (cos(x_i, x_j) - 1)) of the cells, (n, M)."""
         if not slope:
-            return np.ones(self.personas.shape)
+            return np.ones(self.ratio.shape)
         return np.asarray(np.exp(slope * (self._cosine - 1.0)))
 
     @cached_property
@@ -195,63 +203,56 @@ class Scores:
 
     @cached_property
     def _cosine(self) -> Floats:
-        return np.take_along_axis(cosines(self.hx, self.problem.he), self.exemplars, axis=1)
+        return np.take_along_axis(cosines(self.hx, self.problem.he), self.options[1], axis=1)
 
 
-@dataclass
-class Fixed:
-    """Weights without anchors."""
-
-    persona: Floats
-    """(K,)"""
-    exemplar: Floats
-    """(N,)"""
-    slope: float
-    path: list[float] = field(default_factory=list)
-    """Penalised log-likelihood after each step, nats of all records together; it never falls."""
-
-
-def fit_fixed(scores: Scores, prior: float, slope: float = 0.0) -> Fixed:
-    """Weights that maximise Σ_i ω_i value_i + prior (mean_k log π_k + mean_j log Ω_j).
+def fit_fixed(scores: Scores, prior: float, slope: float = 0.0, tau: float = 1.0) -> tuple[KernelGate, list[float]]:
+    """Weights without anchors that maximise Σ_i ω_i value_i + prior (mean_k log π_k + mean_j log Ω_j).
 
     Parameters
     ----------
-    scores : Scores
     prior : float
         Records' worth of belief in equal weights, above 0.
     slope : float
         Ω_j is multiplied by exp(s cos(x_i, x_j)) for record i.
+    tau : float
+        Temperature of the scores; the gate's.
+
+    Returns
+    -------
+    gate : KernelGate
+    path : list of float
+        The sum after each step, nats; it never falls.
 
     Notes
     -----
     EM for the first logarithm of a value; the second enters with a minus, so it is bounded by its tangent, and each
     step, one factor at a time, raises the sum (Hunter and Lange 2004, on minorising and maximising).
     """
-    sizes, weight = (len(scores.problem.hg), len(scores.problem.he)), scores.weight
-    factors, options = [np.full(n, 1.0 / n) for n in sizes], (scores.personas, scores.exemplars)
+    problem, weight = scores.problem, scores.weight
+    factors, options = [np.full(len(of), 1.0 / len(of)) for of in (problem.hg, problem.he)], scores.options
     tilt, path = scores.tilt(slope), [-np.inf]
     while True:
         here = factors[0][options[0]] * factors[1][options[1]] * tilt
         belief = sum(float(np.log(each).mean()) for each in factors)
         path.append(float(weight @ scores.values(here)) + prior * belief)
         if len(path) > N_STEPS or path[-1] - path[-2] < ACCURACY * weight.sum():
-            return Fixed(factors[0], factors[1], slope, path[1:])
-        for f, n in enumerate(sizes):
+            return KernelGate.fixed(problem.hg, problem.he, tau, factors[0], factors[1], slope), path[1:]
+        for f, factor in enumerate(factors):
             here = factors[0][options[0]] * factors[1][options[1]] * tilt
-            found = scores.counts(f, here, factors[f][options[f]])
+            found, n = scores.counts(f, here, factor[options[f]]), len(factor)
+            # π_k = (Σ_i ω_i r_ik + prior / K) / (Σ_i ω_i d_ik + prior), then divided by their sum
             expected = np.bincount(found.column, found.expected * weight[found.row], n)
             exposed = np.bincount(found.column, found.exposed * weight[found.row], n)
             factors[f] = (expected + prior / n) / (exposed + prior)
             factors[f] = factors[f] / factors[f].sum()
 
 
-def fit_local(scores: Scores, fixed: Fixed, prior: float, bandwidth: float) -> tuple[Counts, Counts]:
-    """What records say about personas and exemplars near their contexts, when all have agreed.
+def fit_local(scores: Scores, fixed: KernelGate, prior: float, bandwidth: float) -> KernelGate:
+    """Weights near the contexts of records, from what these say of personas and exemplars when all have agreed.
 
     Parameters
     ----------
-    scores : Scores
-    fixed : Fixed
     prior : float
         Records' worth of belief in the fixed weights, above 0.
     bandwidth : float
@@ -262,11 +263,9 @@ def fit_local(scores: Scores, fixed: Fixed, prior: float, bandwidth: float) -> t
     Smoothed EM (Silverman, Jones, Wilson and Nychka 1990): an M step for every record from the responsibilities of
     those near it. No sum is known that each step raises; it ends when values move no more.
     """
-    gate = gate_of(scores.problem, fixed, 1.0)
     kappa = np.exp((scores.cosines - 1.0) / bandwidth) * scores.weight
-    base = fixed.persona[None], np.atleast_2d(gate.without_anchors(scores.hx))
-    options = scores.personas, scores.exemplars
-    cells = [_at(b, o) for b, o in zip(base, options, strict=True)]
+    base = fixed.persona[None], np.atleast_2d(fixed.without_anchors(scores.hx))
+    cells = [_at(b, o) for b, o in zip(base, scores.options, strict=True)]
     last = -np.inf
     for _ in range(N_STEPS):
         here = cells[0] * cells[1]
@@ -275,8 +274,11 @@ def fit_local(scores: Scores, fixed: Fixed, prior: float, bandwidth: float) -> t
         if abs(value - last) < ACCURACY * scores.weight.sum():
             break
         last = value
-        cells = [_at(c.local(kappa, b, prior), o) for c, b, o in zip(counts, base, options, strict=True)]
-    return counts
+        cells = [_at(c.local(kappa, b, prior), o) for c, b, o in zip(counts, base, scores.options, strict=True)]
+    return replace(
+        fixed, anchors=scores.hx, record_weight=scores.weight, of_persona=counts[0], of_exemplar=counts[1],
+        prior=prior, bandwidth=bandwidth,
+    )  # fmt: skip
 
 
 def _at(weight: Floats, option: Ints) -> Floats:
@@ -285,31 +287,15 @@ def _at(weight: Floats, option: Ints) -> Floats:
     return np.asarray(np.take_along_axis(every, option, axis=1))
 
 
-def gate_of(problem: Problem, fixed: Fixed, tau: float) -> KernelGate:
-    """Weights without anchors as a gate."""
-    return KernelGate.fixed(problem.hg, problem.he, tau, fixed.persona, fixed.exemplar, fixed.slope)
-
-
-def fit_shape(scores: Scores, shape: Shape, tau: float, fixed: Fixed | None = None) -> KernelGate:
+def fit_shape(scores: Scores, shape: Shape, tau: float, fixed: KernelGate | None = None) -> KernelGate:
     """Fit weights of one shape to some records; ``fixed``: what it would find without anchors."""
     problem = scores.problem
     if shape.kind == "uniform":
         return KernelGate.fixed(problem.hg, problem.he, tau)
-    fixed = fixed or fit_fixed(scores, shape.fixed, shape.slope)
-    gate = gate_of(problem, fixed, tau)
+    fixed = fixed or fit_fixed(scores, shape.fixed, shape.slope, tau)[0]
     if not np.isfinite(shape.local):
-        return gate
-    bandwidth = shape.bandwidth * mean_distance(problem.hx)
-    personas, exemplars = fit_local(scores, fixed, shape.local, bandwidth)
-    return replace(
-        gate,
-        anchors=scores.hx,
-        record_weight=scores.weight,
-        of_persona=personas,
-        of_exemplar=exemplars,
-        prior=shape.local,
-        bandwidth=bandwidth,
-    )
+        return fixed
+    return fit_local(scores, fixed, shape.local, shape.bandwidth * mean_distance(problem.hx))
 
 
 # ---------------------------------------------------------------------------------------- the choice
@@ -379,28 +365,24 @@ def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress:
 
     # Products are small, and threads that wait for each other make them several times slower.
     with threadpool_limits({"openblas": 1}):
-        return _choose(_Trial(problem, cells, n_folds, seed, progress))
-
-
-def _choose(trial: _Trial) -> Choice:
-    problem = trial.problem
-    trial.validate(Shape("uniform"))
-    free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]
-    for shape in free:
-        trial.validate(shape)
-    best = max(free, key=trial.mean)
-    if mean_distance(problem.hx) > 1e-5:
-        likeness = [replace(best, kind="context", slope=slope) for slope in SLOPES[1:]]
-        for shape in likeness:
+        trial = _Trial(problem, cells, n_folds, seed, progress)
+        trial.validate(Shape("uniform"))
+        free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]
+        for shape in free:
             trial.validate(shape)
-        start = max([best, *likeness], key=trial.mean)
-        for bandwidth in BANDWIDTHS:
-            for local in PRIORS_LOCAL:
-                shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
+        best = max(free, key=trial.mean)
+        if mean_distance(problem.hx) > 1e-5:
+            likeness = [replace(best, kind="context", slope=slope) for slope in SLOPES[1:]]
+            for shape in likeness:
                 trial.validate(shape)
-                if trial.is_clearly_worse(shape, start):
-                    break  # and weaker beliefs more so
-    return trial.choice()
+            start = max([best, *likeness], key=trial.mean)
+            for bandwidth in BANDWIDTHS:
+                for local in PRIORS_LOCAL:
+                    shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
+                    trial.validate(shape)
+                    if trial.is_clearly_worse(shape, start):
+                        break  # and weaker beliefs more so
+        return trial.choice()
 
 
 class FilledIn:
@@ -462,7 +444,7 @@ class _Trial:
         self.n_trials = len(PRIORS_FIXED) + len(SLOPES) + len(PRIORS_LOCAL) * len(BANDWIDTHS)
         self.values: dict[Shape, Floats] = {}
         self.gates: dict[Shape, list[KernelGate]] = {}
-        self._fixed: dict[tuple[int, float, float], Fixed] = {}
+        self._fixed: dict[tuple[int, float, float], KernelGate] = {}
 
     def validate(self, shape: Shape) -> None:
         """Fit a shape without each fold in turn, and judge that fold."""
@@ -473,7 +455,7 @@ class _Trial:
         for f, (rest, fold) in enumerate(self.parts):
             key = f, shape.fixed, shape.slope
             if shape.kind != "uniform" and key not in self._fixed:
-                self._fixed[key] = fit_fixed(rest, shape.fixed, shape.slope)
+                self._fixed[key] = fit_fixed(rest, shape.fixed, shape.slope, self.tau)[0]
             gate = fit_shape(rest, shape, self.tau, self._fixed.get(key))
             self.values[shape][fold.rows] = fold.of_gate(gate)
             self.gates[shape].append(gate)

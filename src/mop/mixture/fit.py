@@ -7,7 +7,6 @@ Letters as in `mop.mixture.cells`.
 
 from __future__ import annotations
 
-import bisect
 import logging
 import math
 from collections import Counter
@@ -21,11 +20,12 @@ from mop.backends.encoder import TextEncoder, embed
 from mop.config import FitConfig
 from mop.data.own import own_exemplars
 from mop.errors import ConfigError, DataError
+from mop.metrics.distances import two_samples
 from mop.mixture.cells import Cells, Ints, Problem, ScoreCells
 from mop.mixture.design import Design
 from mop.mixture.em import Choice, FilledIn, FitResult, best_single_tau, choose, folds, mean_of
 from mop.mixture.fitted import FittedMixture, context_text, exemplar_vectors
-from mop.mixture.headroom import best_component, certificate, fit_sentence, headroom, headroom_lines, two_samples
+from mop.mixture.headroom import best_component, certificate, fit_sentence, headroom, headroom_lines
 from mop.mixture.paper import fit_paper
 from mop.mixture.score import Scoring, cell_scorer, clusters
 from mop.mixture.sums import Floats
@@ -128,22 +128,20 @@ def fit_mixture(
         "betas": list(scorer.betas),
         "method": settings.method,
         "seed": int(seed),
-        "chosen": result.chosen,
-        "uniform_tau": result.uniform_tau,
-        "n_records": result.n_records or len(records),
-        "n_cells": result.n_cells,
-        "n_tokens": result.n_tokens,
-        "stopped": result.stopped,
-        "certificate": result.certificate,
         "pool": pool,
-        "headroom": result.headroom,
-        "gain": result.gain,
-        "best_component": result.best_component,
-        "history": result.history,
+        "n_records": result.n_records or len(records),
+        **{name: getattr(result, name) for name in _REPORTED},
     }
     if result.gain is not None:
         logger.info("%s", fit_sentence(info))
     return FittedMixture(tuple(personas), tuple(exemplars), result.gate, task, info, result.unconditional)
+
+
+_REPORTED = (
+    "chosen", "uniform_tau", "n_cells", "n_tokens", "stopped", "certificate", "headroom", "gain", "best_component",
+    "history",
+)  # fmt: skip
+"""What a mixture says of its fit: fields of `FitResult`."""
 
 
 def _check_personas(personas: Sequence[Persona]) -> None:
@@ -309,26 +307,19 @@ def _within_budget(problem: Problem, score: ScoreCells, settings: FitConfig, see
     whole_round = per_cell * np.where(is_train, *usual)
     if per_record.sum() <= budget:
         return None, min(1.0, max(least, budget / float(whole_round.sum())))
+    # The records of a larger number contain those of a smaller one, and as many of both parts as there are.
     rng = rng_of(seed, "records-within-budget")
     train, valid = rng.permutation(n_train), n_train + rng.permutation(n - n_train)
-
-    def first(n_kept: int) -> Ints:
-        kept_train = min(max(1, round(n_kept * n_train / n)), n_kept - 1)
-        return np.sort(np.concatenate([train[:kept_train], valid[: n_kept - kept_train]]))
-
-    fewest = min(FEWEST_RECORDS, n)
-    # The records of a larger number contain those of a smaller one.
-    n_kept = (
-        bisect.bisect_right(range(fewest, n), budget, key=lambda number: math.ceil(per_record[first(number)].sum()))
-        + fewest
-        - 1
-    )
+    place = np.concatenate([np.arange(len(part)) / len(part) for part in (train, valid)])
+    order = np.concatenate([train, valid])[np.argsort(place, kind="stable")]
+    cost, fewest = np.cumsum(per_record[order]), min(FEWEST_RECORDS, n)
+    n_kept = int(np.searchsorted(np.ceil(cost), budget, side="right"))
     if n_kept < fewest:
         raise ConfigError(
             f"fit.max_lm_tokens is {budget}, and {few[0]} components of {fewest} records take about "
-            f"{per_record[first(fewest)].sum():.0f} tokens; raise it to some times that, or set it to 0 for no limit"
+            f"{cost[fewest - 1]:.0f} tokens; raise it to some times that, or set it to 0 for no limit"
         )
-    kept = first(n_kept)
+    kept = np.sort(order[:n_kept])
     return kept, min(1.0, max(least, budget / float(whole_round[kept].sum())))
 
 

@@ -5,21 +5,19 @@ Letters as in `mop.mixture.cells`; U options of weights: components (k, j), pers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.curve import weights as curve_weights
-from mop.metrics.distances import energy_distance
 from mop.mixture.cells import Cells, Ints, Problem
-from mop.mixture.design import similar_groups
-from mop.mixture.em import Scores, best_single_tau, folds
+from mop.mixture.em import best_single_tau, folds
 from mop.mixture.imputation import Effects
 from mop.mixture.kernel import KernelGate
-from mop.mixture.sums import Floats, log_sum_exp, unconditional_weights
-from mop.randomness import derive_seed, rng_of
+from mop.mixture.sums import Floats, best_beta, log_mixture, log_ratio, log_sum_exp, unconditional_weights
+from mop.randomness import derive_seed
 
 PER_GROUP = 20
 """Records of a group of contexts, at least, on average."""
@@ -27,9 +25,6 @@ BELIEF = 3.0
 """Records' worth of belief in equal weights, where weights are judged on records that they have not seen."""
 MOST_COMPONENTS = 20_000
 """K · N above which nothing is imputed for bounds."""
-MOST_POOL = 1_000
-"""Texts of either side that a two-sample test looks at."""
-N_PERMUTATIONS = 999
 CHANCE = 0.05
 """Level of the two-sample test."""
 SMALL = 0.1
@@ -62,46 +57,45 @@ def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict
         ``n_groups``, ``is_whole``, and for ``components``, ``personas`` and ``exemplars`` each
         ``at_least`` and ``at_most`` (nats per record), or None.
     """
-    tau = best_single_tau(cells, problem.weight, problem.betas)[0]
-    scores = Scores.of(problem, cells, np.arange(len(problem.hx)), tau)
     groups = context_groups(problem)
-    n_personas, n_exemplars = len(problem.hg), len(problem.he)
-    n_all = n_personas * n_exemplars
-    is_whole = cells.is_whole(problem)
     found: dict[str, Any] = {
-        "n_groups": int(groups.max()) + 1, "is_whole": is_whole,
+        "n_groups": int(groups.max()) + 1, "is_whole": cells.is_whole(problem),
         "components": None, "personas": None, "exemplars": None,
     }  # fmt: skip
-    if is_whole:
-        posterior = np.zeros((len(scores.rows), n_all))
-        share = scores.ratio / scores.ratio.sum(axis=1, keepdims=True)
-        np.add.at(posterior, (scores.rows[:, None], cells.persona * n_exemplars + cells.exemplar), share)
-        table = posterior.reshape(-1, n_personas, n_exemplars)
-        of = {"components": posterior, "personas": table.sum(axis=2), "exemplars": table.sum(axis=1)}
-    elif n_all <= MOST_COMPONENTS:
-        of = _imputed_posteriors(problem, cells, tau, seed=seed)
-    else:
-        of = {}
+    if not found["is_whole"] and len(problem.hg) * len(problem.he) > MOST_COMPONENTS:
+        return found
     fold_rows = folds(problem, n_folds, seed)
-    for name, posterior in of.items():
-        found[name] = _bounds(posterior, scores.weight, groups, fold_rows)
+    for name, posterior in _posteriors(problem, cells, seed=seed).items():
+        found[name] = _bounds(posterior, problem.weight / problem.weight.mean(), groups, fold_rows)
     return found
 
 
-def _imputed_posteriors(problem: Problem, cells: Cells, tau: float, *, seed: int) -> dict[str, Floats]:
-    """Posterior of every persona (n, K) and exemplar (n, N) under equal weights, mean over imputations."""
-    n, n_personas, n_exemplars = len(problem.hx), len(problem.hg), len(problem.he)
-    persona, exemplar = np.divmod(np.arange(n_personas * n_exemplars), n_exemplars)
-    effects = Effects(cells.persona, cells.exemplar, cells.log_lik(tau, problem.betas), n_personas)
-    drawn = effects.draws(persona, exemplar, seed=derive_seed(seed, "headroom"))
-    found = {"personas": np.zeros((n, n_personas)), "exemplars": np.zeros((n, n_exemplars))}
-    for i, values in enumerate(drawn):
-        if problem.own[i] >= 0:
-            values[:, exemplar == problem.own[i]] = -np.inf
-        share = np.exp(values - log_sum_exp(values)[:, None]).mean(axis=0)
-        table = share.reshape(n_personas, n_exemplars)
-        found["personas"][i], found["exemplars"][i] = table.sum(axis=1), table.sum(axis=0)
-    return found
+def _posteriors(problem: Problem, cells: Cells, *, seed: int) -> dict[str, Floats]:
+    """Posterior (n, U) of every component, persona and exemplar under equal weights, mean over imputations.
+
+    That of components only where nothing was imputed.
+    """
+    tau = best_single_tau(cells, problem.weight, problem.betas)[0]
+    n_personas, n_exemplars = len(problem.hg), len(problem.he)
+    log_lik, persona, exemplar = cells.log_lik(tau, problem.betas), cells.persona, cells.exemplar
+    every = np.divmod(np.arange(n_personas * n_exemplars), n_exemplars)
+    is_whole = cells.is_whole(problem)
+    if is_whole:
+        whole = np.full((len(log_lik), 1, len(every[0])), -np.inf)
+        row, column = np.nonzero(cells.present)
+        whole[row, 0, (persona * n_exemplars + exemplar)[row, column]] = log_lik[row, column]
+    tables: Iterable[Floats] = (
+        whole if is_whole
+        else Effects(persona, exemplar, log_lik, n_personas).draws(*every, seed=derive_seed(seed, "headroom"))
+    )  # fmt: skip
+    shares = []
+    for values, own in zip(tables, problem.own, strict=True):
+        may = np.where((every[1] == own) & (own >= 0), -np.inf, values)
+        shares.append(np.exp(may - log_sum_exp(may)[:, None]).mean(axis=0))
+    posterior = np.stack(shares)
+    of_both = posterior.reshape(-1, n_personas, n_exemplars)
+    found = {"personas": of_both.sum(axis=2), "exemplars": of_both.sum(axis=1)}
+    return {"components": posterior, **found} if is_whole else found
 
 
 def headroom_lines(room: Mapping[str, Any] | None) -> list[str]:
@@ -128,6 +122,44 @@ def context_groups(problem: Problem) -> Ints:
     return similar_groups(problem.hx, max(1, n // PER_GROUP))
 
 
+def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:
+    """Divide rows into groups of nearly equal size whose vectors are alike.
+
+    Each cut is across the direction in which the rows at hand differ most.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+    n_groups : int
+        At least 1, at most n.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        Group of each row, 0 to n_groups - 1.
+
+    Examples
+    --------
+    >>> similar_groups(np.array([[0.0], [5.0], [0.1], [5.1]]), 2).tolist()
+    [0, 1, 0, 1]
+    """
+    groups = np.zeros(len(vectors), dtype=np.int64)
+    work = [(np.arange(len(vectors)), 0, n_groups)]
+    while work:
+        rows, first, n = work.pop()
+        if n == 1:
+            groups[rows] = first
+            continue
+        centred = vectors[rows] - vectors[rows].mean(axis=0, dtype=np.float64)
+        axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+        axis *= np.sign(axis[np.argmax(np.abs(axis))])
+        order = rows[np.argsort((centred @ axis).round(9), kind="stable")]
+        left = n // 2
+        cut = len(rows) * left // n
+        work += [(order[:cut], first, left), (order[cut:], first + left, n - left)]
+    return groups
+
+
 def _bounds(posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Ints]) -> dict[str, float]:
     """Both sides for U options, from their posterior (n, U) under equal weights."""
     n_options, n_groups = posterior.shape[1], int(groups.max()) + 1
@@ -147,68 +179,6 @@ def _bounds(posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Int
         ratio = mean(np.setdiff1d(everyone, fold), BELIEF)
         gain[fold] = np.log((ratio[groups[fold]] * posterior[fold]).sum(axis=1))
     return {"at_least": float(np.average(gain, weights=weight)), "at_most": at_most}
-
-
-def two_samples(
-    pool: NDArray[np.float32], target: NDArray[np.float32], weight: Floats, *, cluster: Ints | None = None, seed: int
-) -> dict[str, Any]:
-    """Test whether two sets of responses are samples of one population, by their embeddings.
-
-    Parameters
-    ----------
-    pool : ndarray, shape (N, D)
-        Responses of the exemplars.
-    target : ndarray, shape (n, D)
-        Responses that are to be simulated.
-    weight : ndarray, shape (n,)
-        Survey weights of these.
-    cluster : ndarray of int, shape (N + n,), optional
-        Texts of one number belong together: a relabelling moves them together, or among each other where a cluster
-        has texts on both sides. None: each by itself.
-    seed : int
-        Of the permutations, and of the choice of at most `MOST_POOL` texts of each.
-
-    Returns
-    -------
-    dict
-        ``distance``: see `mop.metrics.energy_distance`; ``p_value``: share of `N_PERMUTATIONS` relabellings with
-        at least as large a value; ``n_pool``, ``n_target``.
-
-    Notes
-    -----
-    Source: Székely and Rizzo 2013.
-    """
-    rng = rng_of(seed, "two-samples")
-    cluster = np.arange(len(pool) + len(target)) if cluster is None else cluster
-    of_pool, of_target = (np.sort(rng.permutation(len(side))[:MOST_POOL]) for side in (pool, target))
-    cluster = np.concatenate([cluster[of_pool], cluster[len(pool) + of_target]])
-    pool, target, weight = pool[of_pool], target[of_target], weight[of_target]
-    both = np.concatenate([pool, target]).astype(np.float64)
-    square = np.square(both).sum(axis=1)
-    between = np.sqrt(np.maximum(square[:, None] + square - 2 * both @ both.T, 0.0))
-    np.fill_diagonal(between, 0.0)
-    share = np.concatenate([np.full(len(pool), 1 / len(pool)), -weight / weight.sum()])
-    observed = -float(share @ between @ share)
-    number = np.unique(cluster, return_inverse=True)[1].reshape(-1)
-    is_pool = np.arange(len(share)) < len(pool)
-    straddles = (np.bincount(number, is_pool) > 0) & (np.bincount(number, ~is_pool) > 0)
-    apart = np.flatnonzero(~straddles[number])
-    on_both = [np.flatnonzero(number == c) for c in np.flatnonzero(straddles)]
-    shuffled = np.empty((N_PERMUTATIONS, len(share)))
-    for row in shuffled:
-        # Whole clusters in random order, and their texts in random order: the first of them are called the pool.
-        order = np.lexsort((rng.random(len(apart)), rng.permutation(number.max() + 1)[number[apart]]))
-        row[apart[order]] = share[apart]
-        for rows in on_both:
-            row[rows] = share[rng.permutation(rows)]
-    values = -np.einsum("bi,bi->b", shuffled @ between, shuffled)
-    n_larger = int((values >= observed - 1e-12).sum())
-    return {
-        "distance": energy_distance(target, pool, golden_weight=weight).distance,
-        "p_value": (1 + n_larger) / (1 + N_PERMUTATIONS),
-        "n_pool": len(pool),
-        "n_target": len(target),
-    }
 
 
 # ---------------------------------------------------------------------------------------- after the fit
@@ -268,13 +238,10 @@ def certificate(gate: KernelGate, problem: Problem, cells: Cells) -> dict[str, A
     columns = np.array(sorted(common))
     log_lik = part.log_lik(gate.temperatures(), problem.betas)
     log_weight = gate.log_weight(problem.hx[rows], part.persona, part.exemplar, problem.own[rows])
-    low = log_sum_exp(log_lik + np.where(part.present, log_weight, -np.inf))
-    order = np.argsort(flat, axis=1, kind="stable")
-    found = np.stack([o[np.searchsorted(row[o], columns)] for row, o in zip(flat, order, strict=True)])
-    common_log_lik = np.take_along_axis(log_lik, found, axis=1)
-    weight = problem.weight[rows]
-    log_share = np.log(weight / weight.sum())
-    log_d = log_sum_exp(log_share[:, None] + common_log_lik - low[:, None], axis=0)
+    low = log_mixture(log_lik, np.where(part.present, log_weight, -np.inf))
+    place = np.stack([np.argmax(flat == c, axis=1) for c in columns], axis=1)
+    common_log_lik, weight = np.take_along_axis(log_lik, place, axis=1), problem.weight[rows]
+    log_d = log_ratio(common_log_lik, low, weight)
     best = unconditional_weights(common_log_lik, record_weight=weight)
     reached = best.mean_log_lik - float(np.average(low, weights=weight))
     first = np.argsort(-log_d, kind="stable")[:5]
@@ -300,27 +267,24 @@ def best_component(problem: Problem, cells: Cells) -> dict[str, Any]:
     dict
         ``persona``, ``exemplar`` (rows), ``tau``, ``n_records``, ``n_compared``: of how many it is the best.
     """
-    n_exemplars, n_personas = len(problem.he), len(problem.hg)
-    flat = np.where(cells.present, cells.persona * n_exemplars + cells.exemplar, -1)
-    rows = np.arange(problem.n_train, len(problem.hx))
-    count = np.bincount(flat[rows][flat[rows] >= 0], minlength=n_personas * n_exemplars)
-    grid = np.linspace(problem.betas[0], problem.betas[-1], 60) if len(problem.betas) > 1 else (
-        np.array(problem.betas)
-    )  # fmt: skip
-    nodes = np.stack([curve_weights(float(beta), problem.betas) for beta in grid])  # (B, G)
-    best: tuple[float, int, int] = (-np.inf, 0, 0)
-    compared = np.flatnonzero(count == count.max()).tolist()
-    for c in compared:
-        i, m = np.nonzero(flat[rows] == c)
-        weight = problem.weight[rows][i]
-        mean = weight @ cells.curves[rows[i], m].astype(np.float64) / weight.sum()
-        at = int(np.argmax(nodes @ mean))
-        best = max(best, (float(nodes[at] @ mean), -c, at))
-    c, at = -best[1], best[2]
+    n_exemplars, betas = len(problem.he), problem.betas
+    part, weight = cells.of(np.arange(problem.n_train, len(problem.hx))), problem.weight[problem.n_train :]
+    flat = np.where(part.present, part.persona * n_exemplars + part.exemplar, -1)
+    component, count = np.unique(flat[flat >= 0], return_counts=True)
+    compared = component[count == count.max()]
+
+    def best_of(c: int) -> tuple[float, float]:
+        """Its best β, and its mean log-likelihood there."""
+        i, m = np.nonzero(flat == c)
+        curve = weight[i] @ part.curves[i, m].astype(np.float64) / weight[i].sum()
+        return best_beta(lambda beta: float(curve @ curve_weights(beta, betas)), betas)
+
+    found = {int(c): best_of(c) for c in compared}
+    best = max(found, key=lambda c: found[c][1])
     return {
-        "persona": c // n_exemplars,
-        "exemplar": c % n_exemplars,
-        "tau": float(1.0 / grid[at]),
+        "persona": best // n_exemplars,
+        "exemplar": best % n_exemplars,
+        "tau": 1.0 / found[best][0],
         "n_records": int(count.max()),
         "n_compared": len(compared),
     }

@@ -142,11 +142,6 @@ class KernelGate:
         )  # fmt: skip
 
     @property
-    def sees_context(self) -> bool:
-        """Whether weights depend on the context."""
-        return len(self.anchors) > 0 or self.slope != 0
-
-    @property
     def he(self) -> Vectors:
         """Embeddings of the exemplars that may be drawn."""
         return self.all_he if self.shown is None else self.all_he[self.shown]

@@ -5,6 +5,7 @@ A component is one (persona, exemplar) pair. Letters: N records, C components, G
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,28 @@ def log_mixture(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating])
     >>> round(float(np.exp(log_mixture(log_lik, np.log([0.5, 0.5]))[0])), 4)
     0.4
     """
-    _check(log_lik, log_weight)
+    if log_lik.ndim != 2 or log_weight.shape not in (log_lik.shape, log_lik.shape[1:]):
+        raise DataError(
+            f"log_lik {log_lik.shape} needs log_weight of its own shape or {log_lik.shape[1:]}, got {log_weight.shape}"
+        )
     return log_sum_exp(log_lik + log_weight)
+
+
+def log_ratio(log_lik: NDArray[np.floating], log_mix: Floats, record_weight: NDArray[np.floating]) -> Floats:
+    """Log of d_c = mean_i p_c(i) / p(i), (C,): by how much component c alone beats a mixture p, on average.
+
+    Parameters
+    ----------
+    log_lik : ndarray, shape (n, C)
+    log_mix, record_weight : ndarray, shape (n,)
+
+    Notes
+    -----
+    No weights v gain more than log max_c d_c over p: mean log(Σ v_c p_c / p) ≤ log mean(Σ v_c p_c / p) = log Σ v_c d_c.
+    Source: Lindsay 1983 (the gradient function of a mixture), and Jensen.
+    """
+    log_share = np.log(record_weight / record_weight.sum())
+    return log_sum_exp(log_share[:, None] + log_lik - log_mix[:, None], axis=0)
 
 
 @dataclass(frozen=True)
@@ -78,9 +99,6 @@ class Unconditional:
     """Nats per record at these weights."""
     slack: float
     """No other weighting of the same components can raise the mean by more than this many nats."""
-    log_d: Floats
-    """(C,) log of mean_i p_c(i) / p_mix(i); the largest say where to look next."""
-    n_iterations: int
 
 
 def unconditional_weights(
@@ -92,9 +110,8 @@ def unconditional_weights(
 ) -> Unconditional:
     """Maximum-likelihood weights of fixed components, certified.
 
-    The problem is concave. EM raises the likelihood at every step; with
-    d_c = mean_i p_c(i) / p_mix(i), concavity gives the bound log max_c d_c on what
-    is still to be gained, and EM stops when that is below ``tolerance``.
+    The problem is concave. EM raises the likelihood at every step, and stops when `log_ratio` bounds what is
+    still to be gained by ``tolerance``.
 
     Parameters
     ----------
@@ -111,11 +128,6 @@ def unconditional_weights(
     -------
     Unconditional
 
-    Notes
-    -----
-    Source: Lindsay 1983 (the gradient function of a mixture); the bound follows from
-    Jensen: mean log(p_new/p) <= log mean(p_new/p) = log sum_c w_c d_c <= log max_c d_c.
-
     Examples
     --------
     >>> best = unconditional_weights(np.log([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]))
@@ -126,20 +138,16 @@ def unconditional_weights(
     if log_lik.ndim != 2 or 0 in log_lik.shape:
         raise DataError(f"log_lik must be a non-empty table (N, C), got shape {log_lik.shape}")
     share = np.ones(len(log_lik)) if record_weight is None else np.asarray(record_weight, float)
-    log_share = np.log(share / share.sum())
     log_weight = np.full(log_lik.shape[1], -np.log(log_lik.shape[1]))
-    iteration = 0
-    while True:
-        log_mix = log_sum_exp(log_lik + log_weight)
-        log_d = log_sum_exp(log_share[:, None] + log_lik - log_mix[:, None], axis=0)
+    for iteration in itertools.count():
+        log_mix = log_mixture(log_lik, log_weight)
+        log_d = log_ratio(log_lik, log_mix, share)
         slack = float(max(np.max(log_d), 0.0))
         if slack <= tolerance or iteration >= max_iterations:
             break
         log_weight = log_weight + log_d  # EM: the mean responsibility is w_c d_c
         log_weight -= log_sum_exp(log_weight)
-        iteration += 1
-    mean = float(np.sum(np.exp(log_share) * log_mix))
-    return Unconditional(log_weight, mean, slack, log_d, iteration)
+    return Unconditional(log_weight, float(np.average(log_mix, weights=share)), slack)
 
 
 def clustered_error(away: Floats, cluster: NDArray[np.int64]) -> float:
@@ -275,10 +283,3 @@ def diagonal_order(n_personas: int, n_exemplars: int, rng: np.random.Generator) 
     exemplar = (step + step // math.lcm(n_personas, n_exemplars)) % n_exemplars
     persona = rng.permutation(n_personas)[step % n_personas]
     return np.asarray(persona * n_exemplars + rng.permutation(n_exemplars)[exemplar])
-
-
-def _check(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> None:
-    if log_lik.ndim != 2 or log_weight.shape not in (log_lik.shape, log_lik.shape[1:]):
-        raise DataError(
-            f"log_lik {log_lik.shape} needs log_weight of its own shape or {log_lik.shape[1:]}, got {log_weight.shape}"
-        )
