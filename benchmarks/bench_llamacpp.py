@@ -46,7 +46,8 @@ from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import respond
 from mop.runs.work import read_config
 from mop.simulate.write import is_drawn, read_responses
-from mop.storage.run_folder import RunFolder, hash_of, read_json, write_json
+from mop.storage.files import hash_of, read_json, write_json
+from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Record, Response
 from results_file import write_results_file

@@ -53,7 +53,7 @@ from mop.report.document import number
 from mop.rivals.methods import METHODS_VERSION
 from mop.runs.compare import compare, draw_piece, labelled, pieces
 from mop.runs.work import STAGE_VERSIONS
-from mop.storage.run_folder import hash_of, read_json, write_atomic, write_json
+from mop.storage.files import hash_of, read_json, write_atomic, write_json
 from mop.storage.store import Store
 from results_file import commit, machine, write_results_file
 

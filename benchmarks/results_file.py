@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mop.storage.run_folder import write_json
+from mop.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

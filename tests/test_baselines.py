@@ -4,7 +4,7 @@ import json
 
 from conftest import reviews
 from mop.cli import OK, USAGE, main
-from mop.storage.run_folder import read_jsonl
+from mop.storage.files import read_jsonl
 
 
 def options(tmp_path):

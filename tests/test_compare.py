@@ -27,7 +27,7 @@ from mop.runs.compare import (
 )
 from mop.runs.verbs import simulate_method
 from mop.runs.work import Models
-from mop.storage.run_folder import read_json, read_jsonl, write_json
+from mop.storage.files import read_json, read_jsonl, write_json
 from mop.storage.store import Store
 from mop.types import Record
 from test_remote import N_PROBES

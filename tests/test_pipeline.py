@@ -26,7 +26,7 @@ from mop.pipeline import STAGES, run
 from mop.runs.verbs import simulate_method, verify
 from mop.runs.work import read_config
 from mop.simulate.write import CUT_SHARE
-from mop.storage.run_folder import read_json, read_jsonl
+from mop.storage.files import read_json, read_jsonl
 from mop.storage.store import Store
 
 COMPARED = ("personas.jsonl", "mixture/mixture.json", "mixture/gate.safetensors", "responses.jsonl",

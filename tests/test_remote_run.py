@@ -20,7 +20,7 @@ from mop.errors import BackendError, ConfigError, ScoringUnsupportedError
 from mop.pipeline import run
 from mop.runs.work import Models, planned_calls
 from mop.simulate.write import outcomes, read_responses
-from mop.storage.run_folder import read_json, read_jsonl
+from mop.storage.files import read_json, read_jsonl
 from test_remote import N_PROBES, FastClock, InProcess
 
 WRITER = 'model.lm="openai:toy@http://127.0.0.1:1"'

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mop.errors import ArtifactError
-from mop.storage.run_folder import (
-    RunFolder,
+from mop.storage.files import (
     hash_of,
     read_json,
     read_jsonl,
@@ -21,6 +20,7 @@ from mop.storage.run_folder import (
     write_jsonl,
     write_parquet,
 )
+from mop.storage.run_folder import RunFolder
 from mop.types import Response
 
 NAUGHTY = [

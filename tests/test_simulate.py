@@ -24,7 +24,8 @@ from mop.mixture.score import Scoring, score_table
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
 from mop.simulate.write import CUT_SHARE, cut_notes, cut_share, read_responses, simulate, write_responses
-from mop.storage.run_folder import RunFolder, read_jsonl, write_parquet
+from mop.storage.files import read_jsonl, write_parquet
+from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store, generation_key
 from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
 

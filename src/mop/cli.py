@@ -317,7 +317,7 @@ def _settings(args: argparse.Namespace, *, begins: bool = False) -> RunConfig:
 def _run(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
     from mop.pipeline import run
     from mop.runs.verbs import simulate_method
-    from mop.storage.run_folder import read_json
+    from mop.storage.files import read_json
 
     if getattr(args, "n_personas", None) is not None:
         args.assignments.append(f"personas.n_personas={args.n_personas}")

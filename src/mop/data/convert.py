@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import PullError, require
-from mop.storage.run_folder import write_json
+from mop.storage.files import write_json
 
 SENTENCE_ENCODER_FILES = (
     "1_Pooling/config.json",

@@ -25,7 +25,7 @@ from typing import Any
 from mop.data import convert
 from mop.data.catalogue import EMBEDDED, KIND_NOUN, Distribution, Embedded, Kind
 from mop.errors import ArtifactError, ConfigError, PullError, require
-from mop.storage.run_folder import read_json, sha256, write_json
+from mop.storage.files import read_json, sha256, write_json
 from mop.types import Progress
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ import numpy as np
 from mop.data.sources import BadRow, Row, Source, open_source
 from mop.data.splits import split_records
 from mop.errors import ArtifactError, ConfigError, DataError
-from mop.storage.run_folder import read_jsonl, write_jsonl
+from mop.storage.files import read_jsonl, write_jsonl
 from mop.types import Record, without_surrogates
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from mop.data.own import own_exemplars
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.kernel import Counts, KernelGate
 from mop.mixture.sums import Floats
-from mop.storage.run_folder import write_atomic
+from mop.storage.files import write_atomic
 from mop.types import Persona, Progress, Record
 
 if TYPE_CHECKING:

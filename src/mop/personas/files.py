@@ -13,7 +13,7 @@ from typing import Any
 from mop.errors import DataError
 from mop.personas.doubts import doubts, doubts_in_order, mark_duplicates
 from mop.personas.writers import persona_key
-from mop.storage.run_folder import write_jsonl
+from mop.storage.files import write_jsonl
 from mop.types import Persona
 
 _FIELDS = tuple(field.name for field in fields(Persona))

@@ -22,7 +22,7 @@ from mop.report import plots
 from mop.report.document import effective, flat, html, number, printable
 from mop.report.plots import GOLDEN, REAL
 from mop.simulate.write import is_drawn
-from mop.storage.run_folder import write_atomic
+from mop.storage.files import write_atomic
 from mop.types import FloatArray, Response
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mop.errors import require
-from mop.storage.run_folder import write_atomic
+from mop.storage.files import write_atomic
 from mop.types import FloatArray
 
 if TYPE_CHECKING:

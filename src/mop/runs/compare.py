@@ -48,7 +48,8 @@ from mop.runs.ablations import KEEPS_PERSONAS, ablated, changes_nothing, draw_ab
 from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged, method_samples, real_sample
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.write import is_drawn, read_responses, write_responses
-from mop.storage.run_folder import RunFolder, hash_of, read_json, write_atomic, write_json
+from mop.storage.files import hash_of, read_json, write_atomic, write_json
+from mop.storage.run_folder import RunFolder
 from mop.storage.store import Cost, Tally
 from mop.types import FloatArray, Progress, Record, Response
 

@@ -26,7 +26,8 @@ from mop.rivals.methods import respond
 from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.work import Models, open_work
 from mop.simulate.write import is_drawn, write_responses
-from mop.storage.run_folder import RunFolder, write_parquet
+from mop.storage.files import write_parquet
+from mop.storage.run_folder import RunFolder
 from mop.types import Progress, Record, Response
 
 SUFFIXES = (".jsonl", ".parquet")

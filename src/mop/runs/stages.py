@@ -46,7 +46,8 @@ from mop.runs.work import (
     versions_now,
 )
 from mop.simulate.write import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
-from mop.storage.run_folder import RunFolder, hash_of, write_json, write_parquet
+from mop.storage.files import hash_of, write_json, write_parquet
+from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress, Record, Response
 

@@ -29,7 +29,8 @@ from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.personas.files import read_personas
 from mop.prompts import PROMPT_VERSION
-from mop.storage.run_folder import RunFolder, hash_of, read_json, sha256
+from mop.storage.files import hash_of, read_json, sha256
+from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress, Record
 

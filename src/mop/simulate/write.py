@@ -16,7 +16,7 @@ from mop.backends.ask import Drawing, FailedDraws, draw_requests
 from mop.errors import ArtifactError, DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.storage.run_folder import read_jsonl, write_jsonl
+from mop.storage.files import read_jsonl, write_jsonl
 from mop.types import Agent, Branch, GenerateRequest, Persona, Record, Response
 
 logger = logging.getLogger(__name__)
