@@ -1,4 +1,4 @@
-"""The run folder: atomic writes, the lock, the manifest, versions."""
+"""The run folder and the files in it.
 
 import json
 import math
