@@ -1,4 +1,4 @@
-"""The run folder and the files in it.
+"""The run folder and the files in it: atomic writes, the lock, the manifest, versions."""
 
 import json
 import math
