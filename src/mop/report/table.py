@@ -13,7 +13,7 @@ import numpy as np
 
 from mop.report import plots
 from mop.report.document import ends, flat, html, number, printable
-from mop.report.page import best, score_figure, titled
+from mop.report.page import METRICS, best, score_figure, titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +66,11 @@ def _costs(rows: Rows) -> list[str]:
     return [name for name in COSTS if any(values.get(name) for values in rows.values())]
 
 
+def _winners(rows: Rows) -> dict[str, set[str]]:
+    """The best methods on each figure; none on shares, of which most are 0 for most methods."""
+    return {name: set() if METRICS[name].is_share else best(rows, name) for name in _columns(rows)}
+
+
 def compared_on(n: int, n_golden: int) -> str:
     """Return on how many texts figures rest, as a sentence."""
     return f"Figures are of {n:,} texts of each method against {n_golden:,} real ones that no method saw."
@@ -79,7 +84,7 @@ def _grid(
     ``plain`` escapes a text, and ``show`` joins a figure and its interval, knowing if the figure is the best.
     """
     columns, costs = _columns(rows), _costs(rows)
-    winners = {name: best(rows, name) for name in columns}
+    winners = _winners(rows)
     titles = ["method", *map(titled, columns), "seeds", *(COSTS[name] for name in costs), "sees real texts"]
     lines = [list(map(plain, titles))]
     for method, values in rows.items():
@@ -182,7 +187,7 @@ def comparison_page(
             "floor": found["floor"],
             "columns": {name: titled(name) for name in _columns(of)},
             "costs": {name: COSTS[name] for name in _costs(of)},
-            "best": {name: best(of, name) for name in _columns(of)},
+            "best": _winners(of),
             "said": compared_on(found["n_responses"], document["n_golden"]),
             "notes": found["notes"],
         }
