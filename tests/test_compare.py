@@ -412,8 +412,8 @@ def test_over_seeds_gives_the_mean_and_a_student_interval():
     low, high = over_seeds([{**arms[0], "energy": v} for v in (-0.01, 0.01)])["energy_interval"]
     assert low == pytest.approx(-high)
     # A figure that a seed could not have is none of the method's.
-    partly = [{**arms[0], "self_bleu_4": 0.2}, {**arms[1], "self_bleu_4": None}]
-    assert "self_bleu_4" not in over_seeds(partly)
+    partly = [{**arms[0], "near_copies": 0.2}, {**arms[1], "near_copies": None}]
+    assert "near_copies" not in over_seeds(partly)
 
 
 def test_an_excess_over_the_floor_has_the_error_of_the_floor_however_many_seeds():

@@ -146,27 +146,23 @@ def evaluate(
     Returns
     -------
     Evaluation
-        ``methods[name]`` holds ``energy`` and ``energy_interval`` (for the populations); ``fid``,
-        ``mauve`` (mean over seeds), ``kl_cosine`` (golden ‖ synthetic, nats); ``fid_interval``,
-        ``mauve_interval``, ``kl_cosine_interval`` ([low, high], 95 %, over the choice of the n
-        texts); ``fid_excess`` (FID for endless texts minus that of the floor, whose own is 0 by
-        definition) and ``fid_excess_interval`` (over the choice of the n texts and of the floor's);
-        ``mauve_spread`` (standard deviation over seeds; 0 with one), ``kl_cosine_reverse``; ``sense``
-        (mean log-likelihood per token under the judge, nats), ``sense_interval`` and ``improbable``
-        (share of texts below the first percentile of the floor), on all texts that were judged, None
-        where none was; on the n texts ``distinct_1``, ``distinct_2``, ``self_bleu_4`` (None if fewer
-        than two texts have words), ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies``
-        (None without exemplars); ``n``; ``empty``, the share of empty texts among the ``n_received``
-        that came in.
+        ``methods[name]`` holds ``energy`` and ``energy_interval`` (for the populations); ``fid``, ``mauve`` (mean over
+        seeds), ``kl_cosine`` (golden ‖ synthetic, nats) and their ``NAME_interval`` ([low, high], 95 %, over the choice
+        of the n texts); ``fid_excess`` (FID for endless texts minus that of the floor, whose own is 0 by definition)
+        and ``fid_excess_interval`` (over the choice of the n texts and of the floor's); ``mauve_spread`` (standard
+        deviation over seeds; 0 with one), ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under the
+        judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first percentile of the floor), on
+        all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``, ``mean_words``,
+        ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars); ``n``; ``empty``, the share of empty
+        texts among the ``n_received`` that came in.
 
     Raises
     ------
     ConfigError
         If a method has a reserved name, or ``n_seeds`` or ``n_bootstrap`` is too small.
     DataError
-        If there is no method, a golden text is empty, fewer than 4 texts are left of a method,
-        exemplars, weights or judged figures and texts differ in number, a weight is negative, a
-        judged figure is infinite, or fewer than 2 texts of a method were judged.
+        If there is no method, a golden text is empty, fewer than 4 texts are left of a set, what is known of texts
+        is not one entry each, a weight is negative, a judged figure is infinite, or fewer than 2 texts were judged.
     """
     _check_settings(methods, n_seeds, n_bootstrap)
     scored = {**methods, FLOOR: floor}
@@ -181,7 +177,13 @@ def evaluate(
     texts = {name: [sample.texts[i] for i in rows[name]] for name, sample in every.items()}
     weights = {name: _scaled(name, sample.weights, rows[name]) for name, sample in every.items()}
     vectors = {name: embed([text.strip() for text in of]) for name, of in texts.items()}
-    real = _golden(vectors[GOLDEN], weights[GOLDEN], seed)
+    real = _Golden(
+        vectors[GOLDEN],
+        weights[GOLDEN],
+        distances.gaussian(vectors[GOLDEN], weight=weights[GOLDEN]),
+        distances.within_distances(vectors[GOLDEN], weight=weights[GOLDEN]),
+        distances.cosine_histogram(vectors[GOLDEN], seed=seed, weight=weights[GOLDEN]),
+    )
     subsamples = _subsamples(n, n_bootstrap, seed)
     scores: dict[str, dict[str, Any]] = {}
     histograms = {GOLDEN: real.histogram.tolist()}
@@ -200,7 +202,7 @@ def evaluate(
             **_mauve(of, real, [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]),
             **kl,
             **_sense(nats.get(name), least),
-            **_wording(texts[name], shown, seed=seed),
+            **_wording(texts[name], shown),
             "n": n,
             "n_received": len(sample.texts),
             "empty": words.empty_share(sample.texts),
@@ -227,8 +229,7 @@ def _check_settings(methods: Mapping[str, Sample], n_seeds: int, n_bootstrap: in
     for name in (FLOOR, GOLDEN):
         if name in methods:
             raise ConfigError(
-                f"a method is named {name!r}; any name but 'floor' and 'golden' will do, which "
-                "stand for real texts; rename the method"
+                f"a method is named {name!r}; 'floor' and 'golden' stand for real texts; rename the method"
             )
     if n_seeds < 1 or n_bootstrap < 2:
         raise ConfigError(
@@ -321,16 +322,6 @@ def _sense(nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: 
     }
 
 
-def _golden(vectors: FloatArray, weight: NDArray[np.float64] | None, seed: int) -> _Golden:
-    return _Golden(
-        vectors,
-        weight,
-        distances.gaussian(vectors, weight=weight),
-        distances.within_distances(vectors, weight=weight),
-        distances.cosine_histogram(vectors, seed=seed, weight=weight),
-    )
-
-
 def _energy(of: _Set, golden: _Golden) -> dict[str, Any]:
     found = distances.energy_distance(
         golden.vectors,
@@ -401,16 +392,14 @@ def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> dict[str, Any]:
     return {"mauve": mauve, "mauve_interval": interval(mauve, sd, spread, low=0.0, high=1.0), "mauve_spread": spread}
 
 
-def _wording(texts: Sequence[str], shots: Sequence[Shown], *, seed: int) -> dict[str, Any]:
+def _wording(texts: Sequence[str], shown: Sequence[Shown]) -> dict[str, Any]:
     """Measure what can be read off the words alone."""
-    have_words = sum(bool(words.words(text)) for text in texts)
     return {
         "distinct_1": words.distinct_n(texts, 1),
         "distinct_2": words.distinct_n(texts, 2),
-        "self_bleu_4": words.self_bleu(texts, seed=seed) if have_words > 1 else None,
         "mean_words": words.mean_words(texts),
         "refusals": words.refusal_share(texts),
-        "near_copies": words.near_copy_share(texts, shots),
+        "near_copies": words.near_copy_share(texts, shown),
         "duplicates": words.duplicate_share(texts),
     }
 
@@ -441,22 +430,10 @@ def _notes(
 
 
 def projection(vectors: FloatArray, *, seed: int) -> NDArray[np.float64]:
-    """Lay texts out in the plane so that similar texts lie together.
+    """Lay texts (n, D) out in the plane (n, 2) so that similar texts lie together; above 3,000 it takes minutes.
 
     Principal components first (50 at most, signs fixed), then t-SNE on them, started from the first
-    two. Distances between far-apart groups mean nothing; that texts share a place does.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-        All sets of the map together, n of at least 2. Above 3,000 it takes minutes.
-    seed : int
-        64-bit.
-
-    Returns
-    -------
-    ndarray, shape (n, 2), float64
-        Up to 10 texts: the first two principal components.
+    two; up to 10 texts, the components themselves. Distances between far-apart groups mean nothing.
 
     Raises
     ------
@@ -473,13 +450,9 @@ def projection(vectors: FloatArray, *, seed: int) -> NDArray[np.float64]:
         return plane
     from sklearn.manifold import TSNE
 
-    start = plane / spread * 1e-4  # t-SNE unfolds badly from a start of larger spread
-    return np.asarray(
-        TSNE(perplexity=min(30.0, (n - 1) / 3), init=start.astype(np.float32), random_state=seed % 2**32).fit_transform(
-            components.astype(np.float32)
-        ),
-        dtype=np.float64,
-    )
+    start = (plane / spread * 1e-4).astype(np.float32)  # t-SNE unfolds badly from a start of larger spread
+    tsne = TSNE(perplexity=min(30.0, (n - 1) / 3), init=start, random_state=seed % 2**32)
+    return np.asarray(tsne.fit_transform(components.astype(np.float32)), dtype=np.float64)
 
 
 def text_map(

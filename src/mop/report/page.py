@@ -222,7 +222,6 @@ METRICS: Mapping[str, MetricGuide] = {
     "f1": MetricGuide("F1", 1, "Macro-F1 on real texts of a classifier that learnt from these."),
     "distinct_1": MetricGuide("Distinct words", 0, "Share of all words that are different words.", is_share=True),
     "distinct_2": MetricGuide("Distinct pairs", 0, "Share of all word pairs that are different pairs.", is_share=True),
-    "self_bleu_4": MetricGuide("Self-BLEU-4", 0, "How much the texts of a set repeat each other's phrases."),
     "mean_words": MetricGuide("Words per text", 0, "Mean length."),
     "refusals": MetricGuide("Refusals", -1, "Share of answers in which the model declines.", is_share=True),
     "empty": MetricGuide("Empty", -1, "Share of answers without any text.", is_share=True),
@@ -430,18 +429,8 @@ def _series(data: ReportData) -> list[str]:
 def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Figure]:
     """Draw every figure that the data allows, as for a paper, by the name its file gets.
 
-    Parameters
-    ----------
-    data : ReportData
-        The run.
-    width : float
-        Inches; `mop.report.plots.WIDE` for a page, `mop.report.plots.NARROW` for one column.
-
-    Returns
-    -------
-    dict of str to Figure
-        ``metrics``, ``exemplars``, ``gates``, ``history``, ``similarity``, ``map``: those for which there is
-        data. Give it to `mop.report.plots.save_figures` for files.
+    ``metrics``, ``exemplars``, ``gates``, ``history``, ``similarity`` and ``map``; give them to
+    `mop.report.plots.save_figures` for files. ``width`` is in inches.
 
     Raises
     ------
@@ -592,13 +581,8 @@ def _exemplar_rows(response: Response, row_of: Mapping[str, int]) -> list[int]:
     return [row_of[key] for key in keys if key in row_of]
 
 
-OUTCOMES: Mapping[str, str] = {
-    "failed": "failed",
-    "refused": "refused",
-    "empty": "empty",
-    "cut": "cut at the length limit",
-}
-"""What a draw can become besides an ordinary text, and how that is called on the page."""
+OUTCOMES = ("failed", "refused", "empty", "cut")
+"""What a draw can become besides an ordinary text."""
 
 
 def _problems(data: ReportData) -> list[tuple[str, list[str]]]:
@@ -615,7 +599,7 @@ def _check(data: ReportData) -> None:
             "personas; pass groups and personas of the same fit"
         )
     for name, counts in data.histograms.items():
-        if data.histogram_edges and len(counts) != len(data.histogram_edges) - 1:
+        if len(data.histogram_edges) not in (0, len(counts) + 1):
             raise ConfigError(
                 f"the histogram {name!r} of a report has {len(counts)} counts for {len(data.histogram_edges)} edges; "
                 "it needs one fewer than edges; pass what one evaluation found"
@@ -623,17 +607,9 @@ def _check(data: ReportData) -> None:
 
 
 def render_report(data: ReportData) -> str:
-    """Return the report as one HTML document.
+    """Return the report as one HTML document that loads nothing; the same data gives the same text.
 
-    Parameters
-    ----------
-    data : ReportData
-        The run. Any text in it may be hostile.
-
-    Returns
-    -------
-    str
-        HTML that loads nothing; the same data gives the same text.
+    Any text in the data may be hostile.
 
     Raises
     ------
@@ -662,7 +638,7 @@ def render_report(data: ReportData) -> str:
         exemplar_text={row.key: row.response for row in data.exemplars},
         persona_text={row.key: row.description for row in data.personas},
         step=_step_name(data.history),
-        outcomes={name: words for name, words in OUTCOMES.items() if any(row[name] for row in data.outcomes.values())},
+        outcomes=[name for name in OUTCOMES if any(row[name] for row in data.outcomes.values())],
         problems=_problems(data),
         settings=flat(data.settings),
         cost_names=COSTS,
@@ -670,14 +646,7 @@ def render_report(data: ReportData) -> str:
 
 
 def write_report(data: ReportData, path: Path) -> None:
-    """Write the report; a reader sees the old file or the new one, never half of one.
-
-    Parameters
-    ----------
-    data : ReportData
-        The run.
-    path : Path
-        The HTML file; its folder must exist.
+    """Write the report as an HTML file; a reader sees the old file or the new one, never half of one.
 
     Raises
     ------

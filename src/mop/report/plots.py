@@ -86,16 +86,11 @@ _STYLE: Mapping[str, object] = {
     # A dollar sign in a persona or a method name is a dollar sign, not the start of a formula.
     "text.parse_math": False,
     "text.usetex": False,
-    "xtick.color": COLOURS["rule"],
-    "ytick.color": COLOURS["rule"],
-    "xtick.labelcolor": COLOURS["muted"],
-    "ytick.labelcolor": COLOURS["muted"],
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
+    **{f"{axis}tick.color": COLOURS["rule"] for axis in "xy"},
+    **{f"{axis}tick.labelcolor": COLOURS["muted"] for axis in "xy"},
+    **{f"{axis}tick.labelsize": 7.5 for axis in "xy"},
+    **{f"{axis}tick.major.size": 2.5 for axis in "xy"},
+    **{f"{axis}tick.major.width": 0.7 for axis in "xy"},
     "legend.frameon": False,
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.6,
@@ -500,17 +495,8 @@ def similarity_figure(
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write each figure as PDF and as SVG, fit for a paper; the same figure gives the same bytes.
 
-    Parameters
-    ----------
-    figures : mapping of str to Figure
-        File stem to figure.
-    folder : Path
-        Made if it does not exist; files of the same name are replaced.
-
-    Returns
-    -------
-    list of Path
-        The files, in order.
+    ``figures`` are by file stem. The folder is made if it does not exist, and files of the same name are replaced; the
+    files come back in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
