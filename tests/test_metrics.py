@@ -574,14 +574,17 @@ def shared_texts(name, split):
 
 
 def minilm_vectors(tmp_path_factory, texts):
-    """Embeddings, kept in MOP_TEST_EMBEDDINGS between runs if it is set."""
+    """Embeddings at 128 word pieces, as the reference's, kept in MOP_TEST_EMBEDDINGS between runs if it is set."""
     from mop.backends.encoder import embed, open_encoder
     from mop.storage.store import Store
 
     folder = os.environ.get("MOP_TEST_EMBEDDINGS")
     path = Path(folder) if folder else tmp_path_factory.mktemp("embeddings")
     with Store(path / "embeddings.sqlite") as store:
-        return embed(texts, open_encoder("minilm"), store=store)
+        encoder = open_encoder("minilm")
+        encoder._model().max_seq_length = encoder.max_length = 128
+        encoder.identity += " at 128"
+        return embed(texts, encoder, store=store)
 
 
 @pytest.fixture(scope="module")
