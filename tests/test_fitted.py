@@ -29,7 +29,7 @@ from mop.mixture.fitted import (
 )
 from mop.mixture.gate import Gate
 from mop.mixture.kernel import Counts, KernelGate
-from mop.simulate.draw import draw_agents
+from mop.simulate.draw import Similar, draw_agents
 from mop.types import Persona, Record
 
 MODES = {
@@ -245,11 +245,12 @@ def nearest(fitted, j, among):
 
 
 def test_neighbours_are_the_exemplars_most_like_the_one_drawn(fitted):
+    similar = Similar(fitted.gate.he.numpy())
     for j in range(4):
         order = nearest(fitted, j, range(4))
-        assert fitted.neighbours(j, 2) == order[:2]
-        assert fitted.neighbours(j, 2, own=order[0]) == order[1:3]
-        assert fitted.neighbours(j, 9) == order
+        assert similar.to(j, 2) == order[:2]
+        assert similar.to(j, 2, own=order[0]) == order[1:3]
+        assert similar.to(j, 9) == order
     n = 50
     hx = np.random.default_rng(0).normal(size=(n, 5)).astype(np.float32)
     alone = drawn(fitted, hx, contexts(n), seed=0)
@@ -431,7 +432,6 @@ def test_a_mixture_by_context_can_be_changed_like_any_other(ours):
     assert with_temperatures(ours, np.array([0.5, 1.0, 2.0])).temperatures == pytest.approx([0.5, 1, 2])
     share = np.exp(with_persona_weights(ours, np.array([0.0, 0.25, 0.75])).log_pi(hx))
     assert share == pytest.approx(np.tile([0.0, 0.25, 0.75], (6, 1)), abs=1e-9)
-    assert len(ours.neighbours(1, 2)) == 2
 
 
 def test_damaged_weights_by_context_are_refused(ours, tmp_path):
@@ -551,9 +551,8 @@ def test_what_is_wrong_with_a_file_is_named(fitted, tmp_path, change, message):
 
 
 def test_similar_exemplars_are_found_in_blocks_of_single_precision(ours, monkeypatch):
-    whole = [ours.neighbours(j, 3) for j in range(4)]
-    monkeypatch.setattr("mop.mixture.fitted._BLOCK", 3)
-    again = replace(ours)
-    assert [again.neighbours(j, 3) for j in range(4)] == whole
-    assert again._vectors.dtype == np.float32
-    assert again._vectors.base is None or np.shares_memory(again._vectors, ours.gate.he)
+    whole = [Similar(ours.gate.he).to(j, 3) for j in range(4)]
+    monkeypatch.setattr("mop.simulate.draw.BLOCK", 3)
+    similar = Similar(ours.gate.he)
+    assert [similar.to(j, 3) for j in range(4)] == whole
+    assert similar._vectors is ours.gate.he  # no copy in double precision

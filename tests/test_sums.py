@@ -75,7 +75,7 @@ def test_survey_weights_count_as_repeated_records():
 
 
 def test_an_empty_table_is_refused():
-    with pytest.raises(DataError, match=r"log_lik must be a non-empty table \(N, C\), got shape \(0, 3\)"):
+    with pytest.raises(DataError, match=r"log_lik must be a non-empty table \(n, C\), got shape \(0, 3\)"):
         unconditional_weights(np.zeros((0, 3)))
 
 

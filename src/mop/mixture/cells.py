@@ -71,8 +71,6 @@ class Problem:
             raise DataError(
                 "the only exemplar is one of the records, and a record never sees itself; give at least 2 exemplars"
             )
-        if self.own.shape != (n,) or self.weight.shape != (n,):
-            raise DataError(f"own and weight must have shape ({n},), got {self.own.shape}, {self.weight.shape}")
         wrong = ~(np.isfinite(self.weight) & (self.weight > 0))
         if bool(wrong.any()):
             raise DataError(
@@ -122,21 +120,9 @@ class Cells:
         n_each = len(problem.hg) * (len(problem.he) - (problem.own >= 0))
         return bool((self.present.sum(axis=1) == n_each).all())
 
-    @property
-    def n_cells(self) -> int:
-        """Number of scored cells."""
-        return int(self.present.sum())
-
 
 class Asked:
-    """Scores asked for so far, each once; component (k, j) has the number c = k·N + j.
-
-    Parameters
-    ----------
-    problem : Problem
-    score : callable
-        See `ScoreCells`.
-    """
+    """Scores asked for so far, each once; component (k, j) has the number c = k·N + j."""
 
     def __init__(self, problem: Problem, score: ScoreCells) -> None:
         self.problem, self.score, self.n_exemplars = problem, score, len(problem.he)

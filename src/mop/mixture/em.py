@@ -103,7 +103,6 @@ class Scores:
 
     Parameters
     ----------
-    problem : Problem
     rows : ndarray of int, shape (n,)
         These records.
     persona, exemplar : ndarray of int, shape (n, M)
@@ -173,7 +172,6 @@ class Scores:
 
         Parameters
         ----------
-        factor : int
         weight : ndarray, shape (n, M)
             Of the cells.
         of_factor : ndarray, shape (n, M)
@@ -380,8 +378,9 @@ def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress:
                 for local in PRIORS_LOCAL:
                     shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
                     trial.validate(shape)
-                    if trial.is_clearly_worse(shape, start):
-                        break  # and weaker beliefs more so
+                    loss, error = mean_and_error(trial.values[start] - trial.values[shape], problem)
+                    if loss > 2 * error:
+                        break  # clearly worse, and weaker beliefs more so
         return trial.choice()
 
 
@@ -463,11 +462,6 @@ class _Trial:
     def mean(self, shape: Shape) -> float:
         """Cross-validated log-likelihood per record, nats."""
         return mean_of(self.values[shape], self.problem)
-
-    def is_clearly_worse(self, shape: Shape, rival: Shape) -> bool:
-        """Whether a shape loses by more than two standard errors."""
-        loss, error = mean_and_error(self.values[rival] - self.values[shape], self.problem)
-        return loss > 2 * error
 
     def best(self, rows: Ints, kind: str = "") -> Shape:
         """The shape that some records prefer, simpler kinds unless they lose by more than a standard error."""

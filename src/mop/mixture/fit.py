@@ -64,8 +64,6 @@ def fit_mixture(
         What a response is; part of every prompt.
     settings : FitConfig
         Its ``method`` decides between `fit_rounds` and `fit_paper`.
-    seed : int
-    progress : callable, optional
 
     Returns
     -------
@@ -92,13 +90,9 @@ def fit_mixture(
     )
     if len(scorer.betas) == 1:
         logger.warning(
-            "%s scores at temperature %g only: the gates are fitted, temperatures are not, and every "
-            "persona draws at %g",
-            scorer.name,
-            1 / scorer.betas[0],
-            1 / scorer.betas[0],
-        )
-
+            "%s scores at temperature %g only: weights are fitted, the temperature is not, and all draws are at that one",
+            scorer.name, 1 / scorer.betas[0],
+        )  # fmt: skip
     scoring = Scoring(
         personas=personas, exemplars=exemplars, scorer=scorer, store=store, task=task, stage="fit", progress=progress
     )
@@ -180,17 +174,6 @@ def fit_rounds(
     After each round its fits and those of the round before are judged on the same cells, each record by
     fits that have not seen it. The better state is kept. Rounds end when the gain is below
     `MIN_GAIN`, at the budget ``max_lm_tokens``, or after ``n_rounds``.
-
-    Parameters
-    ----------
-    problem : Problem
-    score : callable
-        See `ScoreCells`.
-    settings : FitConfig
-    seed : int
-        Of the design and of folds.
-    progress : callable, optional
-        Called as ``progress("fit rounds", round, n_rounds)``.
 
     Returns
     -------

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -72,7 +71,7 @@ def exemplar_vectors(
     return np.concatenate(np.split(vectors, 2), axis=1)
 
 
-_CONTEXTS, _BLOCK = 512, 65536  # contexts and exemplars looked at together
+_CONTEXTS = 512  # looked at together
 
 
 @dataclass(frozen=True)
@@ -100,66 +99,6 @@ class FittedMixture:
                 f"the gates were fitted on embeddings of {known!r}, got the encoder {identity!r}; "
                 "use the encoder of the fit, or fit again"
             )
-
-    @cached_property
-    def labels(self) -> dict[str, list[int]]:
-        """Rows of the exemplars of each label that at least two have."""
-        rows: dict[str, list[int]] = {}
-        for row, exemplar in enumerate(self.exemplars):
-            if exemplar.label is not None:
-                rows.setdefault(exemplar.label, []).append(row)
-        return {label: own for label, own in rows.items() if len(own) > 1}
-
-    @cached_property
-    def _of_label(self) -> dict[str, FittedMixture]:
-        """What `of_label` has made so far."""
-        return {}
-
-    def of_label(self, label: str) -> FittedMixture:
-        """The mixture over the exemplars of one of `labels` alone; kept, with a copy of their embeddings."""
-        if label not in self._of_label:
-            rows = self.labels[label]
-            self._of_label[label] = replace(
-                self,
-                exemplars=tuple(self.exemplars[row] for row in rows),
-                gate=self.gate.with_exemplars(rows),
-                unconditional=None,
-            )
-        return self._of_label[label]
-
-    def neighbours(self, exemplar: int, n: int, *, own: int = -1) -> list[int]:
-        """Rows of the n exemplars most like one, the most similar first; ``own`` is not among them.
-
-        By the cosine of what the gates see of them (`exemplar_vectors`); fewer where there are no more.
-        """
-        if (exemplar, n) not in self._neighbours:
-            he, one = self._vectors, self._vectors[exemplar]
-            # One exemplar at a time, in blocks: a product's last bits depend on its shape, a choice must not.
-            parts = [he[start : start + _BLOCK] @ one for start in range(0, len(he), _BLOCK)]
-            similar = np.concatenate(parts) / self._lengths
-            similar[exemplar] = -np.inf
-            # One to spare, for `own` may be among them. Equal ones in the order of their rows.
-            n_found = min(n + 1, len(similar) - 1)
-            least = np.partition(similar, -n_found)[-n_found] if n_found else np.inf
-            among = np.flatnonzero(similar >= least)
-            first = among[np.argsort(-similar[among], kind="stable")][:n_found]
-            self._neighbours[exemplar, n] = first.tolist()
-        return [row for row in self._neighbours[exemplar, n] if row != own][:n]
-
-    @cached_property
-    def _vectors(self) -> NDArray[np.float32]:
-        """What the gates see of the exemplars, (N, D) or (N, 2D)."""
-        return np.asarray(self.gate.he, dtype=np.float32)
-
-    @cached_property
-    def _lengths(self) -> NDArray[np.float32]:
-        """Of these vectors, (N,)."""
-        return np.asarray(np.linalg.norm(self._vectors, axis=1) + np.float32(1e-12))
-
-    @cached_property
-    def _neighbours(self) -> dict[tuple[int, int], list[int]]:
-        """What `neighbours` has found so far."""
-        return {}
 
     @property
     def temperatures(self) -> Floats:
@@ -207,13 +146,9 @@ class FittedMixture:
 
 def uniform_mixture(fitted: FittedMixture) -> FittedMixture:
     """The same personas and exemplars with equal weights and the single temperature that suits them best."""
-    gate = KernelGate.fixed(*_embeddings(fitted.gate), float(fitted.info["uniform_tau"]))
+    hg, he = (_numpy(of).astype(np.float32) for of in (fitted.gate.hg, fitted.gate.he))
+    gate = KernelGate.fixed(hg, he, float(fitted.info["uniform_tau"]))
     return replace(fitted, gate=gate, info={**fitted.info, "chosen": "uniform"})
-
-
-def _embeddings(gate: KernelGate | Gate) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of personas and exemplars."""
-    return np.asarray(gate.hg, dtype=np.float32), np.asarray(gate.he, dtype=np.float32)
 
 
 def unconditional_mixture(fitted: FittedMixture) -> FittedMixture | None:
@@ -222,6 +157,12 @@ def unconditional_mixture(fitted: FittedMixture) -> FittedMixture | None:
         return None
     info = {**fitted.info, "chosen": "unconditional"}
     return replace(fitted, gate=fitted.unconditional, info=info)
+
+
+def with_exemplars(fitted: FittedMixture, rows: Sequence[int]) -> FittedMixture:
+    """The mixture over some of its exemplars, whose weights keep their proportions."""
+    some = tuple(fitted.exemplars[row] for row in rows)
+    return replace(fitted, exemplars=some, gate=fitted.gate.with_exemplars(rows), unconditional=None)
 
 
 def with_temperatures(fitted: FittedMixture, tau: float | Floats) -> FittedMixture:
@@ -234,7 +175,6 @@ def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixtur
 
     Parameters
     ----------
-    fitted : FittedMixture
     weights : ndarray, shape (K,)
         ≥ 0, sum 1. Below 1e-12 a weight counts as 1e-12, since the file of a mixture holds finite
         numbers only.
@@ -253,8 +193,7 @@ def with_persona_weights(fitted: FittedMixture, weights: Floats) -> FittedMixtur
     ):
         raise DataError(
             f"persona weights of shape {given.shape} with sum {given.sum():.6g} were given; "
-            f"{n_personas} numbers of at least 0 that add up to 1 are needed; divide them by "
-            "their sum"
+            f"{n_personas} numbers of at least 0 that add up to 1 are needed; divide them by their sum"
         )
     return replace(fitted, gate=fitted.gate.with_persona_weights(np.maximum(given, 1e-12)))
 
@@ -404,7 +343,14 @@ def _gates(
     _check(n_personas > 0 and n_exemplars > 0, "mixture.json lists no persona or no exemplar")
     _check(sizes["E"] in (sizes["D"], 2 * sizes["D"]), "embeddings of personas and exemplars have different sizes")
     if is_paper:
-        return _paper_gate(state), None
+        import torch
+
+        from mop.mixture.gate import Gate
+
+        tensors = {name: torch.as_tensor(state[name].copy()) for name in _PAPER}  # the file's cannot be written to
+        paper = Gate(tensors["hg"], tensors["he"], dim=len(tensors["w_x"]), seed=0)
+        paper.load_state_dict(tensors)
+        return paper.requires_grad_(False), None
     for name in shapes:
         kind = name.rpartition(".")[2]
         if kind in ("persona", "exemplar", "prior", "bandwidth"):
@@ -424,18 +370,6 @@ def _gates(
         return gate, None
     of: dict[str, Any] = {name.removeprefix("unconditional."): state[name] for name in _REFERENCE}
     return gate, replace(KernelGate.fixed(gate.hg, gate.all_he, 1.0), **of)
-
-
-def _paper_gate(state: dict[str, NDArray[Any]]) -> Gate:
-    import torch
-
-    from mop.mixture.gate import Gate
-
-    # A copy, since the file's arrays cannot be written to.
-    tensors = {name: torch.as_tensor(state[name].copy()) for name in _PAPER}
-    gate = Gate(tensors["hg"], tensors["he"], dim=len(tensors["w_x"]), seed=0)
-    gate.load_state_dict(tensors)
-    return gate.requires_grad_(False)
 
 
 def _numpy(values: Any) -> NDArray[Any]:

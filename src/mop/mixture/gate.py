@@ -34,12 +34,9 @@ class Gate(nn.Module):
     hg : Tensor, shape (K, D)
         Unit-norm persona embeddings.
     he : Tensor, shape (N, D) or (N, 2D)
-        Exemplar embeddings; in 2D columns that of the text and that of its context, see
-        `mop.mixture.fitted.exemplar_vectors`.
+        Exemplar embeddings, see `mop.mixture.fitted.exemplar_vectors`.
     dim : int
         d, the size of the shared space.
-    seed : int
-        Of the initial weights.
     init_scale : float
         Standard deviation of the initial W_g and W_e relative to W_x; 0 starts at
         uniform gates exactly.
@@ -138,12 +135,10 @@ class Gate(nn.Module):
 
     def with_temperatures(self, tau: float | NDArray[np.float64]) -> Gate:
         """The same gate with other temperatures: one for all, or (K,)."""
-        gate = Gate(self.hg, self.he, dim=len(self.w_x), seed=0)
-        gate.load_state_dict(self.state_dict())
-        with torch.no_grad():
-            given = torch.as_tensor(tau, dtype=torch.float64)
-            gate.log_tau.copy_(torch.log(given).expand(len(self.hg)))
-        return gate.requires_grad_(False)
+        log_tau = torch.log(torch.as_tensor(tau, dtype=torch.float64)).expand(len(self.hg)).clone()
+        some = copy(self)
+        some._parameters = {**self._parameters, "log_tau": nn.Parameter(log_tau, requires_grad=False)}
+        return some
 
     def with_persona_weights(self, weights: NDArray[np.float64]) -> Gate:
         """The same gate with persona weights (K,), > 0, for every context.

@@ -101,15 +101,11 @@ def _posteriors(problem: Problem, cells: Cells, *, seed: int) -> dict[str, Float
 def headroom_lines(room: Mapping[str, Any] | None) -> list[str]:
     """What `headroom` found, a line each, for people; none of nothing."""
     return [
-        f"{_groups(room['n_groups'])} of contexts: weights of {name} can gain at least {room[name]['at_least']:+.3f} "
+        f"{'One group' if room['n_groups'] == 1 else str(room['n_groups']) + ' groups'} of contexts: weights of {name} can gain at least {room[name]['at_least']:+.3f} "
         f"(cross-validated) and at most {room[name]['at_most']:.3f} nats per record over equal ones"
         for name in ("components", "personas", "exemplars")
         if room and room[name]
     ]
-
-
-def _groups(n: int) -> str:
-    return "One group" if n == 1 else f"{n} groups"
 
 
 def context_groups(problem: Problem) -> Ints:
@@ -143,20 +139,16 @@ def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:
     >>> similar_groups(np.array([[0.0], [5.0], [0.1], [5.1]]), 2).tolist()
     [0, 1, 0, 1]
     """
-    groups = np.zeros(len(vectors), dtype=np.int64)
-    work = [(np.arange(len(vectors)), 0, n_groups)]
-    while work:
-        rows, first, n = work.pop()
-        if n == 1:
-            groups[rows] = first
-            continue
-        centred = vectors[rows] - vectors[rows].mean(axis=0, dtype=np.float64)
-        axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-        axis *= np.sign(axis[np.argmax(np.abs(axis))])
-        order = rows[np.argsort((centred @ axis).round(9), kind="stable")]
-        left = n // 2
-        cut = len(rows) * left // n
-        work += [(order[:cut], first, left), (order[cut:], first + left, n - left)]
+    if n_groups == 1:
+        return np.zeros(len(vectors), dtype=np.int64)
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+    axis *= np.sign(axis[np.argmax(np.abs(axis))])
+    order, left = np.argsort((centred @ axis).round(9), kind="stable"), n_groups // 2
+    first, others = np.split(order, [len(order) * left // n_groups])
+    groups = np.empty(len(vectors), dtype=np.int64)
+    groups[first] = similar_groups(vectors[first], left)
+    groups[others] = left + similar_groups(vectors[others], n_groups - left)
     return groups
 
 

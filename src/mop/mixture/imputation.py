@@ -28,12 +28,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mop.mixture.cells import Ints
 from mop.mixture.sums import Floats
 from mop.randomness import rng_of
-
-Ints = NDArray[np.int64]
 
 N_IMPUTATIONS = 16
 """B. Rubin's rules allow for their small number."""
@@ -53,18 +51,13 @@ FLAT = 100.0
 
 @dataclass(frozen=True)
 class Variances:
-    """Of the effects above, nats²."""
+    """v_a, v_b, v_g, v_x and v_e of the effects above, nats²."""
 
     persona: float
-    """v_a"""
     exemplar: float
-    """v_b"""
     own_persona: float
-    """v_g"""
     own_exemplar: float
-    """v_x"""
     cell: float
-    """v_e"""
     freedom: float
     """Degrees of freedom of s_i², above 2."""
 
@@ -303,7 +296,7 @@ class Effects:
         persona, exemplar : ndarray of int, shape (C,)
             Components, the same for all records.
         z : iterable of n ndarrays, shape (C,), optional
-            Their log weights by the gates, record by record; None: equal weights.
+            As in `Effects`, record by record.
         seed : int
             Draw b of record i depends on (seed, i), and on the common effects, drawn with (seed) alone.
         common : bool

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,15 +82,17 @@ def fit_paper(
     learned = [gate.w_x, gate.w_g, gate.w_e] + ([gate.log_tau] if len(problem.betas) > 1 else [])
     optimizer = torch.optim.Adam(learned, lr=STEP_SIZE)
     asked = _Budgeted(problem, score, settings.max_lm_tokens)
-    rest = _even_components(problem, settings, seed)
+    n_all = len(problem.hg) * n_exemplars
+    drawn = spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng_of(seed, "rest"))
+    rest = sorted(set(drawn.tolist()))
     even = [(i, c) for i in range(n_train, n) for c in rest if c % n_exemplars != problem.own[i]]
     pays = asked.pays_for(even)
     history: list[dict[str, Any]] = []
-    best_value, best_state, best_epoch, stopped = -math.inf, _state(gate), 0, f"{n_epochs} epochs are done"
+    best_value, best_state, best_epoch, stopped = -math.inf, gate.state_dict(), 0, f"{n_epochs} epochs are done"
     for epoch in range(n_epochs):
         if progress is not None:
             progress("fit epochs", epoch, n_epochs)
-        top = _top_components(gate, problem, TOP_M)
+        top = _top_components(gate, problem)
         pays = pays and asked.pays_for((i, int(c)) for i in range(n) for c in top[i])
         if not pays and not history:
             raise ConfigError(
@@ -102,7 +105,7 @@ def fit_paper(
             break
         history.append({"round": epoch, **_values(gate, asked, top, rest), "n_cells": asked.n_cells})
         if history[-1]["valid"] > best_value + 1e-4:
-            best_value, best_state, best_epoch = history[-1]["valid"], _state(gate), epoch
+            best_value, best_state, best_epoch = history[-1]["valid"], deepcopy(gate.state_dict()), epoch
         if epoch - best_epoch >= PATIENCE:
             stopped = f"no better value in {PATIENCE} epochs"
             break
@@ -114,7 +117,9 @@ def fit_paper(
             loss = -(log_sum(gate, asked, rows, top[rows]) * weight).sum() / weight.sum()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            keep_in_range(gate, problem.betas)
+            if len(problem.betas) > 1:  # where the curves were measured: beyond, an interpolation means nothing
+                with torch.no_grad():
+                    gate.log_tau.clamp_(-math.log(problem.betas[-1]), -math.log(problem.betas[0]))
     gate.load_state_dict(best_state)
     history[-1]["kept_round"] = best_epoch
     valid = asked.table(even).of(np.arange(n_train, n))
@@ -127,7 +132,7 @@ class _Budgeted(Asked):
 
     def __init__(self, problem: Problem, score: ScoreCells, budget: int) -> None:
         super().__init__(problem, score)
-        self._budget, self._paid = budget, 0.0
+        self._budget = budget
         self.expected = 0.0
         """Tokens in all that the last question would have brought it to."""
 
@@ -138,58 +143,28 @@ class _Budgeted(Asked):
             if not self.curves:  # what one costs is not known yet: look at a few
                 self.ask(new[:: -(-len(new) // 16)])
                 new = self.new((i, c) for c, i in new)
-            more = float(sum(self.problem.cost[i] for _, i in new))
-            self.expected = self.n_tokens * (1 + more / self._paid)
+            cost = self.problem.cost
+            share = sum(cost[i] for _, i in new) / sum(cost[i] for i, _ in self.curves)
+            self.expected = float(self.n_tokens * (1 + share))
             if self.expected > self._budget:
                 return False
         self.ask(new)
         return True
 
-    def ask(self, new: Sequence[tuple[int, int]]) -> None:
-        """As of any `Asked`; what it costs is noted."""
-        super().ask(new)
-        self._paid += float(sum(self.problem.cost[i] for _, i in new))
 
-
-def keep_in_range(gate: Gate, betas: tuple[float, ...]) -> None:
-    """Temperatures stay where the curves were measured; beyond their ends an interpolation means nothing."""
-    import torch
-
-    if len(betas) > 1:
-        with torch.no_grad():
-            gate.log_tau.clamp_(-math.log(betas[-1]), -math.log(betas[0]))
-
-
-def _state(gate: Gate) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in gate.state_dict().items()}
-
-
-def _even_components(problem: Problem, settings: FitConfig, seed: int) -> list[int]:
-    n_all = len(problem.hg) * len(problem.he)
-    return sorted(set(spread_draw(np.full(n_all, 1 / n_all), settings.valid_components, rng_of(seed, "rest")).tolist()))
-
-
-def _top_components(gate: Gate, problem: Problem, m: int) -> Ints:
-    """The m components with the largest π_k Ω_kj of every record, flat numbers (n, m)."""
+def _top_components(gate: Gate, problem: Problem) -> Ints:
+    """The `TOP_M` components with the largest π_k Ω_kj of every record, flat numbers (n, M)."""
     import torch
 
     n_personas, n_exemplars = len(problem.hg), len(problem.he)
+    # At most what every record may use: its own exemplar never counts.
+    most = min(TOP_M, n_personas * (n_exemplars - int(bool(np.any(problem.own >= 0)))))
     kept = []
     with torch.inference_mode():
-        for start in range(0, len(problem.hx), 64):
-            hx = torch.as_tensor(problem.hx[start : start + 64])
-            own = torch.as_tensor(problem.own[start : start + 64])
+        for hx, own in zip(*(torch.split(torch.as_tensor(of), 64) for of in (problem.hx, problem.own)), strict=True):
             log_pi = gate.log_pi(hx)
-            values, index = [], []
-            for k in range(n_personas):  # the m best of every persona contain the m best of all
-                log_omega = gate.log_omega(hx, torch.full((len(hx),), k), own)
-                best = torch.topk(log_omega, min(m, n_exemplars), dim=1)
-                values.append(best.values + log_pi[:, k : k + 1])
-                index.append(best.indices + k * n_exemplars)
-            # at most what every record may use: its own exemplar never counts
-            most = min(m, n_personas * (n_exemplars - int(bool(np.any(problem.own >= 0)))))
-            order = torch.topk(torch.cat(values, 1), most, dim=1).indices
-            kept.append(torch.cat(index, 1).gather(1, order).numpy())
+            every = [log_pi[:, [k]] + gate.log_omega(hx, torch.full((len(hx),), k), own) for k in range(n_personas)]
+            kept.append(torch.topk(torch.cat(every, dim=1), most, dim=1).indices.numpy())
     return np.concatenate(kept).astype(np.int64)
 
 

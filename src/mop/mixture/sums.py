@@ -1,6 +1,6 @@
 """What weights and scores add up to: pure functions in the log domain, without a model and without state.
 
-A component is one (persona, exemplar) pair. Letters: N records, C components, G nodes of the score curve.
+A component is one (persona, exemplar) pair. Letters: n records, C components.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def log_sum_exp(values: NDArray[np.floating], axis: int = -1) -> Floats:
 def log_mixture(log_lik: NDArray[np.floating], log_weight: NDArray[np.floating]) -> Floats:
     """Log-likelihood of each record under the whole mixture, in nats.
 
+    ::
+
+        log p(y_i | x_i) = log Σ_c w_c(x_i) p_c(y_i)
+
     Parameters
     ----------
-    log_lik : ndarray, shape (N, C)
-        Log-likelihood of record n under component c, nats, summed over tokens.
-    log_weight : ndarray, shape (N, C) or (C,)
+    log_lik : ndarray, shape (n, C)
+        Log-likelihood of record i under component c, nats, summed over tokens; minus infinity where absent.
+    log_weight : ndarray, shape (n, C) or (C,)
         Log mixing weight; ``exp`` sums to at most 1 over C. If it sums to less,
         because components were left out, the result is a lower bound.
-
-    Returns
-    -------
-    ndarray, shape (N,)
 
     Raises
     ------
@@ -115,9 +115,9 @@ def unconditional_weights(
 
     Parameters
     ----------
-    log_lik : ndarray, shape (N, C)
+    log_lik : ndarray, shape (n, C)
         Nats.
-    record_weight : ndarray, shape (N,), optional
+    record_weight : ndarray, shape (n,), optional
         Survey weights, > 0.
     tolerance : float
         Nats per record.
@@ -136,7 +136,7 @@ def unconditional_weights(
     """
     log_lik = np.asarray(log_lik, dtype=np.float64)
     if log_lik.ndim != 2 or 0 in log_lik.shape:
-        raise DataError(f"log_lik must be a non-empty table (N, C), got shape {log_lik.shape}")
+        raise DataError(f"log_lik must be a non-empty table (n, C), got shape {log_lik.shape}")
     share = np.ones(len(log_lik)) if record_weight is None else np.asarray(record_weight, float)
     log_weight = np.full(log_lik.shape[1], -np.log(log_lik.shape[1]))
     for iteration in itertools.count():
@@ -196,14 +196,10 @@ def draw(log_weight: NDArray[np.floating], uniform: NDArray[np.floating]) -> NDA
 
     Parameters
     ----------
-    log_weight : ndarray, shape (N, C)
+    log_weight : ndarray, shape (n, C)
         Log weights, normalised or not; minus infinity is never drawn.
-    uniform : ndarray, shape (N,)
+    uniform : ndarray, shape (n,)
         One uniform number in [0, 1) per row.
-
-    Returns
-    -------
-    ndarray of int, shape (N,)
 
     Raises
     ------
@@ -232,8 +228,6 @@ def spread_draw(weight: NDArray[np.floating], n: int, rng: np.random.Generator) 
     weight : ndarray, shape (C,)
         Non-negative weights, normalised or not.
     n : int
-        Number of draws.
-    rng : numpy Generator
 
     Returns
     -------
@@ -242,8 +236,7 @@ def spread_draw(weight: NDArray[np.floating], n: int, rng: np.random.Generator) 
 
     Notes
     -----
-    Systematic sampling on a shuffled list: less variance than independent draws, so formulas
-    for those err on the safe side.
+    Systematic sampling on a shuffled list: less variance than independent draws.
 
     Examples
     --------
@@ -259,12 +252,6 @@ def spread_draw(weight: NDArray[np.floating], n: int, rng: np.random.Generator) 
 
 def diagonal_order(n_personas: int, n_exemplars: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return all components in an order in which neighbours differ in persona and in exemplar.
-
-    Parameters
-    ----------
-    n_personas, n_exemplars : int
-        K and N.
-    rng : numpy Generator
 
     Returns
     -------

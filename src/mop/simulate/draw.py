@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import SimulateConfig
 from mop.errors import DataError
-from mop.mixture.fitted import FittedMixture
+from mop.mixture.fitted import FittedMixture, with_exemplars
 from mop.mixture.sums import Floats, draw, log_sum_exp
 from mop.randomness import derive_seed, uniforms
 from mop.types import Agent, Record
 
 logger = logging.getLogger(__name__)
+
+
+BLOCK = 65536
+"""Exemplars that are looked at together."""
+
+
+class Similar:
+    """The exemplars most like one another, by the cosine of what the gates see of them.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (N, D) or (N, 2D)
+        See `mop.mixture.fitted.exemplar_vectors`.
+    """
+
+    def __init__(self, vectors: NDArray[Any]) -> None:
+        self._vectors = np.asarray(vectors, dtype=np.float32)
+        self._lengths = np.linalg.norm(self._vectors, axis=1) + np.float32(1e-12)
+        self._found: dict[tuple[int, int], list[int]] = {}
+
+    def to(self, exemplar: int, n: int, *, own: int = -1) -> list[int]:
+        """Rows of the n exemplars most like one, the most similar first, without ``own``; all where there are fewer."""
+        if (exemplar, n) not in self._found:
+            vectors, one = self._vectors, self._vectors[exemplar]
+            # One exemplar at a time: a product's last bits depend on its shape, a choice must not.
+            parts = [vectors[start : start + BLOCK] @ one for start in range(0, len(vectors), BLOCK)]
+            similar = np.concatenate(parts) / self._lengths
+            similar[exemplar] = -np.inf
+            # One to spare, for `own` may be among them; equal ones in the order of their rows.
+            n_found = min(n + 1, len(similar) - 1)
+            least = np.partition(similar, -n_found)[-n_found] if n_found else np.inf
+            among = np.flatnonzero(similar >= least)
+            self._found[exemplar, n] = among[np.argsort(-similar[among], kind="stable")][:n_found].tolist()
+        return [row for row in self._found[exemplar, n] if row != own][:n]
 
 
 def draw_agents(
@@ -69,7 +104,7 @@ def draw_agents(
     if len(hx) != len(contexts):
         raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
     settings = settings or SimulateConfig()
-    if settings.same_label and not any(record.label in fitted.labels for record in contexts):
+    if settings.same_label and not labels(fitted).keys() & {record.label for record in contexts}:
         logger.warning(
             "same_label changes nothing: no context has a label that at least two exemplars have; give records with "
             "labels (data.label names their column), or leave it off"
@@ -80,6 +115,7 @@ def draw_agents(
     for places, shown, mixture in pools(fitted, contexts, same_label=settings.same_label):
         people = [contexts[place] for place in places]
         own, own_of_all = mixture.own(people), fitted.own(people)
+        similar = Similar(np.asarray(mixture.gate.he)) if are_similar else None
         for start in range(0, len(places), chunk):
             part = slice(start, start + chunk)
             some = list(places[part])
@@ -95,8 +131,8 @@ def draw_agents(
                     # Beyond 12 digits weights vary with the batch.
                     weights = round(float(log_k[i]), 12), round(float(log_j[i]), 12)
                     rows = [j for j in exemplars[i].tolist() if j >= 0]
-                    if are_similar:
-                        rows += mixture.neighbours(rows[0], wanted - 1, own=int(own[start + i]))
+                    if similar is not None:
+                        rows += similar.to(rows[0], wanted - 1, own=int(own[start + i]))
                     exemplars_shown = tuple(shown[row] for row in rows)
                     found[place].append(Agent(int(k), exemplars_shown, float(tau[k]), *weights))
     n_short = sum(len(agents[0].exemplars) < wanted for agents in found)
@@ -167,6 +203,15 @@ def _draw_in_turn(log_weight: Floats, uniform: Sequence[Floats]) -> tuple[NDArra
     return drawn, log_drawn
 
 
+def labels(fitted: FittedMixture) -> dict[str, list[int]]:
+    """Rows of the exemplars of each label that at least two have."""
+    rows: dict[str, list[int]] = {}
+    for row, exemplar in enumerate(fitted.exemplars):
+        if exemplar.label is not None:
+            rows.setdefault(exemplar.label, []).append(row)
+    return {label: own for label, own in rows.items() if len(own) > 1}
+
+
 def pools(
     fitted: FittedMixture, contexts: Sequence[Record], *, same_label: bool
 ) -> Iterator[tuple[Sequence[int], Sequence[int], FittedMixture]]:
@@ -183,16 +228,16 @@ def pools(
     mixture : FittedMixture
         Over these alone.
     """
-    everything = range(len(fitted.exemplars))
+    everything, rows_of = range(len(fitted.exemplars)), labels(fitted)
     if not same_label:
         yield range(len(contexts)), everything, fitted
         return
     places: dict[str | None, list[int]] = {}
     for place, record in enumerate(contexts):
-        label = record.label if record.label in fitted.labels else None
+        label = record.label if record.label in rows_of else None
         places.setdefault(label, []).append(place)
     for label, some in places.items():
         if label is None:
             yield some, everything, fitted
         else:
-            yield some, fitted.labels[label], fitted.of_label(label)
+            yield some, rows_of[label], with_exemplars(fitted, rows_of[label])
