@@ -244,9 +244,6 @@ def lower_bound(table: Table, fitted: FittedMixture) -> Floats:
     return log_mixture(log_lik, log_weight + table.log_stands_for - log_m)
 
 
-# ------------------------------------------------------------------------------- sums over all components
-
-
 class Likelihood:
     """Log-likelihoods of the records of a table under mixtures of the same personas and exemplars.
 

@@ -60,8 +60,6 @@ class Design:
             n_valid * min(self.settings.valid_components, n_all)
         )
 
-    # ------------------------------------------------------------------------------------- private
-
     def _even(self, each: int, rng: np.random.Generator) -> set[tuple[int, int]]:
         """Components dealt to random groups, to each what comes next, so that all occur equally often."""
         n_train, n_all = self.problem.n_train, self.n_personas * self.n_exemplars

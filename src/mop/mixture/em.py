@@ -296,9 +296,6 @@ def fit_shape(scores: Scores, shape: Shape, tau: float, fixed: KernelGate | None
     return fit_local(scores, fixed, shape.local, shape.bandwidth * mean_distance(problem.hx))
 
 
-# ---------------------------------------------------------------------------------------- the choice
-
-
 def folds(problem: Problem, n_folds: int, seed: int) -> list[Ints]:
     """Split records into folds, each in ascending order; the same in every round. No more folds than clusters.
 

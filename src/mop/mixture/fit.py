@@ -90,8 +90,8 @@ def fit_mixture(
     )
     if len(scorer.betas) == 1:
         logger.warning(
-            "%s scores at temperature %g only: weights are fitted, the temperature is not, and all draws are at that one",
-            scorer.name, 1 / scorer.betas[0],
+            "%s scores at temperature %g only: the gates are fitted, temperatures are not, and every persona draws "
+            "at %g", scorer.name, 1 / scorer.betas[0], 1 / scorer.betas[0],
         )  # fmt: skip
     scoring = Scoring(
         personas=personas, exemplars=exemplars, scorer=scorer, store=store, task=task, stage="fit", progress=progress
@@ -104,14 +104,9 @@ def fit_mixture(
             embed([r.response for r in some], encoder, store=store, progress=progress)
             for some in (exemplars, strangers)
         )
-        pool = two_samples(
-            of_pool, of_target, problem.weight[stranger],
-            cluster=clusters([*exemplars, *strangers]), seed=seed,
-        )  # fmt: skip
-        logger.info(
-            "exemplars against responses: energy distance %.4f, p = %.3f",
-            pool["distance"], pool["p_value"],
-        )  # fmt: skip
+        both = clusters([*exemplars, *strangers])
+        pool = two_samples(of_pool, of_target, problem.weight[stranger], cluster=both, seed=seed)
+        logger.info("exemplars against responses: energy distance %.4f, p = %.3f", pool["distance"], pool["p_value"])
     fit = fit_paper if settings.method == "paper" else fit_rounds
     result = fit(problem, cell_scorer(records, scoring), settings, seed=seed, progress=progress)
     info = {
@@ -152,9 +147,6 @@ def _check_personas(personas: Sequence[Persona]) -> None:
             "at least one persona is needed, each with a key of its own, got "
             + (f"several with the key {twice[0]!r}" if twice else "none")
         )
-
-
-# ---------------------------------------------------------------------------- ours: score, fit, in rounds
 
 
 def fit_rounds(

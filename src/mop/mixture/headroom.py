@@ -31,9 +31,6 @@ SMALL = 0.1
 """Nats per record: a gain that is surely below counts as none."""
 
 
-# ------------------------------------------------------------------------------ before anything is fitted
-
-
 def headroom(problem: Problem, cells: Cells, n_folds: int, *, seed: int) -> dict[str, Any]:
     """Bounds on what weights could gain over equal ones, from scores alone.
 
@@ -101,11 +98,15 @@ def _posteriors(problem: Problem, cells: Cells, *, seed: int) -> dict[str, Float
 def headroom_lines(room: Mapping[str, Any] | None) -> list[str]:
     """What `headroom` found, a line each, for people; none of nothing."""
     return [
-        f"{'One group' if room['n_groups'] == 1 else str(room['n_groups']) + ' groups'} of contexts: weights of {name} can gain at least {room[name]['at_least']:+.3f} "
+        f"{_groups(room['n_groups'])} of contexts: weights of {name} can gain at least {room[name]['at_least']:+.3f} "
         f"(cross-validated) and at most {room[name]['at_most']:.3f} nats per record over equal ones"
         for name in ("components", "personas", "exemplars")
         if room and room[name]
     ]
+
+
+def _groups(n: int) -> str:
+    return "One group" if n == 1 else f"{n} groups"
 
 
 def context_groups(problem: Problem) -> Ints:
@@ -172,8 +173,6 @@ def _bounds(posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Int
         gain[fold] = np.log((ratio[groups[fold]] * posterior[fold]).sum(axis=1))
     return {"at_least": float(np.average(gain, weights=weight)), "at_most": at_most}
 
-
-# ---------------------------------------------------------------------------------------- after the fit
 
 RIGHT = "The pool already is the target: equal weights are right."
 UNKNOWN = "Not enough records to say."

@@ -120,8 +120,6 @@ class Effects:
         a, b, g, x, e = parts.tolist()
         return Variances(a, b, g, x, e, 10.0)
 
-    # ------------------------------------------------------------------------- common to all records
-
     @cached_property
     def _design(self) -> Any:
         """Sparse (n·m, 1 + K + J): z, persona and exemplar of every cell."""
@@ -161,8 +159,6 @@ class Effects:
                 persona=max(1e-9, float(personas.mean())),
                 exemplar=max(1e-9, float(exemplars.mean())) if len(exemplars) else v.exemplar,
             )
-
-    # ----------------------------------------------------------------------------- within one record
 
     def _covariances(self, v: Variances, rows: Ints | slice = slice(None)) -> Floats:
         """(n, m, m) of a record's cells at s = 1; cells that are not there vary without end."""
@@ -244,8 +240,6 @@ class Effects:
             },
         )
         self.variances = at(np.asarray(found.x))
-
-    # ------------------------------------------------------------------------------------ imputations
 
     @cached_property
     def _departures(self) -> Floats:

@@ -37,13 +37,9 @@ class Counts:
 
     def summed(self, values: Floats, kappa: Floats, n_options: int) -> Floats:
         """Sums over records of some values of these cells, weighted by ``kappa`` (B, A): (B, n_options)."""
-        shape = kappa.shape[1], n_options
-        if 5 * len(values) > shape[0] * shape[1]:  # nearly every cell is there
-            table = np.zeros(shape)
-            table[self.row, self.column] = values
-            return np.asarray(kappa @ table)
         from scipy.sparse import csr_matrix
 
+        shape = kappa.shape[1], n_options
         return np.asarray((csr_matrix((values, (self.row, self.column)), shape=shape).T @ kappa.T).T)
 
     def local(self, kappa: Floats, base: Floats, prior: float) -> Floats:
