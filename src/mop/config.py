@@ -417,7 +417,7 @@ class CompareConfig(Section):
     methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
     """Rivals and controls beside mop. Name picle yourself: it needs the package peft and a model on this machine."""
     ablations: tuple[str, ...] = ()
-    """Versions of mop that lack or change something: no-exemplars, raw-records, k-5, tokens-4, ..."""
+    """Versions of mop without something, or with something changed: no-exemplars, raw-records, k-5, tokens-4, ..."""
     n_responses: Texts = 400
     """Responses of each method, in equal shares of the labels."""
     n_ablation: int = 0

@@ -102,7 +102,7 @@ class LocalModel:
         if self._device.partition(":")[0] not in _BATCH_TOKENS:
             raise ConfigError(
                 f"unknown device {self._device!r}; it must be cpu, cuda or cuda:N (exact sums "
-                "need float64, which others lack); leave it out to let mop choose"
+                "need float64, which others do not have); leave it out to let mop choose"
             )
         self._dtype = dtype or default_dtype(self._device)
         if self._dtype not in _DTYPES:

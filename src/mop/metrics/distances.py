@@ -89,7 +89,7 @@ class KLCosine(NamedTuple):
     """KL-cosine in both directions, nats."""
 
     golden_synthetic: float
-    """KL(golden ‖ synthetic): large where real texts have similarities that synthetic ones lack."""
+    """KL(golden ‖ synthetic): large where real texts have similarities that are missing from synthetic ones."""
     synthetic_golden: float
     """KL(synthetic ‖ golden)."""
 

@@ -112,7 +112,7 @@ def check_lora(lm: str) -> None:
     if lm == "fake" or lm.startswith("openai:"):
         raise ConfigError(
             f"picle fine-tunes a copy of the language model and {lm!r} has no weights here; "
-            "accepted are embedded names, hf:ORG/NAME and folders; use picle-prompted instead"
+            "name an embedded model, hf:ORG/NAME or a folder; or use picle-prompted instead"
         )
     for package, extra in (("torch", "local"), ("transformers", "local"), ("peft", "picle")):
         require(package, extra=extra)
