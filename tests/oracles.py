@@ -85,3 +85,21 @@ def loop_energy_error(golden, synthetic, golden_weight, synthetic_weight):
             without.append(loop_energy(*left))
         variance += (n - 1) / n * sum((value - np.mean(without)) ** 2 for value in without)
     return math.sqrt(variance)
+
+
+def loop_bleu(hypothesis, references, n=4):
+    """BLEU of one list of words against several, precision 0 counted as 0.1 of a run."""
+    logs = []
+    for order in range(1, min(n, len(hypothesis)) + 1):
+        runs = [tuple(hypothesis[i : i + order]) for i in range(len(hypothesis) - order + 1)]
+        hits = 0
+        for run in set(runs):
+            most = 0
+            for words in references:
+                found = [tuple(words[i : i + order]) for i in range(len(words) - order + 1)]
+                most = max(most, found.count(run))
+            hits += min(runs.count(run), most)
+        logs.append(math.log((hits or 0.1) / len(runs)))
+    closest = min((len(words) for words in references), key=lambda m: (abs(m - len(hypothesis)), m))
+    penalty = min(1.0, math.exp(1 - closest / len(hypothesis)))
+    return penalty * math.exp(sum(logs) / len(logs))

@@ -15,6 +15,7 @@ from mop.metrics import distances as metrics
 from mop.metrics import words
 from mop.metrics.distances import DoubtfulMetricWarning
 from oracles import (
+    loop_bleu,
     loop_cosine_histogram,
     loop_energy,
     loop_energy_error,
@@ -483,6 +484,36 @@ def test_words_ignore_case_punctuation_and_the_kind_of_apostrophe():
 
 def test_distinct_n_is_zero_where_no_text_is_long_enough():
     assert words.distinct_n(["one", "..."], 2) == 0.0
+
+
+def test_self_bleu_equals_the_plain_loop():
+    texts = [
+        "a dull film with a dull end",
+        "a dull film with a good end and a good start",
+        "the plot is thin, the cast is good",
+        "good",
+        "the cast of a dull film with a plot",
+    ]
+    tokens = [words.words(text) for text in texts]
+    expected = [loop_bleu(mine, [other for j, other in enumerate(tokens) if j != i]) for i, mine in enumerate(tokens)]
+    assert words.self_bleu(texts, seed=0) == pytest.approx(sum(expected) / len(expected))
+
+
+def test_self_bleu_of_many_texts_looks_at_five_hundred():
+    same = ["a film that is long and dull"] * 600
+    assert words.self_bleu(same, seed=0) == pytest.approx(1.0)
+    numbered = [f"w{i} x{i} y{i} z{i} v{i}" for i in range(2_000)]
+    assert words.self_bleu(numbered, seed=0) < 0.05
+
+
+def test_self_bleu_finds_the_few_texts_with_words():
+    mute = ["..."] * 1_000
+    assert words.self_bleu([*mute, "a film", "a film"], seed=0) == pytest.approx(1.0)
+
+
+def test_self_bleu_needs_two_texts_with_words():
+    with pytest.raises(DataError, match="self-BLEU was asked of 1 texts with words in them"):
+        words.self_bleu(["a film", "..."], seed=0)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_every_method_and_the_floor_have_every_score(evaluation):
             "energy", "energy_interval", "fid", "fid_interval", "fid_excess",
             "fid_excess_interval", "sense", "sense_interval", "improbable",
             "mauve", "mauve_interval", "mauve_spread", "kl_cosine", "kl_cosine_interval", "kl_cosine_reverse",
-            "distinct_1", "distinct_2", "mean_words", "refusals", "empty",
+            "distinct_1", "distinct_2", "self_bleu_4", "mean_words", "refusals", "empty",
             "near_copies", "duplicates", "n", "n_received",
         }  # fmt: skip
         assert scores["n"] == evaluation.n == 40
@@ -84,7 +84,7 @@ def test_a_narrow_method_scores_worse_than_real_texts(evaluation):
     assert narrow["fid_excess_interval"][0] > 0
     assert narrow["mauve"] < floor["mauve"]
     assert narrow["kl_cosine"] > floor["kl_cosine"]
-    assert narrow["distinct_2"] < floor["distinct_2"]
+    assert narrow["self_bleu_4"] > floor["self_bleu_4"]
 
 
 def test_scores_are_those_of_the_metrics_themselves(evaluation):
@@ -160,7 +160,7 @@ def test_weights_count_in_every_distance_and_not_in_the_words():
     kl = metrics.kl_of_histograms(of_golden, pairs).golden_synthetic
     assert light["kl_cosine"] == pytest.approx(kl, rel=1e-4)
     assert light["mauve"] > plain["mauve"]
-    for name in ("distinct_1", "distinct_2", "mean_words", "duplicates", "n"):
+    for name in ("distinct_1", "self_bleu_4", "mean_words", "duplicates", "n"):
         assert light[name] == plain[name]
 
 
@@ -205,6 +205,7 @@ def test_near_copies_are_looked_for_among_the_chosen_texts():
 
 def test_texts_without_words_are_scored_all_the_same():
     scores = judged({"dots": ["...", "!!", "?", ";;"] * 10}).methods["dots"]
+    assert scores["self_bleu_4"] is None
     assert scores["distinct_1"] == 0.0
     assert math.isfinite(scores["fid"])
 

@@ -152,8 +152,8 @@ def evaluate(
         and ``fid_excess_interval`` (over the choice of the n texts and of the floor's); ``mauve_spread`` (standard
         deviation over seeds; 0 with one), ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under the
         judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first percentile of the floor), on
-        all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``, ``mean_words``,
-        ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars); ``n``; ``empty``, the share of empty
+        all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``, ``self_bleu_4``,
+        ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars); ``n``; ``empty``, the share of empty
         texts among the ``n_received`` that came in.
 
     Raises
@@ -202,7 +202,7 @@ def evaluate(
             **_mauve(of, real, [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]),
             **kl,
             **_sense(nats.get(name), least),
-            **_wording(texts[name], shown),
+            **_wording(texts[name], shown, seed=seed),
             "n": n,
             "n_received": len(sample.texts),
             "empty": words.empty_share(sample.texts),
@@ -392,11 +392,13 @@ def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> dict[str, Any]:
     return {"mauve": mauve, "mauve_interval": interval(mauve, sd, spread, low=0.0, high=1.0), "mauve_spread": spread}
 
 
-def _wording(texts: Sequence[str], shown: Sequence[Shown]) -> dict[str, Any]:
+def _wording(texts: Sequence[str], shown: Sequence[Shown], *, seed: int) -> dict[str, Any]:
     """Measure what can be read off the words alone."""
+    have_words = sum(bool(words.words(text)) for text in texts)
     return {
         "distinct_1": words.distinct_n(texts, 1),
         "distinct_2": words.distinct_n(texts, 2),
+        "self_bleu_4": words.self_bleu(texts, seed=seed) if have_words > 1 else None,
         "mean_words": words.mean_words(texts),
         "refusals": words.refusal_share(texts),
         "near_copies": words.near_copy_share(texts, shown),

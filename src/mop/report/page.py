@@ -222,6 +222,7 @@ METRICS: Mapping[str, MetricGuide] = {
     "f1": MetricGuide("F1", 1, "Macro-F1 on real texts of a classifier that learnt from these."),
     "distinct_1": MetricGuide("Distinct words", 0, "Share of all words that are different words.", is_share=True),
     "distinct_2": MetricGuide("Distinct pairs", 0, "Share of all word pairs that are different pairs.", is_share=True),
+    "self_bleu_4": MetricGuide("Self-BLEU-4", 0, "How much the texts of a set repeat each other's phrases."),
     "mean_words": MetricGuide("Words per text", 0, "Mean length."),
     "refusals": MetricGuide("Refusals", -1, "Share of answers in which the model declines.", is_share=True),
     "empty": MetricGuide("Empty", -1, "Share of answers without any text.", is_share=True),

@@ -58,8 +58,7 @@ def few_shot_agents(
     least = n_exemplars - int(np.any(own >= 0))
     if not 1 <= n_shots <= least:
         raise ConfigError(
-            f"{method} shows {n_shots} exemplars and may choose from {least}; show 1 to "
-            f"{least}, or give more exemplars"
+            f"{method} shows {n_shots} exemplars and may choose from {least}; show 1 to {least}, or give more exemplars"
         )
     agents = []
     for record, mine in zip(contexts, own.tolist(), strict=True):

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 MAIN = {"energy": -1, "fid_excess": -1, "mauve": 1, "kl_cosine": -1, "f1": 1}
 """The figures that decide, and whether more (1) or less (-1) is better."""
 SIDE = ("fid", "sense", "improbable", "mean_words", "failed", "empty", "refusals", "near_copies",
-        "duplicates", "distinct_2", "kl_cosine_reverse")  # fmt: skip
+        "duplicates", "distinct_2", "self_bleu_4", "kl_cosine_reverse")  # fmt: skip
 SEES_REAL = ("mop", "mop-uniform", "few-shot", "few-shot-3", "persona-only", "picle", "picle-prompted")
 """Methods that see real texts (the exemplars); the others see none."""
 RANGES = {"fid": (0.0, math.inf), "mauve": (0.0, 1.0), "kl_cosine": (0.0, math.inf), "f1": (0.0, 1.0)}
