@@ -152,9 +152,9 @@ def evaluate(
         and ``fid_excess_interval`` (over the choice of the n texts and of the floor's); ``mauve_spread`` (standard
         deviation over seeds; 0 with one), ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under the
         judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first percentile of the floor), on
-        all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``, ``self_bleu_4``,
-        ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without exemplars); ``n``; ``empty``, the share of empty
-        texts among the ``n_received`` that came in.
+        all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``,
+        ``self_bleu_4``, ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without
+        exemplars); ``n``; ``empty``, the share of empty texts among the ``n_received`` that came in.
 
     Raises
     ------
