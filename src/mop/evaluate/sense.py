@@ -1,7 +1,7 @@
 """How probable texts are to a language model that sees only the context: a figure of whether they make sense.
 
 Distances between clouds of embeddings do not see garbled sentences. The figures go to `mop.evaluate.samples`, which
-holds those of a method against those of real texts; what they mean is in ``docs/metrics.md``.
+compares those of a method with those of real texts; what they mean is in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
