@@ -31,8 +31,7 @@ SHARES = (1.0, 0.15)
 _MEASURE = """
 import json, logging, sys, time
 import bench_fit, fit_tables
-from mop.backends.encoder import open_encoder
-from mop.mixture.fitted import uniform_mixture
+from bench_fit import open_encoder, uniform_mixture  # wherever they lie in this source
 name, turns, shares = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 truth = bench_fit._table(name, fit_tables.default_folder(), open_encoder(fit_tables.ENCODER), is_scored=False)
 if truth is None:

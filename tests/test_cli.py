@@ -237,7 +237,7 @@ def test_config_prints_every_setting_with_its_meaning(capsys):
     assert main(["config", "--preset", "paper", "--set", "fit.n_rounds=8"]) == OK
     out = capsys.readouterr().out
     assert "n_rounds = 8" in out
-    assert "# M of the paper's recipe." in out
+    assert "# Rounds of proposing, scoring and fitting at the most." in out
 
 
 def test_pull_without_a_name_lists_what_there_is(capsys):

@@ -88,24 +88,6 @@ def weights(beta: ArrayLike, betas: Sequence[float] = BETAS) -> NDArray[np.float
     return np.asarray(np.prod(gaps, axis=-1) / scale)
 
 
-def weights_derivative(beta: ArrayLike, betas: Sequence[float] = BETAS) -> NDArray[np.float64]:
-    """Return dw/dβ, so that d log p / dβ = curve · dw/dβ.
-
-    Parameters, shapes and errors are those of `weights`; the single node 1 gives zeros.
-    """
-    value = np.asarray(beta, dtype=np.float64)
-    if len(betas) == 1:
-        return np.zeros((*value.shape, 1))
-    _check(float(value.min()), float(value.max()), betas)
-    gaps_from, scale = _nodes(tuple(betas))
-    gaps = 1.0 / (_SHIFT + value[..., None, None]) - gaps_from
-    total = np.zeros(gaps.shape[:-1])
-    for left_out in range(gaps.shape[-1]):  # the product rule, factor by factor
-        total += np.prod(np.delete(gaps, left_out, axis=-1), axis=-1)
-    slope = -1.0 / (_SHIFT + value[..., None]) ** 2  # dx/dβ
-    return np.asarray(total / scale * slope)
-
-
 def torch_weights(beta: torch.Tensor, betas: Sequence[float] = BETAS) -> torch.Tensor:
     """Return `weights` of a tensor, shape (K,) to (K, G), differentiable in β.
 

@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.base import Scorer
-from mop.backends.curve import weights as curve_weights
-from mop.backends.curve import weights_derivative
 from mop.errors import ConfigError
 from mop.mixture.cells import Cells
 from mop.mixture.em import best_single_tau
@@ -37,7 +35,7 @@ SHARED = 6
 """Records that share their drawn components. Fewer share less of the prompts, and with them of the work."""
 AGAIN = 0.25
 """Share of the draws that show an exemplar drawn before under another persona: they tell what an exemplar is worth
-to a record from what a pair is."""
+to a record from what a component is."""
 MOST_COMPONENTS = 20_000
 """C. Where there are more, so many are drawn, and stand for the others by their weights."""
 _BLOCK = 64  # records whose weights are worked out together
@@ -579,7 +577,7 @@ def _even_values(cells: Cells, log_lik: Floats, n_all: int, own: Ints, seed: int
     return np.asarray(np.stack(values, axis=1) - np.log(n_all - (own >= 0)))
 
 
-def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0.05) -> FittedMixture:
+def refit_temperatures(fitted: FittedMixture, table: Table) -> FittedMixture:
     """The same gates with temperatures that suit another language model.
 
     Parameters
@@ -587,13 +585,11 @@ def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0
     fitted : FittedMixture
     table : Table
         A small sample of records, scored by the other model under components drawn from ``fitted``.
-    spread : float
-        Prior standard deviation of what moves a persona's log τ apart from the others'.
 
     Returns
     -------
     FittedMixture
-        Every log τ is moved by a common amount and an own one, also of the weights that ignore the context;
+        All τ are multiplied by one factor, those of the weights that ignore the context by one of their own;
         ``info`` has the refitted ``uniform_tau``, and no ``tau`` of the
         best component: it is found on the records that this is compared on.
 
@@ -614,8 +610,8 @@ def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0
 
     best = fitted.info.get("best_component")
     return replace(
-        _moved_temperatures(fitted, table, spread),
-        unconditional=None if free is None else _moved_temperatures(free, table, spread).gate,
+        _moved_temperatures(fitted, table),
+        unconditional=None if free is None else _moved_temperatures(free, table).gate,
         info={
             **fitted.info,
             "uniform_tau": 1.0 / best_beta(even, table.betas)[0],
@@ -624,31 +620,16 @@ def refit_temperatures(fitted: FittedMixture, table: Table, *, spread: float = 0
     )
 
 
-def _moved_temperatures(fitted: FittedMixture, table: Table, spread: float) -> FittedMixture:
-    from scipy.optimize import minimize
-
+def _moved_temperatures(fitted: FittedMixture, table: Table) -> FittedMixture:
+    """The mixture with all temperatures multiplied by one factor, within what scores are kept for."""
     betas = table.betas
-    _, log_weight = log_terms(table, fitted)
-    log_w = np.where(table.present, log_weight + table.log_stands_for, -np.inf)
-    curves, persona = table.curves.astype(np.float64), table.persona
-    share = table.weight / table.weight.sum()
-    before = np.log(fitted.temperatures)
-    low, high = -np.log(betas[-1]), -np.log(betas[0])
+    relative = fitted.temperatures / np.exp(np.log(fitted.temperatures).mean())
+    log_weight = log_terms(table, fitted)[1] + table.log_stands_for
 
-    def taus(x: Floats) -> Floats:
-        return np.asarray(np.clip(before + x[0] + spread * x[1:], low, high), dtype=np.float64)
+    def moved(beta: float) -> Floats:
+        return np.asarray(np.clip(relative / beta, 1 / betas[-1], 1 / betas[0]))
 
-    def loss(x: Floats) -> tuple[float, Floats]:
-        beta = np.exp(-taus(x))
-        nodes, slopes = curve_weights(beta, betas), weights_derivative(beta, betas)  # (K, G)
-        term = log_w + np.einsum("nmg,nmg->nm", curves, nodes[persona])
-        log_mix = log_sum_exp(term)
-        resp = np.exp(term - log_mix[:, None]) * share[:, None]
-        slope = np.einsum("nmg,nmg->nm", curves, slopes[persona]) * -beta[persona]
-        by_persona = np.bincount(persona.ravel(), (resp * slope).ravel(), minlength=len(before))
-        n = len(share)
-        gradient = np.concatenate([[-by_persona.sum()], -spread * by_persona + x[1:] / n])
-        return float(0.5 * np.square(x[1:]).sum() / n - log_mix @ share), gradient
+    def value(beta: float) -> float:
+        return float(log_mixture(table.log_lik(moved(beta), betas), log_weight) @ table.weight)
 
-    found = minimize(loss, np.zeros(1 + len(before)), jac=True, method="L-BFGS-B")
-    return with_temperatures(fitted, np.exp(taus(np.asarray(found.x))))
+    return with_temperatures(fitted, moved(best_beta(value, betas)[0]))
