@@ -293,6 +293,31 @@ def test_a_folder_of_another_version_is_refused(run_folder, source, tmp_path, ca
     assert "99" in capsys.readouterr().err
 
 
+def old_run(run_folder, path):
+    """A copy of a run whose config.json has two settings that are no more."""
+    subprocess.run(["cp", "-a", str(run_folder), str(path)], check=True)
+    settings = json.loads((path / "config.json").read_text())
+    settings["simulate"] |= {"mix": "neighbours", "control_tau": 1.0}
+    (path / "config.json").write_text(json.dumps(settings))
+    return path
+
+
+@pytest.mark.parametrize("verb", ["run", "fit", "compare", "personas", "evaluate", "score"])
+def test_a_run_with_settings_of_another_version_names_the_command_that_gives_them_anew(
+    verb, run_folder, tmp_path, capsys
+):
+    old = old_run(run_folder, tmp_path / "run")
+    assert main([verb, "--quiet", str(old)]) == FAILED
+    assert f"mop run {old} --config FILE; store.sqlite keeps what was paid for" in capsys.readouterr().err
+
+
+def test_settings_anew_open_a_run_of_another_version(run_folder, tmp_path, capsys):
+    old, fresh = old_run(run_folder, tmp_path / "run"), run_folder / "config.json"
+    assert main(["run", "--json", str(old), "--config", str(fresh)]) == OK
+    assert json.loads(capsys.readouterr().out)["done"] == []
+    assert "mix" not in json.loads((old / "config.json").read_text())["simulate"]
+
+
 def test_a_folder_that_is_no_run_is_left_alone(source, tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("precious")
     assert main(["run", "--quiet", str(tmp_path), *options(source)]) == FAILED

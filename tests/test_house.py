@@ -20,3 +20,12 @@ def test_parameters_are_counted_without_self():
 
 def test_settings_are_the_leaves():
     assert bench_house.n_settings({"seed": 0, "data": {"source": "", "more": {"a": 1, "b": [1, 2]}}}) == 4
+
+
+def test_help_writes_nothing_and_out_is_where_results_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_house, "ROOT", tmp_path)
+    with pytest.raises(SystemExit):
+        bench_house.main(["--help"])
+    assert list(tmp_path.iterdir()) == []
+    assert bench_house.main(["--out", str(tmp_path / "here.json")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["here.json"]

@@ -9,7 +9,7 @@ from mop.backends.base import Failure
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, DataError
 from mop.prompts import DOMAINS
-from mop.rivals.zerogen import N_NAMES, cut, draw_names, zerogen
+from mop.rivals.zerogen import MAX_NAMES, NAMES_PER_CONTEXT, cut, draw_names, zerogen
 from mop.storage.store import Store
 from mop.types import Record
 from scripted import Scripted
@@ -31,7 +31,7 @@ def test_names_come_first_and_every_text_asks_for_its_label_about_one_of_them():
     contexts = reviews(40)
     model = Scripted(film_rule)
     rows = run(contexts, model, "compare.domain=films")
-    asked = model.prompts[N_NAMES:]
+    asked = model.prompts[NAMES_PER_CONTEXT * 40 :]
     assert asked[0].startswith("Write a review of the film Film ")
     for row, prompt in zip(rows, asked, strict=True):
         assert f"Its sentiment is {row.label}." in prompt
@@ -39,6 +39,13 @@ def test_names_come_first_and_every_text_asks_for_its_label_about_one_of_them():
     assert set(names) == {"Film 0", "Film 1", "Film 2"}
     assert min(names.values()) > 4  # 13 expected
     assert Counter(row.label for row in rows) == {"good": 20, "bad": 20}
+
+
+@pytest.mark.parametrize(("n_contexts", "n_names"), [(2, 20), (49, 490), (50, MAX_NAMES), (60, MAX_NAMES)])
+def test_a_few_contexts_ask_for_a_few_names(n_contexts, n_names):
+    model = Scripted(film_rule)
+    run(reviews(n_contexts), model, "compare.domain=films")
+    assert sum(prompt.startswith("Name one film") for prompt in model.prompts) == n_names
 
 
 def test_news_has_no_names_and_says_the_topic_in_words():
@@ -94,7 +101,9 @@ def test_it_runs_on_the_fake_model_and_a_second_call_draws_nothing():
 
 def test_repeated_names_are_dropped_and_no_name_is_an_error():
     def names(rule):
-        return draw_names(DOMAINS["films"], ingredients(Scripted(rule)).drawing, temperature=1.0, method="zerogen")
+        return draw_names(
+            DOMAINS["films"], ingredients(Scripted(rule)).drawing, n_contexts=50, temperature=1.0, method="zerogen"
+        )
 
     assert names(lambda i, prompt: ["Heat", "Up", "Heat", " ", "Up."][i % 5]) == ["Heat", "Up"]
     with pytest.raises(BackendError, match="gave no name of a film in 500 draws"):
@@ -112,5 +121,5 @@ def test_a_name_whose_draw_failed_is_left_out_as_far_as_that_is_allowed():
 
     rows = run(reviews(8), Scripted(rule), "compare.domain=films", "remote.max_failed_share=0.1")
     assert [row.response for row in rows] == [LONG] * 8
-    with pytest.raises(BackendError, match=r"could not draw 1 of the 500 names of zerogen"):
+    with pytest.raises(BackendError, match=r"could not draw 1 of the 80 names of zerogen"):
         run(reviews(8), Scripted(rule), "compare.domain=films")

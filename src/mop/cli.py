@@ -305,11 +305,11 @@ def _settings(args: argparse.Namespace, *, begins: bool = False) -> RunConfig:
             f"{str(args.run)!r} is a file, and RUN is the folder of a run; for settings: "
             f"mop {args.verb} RUN --config {args.run}"
         )
-    if not begins:
-        read_config(args.run)  # refuses what is no run
     own, file = args.run / "config.json", args.config
     if file is None and args.preset is None and own.is_file():
         file = own
+    if not begins or file == own:
+        read_config(args.run)  # refuses what is no run, and settings of another version
     return resolve_config(file=file, preset=args.preset, assignments=args.assignments)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mop.errors import ConfigError
 from mop.personas.cluster import Clustering
-from mop.personas.writers import members_of, persona_key
+from mop.personas.from_cluster import members_of, persona_key
 from mop.randomness import rng_of
 from mop.types import Persona, Record
 

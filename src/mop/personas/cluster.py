@@ -1,4 +1,4 @@
-"""Vectors to clusters and the rows nearest to each centre, from which `mop.personas.writers` writes."""
+"""Vectors to clusters and the rows nearest to each centre, from which personas are written."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mop.errors import DataError
 from mop.personas.doubts import doubts, doubts_in_order, mark_duplicates
-from mop.personas.writers import persona_key
+from mop.personas.from_cluster import persona_key
 from mop.storage.files import write_jsonl
 from mop.types import Persona
 

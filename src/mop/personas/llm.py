@@ -11,7 +11,7 @@ from mop.backends.base import Failure
 from mop.errors import BackendError
 from mop.personas.cluster import Clustering
 from mop.personas.doubts import SHOWN_CHARACTERS, doubts, doubts_in_order, mark_duplicates
-from mop.personas.writers import N_SOURCES, members_of, persona_of
+from mop.personas.from_cluster import N_SOURCES, members_of, persona_of
 from mop.prompts import persona_prompt
 from mop.randomness import derive_seed
 from mop.types import Branch, Decoding, GenerateRequest, Persona, Prompt, Record

@@ -72,7 +72,7 @@ def progen(contexts: Sequence[Record], given: Ingredients, *, method: str = "pro
     check_labels(contexts)
     drawing, tau = given.drawing, given.tau
     domain = find_domain(given.config.compare.domain, contexts)
-    names = draw_names(domain, drawing, temperature=tau, method=method)
+    names = draw_names(domain, drawing, n_contexts=len(contexts), temperature=tau, method=method)
     labels = [str(record.label) for record in contexts]
     state = _State(contexts, domain, names, given, method)
     valid: set[int] = set()

@@ -20,8 +20,10 @@ from mop.types import Branch, Decoding, GenerateRequest, Prompt, Record, Respons
 
 logger = logging.getLogger(__name__)
 
-N_NAMES = 500
+MAX_NAMES = 500
 """Names asked for, at the most. The paper's script draws 800,000 film titles for 200,000 texts."""
+NAMES_PER_CONTEXT = 10
+"""Names asked for where there are fewer than 50 contexts (**ours**)."""
 NAME_TOKENS = 10
 """Length cap of a name (paper's script: 10)."""
 
@@ -57,7 +59,7 @@ def zerogen(contexts: Sequence[Record], given: Ingredients, *, method: str = "ze
     """
     drawing = given.drawing
     domain = find_domain(given.config.compare.domain, contexts)
-    names = draw_names(domain, drawing, temperature=given.tau, method=method)
+    names = draw_names(domain, drawing, n_contexts=len(contexts), temperature=given.tau, method=method)
 
     def ask(i: int, attempt: int) -> Prompt:
         record = contexts[i]
@@ -102,10 +104,12 @@ def check_labelled(contexts: Sequence[Record], why: str, instead: str) -> None:
         )
 
 
-def draw_names(domain: Domain | None, drawing: Drawing, *, temperature: float, method: str) -> list[str]:
+def draw_names(
+    domain: Domain | None, drawing: Drawing, *, n_contexts: int, temperature: float, method: str
+) -> list[str]:
     """Let the model name films (or restaurants); return the different names, in order of the draws.
 
-    A name whose draw failed is left out. Empty for a domain in which nothing is named.
+    Asks for `NAMES_PER_CONTEXT` names for each context, at most `MAX_NAMES`. A name whose draw failed is left out. Empty for a domain in which nothing is named.
 
     Raises
     ------
@@ -114,6 +118,7 @@ def draw_names(domain: Domain | None, drawing: Drawing, *, temperature: float, m
     """
     if domain is None or not domain.about:
         return []
+    n_names = min(MAX_NAMES, NAMES_PER_CONTEXT * n_contexts)
     prompt = name_prompt(domain)
     requests = [
         GenerateRequest(
@@ -121,21 +126,21 @@ def draw_names(domain: Domain | None, drawing: Drawing, *, temperature: float, m
             derive_seed(drawing.seed, "names", method, i),
             f"name {i + 1} of a {domain.about}",
         )
-        for i in range(N_NAMES)
+        for i in range(n_names)
     ]
     drawn = draw_requests(requests, with_length(drawing, NAME_TOKENS), stage=f"simulate/{method}")
-    failed = FailedDraws(N_NAMES, drawing, method=method, what="names")
+    failed = FailedDraws(n_names, drawing, method=method, what="names")
     texts = [failed.settle(result)[0].text for result in drawn]
     failed.check()
     failed.tell("the others are used")
     names = list(dict.fromkeys(name for text in texts if (name := clean_name(text))))
     if not names:
         raise BackendError(
-            f"{drawing.generator.name} gave no name of a {domain.about} in {N_NAMES} draws; a word or more "
+            f"{drawing.generator.name} gave no name of a {domain.about} in {n_names} draws; a word or more "
             "is needed; use another model, or the domain plain"
         )
-    if len(names) < N_NAMES / 2:
-        logger.warning("%s: only %d of %d names of a %s differ", method, len(names), N_NAMES, domain.about)
+    if len(names) < n_names / 2:
+        logger.warning("%s: only %d of %d names of a %s differ", method, len(names), n_names, domain.about)
     return names
 
 

@@ -1,4 +1,4 @@
-"""Clusters of records, or a file of the user, to `Persona`s, whose scores are asked for next.
+"""What every persona writer needs of a cluster: its rows, its persona's key, and the `Persona` of a description.
 
 Writers: `keyword_personas` (counts turned into a plain paragraph), `llm_personas` (a language
 model summarises the records nearest each centre), `record_personas` and `random_personas`
