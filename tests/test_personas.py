@@ -17,9 +17,9 @@ from mop.personas.ablations import random_personas, record_personas
 from mop.personas.cluster import Clustering
 from mop.personas.doubts import DOUBTS, doubts
 from mop.personas.files import read_personas, save_personas
+from mop.personas.from_cluster import N_SOURCES
 from mop.personas.keywords import class_tf_idf, keyword_personas
 from mop.personas.llm import llm_personas
-from mop.personas.from_cluster import N_SOURCES
 from mop.storage.store import Store
 from mop.types import Generation, Persona, Record
 from scripted import Scripted

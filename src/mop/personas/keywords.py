@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from mop.personas.cluster import Clustering
 from mop.personas.doubts import mark_duplicates, security_doubts
-from mop.personas.units import UNSPACED, unit_pattern
 from mop.personas.from_cluster import members_of, persona_of
+from mop.personas.units import UNSPACED, unit_pattern
 from mop.types import Persona, Record
 
 N_KEYWORDS = 8

@@ -109,7 +109,8 @@ def draw_names(
 ) -> list[str]:
     """Let the model name films (or restaurants); return the different names, in order of the draws.
 
-    Asks for `NAMES_PER_CONTEXT` names for each context, at most `MAX_NAMES`. A name whose draw failed is left out. Empty for a domain in which nothing is named.
+    Asks for `NAMES_PER_CONTEXT` names for each context, at most `MAX_NAMES`. A name whose draw failed
+    is left out. Empty for a domain in which nothing is named.
 
     Raises
     ------
