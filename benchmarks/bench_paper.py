@@ -598,7 +598,8 @@ def page(document: Mapping[str, Any]) -> str:
                       *run["text"]]  # fmt: skip
         if changed:
             lines += ["", "### Ablations", "", *made_by(changed), "", *changed["text"]]
-    return "\n".join([*lines, ""])
+    # Notes of earlier runs name the settings of their day.
+    return "\n".join([*lines, ""]).replace("(simulate.mix)", "(simulate.exemplars_per_prompt, exemplars_from)")
 
 
 def old_claims(runs: Mapping[str, Any]) -> list[str]:

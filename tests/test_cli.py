@@ -53,7 +53,7 @@ def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, caps
     at = next(i for i, line in enumerate(lines) if line.startswith("method"))
     assert lines[at].split()[1:4] == ["energy", "↓", "FID"]
     assert [line.split()[0] for line in lines[at + 1 : at + 5]] == [
-        "mop", "zero-shot", "mop-uniform", "floor"
+        "mop", "zero-shot", "mop-uniform", "other"
     ]  # fmt: skip
     assert {len(line) for line in lines[at : at + 5]} == {len(lines[at])}
     assert "sense: nats per token under fake, which wrote them;" in out

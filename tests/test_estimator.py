@@ -220,6 +220,18 @@ def test_neither_personas_nor_exemplars_are_records_that_are_fitted_or_judged(gr
         assert not {exemplar.group for exemplar in exemplars} & fitted
 
 
+@pytest.mark.parametrize(("size", "unused"), [(3, 0), (40, 24)])
+def test_what_is_no_exemplar_is_fitted_unless_its_group_was_cut(size, unused, caplog):
+    records = [replace(r, response=f"{r.response} {i}", group=f"g{i // size}") for i, r in enumerate(reviews(120))]
+    model = MixtureOfPersonas(2, lm="fake", encoder="fake", n_exemplars=16)
+    parts = model._divided(records)
+    assert 8 <= len(parts["exemplars"]) <= 16
+    assert sum(len(part) for part in parts.values()) == 120 - unused
+    groups = [group for part in parts.values() for group in {record.group for record in part}]
+    assert len(groups) == len(set(groups))
+    assert ("24 of 40 records are not used" in caplog.text) == bool(unused)
+
+
 def test_half_of_a_few_records_are_exemplars_and_all_others_are_fitted():
     lm = Overheard()
     records = [replace(record, group=None) for record in reviews(24)]

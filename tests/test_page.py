@@ -386,14 +386,6 @@ def test_only_a_ranked_metric_of_several_methods_has_a_best():
     assert best({**rows, "c": rows["a"]}, "fid") == {"a", "c"}
 
 
-def test_the_example_of_the_docs_prints_what_they_say(tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
-    code, said = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL).groups()
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out == said
-
-
 def use_everything(browser):
     """Touch every control of the page."""
     browser.run(

@@ -41,8 +41,8 @@ class MixtureOfPersonas:
     Parameters
     ----------
     n_personas : int or "auto"
-        K, clusters of the exemplars that personas are written from; "auto": as many as held-out
-        likelihood asks for, up to 24.
+        K, clusters of the exemplars that personas are written from; "auto": one for every five
+        different texts, up to 24.
     lm : str or LanguageModel
         ``smollm2-135m``, ``hf:ORG/NAME``, a folder, ``openai:MODEL@URL``, ``fake``, or a ready backend.
         It writes; it also scores, unless there is a ``scorer``.
@@ -63,7 +63,8 @@ class MixtureOfPersonas:
     task : str
         One line for the language model: what a response is ("a one-sentence film review").
     valid_share : float
-        Share of the records that are no exemplars; they decide when the paper's recipe stops.
+        Share of the records that are not exemplars which have the same components scored, for the
+        bound on what other weights could gain. With ``method="paper"`` they decide when to stop.
     settings : FitConfig, optional
         Details of the fit: ``FitConfig(method="paper")`` is the paper's recipe.
     score_components : int
@@ -246,12 +247,13 @@ class MixtureOfPersonas:
         if min(sizes.values()) < 2:
             raise DataError(
                 f"{n} records with valid_share {self.valid_share} leave too few to fit on; "
-                "give at least 6 records and a share between 0 and 1"
+                "give at least 7 records and a share between 0 and 1"
             )
         if not any(record.group is not None for record in records):
             return split_records(records, sizes, seed=self.seed)
         parts = split_records(records, {name: size / n for name, size in sizes.items()}, seed=self.seed, by_group=True)
-        return {**parts, "exemplars": parts["exemplars"][: self.n_exemplars]}
+        exemplars, others = _whole_groups(parts["exemplars"], self.n_exemplars)
+        return {**parts, "exemplars": exemplars, "train": parts["train"] + others}
 
     def _persona_settings(self) -> PersonaConfig:
         from mop.config import PersonaConfig
@@ -742,6 +744,25 @@ def _is_same(known: object, now: object) -> bool:
 def _parameters() -> dict[str, inspect.Parameter]:
     signature = inspect.signature(MixtureOfPersonas.__init__)
     return {name: p for name, p in signature.parameters.items() if name != "self"}
+
+
+def _whole_groups(records: Sequence[Record], n: int) -> tuple[list[Record], list[Record]]:
+    """Whole groups that make at most n records, and the others; where that is under n / 2, a group is cut."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        name = f"record {record.key}" if record.group is None else f"group {record.group}"
+        groups.setdefault(name, []).append(record)
+    kept: set[str] = set()
+    for group in groups.values():
+        if len(kept) + len(group) <= n:
+            kept |= {record.key for record in group}
+    if len(kept) < min(n, len(records)) / 2:
+        logger.warning(
+            "%d of %d records are not used: their groups are among the %d exemplars; set n_exemplars higher, or leave "
+            "group out", len(records) - n, len(records), n,
+        )  # fmt: skip
+        return list(records[:n]), []
+    return [r for r in records if r.key in kept], [r for r in records if r.key not in kept]
 
 
 def _as_records(

@@ -152,7 +152,7 @@ def score_for_likelihood(
     hx : ndarray, shape (n, D)
         Embeddings of their contexts.
     scorer, store
-        Only what the store lacks is scored.
+        Only what is not in the store is scored.
     n_components : int
         Drawn for each record.
     seed : int
@@ -487,7 +487,7 @@ def references(
         Of the fitted mixture, on a table of ``records``.
     records : sequence of n Record
     scorer, store
-        Only what the store lacks is scored.
+        Only what is not in the store is scored.
     plain : bool
         Whether to score the last four.
     progress : callable, optional

@@ -427,7 +427,7 @@ def _notes(
             "sample size, which favours narrow methods; read energy or fid_excess"
         )
     if min(n, n_golden) < distances.MAUVE_ADVISED:
-        notes.append(f"MAUVE from {n} against {n_golden} texts is optimistic; read it beside the floor only")
+        notes.append(f"MAUVE from {n} against {n_golden} texts is optimistic; compare it with other real texts only")
     return tuple(notes)
 
 

@@ -38,7 +38,7 @@ def log_lik_per_token(
     judge : Scorer
         At best another model than the one that wrote.
     store : Store
-        Only what it lacks is scored.
+        Only what is not in it is scored.
     task : str
         What the texts are, for the prompt.
     progress : callable, optional

@@ -751,7 +751,7 @@ def mauve(synthetic: FloatArray, golden: FloatArray, *, seed: int = 25) -> float
     if min(len(synthetic), len(golden)) < MAUVE_ADVISED:
         warnings.warn(
             f"MAUVE from {len(synthetic)} synthetic and {len(golden)} golden texts is optimistic; at least "
-            f"{MAUVE_ADVISED:,} a side are advised; compare it only at equal n and beside the floor",
+            f"{MAUVE_ADVISED:,} a side are advised; compare it only at equal n and with other real texts",
             DoubtfulMetricWarning,
             stacklevel=2,
         )

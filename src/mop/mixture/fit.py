@@ -97,15 +97,14 @@ def fit_mixture(
         personas=personas, exemplars=exemplars, scorer=scorer, store=store, task=task, stage="fit", progress=progress
     )
     pool = None
-    stranger = problem.own < 0  # a record that is an exemplar is no news of the target
-    if int(stranger.sum()) > 1 and len(exemplars) > 1:
-        strangers = [records[i] for i in np.flatnonzero(stranger)]
+    is_new = problem.own < 0  # a record that is an exemplar says nothing new of the target
+    if int(is_new.sum()) > 1 and len(exemplars) > 1:
+        targets = [records[i] for i in np.flatnonzero(is_new)]
         of_pool, of_target = (
-            embed([r.response for r in some], encoder, store=store, progress=progress)
-            for some in (exemplars, strangers)
+            embed([r.response for r in some], encoder, store=store, progress=progress) for some in (exemplars, targets)
         )
-        both = clusters([*exemplars, *strangers])
-        pool = two_samples(of_pool, of_target, problem.weight[stranger], cluster=both, seed=seed)
+        both = clusters([*exemplars, *targets])
+        pool = two_samples(of_pool, of_target, problem.weight[is_new], cluster=both, seed=seed)
         logger.info("exemplars against responses: energy distance %.4f, p = %.3f", pool["distance"], pool["p_value"])
     fit = fit_paper if settings.method == "paper" else fit_rounds
     result = fit(problem, cell_scorer(records, scoring), settings, seed=seed, progress=progress)

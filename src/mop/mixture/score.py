@@ -51,7 +51,7 @@ class Scoring:
     scorer: Scorer
     """The frozen model."""
     store: Store
-    """Only what it lacks is scored."""
+    """Only what is not in it is scored."""
     task: str = ""
     """What the responses are, for the prompt."""
     stage: str = "score"

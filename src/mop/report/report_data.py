@@ -201,7 +201,7 @@ def _weights_note(info: Mapping[str, Any]) -> list[str]:
 def _what(name: str, row: Mapping[str, Any]) -> str:
     """What a reference is, in words."""
     n = row.get("best_of")
-    return f"one persona with one exemplar, the best of {n} such pairs" if n else REFERENCES[name]
+    return f"one persona with one exemplar, the best of {n} such components" if n else REFERENCES[name]
 
 
 def fit_notes(info: Mapping[str, Any]) -> list[str]:

@@ -171,7 +171,7 @@ _RIVALS = {"zerogen": zerogen, "attrprompt": attrprompt, "progen": progen}
 def _mixture(given: Ingredients, method: str) -> FittedMixture:
     if given.mixture is None:
         raise NotFittedError(
-            f"the method {method} draws from a fitted mixture, and there is none; accepted without "
-            "one are the methods that see no persona; fit first"
+            f"the method {method} draws from a fitted mixture, and there is none; fit first, or take a method "
+            "that needs no mixture, such as few-shot"
         )
     return given.mixture

@@ -1,7 +1,7 @@
 """A fitted mixture and contexts to any number of responses, in one file: the product of a run.
 
-The run folder gives settings, store and account, so a stopped command goes on; `pipeline` makes the
-mixture, `methods` draws.
+The run folder gives settings, store and account, so a stopped command goes on. `mop.pipeline` makes the
+mixture, `mop.rivals.methods` draws.
 """
 
 from __future__ import annotations

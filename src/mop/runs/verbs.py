@@ -27,7 +27,7 @@ def simulate_method(
     """Draw one response per test context with one method, doing first what it needs and no more.
 
     ``method`` is ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` draws at another temperature than
-    ``simulate.control_tau``. The other parameters are those of `mop.pipeline.run`.
+    the method's own. The other parameters are those of `mop.pipeline.run`.
 
     Returns
     -------
