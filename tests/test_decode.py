@@ -44,7 +44,6 @@ def draft(index, temperature=1.0, branches=1):
         index=index,
         prompts=[[0, 1]] * branches,
         temperatures=[temperature] * branches,
-        shares=[1 / branches] * branches,
         seed=1000 + index,
     )
 

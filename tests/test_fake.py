@@ -178,9 +178,9 @@ def test_truncation_keeps_only_the_likeliest_tokens():
 
 
 def test_several_branches_are_averaged_token_by_token():
-    # a is drawn by the first branch only, b by the second only, shares 3 : 1
+    # a is drawn by the first three branches only, b by the last only
     model = FakeModel(BETAS, alphabet="ab", strength=1e9, mean_length=1)
-    branches = (Branch(said("a"), 1.0, math.log(0.3)), Branch(said("b"), 1.0, math.log(0.1)))
+    branches = (*[Branch(said("a"), 1.0)] * 3, Branch(said("b"), 1.0))
     requests = [GenerateRequest(branches, seed) for seed in range(2000)]
     counts = Counter("".join(g.text for g in draws(model, requests)))
     n = counts["a"] + counts["b"]

@@ -492,10 +492,10 @@ def test_the_mean_score_of_drawn_texts_equals_the_samplers_own():
         assert found == pytest.approx(drawn[place].log_lik, abs=1e-3 * score.n_tokens)
 
 
-def test_branches_are_mixed_token_by_token_with_renormalised_weights():
+def test_branches_are_mixed_token_by_token_in_equal_shares():
     local, model = build(), tiny_llama()
     prompts = [requests()[0].prompt, requests()[20].prompt]
-    branches = (Branch(prompts[0], 0.8, log_weight=math.log(0.2)), Branch(prompts[1], 1.5, log_weight=math.log(0.6)))
+    branches = (Branch(prompts[0], 0.8), Branch(prompts[1], 1.5))
     asked = [GenerateRequest(branches, seed=9), *draws(3)]
     drawn = collect(local.generate(asked, Decoding(max_tokens=6)))[0]
     ids = [local.encoder.prompt_ids(prompt) for prompt in prompts]
@@ -508,7 +508,7 @@ def test_branches_are_mixed_token_by_token_with_renormalised_weights():
             next_log_probs(model, tokens, 1 / branch.temperature).exp().numpy()
             for tokens, branch in zip(ids, branches, strict=True)
         )
-        probs = 0.25 * one + 0.75 * two
+        probs = 0.5 * one + 0.5 * two
         token = int(np.searchsorted(np.cumsum(probs), uniforms(9, place, 1)[0], side="right"))
         total += math.log(probs[token])
         again.append(token)

@@ -119,13 +119,11 @@ class Branch:
     prompt: Prompt
     temperature: float
     """τ > 0; logits are divided by it."""
-    log_weight: float = 0.0
-    """Natural log of its share when several branches are mixed token by token; normalised on use."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One response to draw: usually one branch; several are mixed token by token."""
+    """One response to draw: usually one branch; several are mixed token by token, in equal shares."""
 
     branches: tuple[Branch, ...]
     seed: int

@@ -32,8 +32,6 @@ class Draft:
     prompts: list[list[int]]
     """Token ids of each branch."""
     temperatures: list[float]
-    shares: list[float]
-    """Weights of the branches; they sum to one."""
     seed: int
     drawn: list[int] = field(default_factory=list)
     log_lik: float = 0.0
@@ -118,7 +116,7 @@ def _append(live: Sequence[Draft], logits: torch.Tensor, decoding: Decoding, end
         )
     masses = logits.sub_(most).exp_()
     if len(owners) > len(live):
-        shares = torch.tensor([share for draft in live for share in draft.shares], device=device)
+        shares = torch.tensor([1 / len(draft.prompts) for draft in live for _ in draft.prompts], device=device)
         parts = masses * (shares / masses.sum(dim=-1))[:, None]
         masses = parts.new_zeros((len(live), parts.shape[1]))
         masses.index_add_(0, torch.tensor(owners, device=device), parts)

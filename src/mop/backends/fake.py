@@ -186,16 +186,14 @@ class FakeModel:
         return Generation(text, len(tokens), "stop" if len(stops) else "length", float(log_lik))
 
     def _mixed(self, branches: Sequence[Branch]) -> Floats:
-        """Next-token probabilities, shape (V + 1,), averaged over branches with their shares."""
+        """Next-token probabilities, shape (V + 1,), averaged over branches."""
         if not branches or any(not branch.temperature > 0 for branch in branches):
             raise BackendError(
                 f"got branches with temperatures {[branch.temperature for branch in branches]}; "
                 "a draw needs at least one branch, each with a temperature above 0"
             )
-        log_weight = np.array([branch.log_weight for branch in branches])
-        weight = np.exp(log_weight - log_weight.max())
         each = [_softmax(self._logits(b.prompt) / b.temperature) for b in branches]
-        mixed: Floats = (weight / weight.sum()) @ np.stack(each)
+        mixed: Floats = np.full(len(each), 1 / len(each)) @ np.stack(each)
         return mixed
 
 

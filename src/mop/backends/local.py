@@ -296,13 +296,10 @@ class LocalModel:
                 )
         with _naming(name):
             prompts = [self.encoder.prompt_ids(branch.prompt) for branch in request.branches]
-        log_weights = np.array([branch.log_weight for branch in request.branches])
-        shares = np.exp(log_weights - log_weights.max())
         return Draft(
             index=index,
             prompts=prompts,
             temperatures=[branch.temperature for branch in request.branches],
-            shares=(shares / shares.sum()).tolist(),
             seed=request.seed,
             name=name,
         )

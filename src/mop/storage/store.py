@@ -92,7 +92,7 @@ def generation_key(identity: str, request: GenerateRequest, decoding: Decoding) 
     for branch in request.branches:
         encoding.prompt(branch.prompt)
         encoding.real(branch.temperature)
-        encoding.real(branch.log_weight)
+        encoding.real(0.0)  # log of a share, in an earlier version; keys stay what they were
     encoding.number(request.seed)
     encoding.number(decoding.max_tokens)
     encoding.number(decoding.min_tokens)
