@@ -41,7 +41,7 @@ def resolves(name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "log.md"], ids=lambda page: page.name)
 def test_names_of_ours_exist(page):
     names = set(re.findall(r"`(mop\.[A-Za-z_][\w.]*\w)", page.read_text(encoding="utf-8")))
     is_method = re.compile(r"mop\.(paper-fit|jsonl)")
@@ -71,7 +71,7 @@ def test_the_first_screen_says_what_this_is():
     screen = "\n".join(lines[:FIRST_SCREEN])
     for part in ("make demo", "from mop import MixtureOfPersonas", "| other real texts |", "![", "Do not use it"):
         assert part in screen
-    assert lines[FIRST_SCREEN] == "", "the first screen ends with its 25 lines"
+    assert lines.index("## Next") <= FIRST_SCREEN, "what comes before ends within the first screen"
 
 
 def test_the_changelog_of_an_unreleased_version_is_short():
