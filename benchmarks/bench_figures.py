@@ -59,7 +59,8 @@ Found = tuple[dict[str, dict[str, Any]], dict[str, Any]]
 def repeats_folder() -> Path:
     """Where repeats are kept; another one when the code changes that they come from."""
     code = hashlib.sha256()
-    for name in ("imputation", "likelihood", "mixture", "gate", "fitted", "randomness"):
+    mixture = [f"mixture/{name}" for name in ("imputation", "sums", "gate", "fitted")]
+    for name in ("evaluate/likelihood", *mixture, "randomness"):
         code.update((ROOT / "src" / "mop" / f"{name}.py").read_bytes())
     code.update(Path(planted_likelihood.__file__).read_bytes())
     return pull.cache_folder() / "bench-figures" / code.hexdigest()[:16]
