@@ -203,3 +203,8 @@ def test_the_server_needs_no_torch() -> None:
     check = "import mop.backends.fake_server, sys; print([m for m in ('torch', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_port_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"port 99999 of this machine cannot be used .*give another one"):
+        start(FakeServer(), port=99999)

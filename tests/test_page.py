@@ -140,7 +140,7 @@ def test_the_summary_is_two_sentences_with_the_headline():
     assert result == (
         "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation "
         "reaches 0.0226; the same model asked plainly reaches 0.0492, and other real texts reach 0.0003. "
-        "That is 54 % of the way (51 % to 58 %)."
+        "That is 54 % of the way (51 % to 58 %) from the one to the other."
     )
 
 

@@ -812,7 +812,7 @@ def _show_config(result: dict[str, Any]) -> str:
 
 def _show_verify(result: dict[str, Any]) -> str:
     if result["problems"]:
-        return "\n".join(["damaged:", *result["problems"], "run the same command again; damaged items are redone"])
+        return "\n".join(["damaged:", *result["problems"], "mop run with this folder makes anew what is damaged"])
     stored = ", ".join(_n(count, kind) for kind, count in result["counts"].items() if kind != "conflict")
     return f"undamaged: all files, {stored}"
 

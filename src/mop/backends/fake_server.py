@@ -507,14 +507,15 @@ def start(server: FakeServer, *, port: int = 0) -> RunningServer:
     Raises
     ------
     ConfigError
-        If the port is taken.
+        If the port is taken, or above 65,535.
     """
     handler = type("Handler", (_Handler,), {"fake": server})
     try:
         running = RunningServer(("127.0.0.1", port), handler)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # taken, or no number of a port
+        why = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"port {port} of this machine cannot be used ({error.strerror}); give another one, or 0 for any"
+            f"port {port} of this machine cannot be used ({why}); give another one, or 0 for any"
         ) from error
     threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
     return running

@@ -270,8 +270,8 @@ def summary(data: ReportData) -> tuple[str, str]:
     >>> what, result = summary(ReportData(title="Critics", task="film reviews", methods=scores))
     >>> what
     'Film reviews were simulated with a language model, itself left unchanged.'
-    >>> result.partition("; ")[2]
-    'the same model asked plainly reaches 0.0500, and other real texts reach 0.000. That is 60 % of the way.'
+    >>> result.partition("real texts reach ")[2]
+    '0.000. That is 60 % of the way from the one to the other.'
     """
     n = _n_simulated(data)
     model = f"the language model {data.language_model}" if data.language_model else "a language model"
@@ -299,7 +299,7 @@ def _headline(data: ReportData) -> str:
     rest += [f"other real texts reach {number(floor)}"] if not math.isnan(floor) else []
     tail = "; " + ", and ".join(rest) if rest else ""
     way = way_closed(data.methods)
-    share = f" That is {way}." if way else ""
+    share = f" That is {way} from the one to the other." if way else ""
     return (
         "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation reaches "
         f"{number(mine)}{tail}.{share}"
