@@ -24,6 +24,7 @@ from mop.runs.compare import (
     draw_piece,
     over_seeds,
     pieces,
+    refuse_few_texts,
 )
 from mop.runs.verbs import simulate_method
 from mop.runs.work import Models
@@ -393,6 +394,14 @@ def test_the_best_rival_is_chosen_in_the_rivals_favour():
         "energy": "zerogen", "fid_excess": "zero-shot", "mauve": "zero-shot", "kl_cosine": "zero-shot",
         "f1": "zerogen",
     }  # fmt: skip
+
+
+def test_a_method_without_texts_is_named_with_what_to_do():
+    texts = {"mop": ["a"] * 4, "zerogen": ["", " ", "b", ""]}
+    drawn = {name: [SimpleNamespace(response=text) for text in rows] for name, rows in texts.items()}
+    refuse_few_texts({"mop": drawn["mop"]})
+    with pytest.raises(DataError, match=r"zerogen has 1 texts of 4 .*compare\.methods, or lower compare\.min_words"):
+        refuse_few_texts(drawn)
 
 
 def test_over_seeds_gives_the_mean_and_a_student_interval():

@@ -23,8 +23,8 @@ import numpy as np
 
 from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.remote import RemoteGenerator
-from mop.config import RIVALS, CompareConfig, RunConfig, config_to_dict, method_and_tau
-from mop.errors import ConfigError
+from mop.config import MIN_TEXTS, RIVALS, CompareConfig, RunConfig, config_to_dict, method_and_tau
+from mop.errors import ConfigError, DataError
 from mop.evaluate.downstream import Labelled, check_classifier, downstream_f1
 from mop.evaluate.samples import FLOOR, Evaluation, evaluate, text_map
 from mop.evaluate.sense import JUDGED
@@ -213,6 +213,23 @@ def _draw_further(bench: _Bench, arms: list[Arm], table: str, *, is_quick: bool 
         bench.draw(new)
         arms += new
     raise AssertionError  # the rivals are finite
+
+
+def refuse_few_texts(responses: Mapping[str, Sequence[Response]]) -> None:
+    """Stop before anything is judged if a method has too few texts to be compared; what was drawn is kept.
+
+    Raises
+    ------
+    DataError
+        Naming the method.
+    """
+    for name, rows in responses.items():
+        found = sum(bool(row.response.strip()) for row in rows)
+        if found < MIN_TEXTS:
+            raise DataError(
+                f"{name} has {found} texts of {len(rows)} that are not empty; {MIN_TEXTS} are the least to compare; "
+                "leave it out of compare.methods, or lower compare.min_words; what was drawn is kept"
+            )
 
 
 def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
@@ -459,6 +476,7 @@ class _Bench:
             wanted = {record.key for record in contexts}
             every = {arm.name: [r for r in read_responses(self.file(arm)) if r.id in wanted] for arm in shown}
             responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
+            refuse_few_texts(responses)
             scored = self._judged(responses, len(contexts), encoders, is_quick=is_quick)
             scored["failed"] = {name: len(every[name]) - len(responses[name]) for name in every}
             scored["notes"] += [
