@@ -45,6 +45,7 @@ def test_json_and_back_is_the_same():
     ("assignment", "message"),
     [
         ("fit.n_round=1", r"unknown setting fit\.n_round; did you mean fit\.n_rounds\?"),
+        ("n_rounds=1", r"unknown setting n_rounds; did you mean fit\.n_rounds\?"),
         ("fitt.n_rounds=1", r"unknown setting fitt; did you mean fit\?"),
         ("fit.n_rounds=1.5", r"fit\.n_rounds must be of type int, got 1\.5 \(float\)"),
         ("fit.n_rounds=true", r"fit\.n_rounds must be of type int, got True \(bool\)"),

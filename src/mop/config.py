@@ -631,6 +631,9 @@ def _build(cls: type, values: Any, where: str) -> Any:
         name = f"{where}.{unknown[0]}" if where else unknown[0]
         refuse_removed(name)
         near = difflib.get_close_matches(unknown[0], hints, n=1, cutoff=0.0)[0]
+        if not where:  # a setting whose section was left out
+            inside = [f"{part}.{unknown[0]}" for part, section in SECTIONS.items() if unknown[0] in describe(section)]
+            near = inside[0] if inside else near
         raise ConfigError(
             f"unknown setting {name}; did you mean {f'{where}.{near}' if where else near}? "
             f"Known here: {', '.join(hints)}"

@@ -411,6 +411,10 @@ def _nearest(text: str, kind: Kind, table: Mapping[str, Embedded]) -> str:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         return f"; did you mean 'hf:{text}'?"
     names = [item.name for item in table.values() if item.kind == kind]
+    place = Path(text).expanduser()
+    beside = [path.name for path in place.parent.glob("*")] if place.parent.is_dir() else []
+    if near := difflib.get_close_matches(place.name, beside, n=1, cutoff=0.8):
+        return f"; did you mean {str(place.with_name(near[0]))!r}?"
     near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
 
