@@ -23,8 +23,9 @@ from mop.evaluate.samples import Sample, evaluate
 from mop.mixture.fitted import load_mixture
 from mop.personas.files import read_personas
 from mop.pipeline import STAGES, run
+from mop.runs.stages import TO_THE_FIT
 from mop.runs.verbs import simulate_method, verify
-from mop.runs.work import read_config
+from mop.runs.work import STAGE_VERSIONS, read_config
 from mop.simulate.write import CUT_SHARE
 from mop.storage.files import read_json, read_jsonl
 from mop.storage.store import Store
@@ -452,6 +453,11 @@ def test_a_run_goes_on_without_the_source_that_its_records_are_from(tmp_path, mo
     other = replace(config, data=replace(config.data, train=12))
     with pytest.raises(ConfigError, match=r"r\.jsonl"):
         run(other, tmp_path / "run", until="records")
+
+
+def test_the_stages_to_the_fit_are_those_of_the_pipeline():
+    assert list(TO_THE_FIT.items()) == list(STAGES.items())[: len(TO_THE_FIT)]
+    assert list(STAGES) == list(STAGE_VERSIONS)
 
 
 def test_settings_of_another_version_are_refused_with_the_command_that_gives_them_anew(tmp_path):

@@ -18,7 +18,7 @@ from mop.errors import ConfigError, DataError
 from mop.mixture.fitted import FittedMixture, load_mixture, persona_shares, save_mixture, with_persona_weights
 from mop.mixture.gate import Gate
 from mop.report.report_data import report_data
-from mop.runs.verbs import refit
+from mop.runs.verbs import match
 from mop.simulate.draw import draw_agents
 from mop.simulate.refit import SURROGATE, _order, refit_black_box, samples_of_personas
 from mop.simulate.write import simulate
@@ -213,11 +213,11 @@ def finished(tmp_path_factory):
 
 def test_a_run_is_refitted_on_what_it_was_fitted_on_and_never_on_what_it_is_judged_by(finished, tmp_path):
     config, path = finished
-    whole = refit(config, path, samples_per_persona=5, out=tmp_path / "whole")
+    whole = match(config, path, samples_per_persona=5, out=tmp_path / "whole")
     shutil.copytree(path, tmp_path / "run")
     for split in ("test", "golden"):
         (tmp_path / "run" / "records" / f"{split}.jsonl").unlink()
-    part = refit(config, tmp_path / "run", samples_per_persona=5)
+    part = match(config, tmp_path / "run", samples_per_persona=5)
     assert part["out"] == str(tmp_path / "run" / "mixture-black-box")
     assert part["persona_weights"] == whole["persona_weights"]
     assert part["persona_weights"]["n_targets"] == config.data.train + config.data.valid
@@ -225,7 +225,7 @@ def test_a_run_is_refitted_on_what_it_was_fitted_on_and_never_on_what_it_is_judg
 
 def test_the_new_mixture_says_that_it_is_a_surrogate_and_for_which_model(finished, tmp_path):
     config, path = finished
-    refit(config, path, lm="fake", samples_per_persona=5, out=tmp_path / "mixture")
+    match(config, path, lm="fake", samples_per_persona=5, out=tmp_path / "mixture")
     info = load_mixture(tmp_path / "mixture").info
     assert info["chosen"] == "surrogate: matched embeddings"
     assert info["persona_weights"]["kind"] == "surrogate: matched embeddings"
@@ -235,7 +235,7 @@ def test_the_new_mixture_says_that_it_is_a_surrogate_and_for_which_model(finishe
 def test_a_report_on_such_a_mixture_says_so(finished, tmp_path):
     config, path = finished
     shutil.copytree(path, tmp_path / "run")
-    refit(config, path, samples_per_persona=5, out=tmp_path / "run" / "mixture")
+    match(config, path, samples_per_persona=5, out=tmp_path / "run" / "mixture")
     problems = {
         name: report_data(RunFolder.open(folder), config, versions={}, spent={}).problems["Persona weights"]
         for name, folder in (("fitted", path), ("matched", tmp_path / "run"))

@@ -15,7 +15,7 @@ from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.fitted import load_mixture, save_mixture
 from mop.pipeline import run
 from mop.runs.sample import drawn_contexts, sample
-from mop.runs.verbs import refit
+from mop.runs.verbs import match
 from mop.simulate.write import read_responses
 
 
@@ -91,7 +91,7 @@ def test_another_mixture_and_another_model_are_named_for_what_they_are(finished,
     config, path = finished
     own = sample(config, path, tmp_path / "own.jsonl", n=3)
     assert (own["lm"], own["fitted_to"]) == ("fake", "fake")
-    refit(config, path, samples_per_persona=5, out=tmp_path / "matched")
+    match(config, path, samples_per_persona=5, out=tmp_path / "matched")
     found = sample(config, path, tmp_path / "out.jsonl", mixture=tmp_path / "matched", n=3)
     assert found["fitted_to"] == "surrogate: matched embeddings"
     assert found["mixture"] == str(tmp_path / "matched")

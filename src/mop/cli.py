@@ -436,9 +436,9 @@ def _explain(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, A
 
 @_with_progress
 def _match(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
-    from mop.runs.verbs import refit
+    from mop.runs.verbs import match
 
-    return refit(
+    return match(
         _settings(args), args.run, lm=args.lm, samples_per_persona=args.samples_per_persona,
         out=args.out, progress=progress,
     )  # fmt: skip

@@ -177,13 +177,17 @@ def html(
     own = {"style": style, "script": script}
     admitted = "".join(f"{what}-src {_hash(text)}; " for what, text in own.items() if text)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "number": number, "signed": signed, "ends": ends, "percent": percent, "duration": duration,
         "short": plots.shorten, "effective": effective,
     }  # fmt: skip
-    page: str = environment.from_string(_asset(template)).render(
+    page: str = environment.get_template(template).render(
         style=markup(style),
         script=markup(script),
         script_data=markup(_json_for_script(script_data)),

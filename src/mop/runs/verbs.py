@@ -58,7 +58,7 @@ def simulate_method(
     return {"run": str(path), "method": method, **counts_of(responses), "file": str(file)}
 
 
-def refit(
+def match(
     config: RunConfig,
     path: Path,
     *,
