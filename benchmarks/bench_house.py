@@ -28,12 +28,16 @@ from results_file import ROOT, write_results_file
 
 SRC = ROOT / "src" / "mop"
 ARCHITECTURE = ROOT / "tests" / "test_architecture.py"
+CORE_LINES = 28_000
+CAPABILITIES = {"strangers' inputs and first hours": 3_000}
+"""What came after the core, each with the lines it may have."""
+
 LIMITS = {
-    "src_lines": 28_000,
+    "src_lines": CORE_LINES + sum(CAPABILITIES.values()),
     "fit_lines": 3_000,
-    "settings": 85,
+    "settings": 92,
     "max_file_lines": 900,
-    "files_over_500": 15,
+    "files_over_500": 18,
     "rule_names": 15,
     "max_args_over_8": 12,
 }
