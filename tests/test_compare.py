@@ -9,7 +9,7 @@ import pytest
 
 from conftest import reviews
 from mop.backends.fake_server import FakeServer, Faults
-from mop.cli import OK, _show_compare, main
+from mop.cli import OK, main, show
 from mop.config import PRESETS, resolve_config
 from mop.errors import ConfigError, DataError, ScoringUnsupportedError
 from mop.runs.ablations import changes_nothing, variant_settings
@@ -294,7 +294,7 @@ def test_versions_that_change_nothing_are_named_and_tables_of_before_go(finished
     assert "Figures are of 8 texts of each method against" in table
     assert f"% mop.any-label{said}" in (path / "compare" / "ablations.tex").read_text()
     assert f"mop.any-label{said}" in (path / "compare" / "comparison.html").read_text()
-    shown = _show_compare(found)
+    shown = show.compare(found)
     assert "mop.any-label" in shown
     assert "of 12 texts of each method against" in shown  # of 16, some of ZeroGen's are empty
     compare(settings(source, "compare.ablations=[]"), path)

@@ -1,0 +1,89 @@
+"""The command ``mop``: one call of a verb, its result or its error, and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from mop.cli.parser import build_parser, refuse_old_form
+from mop.cli.show import print_text
+from mop.cli.verbs import Terminated
+from mop.errors import ConfigError, MopError
+from mop.runs.interrupts import import_whole
+
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130/143 interrupted."""
+    # Threads that wait asleep: on a busy machine, waiting awake takes time from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import_whole("torch")
+    argv, parser = sys.argv[1:] if argv is None else argv, build_parser()
+    refuse_old_form(parser, argv)
+    args = parser.parse_args(argv)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with _logging(args):
+            result = args.call(args)
+        if result is None:  # it has said all there is to say
+            return OK
+        if args.json:
+            print_text(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        elif not args.quiet:
+            print_text(args.show(result))
+        return FAILED if result.get("problems") else OK
+    except ConfigError as error:
+        return _complain(args, type(error).__name__, str(error), USAGE)
+    except MopError as error:
+        return _complain(args, type(error).__name__, str(error), FAILED)
+    except (KeyboardInterrupt, Terminated) as stop:
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        message = "interrupted; what is done is kept: the same command goes on from there"
+        return _complain(args, "Interrupted", message, code)
+    except BrokenPipeError:  # the reader of a pipe went away; nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _complain(args: argparse.Namespace, kind: str, message: str, code: int) -> int:
+    sys.stderr.write(f"mop {args.verb}: {message}\n")
+    if args.json:
+        print_text(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
+    return code
+
+
+@contextmanager
+def _logging(args: argparse.Namespace) -> Iterator[None]:
+    """Show the package's log on standard error while a command runs, secrets hidden."""
+    from mop.redact import RedactingFilter
+
+    logger, of_fit = logging.getLogger("mop"), logging.getLogger("mop.mixture.fit")
+    level = logger.level
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(RedactingFilter())
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING)
+    # What weights could gain at all is said before they are fitted.
+    of_fit.setLevel(logging.NOTSET if args.quiet or args.verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        of_fit.setLevel(logging.NOTSET)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
