@@ -80,6 +80,12 @@ def test_json_and_back_is_the_same():
         ("data.label=3", r"data\.label must be of type str or nothing, got 3 \(int\)"),
         ("no equals sign", r"--set takes section\.key=value, got 'no equals sign'"),
         ("a.b.c=1", r"--set takes section\.key=value, got 'a\.b\.c=1'"),
+        (f"seed={'9' * 5000}", r"^seed must be of type int, got 9{100}\.\.\.9{50} \(str\)$"),
+        ("seed=99999999999999999999", r"^seed must be a whole number of at most 18 digits, got 9{20}$"),
+        (f"fit.n_rounds={'[' * 5000}", r"^fit\.n_rounds must be of type int, got \[{100}\.\.\."),
+        ("simulate.max_tokens=1000000000000", r"^simulate\.max_tokens must be at least 1 and at most 100000, got"),
+        ("evaluate.n_bootstrap=1000000000", r"^evaluate\.n_bootstrap must be at least 10 and at most 10000, got"),
+        ("fit.n_rounds=10000000000", r"^fit\.n_rounds must be at most 100000000, got"),
     ],
 )
 def test_a_bad_setting_is_named(assignment, message):
@@ -87,10 +93,18 @@ def test_a_bad_setting_is_named(assignment, message):
         resolve_config(assignments=[assignment])
 
 
-def test_a_removed_setting_names_what_to_write_instead(monkeypatch):
-    monkeypatch.setattr(settings, "REMOVED", {"fit.width": "the fit chooses it; leave it out"})
-    with pytest.raises(ConfigError, match=r"^fit\.width is no longer a setting; the fit chooses it; leave it out$"):
-        resolve_config(assignments=["fit.width=3"])
+def test_a_setting_that_can_be_left_out_is_read_with_a_warning(caplog):
+    assert resolve_config(assignments=["fit.max_steps=40", "fit.n_rounds=2"]).fit.n_rounds == 2
+    assert caplog.messages == [
+        'fit.max_steps is no longer a setting and is ignored: fit.method = "paper" has the paper\'s own'
+    ]
+
+
+@pytest.mark.parametrize("name", settings.IGNORED)
+def test_no_setting_is_both_ignored_and_known(name):
+    section, _, setting = name.partition(".")
+    assert setting not in describe(SECTIONS[section])
+    resolve_config(assignments=[f"{name}=1"])
 
 
 @pytest.mark.parametrize("name", REMOVED)
@@ -99,6 +113,18 @@ def test_no_setting_is_both_removed_and_known(name):
     assert setting not in describe(SECTIONS[section])
     with pytest.raises(ConfigError, match="is no longer a setting; "):
         resolve_config(assignments=[f"{name}=1"])
+
+
+@pytest.mark.parametrize("word", ["", "none"])
+def test_none_can_be_written(word):
+    assert resolve_config(assignments=["data.key=id", f"data.key={word}"]).data.key is None
+
+
+@pytest.mark.parametrize(("suffix", "text"), [("toml", "a = " + "[" * 5000), ("json", "[" * 100_000)])
+def test_a_file_nested_too_deep_is_no_settings(tmp_path, suffix, text):
+    (tmp_path / f"a.{suffix}").write_text(text)
+    with pytest.raises(ConfigError, match=f"a.{suffix} is not valid {suffix.upper()}: "):
+        resolve_config(file=tmp_path / f"a.{suffix}")
 
 
 def test_an_unknown_preset_is_named():

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import logging
 import math
 import tomllib
 import types
@@ -22,8 +23,15 @@ from typing import Annotated, Any, Literal
 from mop.errors import ConfigError
 from mop.redact import check_variable
 
+SHOWN = 200
+"""Letters of a value that a message shows."""
+
 MIN_TEXTS = 4
 """Texts of a method, and golden ones, that an evaluation needs: fewer have subsamples without a covariance."""
+
+
+MANY = 10**8
+"""No count of a setting is above this: beyond it a number is a slip, and an array of it would not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +45,14 @@ class Limits:
 
     def __str__(self) -> str:
         bounds = {"above": self.above, "at least": self.least, "at most": self.most}
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if abs(bound) < MANY)
 
 
-Positive = Annotated[int, Limits(least=1)]
-Count = Annotated[int, Limits(least=0)]
-AtLeast2 = Annotated[int, Limits(least=2)]
-Texts = Annotated[int, Limits(least=MIN_TEXTS, hint="an evaluation needs as many texts")]
+Positive = Annotated[int, Limits(least=1, most=MANY)]
+Count = Annotated[int, Limits(least=0, most=MANY)]
+AtLeast2 = Annotated[int, Limits(least=2, most=MANY)]
+Texts = Annotated[int, Limits(least=MIN_TEXTS, most=MANY, hint="an evaluation needs as many texts")]
+Seeds = Annotated[int, Limits(least=1, most=1000)]
 PositiveReal = Annotated[float, Limits(above=0)]
 Amount = Annotated[float | None, Limits(least=0, hint="leave it out for none")]
 
@@ -66,9 +75,10 @@ class Section:
             elif typing.get_origin(hint) is Annotated and value is not None:
                 limits = hint.__metadata__[0]
                 if not (limits.least <= value <= limits.most and value > limits.above and math.isfinite(value)):
-                    wanted = limits if math.isfinite(value) else "a finite number"
+                    wanted = f"at most {MANY}" if value > limits.most == MANY else limits
+                    wanted = wanted if math.isfinite(value) else "a finite number"
                     hint = f"; {limits.hint}" if limits.hint else ""
-                    raise ConfigError(f"{name} must be {wanted}, got {value}{hint}")
+                    raise ConfigError(f"{name} must be {wanted}, got {_short(value)}{hint}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +328,7 @@ class SimulateConfig(Section):
 
     n_responses: Texts = 400
     """Responses per method, one for each of the first test contexts (at most data.test)."""
-    max_tokens: Positive = 96
+    max_tokens: Annotated[int, Limits(least=1, most=100_000)] = 96
     """A response that is still going on there is cut; above 5 % cut ones a warning says so."""
     min_tokens: Count = 0
     """The end-of-turn token is not drawn before so many tokens."""
@@ -395,9 +405,9 @@ class SimulateConfig(Section):
 class EvaluateConfig(Section):
     """How the figures are made."""
 
-    n_seeds: Positive = 5
+    n_seeds: Seeds = 5
     """k-means seeds of MAUVE."""
-    n_bootstrap: Annotated[int, Limits(least=10)] = 200
+    n_bootstrap: Annotated[int, Limits(least=10, most=10_000)] = 200
     """Resamples behind each interval."""
     test_records: AtLeast2 = 80
     """Test records whose held-out likelihood is taken."""
@@ -422,7 +432,7 @@ class CompareConfig(Section):
     """Responses of each method, in equal shares of the labels."""
     n_ablation: int = 0
     """Responses of each ablation, at most n_responses; 0: as many as of the methods."""
-    n_seeds: Positive = 1
+    n_seeds: Seeds = 1
     """Times that each method draws, each with another seed."""
     n_seeds_best: int = 0
     """Times that mop and the best rivals draw, at least n_seeds; 0: as many as all others."""
@@ -467,6 +477,8 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:
+        if abs(self.seed) >= 2**63:
+            raise ConfigError(f"seed must be a whole number of at most 18 digits, got {_short(self.seed)}")
         if self.simulate.n_responses > self.data.test:
             raise ConfigError(
                 f"simulate.n_responses ({self.simulate.n_responses}) is above data.test "
@@ -577,15 +589,26 @@ _DRAWING = (
 )
 
 REMOVED: Mapping[str, str] = {
-    "compare.form": "leave it out: rivals ask in the chat form",
-    "compare.max_tries": "leave it out: a text of a rival is drawn 8 times at the most",
-    "compare.n_names": "leave it out: ZeroGen and ProGen have 500 names made up",
-    "compare.rounds": "leave it out: ProGen has 5 rounds",
-    "fit.coverage_records": "records that no component explains are no longer looked for; leave it out",
-    "fit.min_gain": "a round must gain 0.02 nats per record for another to follow; leave it out, and set fit.n_rounds",
-    "fit.max_minutes": "leave it out, and limit the fit by fit.max_lm_tokens or fit.n_rounds",
+    "simulate.control_tau": "name the method with its temperature, as in zero-shot@0.75",
+    "simulate.mix": _DRAWING,
+    "simulate.n_agents": _DRAWING,
+}
+"""``section.name`` of earlier versions, and what to write instead: it follows "NAME is no longer a setting;"."""
+
+IGNORED: Mapping[str, str] = {
+    "compare.form": "rivals ask in the chat form",
+    "compare.max_tries": "a text of a rival is drawn 8 times at the most",
+    "compare.n_names": "ZeroGen and ProGen have 500 names made up",
+    "compare.rounds": "ProGen has 5 rounds",
+    "evaluate.reference_components": "simpler models have as many as evaluate.test_components",
+    "fit.completion": "scores that are missing are imputed",
+    "fit.coverage_records": "records that no component explains are no longer looked for",
+    "fit.decays": "the fit chooses them",
+    "fit.min_gain": "a round must gain 0.02 nats per record for another to follow; set fit.n_rounds",
+    "fit.max_minutes": "limit the fit by fit.max_lm_tokens or fit.n_rounds",
+    "fit.tau_spread": "the fit chooses it",
     **dict.fromkeys(
-        (
+        [
             "fit.dim",
             "fit.learning_rate",
             "fit.max_steps",
@@ -593,17 +616,14 @@ REMOVED: Mapping[str, str] = {
             "fit.top_m",
             "fit.batch_size",
             "fit.start_tau",
-        ),
-        'fit.method = "paper" has the paper\'s own; leave it out',
+        ],
+        'fit.method = "paper" has the paper\'s own',
     ),
-    "personas.max_personas": 'leave it out: n_personas = "auto" finds up to 24',
-    "personas.n_keywords": "leave it out: a persona names up to 8 words",
-    "personas.n_sources": "leave it out: a writer looks at the 10 records nearest the centre",
-    "simulate.control_tau": "name the method with its temperature, as in zero-shot@0.75",
-    "simulate.mix": _DRAWING,
-    "simulate.n_agents": _DRAWING,
+    "personas.max_personas": 'n_personas = "auto" finds up to 24',
+    "personas.n_keywords": "a persona names up to 8 words",
+    "personas.n_sources": "a writer looks at the 10 records nearest the centre",
 }
-"""``section.name`` of earlier versions, and what to write instead: it follows "NAME is no longer a setting;"."""
+"""``section.name`` of earlier versions that can be left out, and what holds now; read with a warning."""
 
 SECTIONS: Mapping[str, type] = {
     name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int
@@ -624,9 +644,13 @@ def refuse_removed(name: str) -> None:
 
 def _build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'the configuration'} must be a table of settings, got {values!r}")
+        raise ConfigError(f"{where or 'the configuration'} must be a table of settings, got {_short(values)}")
     hints = typing.get_type_hints(cls, include_extras=True)
     unknown = [key for key in values if key not in hints]
+    for key in [key for key in unknown if f"{where}.{key}" in IGNORED]:
+        name = f"{where}.{key}"
+        logging.getLogger(__name__).warning("%s is no longer a setting and is ignored: %s", name, IGNORED[name])
+        unknown.remove(key)
     if unknown:
         name = f"{where}.{unknown[0]}" if where else unknown[0]
         refuse_removed(name)
@@ -639,9 +663,10 @@ def _build(cls: type, values: Any, where: str) -> Any:
             f"Known here: {', '.join(hints)}"
         )
     built = {}
-    for key, value in values.items():
-        name = f"{where}.{key}" if where else key
-        hint = hints[key]
+    for key, hint in hints.items():
+        if key not in values:
+            continue
+        name, value = f"{where}.{key}" if where else key, values[key]
         built[key] = (
             _build(typing.cast(type, hint), value, name)
             if dataclasses.is_dataclass(hint)
@@ -653,13 +678,22 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise ConfigError(f"{where}.{error}" if where else str(error)) from None
 
 
+def _short(value: Any) -> str:
+    """A value in a message; of a long one the beginning and the end."""
+    try:
+        text = value if isinstance(value, str) and len(value) > SHOWN else repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list of thousands of levels
+        text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 4 :]}"
+
+
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     elif typing.get_origin(hint) is Literal:
         hint = str
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if type(None) in options and (value is None or value == ""):  # TOML has no null
+    if type(None) in options and value in (None, "", "none"):  # TOML has no null
         return None
     for option in options:
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -672,19 +706,19 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
             item = typing.get_args(option)[0]
             return tuple(_coerce(item, v, f"{name}[{i}]") for i, v in enumerate(value))
     if any(typing.get_origin(option) is tuple for option in options):
-        raise ConfigError(f'{name} must be a list, such as ["a", "b"], got {value!r}')
+        raise ConfigError(f'{name} must be a list, such as ["a", "b"], got {_short(value)}')
     wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace("NoneType", "nothing")
-    raise ConfigError(f"{name} must be of type {wanted}, got {value!r} ({type(value).__name__})")
+    raise ConfigError(f"{name} must be of type {wanted}, got {_short(value)} ({type(value).__name__})")
 
 
 def _parse_assignment(text: str) -> dict[str, Any]:
     path, sign, raw = text.partition("=")
     keys = path.strip().split(".")
     if not sign or not all(keys) or len(keys) > 2:
-        raise ConfigError(f"--set takes section.key=value, got {text!r}; for example --set fit.n_rounds=3")
+        raise ConfigError(f"--set takes section.key=value, got {_short(text)}; for example --set fit.n_rounds=3")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw.strip()  # a bare word is text: --set model.lm=fake
     for key in reversed(keys):
         value = {key: value}
@@ -698,9 +732,9 @@ def _read_file(file: Path) -> dict[str, Any]:
         found = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file at {file}; give the path of a TOML file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "JSON" if file.suffix == ".json" else "TOML"
-        raise ConfigError(f"{file} is not valid {kind}: {error}; fix it and run again") from error
+        raise ConfigError(f"{file} is not valid {kind}: {_short(str(error))}; fix it and run again") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}; give a readable TOML file") from error
     if not isinstance(found, dict):
@@ -730,4 +764,4 @@ def _are_methods(name: str, given: Sequence[str]) -> None:
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}; did you mean {near!r}?")
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {_short(value)}; did you mean {near!r}?")
