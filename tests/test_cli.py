@@ -12,6 +12,7 @@ import time
 import pytest
 
 from mop.cli import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, build_parser, main
+from mop.cli.parser import VERBS
 
 
 @pytest.fixture(scope="module")
@@ -72,24 +73,77 @@ def test_a_stage_names_the_next_one(run_folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("given", "said"),
     [
-        (["run", "--out", "RUN", "--quiet"], "without --out: mop run RUN [--config FILE]"),
-        (["demo", "--out=RUN"], "without --out: mop demo RUN"),
-        (["compare", "films.toml", "--out", "RUN"], "without --out: mop compare RUN [--config FILE]"),
         (["refit", "RUN", "--black-box", "--lm", "fake"], "now: mop match RUN [--lm MODEL]; to fit again"),
+        (["simulte", "RUN"], "unknown verb 'simulte'; did you mean 'simulate'?"),
+        (["xyz"], "unknown verb 'xyz'; demo, run, "),
+        (["sample", "RUN", "--out", "x.jsonl", "-n", "10000000000000"], "from 1 to 100000000, got '10000000000000'"),
+        (["explain", "RUN", "--components", "0"], "must be a whole number from 1 to 100000000, got '0'"),
+        (["fake-server", "--port", "99999999"], "must be a port from 0 (any free one) to 65535, got '99999999'"),
     ],
 )
-def test_a_command_of_an_earlier_version_is_refused_with_the_one_of_today(capsys, old, new):
+def test_a_wrong_command_is_told_the_right_one(capsys, given, said):
     with pytest.raises(SystemExit) as stop:
-        main(old)
+        main(given)
     assert stop.value.code == USAGE
-    assert new in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
-def test_settings_in_place_of_a_run_are_refused(source, capsys):
-    assert main(["compare", str(source)]) == USAGE
-    assert f"for settings: mop compare RUN --config {source}" in capsys.readouterr().err
+@pytest.mark.parametrize("form", [["--out", "RUN"], ["--out=RUN"]])
+def test_a_run_may_be_named_as_in_an_earlier_version(run_folder, capsys, form):
+    form = [word.replace("RUN", str(run_folder)) for word in form]
+    assert main(["fit", "--quiet", *form, "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["run"] == str(run_folder)
+
+
+def test_no_verb_lists_them(capsys):
+    assert main([]) == USAGE
+    assert set(VERBS) <= set(capsys.readouterr().out.split())
+
+
+def test_the_verbs_are_those_of_the_parser():
+    (commands,) = (action for action in build_parser()._actions if hasattr(action, "choices") and action.choices)
+    assert list(commands.choices) == list(VERBS)
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("verb", ["personas", "fit"])
+def test_settings_in_place_of_a_run_are_told_the_command(verb, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "town.toml").write_text(f"data.source = '{source}'\n")
+    assert main([verb, "town.toml"]) == USAGE
+    said = re.search(r"try: mop (.+)", capsys.readouterr().err)
+    assert said is not None
+    assert said[1] == f"{verb} runs/town --config town.toml"
+    assert main([*said[1].split(), "--preset", "quick", "--quiet"]) == OK
+    assert (tmp_path / "runs" / "town" / "personas.jsonl").is_file()
+
+
+@pytest.mark.trial("27-terminal-escapes")
+def test_what_drives_a_terminal_is_shown_and_not_sent(tmp_path, capsys):
+    words = ("plain", "red \x1b[31m", "title \x1b]0;mine\x07", "back\rward", "\u202eturned", "\x9b2J", "two\nlines")
+    rows = "".join(
+        f'{{"context": "Area {i % 3}", "response": {json.dumps(f"{words[i % 7]} {i}")}}}\n' for i in range(130)
+    )
+    (tmp_path / "rows.jsonl").write_text(rows)
+    run = str(tmp_path / "run")
+    assert main(["fit", run, "--preset", "quick", "--set", f"data.source={tmp_path / 'rows.jsonl'}"]) == OK
+    keys = [json.loads(line)["key"] for line in (tmp_path / "run" / "records" / "test.jsonl").read_text().splitlines()]
+    for key in keys[:14]:
+        assert main(["explain", run, "--key", key]) == OK
+        assert main(["explain", run, "--key", key, "--json"]) == OK
+    assert main(["explain", run, "--key", "\x1b[2J"]) == USAGE
+    out, err = capsys.readouterr()
+    assert r"title \u001b]0;mine\u0007" in out
+    for text in (out, err):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+
+
+def test_a_letter_that_the_terminal_lacks_ends_no_command(source):
+    command = [sys.executable, "-m", "mop", "config", "--set", "data.task=żółw", "--set", f"data.source={source}"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert rb"\u017c" in done.stdout
 
 
 @pytest.mark.parametrize(

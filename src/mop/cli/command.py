@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -13,8 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from mop.cli.parser import build_parser, refuse_old_form
-from mop.cli.show import print_text
+from mop.cli.parser import build_parser, checked
+from mop.cli.show import print_text, visible
 from mop.cli.verbs import Terminated
 from mop.errors import ConfigError, MopError
 from mop.runs.interrupts import import_whole
@@ -26,10 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130/143 interrupted."""
     # Threads that wait asleep: on a busy machine, waiting awake takes time from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     import_whole("torch")
     argv, parser = sys.argv[1:] if argv is None else argv, build_parser()
-    refuse_old_form(parser, argv)
-    args = parser.parse_args(argv)
+    if not argv:
+        print_text(parser.format_help())
+        return USAGE
+    args = parser.parse_args(checked(parser, argv))
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         with _logging(args):
@@ -57,10 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(args: argparse.Namespace, kind: str, message: str, code: int) -> int:
-    sys.stderr.write(f"mop {args.verb}: {message}\n")
+    sys.stderr.write(visible(f"mop {args.verb}: {message}\n"))
     if args.json:
         print_text(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
     return code
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 @contextmanager
@@ -71,7 +82,7 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
     logger, of_fit = logging.getLogger("mop"), logging.getLogger("mop.mixture.fit")
     level = logger.level
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
     handler.addFilter(RedactingFilter())
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mop import __version__
 from mop.cli import show, verbs
+from mop.config import MANY
 
 STAGE_VERBS = {
     "run": ("report", "texts like those of your population, compared with real ones on a page: all stages"),
@@ -19,6 +21,12 @@ STAGE_VERBS = {
     "report": ("report", "one page with the figures, tables and examples"),
 }
 """Verb to the last stage of the chain that it does, and what a person gets."""
+
+VERBS = ("demo", *STAGE_VERBS, "compare", "sample", "score", "explain", "match", "verify", "pull", "config", "doctor",
+         "fake-server")  # fmt: skip
+
+_OUT = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+_OUT.add_argument("--out")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--refit-tau", type=int, default=0, metavar="N",
         help="refit the temperatures to N of the run's validation records first (default 0: no)",
     )  # fmt: skip
-    score.add_argument("--components", type=int, default=64, help="components scored per record (default 64)")
+    score.add_argument("--components", type=_count, default=64, help="components scored per record (default 64)")
     score.add_argument(
         "--no-references", action="store_true",
         help="leave out the simpler models that need scores of their own: without persona, without exemplar, ...",
@@ -80,14 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--key", help="a record's key; none: the first record")
     explain.add_argument("--text", help="a response to explain instead of a record's")
     explain.add_argument("--context", default="", help="what --text responds to")
-    explain.add_argument("--components", type=int, default=64, help="components scored (default 64)")
+    explain.add_argument("--components", type=_count, default=64, help="components scored (default 64)")
 
     match = _verb(commands, "match", "persona weights for another model, even one that cannot score",
         "Embeddings of its samples are matched to those of the run's records: a surrogate for a fit.",
     )  # fmt: skip
     _run_options(match)
     match.add_argument("--lm", metavar="NAME", help="the model; none: the run's own")
-    match.add_argument("--samples-per-persona", type=int, default=20, metavar="N", help="draws (default 20)")
+    match.add_argument("--samples-per-persona", type=_count, default=20, metavar="N", help="draws (default 20)")
     match.add_argument("--out", type=Path, metavar="FOLDER", help="the new mixture (RUN/mixture-black-box)")
 
     verify = _verb(commands, "verify", "whether the files and scores of a run are undamaged")
@@ -125,16 +133,39 @@ def _verb(commands: Any, name: str, gives: str, how: str = "", *, does: str = ""
     return parser
 
 
-def refuse_old_form(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Say how a command of an earlier version is written today."""
-    verb = argv[0] if argv else ""
+def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Sequence[str]:
+    """Arguments with a known verb, in today's form: an earlier version named the folder of a run with ``--out``."""
+    verb = argv[0]
     if verb == "refit":
         parser.error(
             "mop refit --black-box is now: mop match RUN [--lm MODEL]; to fit again from the scores in the store: "
             "mop fit RUN --set fit.NAME=VALUE"
         )
-    if verb in ("demo", "compare", *STAGE_VERBS) and any(word.partition("=")[0] == "--out" for word in argv):
-        parser.error(f"the folder of the run is given without --out: mop {verb} RUN [--config FILE]")
+    if not verb.startswith("-") and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        parser.error(f"unknown verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else f"; {', '.join(VERBS)}"))
+    if verb not in ("demo", "compare", *STAGE_VERBS):
+        return argv
+    early, _ = _OUT.parse_known_args(argv[1:])
+    if early.out is None:
+        return argv
+    rest = [
+        word for at, word in enumerate(argv[1:], 1) if argv[at - 1] != "--out" and word.partition("=")[0] != "--out"
+    ]
+    return [verb, early.out, *rest]
+
+
+def _count(text: str) -> int:
+    """A number of things, from 1."""
+    if not (text.isdecimal() and 1 <= len(text.lstrip("0")) <= len(str(MANY)) and int(text) <= MANY):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MANY}, got {text[:40]!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and len(text) <= 5 and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"must be a port from 0 (any free one) to 65535, got {text[:40]!r}")
+    return int(text)
 
 
 def _run_options(parser: argparse.ArgumentParser, *, begins: bool = False) -> None:
@@ -171,7 +202,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     _run_options(parser)
     parser.add_argument("--mixture", type=Path, metavar="FOLDER", help="another mixture (default: RUN/mixture)")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl or .parquet")
-    parser.add_argument("-n", type=int, metavar="N", help="responses (default: one for each context)")
+    parser.add_argument("-n", type=_count, metavar="N", help="responses (default: one for each context)")
     parser.add_argument(
         "--contexts", metavar="FILE",
         help="what is answered, in order: a table with the columns of the run's context and perhaps label "
@@ -212,5 +243,5 @@ def _fake_server_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fault-rate", type=float, metavar="SHARE", help="share of the calls with a fault")
     parser.add_argument("--seed", type=int, default=0, help="of the random faults (default 0)")
     parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds per call")
-    parser.add_argument("--port", type=int, default=0, help="0, the default: any free one")
+    parser.add_argument("--port", type=_port, default=0, help="0, the default: any free one")
     parser.add_argument("--api-key-env", metavar="VARIABLE", help="ask for the key that this variable holds")

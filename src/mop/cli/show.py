@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""What moves, colours or retitles a terminal, turns the direction of writing, hides letters, or is none."""
+
+
+def visible(text: str) -> str:
+    r"""Text of data or models made harmless for a terminal, and still valid if it was JSON.
+
+    Examples
+    --------
+    >>> visible("a\x1b[2Jb")
+    'a\\u001b[2Jb'
+    """
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
 
 def print_text(text: str) -> None:
     """Print to standard output, at once."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")
     sys.stdout.flush()
+
+
+def _line(text: str) -> str:
+    """A text of data on one line."""
+    return text.replace("\n", "\\n")
 
 
 def run(result: dict[str, Any]) -> str:
@@ -248,17 +271,17 @@ def _surrogate_line(result: dict[str, Any]) -> list[str]:
 def explain(result: dict[str, Any]) -> str:
     """Of a text, the personas, exemplars and components it is likely from."""
     lines = [
-        f"record   {result['key']}",
-        f"context  {result['context']}",
-        f"response {result['response']}",
+        f"record   {_line(result['key'])}",
+        f"context  {_line(result['context'])}",
+        f"response {_line(result['response'])}",
         f"log-lik  {result['log_lik']:.2f} nats in {result['n_tokens']} tokens, "
         + ("exact" if result["is_exact"] else f"estimated with standard error {result['standard_error']:.2f}")
         + f" from {result['n_scored']} components",
         "",
     ]
-    lines += [f"{row['posterior']:7.1%}  {row['persona']}  {row['description']}" for row in result["personas"]]
+    lines += [f"{row['posterior']:7.1%}  {row['persona']}  {_line(row['description'])}" for row in result["personas"]]
     lines += ["", "likeliest exemplars:"]
-    lines += [f"{row['posterior']:7.1%}  {row['exemplar']}  {row['response']}" for row in result["exemplars"]]
+    lines += [f"{row['posterior']:7.1%}  {row['exemplar']}  {_line(row['response'])}" for row in result["exemplars"]]
     lines += ["", f"{'posterior':>9}  {'log-lik':>9}  {'log weight':>10}  {'tau':>5}  component (persona, exemplar)"]
     lines += [
         f"{row['posterior']:9.1%}  {row['log_lik']:9.2f}  {row['log_weight']:10.2f}  {row['temperature']:5.2f}  "
@@ -277,7 +300,7 @@ def match(result: dict[str, Any]) -> str:
         f"  {'before':>7} {'now':>7}",
     ]
     lines += [
-        f"  {row['before']:7.1%} {row['weight']:7.1%}  {row['key']}  {row['description']}"
+        f"  {row['before']:7.1%} {row['weight']:7.1%}  {row['key']}  {_line(row['description'])}"
         + (f" ({row['failed']} samples refused or failed)" if row["failed"] else "")
         for row in result["personas"]
     ]

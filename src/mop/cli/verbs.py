@@ -46,9 +46,10 @@ def _settings(args: argparse.Namespace, *, begins: bool = False) -> RunConfig:
     from mop.runs.work import read_config
 
     if args.run.is_file():
+        kind = "--config " if args.run.suffix in {".toml", ".json"} else "--set data.source="
         raise ConfigError(
-            f"{str(args.run)!r} is a file, and RUN is the folder of a run; for settings: "
-            f"mop {args.verb} RUN --config {args.run}"
+            f"{str(args.run)!r} is a file, and RUN is the folder of a run, such as runs/{args.run.stem}; try: "
+            f"mop {args.verb} runs/{args.run.stem} {kind}{args.run}"
         )
     own, file = args.run / "config.json", args.config
     if file is None and args.preset is None and own.is_file():
