@@ -224,8 +224,8 @@ def test_a_users_own_records_can_be_scored(run_folder, tmp_path, capsys):
 
 
 def test_no_component_is_a_usage_error(run_folder, capsys):
-    assert main(["score", str(run_folder), "--components", "0", "--quiet"]) == USAGE
-    assert "must be at least 2, got 0" in capsys.readouterr().err
+    assert main(["score", str(run_folder), "--components", "1", "--quiet"]) == USAGE
+    assert "must be at least 2, got 1" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_not_made_by_asking_for_its_report(tmp_path, capsys):
@@ -380,7 +380,7 @@ def test_a_folder_that_is_no_run_is_left_alone(source, tmp_path, capsys):
 
 
 def test_unknown_verbs_and_missing_arguments_are_usage_errors(capsys):
-    for arguments in ([], ["simulat"], ["run"]):
+    for arguments in (["simulat"], ["run"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == USAGE
