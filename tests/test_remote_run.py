@@ -400,10 +400,7 @@ def test_scoring_and_explaining_are_entered_in_the_account_of_the_run(source, tm
         for one in settings(source, f'model.lm="openai:toy@{server.url}"', 'remote.tokenizer="fake"'):
             options += ["--set", one]
         assert main(["fit", out, *options]) == OK
-        assert (
-            "WARNING mop.backends.spending: forecast for the lm to the end of this run, from "
-            in capsys.readouterr().err
-        )
+        assert "warning: forecast for the lm to the end of this run, from " in capsys.readouterr().err
         manifest = tmp_path / "run" / "manifest.json"
         assert set(read_json(manifest)["about"]["remote"]) == {"lm"}
         capsys.readouterr()

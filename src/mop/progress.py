@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 LINE_EVERY_S = 5.0
-"""Without a terminal, a stage prints at most one line in so many seconds, besides its first and last."""
+"""Without a terminal, work prints at most one line in so many seconds; its last only if it took `WORTH_A_LINE_S`
+or cost something."""
+WORTH_A_LINE_S = 1.0
 
 
 class ProgressDisplay:
@@ -60,9 +62,9 @@ class ProgressDisplay:
             lines = self._lines[what] = _Lines(done)
         lines.done = done
         if self._bars is None:
-            text = lines.text(what, done, total)
+            note = self.note()
+            text = lines.text(what, done, total, is_worth_it=bool(note))
             if text:
-                note = self.note()
                 text += f" [{note}]" if note else ""
                 self._stream.write(text + "\n")
                 self._stream.flush()
@@ -77,17 +79,22 @@ class _Lines:
 
     def __init__(self, done: int) -> None:
         self.done = done
-        self._began, self._shown, self._first = time.monotonic(), -LINE_EVERY_S, done
+        self._began = self._shown = time.monotonic()
+        self._first = done
         self._finished = False
 
     def rate(self, done: int) -> str:
         spent = time.monotonic() - self._began
         return f"{(done - self._first) / spent:.1f}/s" if spent > 1 and done > self._first else ""
 
-    def text(self, what: str, done: int, total: int) -> str:
+    def text(self, what: str, done: int, total: int, *, is_worth_it: bool) -> str:
         now = time.monotonic()
         is_last = done >= total
-        if (is_last and self._finished) or (not is_last and now - self._shown < LINE_EVERY_S):
+        if is_last:
+            is_due = not self._finished and (is_worth_it or now - self._began >= WORTH_A_LINE_S)
+        else:
+            is_due = now - self._shown >= LINE_EVERY_S
+        if not is_due:
             return ""
         self._shown, self._finished = now, is_last
         rate = self.rate(done)

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from types import FrameType
 from typing import NoReturn
 
@@ -70,7 +71,16 @@ def _complain(args: argparse.Namespace, kind: str, message: str, code: int) -> i
 
 
 class _Formatter(logging.Formatter):
+    """``warning: ...``; in detail also when and from where."""
+
+    def __init__(self, *, in_detail: bool) -> None:
+        super().__init__(
+            "%(asctime)s %(name)s %(levelname)s: %(message)s" if in_detail else "%(levelname)s: %(message)s"
+        )
+
     def format(self, record: logging.LogRecord) -> str:
+        record = copy(record)  # others hear it too
+        record.levelname = "note" if record.levelno == logging.INFO else record.levelname.lower()
         return visible(super().format(record))
 
 
@@ -82,7 +92,7 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
     logger, of_fit = logging.getLogger("mop"), logging.getLogger("mop.mixture.fit")
     level = logger.level
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter(in_detail=args.verbose))
     handler.addFilter(RedactingFilter())
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING)

@@ -174,6 +174,11 @@ def explain(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, An
     with _open_fitted(args, progress) as (model, records, names):
         if args.text is not None:
             found = [Record(key="--text", context=args.context, response=args.text)]
+            if not args.context and records and records[0].context:
+                logging.getLogger(__name__).warning(
+                    "--text is explained as a response to nothing; say what it responds to with --context, such as %r",
+                    records[0].context,
+                )
         else:
             found = [r for r in records if args.key is None or r.key == args.key]
         if not found:

@@ -175,7 +175,7 @@ def _bounds(posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Int
 
 
 RIGHT = "The pool already is the target: equal weights are right."
-UNKNOWN = "Not enough records to say."
+UNKNOWN = "Too few records to say what fitted weights could gain."
 
 
 def fit_sentence(info: Mapping[str, Any]) -> str:

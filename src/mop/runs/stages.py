@@ -80,6 +80,8 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
                 seconds = round(earlier + time.monotonic() - began, 1)
                 with suppress(ArtifactError):  # a full disk: what stopped the stage is to be seen
                     folder.describe(stopped={"stage": name, "inputs": inputs_hash, "seconds": seconds})
+                    if not folder.stages:  # a new run: the next command need not name its settings again
+                        write_json(folder.config, config_to_dict(config))
                 raise
             if earlier:  # counted now
                 folder.describe(stopped={})
