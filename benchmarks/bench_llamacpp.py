@@ -45,7 +45,8 @@ from mop.progress import ProgressDisplay
 from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import respond
 from mop.runs.work import read_config
-from mop.simulate.write import is_drawn, read_responses
+from mop.simulate.rows import read_responses
+from mop.simulate.write import is_drawn
 from mop.storage.files import hash_of, read_json, write_json
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store

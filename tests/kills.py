@@ -90,7 +90,8 @@ def remote(url: str, path: str) -> None:
     from mop.backends.ask import Drawing
     from mop.backends.fake_server import ToyEncoder
     from mop.backends.remote import open_remote
-    from mop.simulate.write import simulate, write_responses
+    from mop.simulate.rows import write_responses
+    from mop.simulate.write import simulate
     from mop.storage.store import Store
     from mop.types import Agent, Decoding, Persona, Record
 

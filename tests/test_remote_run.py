@@ -19,7 +19,8 @@ from mop.config import FitConfig, RemoteSettings, resolve_config
 from mop.errors import BackendError, ConfigError, ScoringUnsupportedError
 from mop.pipeline import run
 from mop.runs.work import Models, planned_calls
-from mop.simulate.write import outcomes, read_responses
+from mop.simulate.rows import read_responses
+from mop.simulate.write import outcomes
 from mop.storage.files import read_json, read_jsonl
 from test_remote import N_PROBES, FastClock, InProcess
 

@@ -1,22 +1,27 @@
 """Any number of responses from a fitted mixture: which contexts, which model, again after a stop, told plainly."""
 
+import csv
 import json
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conftest import quick_run, reviews
 from mop.backends.fake import FakeModel
-from mop.cli import OK, USAGE, main
+from mop.cli import FAILED, OK, USAGE, main
+from mop.config import resolve_config
+from mop.data.records import read_records
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.fitted import load_mixture, save_mixture
 from mop.pipeline import run
 from mop.runs.sample import drawn_contexts, sample
 from mop.runs.verbs import match
-from mop.simulate.write import read_responses
+from mop.simulate.rows import read_responses
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +112,10 @@ def test_the_run_itself_is_left_as_it_was(finished, tmp_path):
 @pytest.mark.parametrize(
     ("more", "kind", "message"),
     [
-        ({"out": Path("texts.csv")}, ConfigError, "a .jsonl or .parquet file, got 'texts.csv'"),
+        ({"out": Path("texts.xlsx")}, ConfigError, "a .jsonl, .parquet or .csv file, got 'texts.xlsx'"),
+        ({"per_class": 0}, ConfigError, "per_class is a number of responses, at least 1, got 0"),
+        ({"per_class": 2, "n": 2}, ConfigError, "--per-class says which contexts are answered, and how many"),
+        ({"per_class": 2}, ConfigError, "--per-class takes as many contexts of each label, and .* have none"),
         ({"n": 0}, ConfigError, "at least 1, got 0"),
         ({"contexts": "missing.csv"}, DataError, "missing.csv"),
     ],
@@ -183,16 +191,16 @@ def test_the_verb_says_what_it_wrote(finished, tmp_path, capsys):
     assert "written by fake\n" in shown
     assert main([*command, "--json"]) == OK
     assert json.loads(capsys.readouterr().out)["n_responses"] == 6
-    assert main(["sample", str(finished[1]), "--out", "texts.csv"]) == USAGE
-    assert "texts.csv" in capsys.readouterr().err
+    assert main(["sample", str(finished[1]), "--out", "texts.doc"]) == USAGE
+    assert "texts.doc" in capsys.readouterr().err
 
 
 def test_what_holds_something_else_is_not_written_over(finished, tmp_path):
     config, path = finished
     out = tmp_path / "out.jsonl"
     sample(config, path, out, n=3)
-    sample(config, path, out, n=2)  # its own
-    assert len(texts(out)) == 2
+    assert sample(config, path, out, n=4)["replaced"] == 3  # its own
+    assert len(texts(out)) == 4
     (tmp_path / "empty.jsonl").touch()
     sample(config, path, tmp_path / "empty.jsonl", n=1)
     for _ in range(2):
@@ -216,3 +224,219 @@ def test_what_holds_something_else_is_not_written_over(finished, tmp_path):
         assert file.read_bytes() == (before or b"x")
         if before is None:
             file.unlink()
+
+
+# ------------------------------------------------------------------------- what travels with a context
+
+
+FILMS = [f"film {i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A run with a key, a weight, a group, labels and a further column."""
+    folder = tmp_path_factory.mktemp("labelled")
+    with (folder / "people.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["who", "film", "text", "mood", "w", "cinema", "town"])
+        for i, r in enumerate(reviews(160)):
+            table.writerow([f"P{i:03d}", FILMS[i % 12], r.response, r.label, 1 + i % 3, r.group, f"=town{i % 5}"])
+    config = resolve_config(
+        preset="quick",
+        assignments=[
+            f'data.source="{folder / "people.csv"}"', "data.context=A {mood} verdict on {film}.", "data.response=text",
+            "data.label=mood", "data.key=who", "data.weight=w", "data.group=cinema", 'data.attributes=["town"]',
+            "simulate.same_label=true",
+        ],
+    )  # fmt: skip
+    run(config, folder / "run", until="simulate")
+    return config, folder / "run"
+
+
+def test_what_a_record_came_with_is_in_the_responses_of_the_run(labelled):
+    _, path = labelled
+    tests = {record.key: record for record in read_records(path / "records" / "test.jsonl")}
+    files = [path / "responses.jsonl", path / "responses.parquet", path / "methods" / "zero-shot.jsonl"]
+    for file in files:
+        for row in read_responses(file):
+            record = tests[row.id]
+            assert (row.weight, row.group, row.label) == (record.weight, record.group, record.label)
+            assert row.attributes == record.attributes
+            assert row.attributes["town"].startswith("=town")
+
+
+def test_drawn_contexts_count_once_and_say_whose_they_are(labelled, tmp_path):
+    config, path = labelled
+    train = {record.key: record for record in read_records(path / "records" / "train.jsonl")}
+    sample(config, path, tmp_path / "out.csv", n=20)
+    for i, row in enumerate(read_responses(tmp_path / "out.csv"), start=1):
+        record = train[row.attributes["who"]]
+        assert (row.id, row.weight, row.group) == (f"sample-{i}", 1.0, record.group)
+        assert (row.context, row.label) == (record.context, record.label)
+        assert float(row.attributes["w"]) == record.weight
+        assert row.attributes["town"] == record.attributes["town"]
+
+
+def contexts_of(path, rows, names):
+    if path.suffix == ".parquet":
+        pd.DataFrame(rows, columns=names).to_parquet(path)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([names, *rows])
+    else:
+        path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+
+
+NAMES = ["note", "who", "film", "mood", "w", "cinema", "wave", "response", "id"]
+ROWS = [
+    ["@home", "Q9", "Up", " good", "2.5", "c1", "1", "mine", "7"],
+    ["-3", "Q1", "Up", "bad", "1", "c1", "2", "", "8"],
+    ["", "Q5", "Heat", "good ", "4", "c2", "3", "yours", "9"],
+]
+
+
+@pytest.mark.trial("07-same-table-other-format")
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("out", ["o.csv", "o.jsonl", "o.parquet"])
+def test_a_table_of_contexts_keeps_its_keys_columns_and_order(labelled, tmp_path, suffix, out):
+    config, path = labelled
+    contexts_of(tmp_path / f"c{suffix}", ROWS, NAMES)
+    sample(config, path, tmp_path / out, contexts=tmp_path / f"c{suffix}", n=4)
+    found = list(read_responses(tmp_path / out))
+    assert [row.id for row in found] == ["Q9", "Q1", "Q5", "Q9/2"]
+    assert [row.label for row in found] == ["good", "bad", "good", "good"]
+    assert [row.weight for row in found] == [2.5, 1.0, 4.0, 2.5]
+    assert [row.group for row in found] == ["c1", "c1", "c2", "c1"]
+    assert [row.attributes.get("note") for row in found] == ["@home", "-3", None, "@home"]
+    assert [row.attributes.get("given_response") for row in found] == ["mine", None, "yours", "mine"]
+    assert [(row.attributes["film"], row.attributes["wave"], row.attributes["given_id"]) for row in found[:3]] == [
+        ("Up", "1", "7"), ("Up", "2", "8"), ("Heat", "3", "9"),
+    ]  # fmt: skip
+    shown = {record.key: record.label for record in load_mixture(path / "mixture").exemplars}
+    assert all(shown[key] == row.label for row in found for key in row.exemplar.split())
+
+
+def test_the_same_context_has_the_same_answer_in_every_format(labelled, tmp_path):
+    config, path = labelled
+    answers = []
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        contexts_of(tmp_path / f"c{suffix}", ROWS, NAMES)
+        sample(config, path, tmp_path / f"o{suffix}", contexts=tmp_path / f"c{suffix}")
+        answers.append([replace(row, attributes={}) for row in read_responses(tmp_path / f"o{suffix}")])
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_an_empty_context_is_named_and_answered(labelled, tmp_path, caplog):
+    config, path = labelled
+    contexts_of(tmp_path / "c.csv", [[*ROWS[0][:2], "", *ROWS[0][3:]], ROWS[1]], NAMES)
+    sample(config, path, tmp_path / "o.jsonl", contexts=tmp_path / "c.csv")
+    assert [row.id for row in read_responses(tmp_path / "o.jsonl")] == ["Q9", "Q1"]
+    assert f"1 rows of the contexts: empty_context ({tmp_path}/c.csv:2); answered as they are" in caplog.text
+
+
+def test_as_many_of_each_class(labelled, tmp_path):
+    config, path = labelled
+    found = sample(config, path, tmp_path / "o.jsonl", per_class=5)
+    rows = list(read_responses(tmp_path / "o.jsonl"))
+    assert found["n_responses"] == 10
+    assert Counter(row.label for row in rows) == {"good": 5, "bad": 5}
+    assert [row.id for row in rows][::5] == ["class-1-1", "class-2-1"]
+    sample(config, path, tmp_path / "more.jsonl", per_class=7)
+    assert [r for r in read_responses(tmp_path / "more.jsonl") if r.label == "good"][:5] == rows[5:]
+    assert {row.label: "good" in row.context for row in rows} == {"good": True, "bad": False}
+
+
+def test_of_each_class_without_same_label_says_what_the_exemplars_may_be(labelled, tmp_path, caplog):
+    config, path = labelled
+    other = replace(config, simulate=replace(config.simulate, same_label=False))
+    sample(other, path, tmp_path / "o.jsonl", per_class=1)
+    assert "with --set simulate.same_label=true they have the same" in caplog.text
+
+
+def answered(capsys, *words):
+    code = main(["sample", *map(str, words), "--quiet"])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.advice
+@pytest.mark.trial("24-parquet-cut")
+@pytest.mark.parametrize("advice", ["another name", "as many"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_more_responses_than_asked_for_are_not_replaced(labelled, tmp_path, capsys, suffix, advice):
+    _, path = labelled
+    out = tmp_path / f"out{suffix}"
+    assert answered(capsys, path, "-n", 6, "--out", out)[0] == OK
+    before = out.read_bytes()
+    code, said = answered(capsys, path, "-n", 3, "--out", out)
+    assert code == USAGE
+    assert "holds 6 responses, and 3 would take their place; give another name, move it away, or ask" in said
+    assert out.read_bytes() == before
+    if advice == "as many":
+        count = said.strip().rpartition(": ")[2].split()
+        assert count == ["-n", "6"]
+        assert answered(capsys, path, *count, "--out", out)[0] == OK
+        assert out.read_bytes() == before
+    else:
+        assert answered(capsys, path, "-n", 3, "--out", tmp_path / f"other{suffix}")[0] == OK
+
+
+@pytest.mark.advice
+def test_a_folder_that_is_not_there_is_named_with_what_makes_it(labelled, tmp_path, capsys):
+    _, path = labelled
+    out = tmp_path / "new folder" / "deep" / "o.csv"
+    code, said = answered(capsys, path, "-n", 2, "--out", out)
+    assert code == USAGE
+    assert not (tmp_path / "new folder").exists()
+    subprocess.run(said.partition("make it (")[2].partition("), or")[0], shell=True, check=True)
+    assert answered(capsys, path, "-n", 2, "--out", out)[0] == OK
+    assert len(texts(out)) == 2
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("advice", ["the nearest", "without labels"])
+def test_an_unknown_label_is_refused_with_the_known_ones(labelled, tmp_path, capsys, advice):
+    _, path = labelled
+    rows = [[*row[:3], mood, *row[4:]] for row, mood in zip(ROWS, ["Good", "goodish", "bad"], strict=True)]
+    contexts_of(tmp_path / "c.csv", rows, NAMES)
+    command = [path, "--contexts", tmp_path / "c.csv", "--out", tmp_path / "o.jsonl"]
+    code, said = answered(capsys, *command)
+    assert code == FAILED
+    assert (
+        f"2 of 3 records of {tmp_path}/c.csv have a label that the run never saw: 'Good' (1; did you mean 'good'?), "
+        "'goodish' (1; did you mean 'good'?); its labels are 'bad', 'good'; write them so"
+    ) in said
+    assert not (tmp_path / "o.jsonl").exists()
+    if advice == "the nearest":
+        contexts_of(tmp_path / "c.csv", [[*row[:3], row[3].replace("Good", "good").replace("ish", ""), *row[4:]]
+                                         for row in rows], NAMES)  # fmt: skip
+    else:
+        command += said.strip().rpartition("leave labels out with ")[2].split()
+    assert answered(capsys, *command)[0] == OK
+    found = list(read_responses(tmp_path / "o.jsonl"))
+    assert [row.label for row in found] == ([None] * 3 if advice == "without labels" else ["good", "good", "bad"])
+    if advice == "without labels":
+        assert [row.attributes["mood"] for row in found] == ["Good", "goodish", "bad"]
+
+
+@pytest.mark.advice
+def test_a_key_that_occurs_twice_is_refused(labelled, tmp_path, capsys):
+    _, path = labelled
+    contexts_of(tmp_path / "c.csv", [ROWS[0], ROWS[1], ROWS[0]], NAMES)
+    command = [path, "--contexts", tmp_path / "c.csv", "--out", tmp_path / "o.jsonl"]
+    code, said = answered(capsys, *command)
+    assert code == FAILED
+    assert f"1 of 3 rows of {tmp_path}/c.csv cannot be answered: {tmp_path}/c.csv:4 has the key of" in said
+    assert answered(capsys, *command, *said.strip().rpartition("of the content with ")[2].split())[0] == OK
+    assert [row.attributes["who"] for row in read_responses(tmp_path / "o.jsonl")] == ["Q9", "Q1", "Q9"]
+
+
+@pytest.mark.advice
+def test_a_row_that_cannot_be_answered_is_named(labelled, tmp_path, capsys):
+    _, path = labelled
+    contexts_of(tmp_path / "c.csv", [ROWS[0], [*ROWS[1][:4], "none", *ROWS[1][5:]]], NAMES)
+    command = [path, "--contexts", tmp_path / "c.csv", "--out", tmp_path / "o.jsonl"]
+    code, said = answered(capsys, *command)
+    assert code == FAILED
+    assert f"{tmp_path}/c.csv:3 has no" in said
+    contexts_of(tmp_path / "c.csv", [ROWS[0]], NAMES)
+    assert answered(capsys, *command)[0] == OK

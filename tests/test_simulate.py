@@ -22,8 +22,9 @@ from mop.errors import ArtifactError, BackendError, DataError
 from mop.mixture.score import Scoring, score_table
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.simulate.write import CUT_SHARE, cut_notes, cut_share, read_responses, simulate, write_responses
-from mop.storage.files import read_jsonl, write_parquet
+from mop.simulate.rows import read_responses, write_responses
+from mop.simulate.write import CUT_SHARE, cut_notes, cut_share, simulate
+from mop.storage.files import read_jsonl
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Agent, Branch, Decoding, GenerateRequest, Persona, Record
@@ -285,7 +286,7 @@ def chain(folder):
             drawing = Drawing(generator=model, store=store, seed=SEED)
             stream = simulate(RECORDS, agents, PERSONAS, EXEMPLARS, drawing)
             write_responses(run_folder.responses, stream)
-            write_parquet(run_folder.responses_parquet, read_responses(run_folder.responses))
+            write_responses(run_folder.responses_parquet, read_responses(run_folder.responses))
             run_folder.finish_stage("simulate", "inputs", files=[run_folder.responses, run_folder.responses_parquet])
     os.close(calls)
 

@@ -18,7 +18,6 @@ from mop.storage.files import (
     write_atomic,
     write_json,
     write_jsonl,
-    write_parquet,
 )
 from mop.storage.run_folder import RunFolder
 from mop.types import Response
@@ -145,33 +144,6 @@ def test_a_folder_that_is_not_there_cannot_be_written_to(tmp_path):
 def test_a_hash_depends_on_values_and_not_on_their_order():
     assert hash_of({"a": 1, "b": "ü"}) == hash_of({"b": "ü", "a": 1})
     assert len({hash_of(v) for v in ([1, 2], [2, 1], [12], "12", 12, 12.0, None)}) == 7
-
-
-def test_parquet_has_the_columns_of_a_response_and_equal_rows_give_equal_bytes(tmp_path):
-    import pyarrow.parquet as pq
-
-    rows = [response(), response(id="r2", response="line\u2028\x00 漢字")]
-    write_parquet(tmp_path / "a.parquet", rows)
-    write_parquet(tmp_path / "b.parquet", iter(rows))
-    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-    back = pq.read_table(tmp_path / "a.parquet")
-    assert [Response(**row) for row in back.to_pylist()] == rows
-    assert str(back.schema.field("persona").type) == "string"  # though it is empty throughout
-
-
-def test_parquet_of_no_responses_has_the_columns_too(tmp_path):
-    import pyarrow.parquet as pq
-
-    write_parquet(tmp_path / "a.parquet", [])
-    assert pq.read_table(tmp_path / "a.parquet").column_names[:3] == ["id", "context", "response"]
-
-
-def test_parquet_holds_a_replacement_for_a_lone_surrogate(tmp_path):
-    import pyarrow.parquet as pq
-
-    write_parquet(tmp_path / "a.parquet", [response(response="a\ud800", context="\udfff")])
-    [row] = pq.read_table(tmp_path / "a.parquet").to_pylist()
-    assert (row["response"], row["context"]) == ("a\ufffd", "\ufffd")
 
 
 def test_a_stage_is_done_only_on_the_same_inputs_with_undamaged_files(tmp_path):

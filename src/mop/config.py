@@ -100,6 +100,8 @@ class DataConfig(Section):
     """Column of survey weights, if any."""
     group: str | None = None
     """Column of what must not be split apart (a film, a respondent), if any."""
+    attributes: tuple[str, ...] = ()
+    """Further columns, kept with each record as text and written beside its responses: ["age", "region"]."""
     task: str = ""
     """One line for the language model: what a response is ("a one-sentence film review")."""
     duplicates: Literal["drop", "keep"] = "drop"

@@ -511,9 +511,10 @@ class MixtureOfPersonas:
         Parameters
         ----------
         contexts : iterable of str or Record, DataFrame, or iterable of mappings
-            Rows have a ``context``, perhaps a ``label``, and all or none a ``key``. A record's own
-            response is never looked at. Equal strings are different people: the draw depends on (seed,
-            position) for strings and rows without keys, on (seed, key) for the others.
+            Rows have a ``context``, perhaps ``label``, ``weight`` and ``group``, and all or none a ``key``; what
+            else they have is kept in ``attributes``. A record's own response is never looked at. Equal strings are
+            different people: the draw depends on (seed, position) for strings and rows without keys, on (seed, key)
+            for the others.
         seed : int, optional
             By default the constructor's.
         decoding : Decoding, optional
@@ -537,10 +538,11 @@ class MixtureOfPersonas:
         ConfigError
             For values that the settings of ``simulate`` would not accept.
         DataError
-            For one string in place of several, or a row that cannot be used.
+            For one string in place of several, a row that cannot be used, or a label that the fit never saw.
         """
         from mop.config import SimulateConfig, refuse_removed
         from mop.simulate.draw import draw_agents
+        from mop.simulate.labels import known_labels, labels_of
         from mop.simulate.write import simulate
 
         for name in removed:
@@ -557,7 +559,8 @@ class MixtureOfPersonas:
         asked = _as_contexts(contexts)
         if not asked:
             return []
-        fitted = self._fitted()
+        fitted, remedy = self._fitted(), ", or give contexts without labels"
+        asked = known_labels(asked, labels_of(fitted), where="the contexts given", remedy=remedy)
         drawing = self._drawing(seed, decoding, task=fitted.task)
         agents = draw_agents(fitted, self._context_vectors(asked), asked, settings, seed=drawing.seed)
         return list(simulate(asked, agents, fitted.personas, fitted.exemplars, drawing))
@@ -804,8 +807,10 @@ def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[R
             row if isinstance(row, Record) else Record(key=f"context-{i}", context=row, response="")
             for i, row in enumerate(rows)
         ]
+    asked = ("label", "key", "weight", "group")
     found = _loaded(
-        source, names, ("label", "key"), on_unusable="raise", what="contexts", duplicates="keep", response=None
+        source, names, asked, on_unusable="raise", what="contexts", duplicates="keep", response=None,
+        attributes=[name for name in names if name not in ("context", *asked)],
     )  # fmt: skip
     if "key" in names:
         return found

@@ -215,6 +215,12 @@ class Response:
     """With ``refused`` and ``failed`` the response is empty and has 0 tokens."""
     n_tokens: int
     method: str = "mop"
+    weight: float = 1.0
+    """Survey weight of the context's record; 1 where contexts were drawn in proportion to it."""
+    group: str | None = None
+    """Of the context's record."""
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Further columns of the context's record; in a file each is a column."""
 
 
 def without_surrogates(text: str) -> str:
@@ -228,3 +234,23 @@ def without_surrogates(text: str) -> str:
     True
     """
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def guarded(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula: an apostrophe before it; a number is none.
+
+    Examples
+    --------
+    >>> guarded("=1+1"), guarded("-5"), guarded("good"), unguarded(guarded("'@me"))
+    ("'=1+1", '-5', 'good', "'@me")
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def unguarded(cell: str) -> str:
+    """The text of a cell that `guarded` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -201,12 +201,13 @@ def _fitted_options(parser: argparse.ArgumentParser) -> None:
 def _sample_options(parser: argparse.ArgumentParser) -> None:
     _run_options(parser)
     parser.add_argument("--mixture", type=Path, metavar="FOLDER", help="another mixture (default: RUN/mixture)")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl or .parquet")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="responses: .jsonl, .parquet or .csv")
     parser.add_argument("-n", type=_count, metavar="N", help="responses (default: one for each context)")
+    parser.add_argument("--per-class", type=_count, metavar="N", help="so many for each label of the training records")
     parser.add_argument(
         "--contexts", metavar="FILE",
-        help="what is answered, in order: a table with the columns of the run's context and perhaps label "
-        "(default: contexts drawn from the run's training records)",
+        help="what is answered, in order: a table with the columns of the run's context and perhaps label, key, "
+        "weight and group; all columns are kept (default: contexts drawn from the run's training records)",
     )  # fmt: skip
     parser.add_argument("--lm", metavar="NAME", help="the model that writes (default: the run's, or that of --mixture)")
     parser.add_argument("--seed", type=int, help="of the draws (default: the run's)")

@@ -105,8 +105,12 @@ def _fit_line(info: Mapping[str, Any]) -> str:
 
 def _simulate_line(info: Mapping[str, Any]) -> str:
     cut = ", ".join(f"{name} {share:.0%}" for name, share in info.get("cut_share", {}).items())
-    return f"{info['n_responses']} responses by each of {info['methods']} methods" + (
-        f" · cut at the length limit: {cut}" if cut else ""
+    of = info["n_responses"]
+    empty = ", ".join(f"{name} {count} of {of}" for name, count in info.get("empty", {}).items() if count)
+    return (
+        f"{of} responses by each of {info['methods']} methods"
+        + (f" · cut at the length limit: {cut}" if cut else "")
+        + (f" · empty: {empty}" if empty else "")
     )
 
 
@@ -136,7 +140,9 @@ def _n(count: int, noun: str) -> str:
 def _lost(result: Mapping[str, Any]) -> str:
     """How many draws gave no text, and how many texts were cut; nothing if none."""
     found = "".join(
-        f", {result[key]} {what}" for key, what in (("empty", "empty"), ("failed", "refused or failed")) if result[key]
+        f", {result[key]} of {result['n_responses']} {what}"
+        for key, what in (("empty", "empty"), ("failed", "refused or failed"))
+        if result[key]
     )
     if result["cut"]:
         share = result["cut"] / (result["n_responses"] - result["failed"])
@@ -316,8 +322,10 @@ def match(result: dict[str, Any]) -> str:
 def sample(result: dict[str, Any]) -> str:
     """Of samples, where they are, and who wrote them."""
     other = "" if result["fitted_to"] == result["lm"] else f"; weights: {result['fitted_to']}"
+    before = f", in place of {result['replaced']} that were there" if result["replaced"] else ""
     return (
-        f"{result['file']}: {result['n_responses']} responses by {_n(result['personas'], 'persona')}{_lost(result)}\n"
+        f"{result['file']}: {result['n_responses']} responses by {_n(result['personas'], 'persona')}{_lost(result)}"
+        f"{before}\n"
         f"written by {result['lm']}{other}"
     )
 

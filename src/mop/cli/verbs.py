@@ -122,7 +122,7 @@ def _open_fitted(
     if args.records is None:
         records = read_records(args.run / "records" / "test.jsonl")
     else:
-        columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS}
+        columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS if name != "attributes"}
         loaded = load_records(args.records, **columns)
         if config.data.strict:
             loaded.require_clean()
@@ -211,6 +211,7 @@ def sample(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any
         config = replace(config, seed=args.seed)
     return sample(
         config, args.run, args.out, mixture=args.mixture, contexts=args.contexts, n=args.n,
+        per_class=args.per_class,
         lm=args.lm, progress=progress,
     )  # fmt: skip
 

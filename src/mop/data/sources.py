@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mop.errors import DataError, require
-from mop.types import without_surrogates
+from mop.types import unguarded, without_surrogates
 
 Row = Mapping[str, object]
 
@@ -41,6 +41,9 @@ class BadRow:
     code: str
     message: str
 
+
+_OURS = ["id", "context", "response", "label", "persona", "exemplar", "temperature"]
+"""How the columns of a CSV begin that `mop.simulate.rows` wrote: its cells may be guarded."""
 
 NOT_UTF8 = BadRow("encoding", "has bytes that are not UTF-8; convert the file to UTF-8")
 REPEATED_NAME = BadRow("repeated_name", "has two fields of the same name; keep one of them")
@@ -210,6 +213,8 @@ def _open_delimited(path: Path, delimiter: str) -> Source:
     if isinstance(header, BadRow) or not header:
         what = header.message if isinstance(header, BadRow) else "is missing: the file is empty"
         raise DataError(f"the header of {path} {what}; add a first line with the column names")
+    is_ours = header[: len(_OURS)] == _OURS
+    header = [unguarded(name) for name in header] if is_ours else header
 
     def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
         indices = [(name, header.index(name)) for name in wanted]
@@ -222,7 +227,7 @@ def _open_delimited(path: Path, delimiter: str) -> Source:
                 message = f"has {len(cells)} cells where the header has {len(header)}"
                 yield number, BadRow("cells", f"{message}; quote cells that hold a separator")
             else:
-                yield number, {name: cells[index] for name, index in indices}
+                yield number, {name: unguarded(cells[index]) if is_ours else cells[index] for name, index in indices}
 
     return Source(str(path), "line", tuple(header), rows)
 

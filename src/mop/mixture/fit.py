@@ -117,6 +117,7 @@ def fit_mixture(
         "method": settings.method,
         "seed": int(seed),
         "pool": pool,
+        "labels": sorted({r.label for r in [*exemplars, *records] if r.label is not None}),
         "n_records": result.n_records or len(records),
         **{name: getattr(result, name) for name in _REPORTED},
     }

@@ -19,7 +19,8 @@ from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
 from mop.report.plots import GOLDEN, REAL
-from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes, read_responses
+from mop.simulate.rows import read_responses
+from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes
 from mop.storage.files import read_json
 from mop.storage.run_folder import RunFolder
 from mop.types import Record, Response

@@ -104,6 +104,9 @@ def write_texts(
                 finish_reason=outcome,
                 n_tokens=generation.n_tokens,
                 method=method,
+                weight=contexts[i].weight,
+                group=contexts[i].group,
+                attributes=contexts[i].attributes,
             )
         lost.check()
         pending = rejected

@@ -47,7 +47,8 @@ from mop.rivals.zerogen import find_domain
 from mop.runs.ablations import KEEPS_PERSONAS, ablated, changes_nothing, draw_ablation, variant_settings
 from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged, method_samples, real_sample
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
-from mop.simulate.write import is_drawn, read_responses, write_responses
+from mop.simulate.rows import read_responses, write_responses
+from mop.simulate.write import is_drawn
 from mop.storage.files import hash_of, read_json, write_atomic, write_json
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Cost, Tally

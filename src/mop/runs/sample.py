@@ -6,8 +6,8 @@ mixture, `mop.rivals.methods` draws.
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 
 from mop.backends.base import Generator
-from mop.config import RunConfig
+from mop.config import DataConfig, RunConfig
 from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
-from mop.errors import ConfigError
+from mop.errors import ConfigError, DataError
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.randomness import derive_seed, uniforms
 from mop.rivals.methods import respond
 from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.work import Models, open_work
-from mop.simulate.write import is_drawn, write_responses
-from mop.storage.files import write_parquet
+from mop.simulate.labels import known_labels, labels_of
+from mop.simulate.rows import SUFFIXES, holds_responses, write_responses
+from mop.simulate.write import is_drawn
 from mop.storage.run_folder import RunFolder
-from mop.types import Progress, Record, Response
+from mop.types import Progress, Record
 
-SUFFIXES = (".jsonl", ".parquet")
-"""What a file of responses may be."""
+logger = logging.getLogger(__name__)
 
 
 def sample(
@@ -42,6 +42,7 @@ def sample(
     mixture: Path | None = None,
     contexts: str | Path | None = None,
     n: int | None = None,
+    per_class: int | None = None,
     lm: str | Generator | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -55,15 +56,19 @@ def sample(
     path : Path
         A run with a fitted mixture.
     out : Path
-        A .jsonl or .parquet file; it appears, whole, at the end, and replaces an older one.
+        A .jsonl, .parquet or .csv file in a folder that is there; it appears, whole, at the end. It replaces an older
+        one of no more responses.
     mixture : Path, optional
         Folder of another mixture, such as `mop.simulate.refit` or `MixtureOfPersonas.save` wrote.
     contexts : str or Path, optional
-        Any source of `mop.data.load_records` with the columns of the run's context and perhaps its label, answered
-        in order, again from the start if ``n`` asks for more. By default contexts of the run's training records, drawn
-        with replacement in proportion to their weights.
+        Any source of `mop.data.load_records` with the columns of the run's context and perhaps its label, key, weight
+        and group, answered in order, again from the start if ``n`` asks for more; its other columns are kept. By
+        default contexts of the run's training records, drawn with replacement in proportion to their weights: each
+        then has the weight 1, and key and weight of its record are further columns.
     n : int, optional
         Number of responses; by default one per context of the source, or one per training record.
+    per_class : int, optional
+        So many responses for each label of the training records, instead of ``n`` and ``contexts``.
     lm : str or Generator, optional
         The model that writes, its name or ready-made; by default the run's, or with ``mixture`` the one that it was
         made for.
@@ -74,22 +79,25 @@ def sample(
     dict
         ``file``, ``mixture``, ``lm``, the counts of `mop.runs.stages.counts_of`, ``personas`` (how many answered),
         ``fitted_to``: the model whose likelihoods the weights are from, or ``surrogate: ...`` (see
-        `mop.simulate.refit`).
+        `mop.simulate.refit`), ``replaced``: how many responses the file had before.
 
     Raises
     ------
     ArtifactError
         If there is no fitted mixture, or the file cannot be written.
     ConfigError
-        If ``n`` or the name of the file is not acceptable, the file is there and holds something else than
-        responses, or the mixture is of another encoder.
+        If a number or the name of the file is not acceptable, its folder is not there, the file is and holds
+        something else than responses or more of them, or the mixture is of another encoder.
+    DataError
+        If a context cannot be read, or has a label that the run never saw.
     MopError
         Whatever stops the draws; what is drawn stays drawn.
     """
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"responses go to a {' or '.join(SUFFIXES)} file, got {str(out)!r}")
-    if n is not None and n < 1:
-        raise ConfigError(f"n is the number of responses, at least 1, got {n}")
+    for name, number in (("n", n), ("per_class", per_class)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is a number of responses, at least 1, got {number}")
+    if per_class is not None and (n is not None or contexts is not None):
+        raise ConfigError("--per-class says which contexts are answered, and how many; leave out -n and --contexts")
     run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
     _check_free(out, run, contexts)
     folder = mixture or run.mixture
@@ -98,22 +106,21 @@ def sample(
     ready = None if isinstance(lm, str) else lm
     named = lm if isinstance(lm, str) else config.model.lm if mixture is None else made_for
     models = Models(replace(config, model=replace(config.model, lm=named)), lm=ready)
-    asked = None if contexts is None else _in_order(contexts, config, n)
+    asked = None if contexts is None else _in_order(contexts, config, n, labels_of(fitted))
     with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
         work.progress.begin("sample")
-        if asked is None:
-            asked = drawn_contexts(work.records("train"), n, seed=config.seed)
+        if per_class is not None:
+            asked = _of_each_class(work.records("train"), per_class, config)
+        elif asked is None:
+            asked = drawn_contexts(work.records("train"), n, seed=config.seed, data=config.data)
+        replaced = _replaced(out, len(asked))
         given = replace(
             ingredients_of(work, "zero-shot"),  # a mixture of its own, not the run's
             mixture=fitted,
             exemplars=fitted.exemplars,
         )
         responses = list(respond("mop", asked, given))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".parquet":
-            write_parquet(out, responses)
-        else:
-            write_responses(out, responses)
+        write_responses(out, responses)
         work.describe()
     return {
         "file": str(out),
@@ -122,12 +129,20 @@ def sample(
         **counts_of(responses),
         "personas": len({response.persona for response in responses if is_drawn(response)}),
         "fitted_to": _fitted_to(fitted, made_for),
+        "replaced": replaced,
     }
 
 
 def _check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
-    """Refuse to write over anything but responses of an earlier sample."""
-    if not out.exists() or not out.stat().st_size:
+    """Refuse a name that is none for responses, a folder that is not there, and to write over anything else."""
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"responses go to a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, got {str(out)!r}")
+    if not out.parent.is_dir():
+        raise ConfigError(
+            f"there is no folder {str(out.parent)!r} for the responses; make it "
+            f"(mkdir -p {shlex.quote(str(out.parent))}), or give a file in another one"
+        )
+    if not out.exists():
         return
     place, own = out.resolve(), (run.path / name for name in ("methods", "compare"))
     if contexts is not None and Path(contexts).exists() and place == Path(contexts).resolve():
@@ -136,61 +151,103 @@ def _check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
         place.is_relative_to(folder.resolve()) for folder in own
     ):
         what = "is a file of the run itself"
-    elif not _holds_responses(out):
+    elif not out.is_file() or (out.stat().st_size and holds_responses(out) is None):
         what = "holds something else than responses"
     else:
         return
     raise ConfigError(f"{str(out)!r} {what}; give another name, or move it away")
 
 
-def _holds_responses(file: Path) -> bool:
-    fields = {field.name for field in dataclasses.fields(Response)}
-    try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return fields <= set(pq.read_schema(file).names)
-        with file.open(encoding="utf-8") as lines:
-            return fields <= set(json.loads(next(lines, "{}")))
-    except (OSError, ValueError, TypeError):
-        return False
+def _replaced(out: Path, n: int) -> int:
+    """How many responses of an earlier sample make room for n; never more than n."""
+    there = holds_responses(out) or 0 if out.exists() else 0
+    if there > n:
+        raise ConfigError(
+            f"{str(out)!r} holds {there} responses, and {n} would take their place; give another name, move it away, "
+            f"or ask for as many: -n {there}"
+        )
+    return there
 
 
-def drawn_contexts(population: Sequence[Record], n: int | None, *, seed: int) -> list[Record]:
+def drawn_contexts(
+    population: Sequence[Record], n: int | None, *, seed: int, data: DataConfig | None = None, prefix: str = "sample"
+) -> list[Record]:
     """Draw contexts with replacement, in proportion to the records' weights.
 
     Returns
     -------
     list of n Record
-        With empty responses and the keys ``sample-1`` to ``sample-n``; the i-th depends on (seed, i) alone. As many
-        as the population has, if ``n`` is None.
+        With empty responses, the weight 1 and the keys ``sample-1`` to ``sample-n``; the i-th depends on (seed, i)
+        alone. As many as the population has, if ``n`` is None. Where ``data`` names columns of keys and weights, those
+        of the record are attributes of these names.
     """
     ends = np.cumsum([record.weight for record in population])
     n = len(population) if n is None else n
     u = uniforms(derive_seed(seed, "context"), 0, n)
     chosen = np.minimum(np.searchsorted(ends, u * ends[-1], side="right"), len(ends) - 1)
-    return [replace(population[row], key=f"sample-{i}", response="") for i, row in enumerate(chosen.tolist(), start=1)]
+    drawn = []
+    for i, record in enumerate((population[row] for row in chosen.tolist()), start=1):
+        own = {data.key: record.key, data.weight: f"{record.weight:.15g}"} if data is not None else {}
+        further = {name: value for name, value in own.items() if name is not None} | dict(record.attributes)
+        drawn.append(replace(record, key=f"{prefix}-{i}", response="", weight=1.0, attributes=further))
+    return drawn
 
 
-def _in_order(source: str | Path, config: RunConfig, n: int | None) -> list[Record]:
-    """The contexts of a source in order, from the start again as often as ``n`` needs."""
-    data = config.data
-    label = data.label if data.label and _has_column(source, data.label) else None
-    loaded = load_records(source, context=data.context, response=None, label=label, duplicates="keep")
+def _of_each_class(population: Sequence[Record], n: int, config: RunConfig) -> list[Record]:
+    """N contexts of each label, drawn as `drawn_contexts` does; in the order of the labels."""
+    labels = sorted({record.label for record in population if record.label is not None})
+    if not labels:
+        raise ConfigError(
+            "--per-class takes as many contexts of each label, and the run's training records have none; give -n "
+            "instead, or begin a run with data.label"
+        )
+    if not config.simulate.same_label:
+        logger.warning(
+            "the exemplars shown may have another label than the one asked for; with --set simulate.same_label=true "
+            "they have the same"
+        )
+    found: list[Record] = []
+    for place, label in enumerate(labels, start=1):
+        of_label = [record for record in population if record.label == label]
+        seed, prefix = derive_seed(config.seed, "class", label), f"class-{place}"
+        found += drawn_contexts(of_label, n, seed=seed, data=config.data, prefix=prefix)
+    return found
+
+
+def _in_order(source: str | Path, config: RunConfig, n: int | None, labels: Sequence[str]) -> list[Record]:
+    """The contexts of a source in order, each row one, from the start again as often as ``n`` needs."""
+    data, columns = config.data, _columns(source)
+    roles = {role: getattr(data, role) for role in ("label", "key", "weight", "group")}
+    roles = {role: name for role, name in roles.items() if name in columns}
+    others = [name for name in columns if name not in roles.values() and name != data.context]
+    loaded = load_records(source, context=data.context, response=None, duplicates="keep", attributes=others, **roles)
     if data.strict:
         loaded.require_clean()
-    loaded.warn(source)
-    found = loaded.records
+    lost = [problem for problem in loaded.problems if not problem.is_kept]
+    if lost:
+        told = "; ".join(f"{problem.place} {problem.message}" for problem in lost[:3])
+        named = ", or names are made of the content with --set data.key=" if lost[0].code == "duplicate_key" else ""
+        raise DataError(
+            f"{loaded.n_rows - len(loaded)} of {loaded.n_rows} rows of {source} cannot be answered: {told}; each row "
+            f"gets an answer, so none is left out; fix or remove {'it' if len(lost) == 1 else 'them'}{named}"
+        )
+    for code in loaded.counts:
+        kept = [problem for problem in loaded.problems if problem.code == code]
+        told = ", ".join(problem.place for problem in kept[:5]) + (", ..." if loaded.counts[code] > 5 else "")
+        logger.warning("%d rows of the contexts: %s (%s); answered as they are", loaded.counts[code], code, told)
+    remedy = ", or leave labels out with --set data.label="
+    found = known_labels(loaded.records, labels, where=str(source), remedy=remedy)
     n = len(found) if n is None else n
     turns = [divmod(i, len(found)) for i in range(n)]
     return [found[row] if turn == 0 else replace(found[row], key=f"{found[row].key}/{turn + 1}") for turn, row in turns]
 
 
-def _has_column(source: str | Path, name: str) -> bool:
+def _columns(source: str | Path) -> tuple[str, ...]:
     opened = open_source(source)
     if opened.columns is not None:
-        return name in opened.columns
-    return any(not isinstance(row, BadRow) and name in row for _, row in opened.rows((name,)))  # JSON has no header
+        return opened.columns
+    rows = (row for _, row in opened.rows(()) if not isinstance(row, BadRow))  # JSON has no header
+    return tuple(dict.fromkeys(str(name) for row in rows for name in row))
 
 
 def _fitted_to(fitted: FittedMixture, made_for: str) -> str:

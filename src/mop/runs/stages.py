@@ -45,8 +45,9 @@ from mop.runs.work import (
     source_place,
     versions_now,
 )
-from mop.simulate.write import cut_share, is_drawn, outcomes, read_responses, shown_to, write_responses
-from mop.storage.files import hash_of, write_json, write_parquet
+from mop.simulate.rows import read_responses, write_responses
+from mop.simulate.write import cut_share, is_drawn, outcomes, shown_to
+from mop.storage.files import hash_of, write_json
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress, Record, Response
@@ -234,17 +235,19 @@ def make_responses(work: Work) -> Made:
     ingredients = ingredients_of(work)
     for departure in settings.departures():
         logger.warning("%s", departure)
-    files, cut = [], {}
+    files, cut, empty = [], {}, {}
     for method in ("mop", *settings.controls):
         path = work.folder.responses if method == "mop" else work.folder.method(method)
         write_responses(path, respond(method, contexts, ingredients))
         files.append(path)
-        cut[method] = round(cut_share(read_responses(path)), 4)
-    write_parquet(work.folder.responses_parquet, read_responses(work.folder.responses))
+        written = list(read_responses(path))
+        cut[method], empty[method] = round(cut_share(written), 4), counts_of(written)["empty"]
+    write_responses(work.folder.responses_parquet, read_responses(work.folder.responses))
     return [*files, work.folder.responses_parquet], {
         "n_responses": len(contexts),
         "methods": len(files),
         "cut_share": cut,
+        "empty": empty,
     }
 
 

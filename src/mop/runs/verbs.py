@@ -15,7 +15,7 @@ from mop.rivals.methods import needs_mixture, needs_scorer, respond
 from mop.runs.stages import bring_up, counts_of, ingredients_of
 from mop.runs.work import Models, open_work
 from mop.simulate.refit import refit_black_box
-from mop.simulate.write import write_responses
+from mop.simulate.rows import write_responses
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress

@@ -38,7 +38,7 @@ STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluat
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
-COLUMNS = ("context", "response", "label", "key", "weight", "group", "duplicates")
+COLUMNS = ("context", "response", "label", "key", "weight", "group", "attributes", "duplicates")
 """Settings of ``data`` that `mop.data.records.load_records` takes."""
 
 

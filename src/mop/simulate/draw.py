@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,11 +105,8 @@ def draw_agents(
     if len(hx) != len(contexts):
         raise DataError(f"every context needs an embedding, got {len(contexts)} and {len(hx)}")
     settings = settings or SimulateConfig()
-    if settings.same_label and not labels(fitted).keys() & {record.label for record in contexts}:
-        logger.warning(
-            "same_label changes nothing: no context has a label that at least two exemplars have; give records with "
-            "labels (data.label names their column), or leave it off"
-        )
+    if settings.same_label and (lapsed := _lapsed([record.label for record in contexts], labels(fitted))):
+        logger.warning("%s", lapsed)
     wanted, are_similar = settings.exemplars_per_prompt, settings.exemplars_from == "similar"
     tau = fitted.temperatures * settings.tau_factor
     found: list[list[Agent]] = [[] for _ in contexts]
@@ -143,6 +141,23 @@ def draw_agents(
             n_short, len(found), wanted, " (same_label)" if settings.same_label else "",
         )  # fmt: skip
     return [tuple(agents) for agents in found]
+
+
+def _lapsed(asked: Sequence[str | None], known: Container[str]) -> str:
+    """For which contexts ``same_label`` cannot hold, and why; empty if for none."""
+    found = Counter(label for label in asked if label not in known)
+    if found.total() == len(asked):
+        return (
+            "same_label changes nothing: no context has a label that at least two exemplars have; give records with "
+            "labels (data.label names their column), or leave it off"
+        )
+    told = [
+        f"{count} {'have no label' if label is None else f'of {label!r}, which fewer than two exemplars have'}"
+        for label, count in found.most_common(5)
+    ]
+    more = f" and {len(found) - 5} labels more" if len(found) > 5 else ""
+    said = f"same_label: {found.total()} of {len(asked)} contexts draw from all exemplars: {', '.join(told)}{more}"
+    return said if found else ""
 
 
 def _log_share(

@@ -6,17 +6,14 @@ the frozen model writes, and every text is in the store before it is handed on.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from mop.backends.ask import Drawing, FailedDraws, draw_requests
-from mop.errors import ArtifactError, DataError
+from mop.errors import DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.storage.files import read_jsonl, write_jsonl
 from mop.types import Agent, Branch, GenerateRequest, Persona, Record, Response
 
 logger = logging.getLogger(__name__)
@@ -115,6 +112,9 @@ def simulate(
                 temperature=math.fsum(a.temperature for a in together) / len(together),
                 log_pi=math.fsum(a.log_pi for a in together),
                 log_omega=math.fsum(a.log_omega for a in together),
+                weight=record.weight,
+                group=record.group,
+                attributes=record.attributes,
             )
         failed.check()
     failed.tell("their rows say so, and no other persona answers instead")
@@ -170,35 +170,6 @@ def outcomes(responses: Iterable[Response]) -> dict[str, dict[str, int]]:
                 row["empty"] += not response.response.strip()
                 row["cut"] += response.finish_reason == "length"
     return dict(sorted(counts.items()))
-
-
-def write_responses(path: Path, responses: Iterable[Response]) -> int:
-    """Write responses as they come; the file appears, whole, after the last; return how many.
-
-    Raises
-    ------
-    ArtifactError
-        If the disk is full or the file cannot be written; what was there before stays.
-    """
-    return write_jsonl(path, (dataclasses.asdict(response) for response in responses))
-
-
-def read_responses(path: Path) -> Iterator[Response]:
-    """Yield the responses of a file.
-
-    Raises
-    ------
-    ArtifactError
-        If it is missing, or a line is no response of this version.
-    """
-    for number, row in enumerate(read_jsonl(path), start=1):
-        try:
-            yield Response(**row)
-        except TypeError as error:
-            raise ArtifactError(
-                f"{path}, row {number}: not a response ({error}); expected the columns "
-                f"{', '.join(f.name for f in dataclasses.fields(Response))}; simulate again"
-            ) from error
 
 
 def refuse_twins(contexts: Sequence[Record]) -> None:

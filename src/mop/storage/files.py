@@ -1,8 +1,7 @@
-"""Files that are written whole or not at all, as bytes, JSON, JSON Lines or Parquet; hashes of values and files."""
+"""Files that are written whole or not at all, as bytes, JSON or JSON Lines; hashes of values and files."""
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import json
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from mop.errors import ArtifactError
-from mop.types import Response, without_surrogates
 
 TEMPORARY = ".mop-tmp"
 """How names of files end that are being written."""
@@ -112,33 +110,6 @@ def hash_of(value: object) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def write_parquet(path: Path, responses: Iterable[Response]) -> None:
-    """Write responses as Parquet, the columns of `Response` in order; equal rows give equal bytes.
-
-    Lone surrogates, which Parquet cannot hold, become U+FFFD. The bytes also depend on the version
-    of pyarrow, which writes its name into the file.
-
-    Raises
-    ------
-    ArtifactError
-        As in `write_atomic`.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        {
-            name: without_surrogates(value) if isinstance(value, str) else value
-            for name, value in dataclasses.asdict(response).items()
-        }
-        for response in responses
-    ]
-    table = pa.Table.from_pylist(rows, schema=pa.schema(list(_parquet_fields())))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
-
-
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a temporary neighbour of ``path`` that takes its place if all goes well."""
@@ -214,15 +185,3 @@ def sha256(path: Path, *, flush: bool = False) -> str:
         if flush:  # whoever wrote it may not have; the manifest must not outlive the file
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _parquet_fields() -> Iterator[Any]:
-    """Columns of `Response`; given, not inferred, so that an all-empty column keeps its type."""
-    import pyarrow as pa
-
-    numbers = {"float": pa.float64(), "int": pa.int64()}
-    for field in dataclasses.fields(Response):
-        hint = str(field.type)
-        # a seed fills all 64 bits
-        kind = pa.uint64() if field.name == "seed" else numbers.get(hint, pa.string())
-        yield pa.field(field.name, kind, nullable="None" in hint)
