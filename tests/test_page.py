@@ -131,7 +131,7 @@ def script_data(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
 
 
-def test_the_summary_is_two_sentences_with_the_headline():
+def test_the_summary_is_the_headline_and_what_is_wrong_with_the_texts():
     what, result = summary(example(n_responses=300))
     assert what == (
         "300 film reviews were simulated with the language model smollm2-135m, itself left "
@@ -140,7 +140,8 @@ def test_the_summary_is_two_sentences_with_the_headline():
     assert result == (
         "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation "
         "reaches 0.0226; the same model asked plainly reaches 0.0492, and other real texts reach 0.0003. "
-        "That is 54 % of the way (51 % to 58 %) from the one to the other."
+        "That is 54 % of the way (51 % to 58 %) from the one to the other. "
+        "Of the texts by mop, 3.7 % are less probable than 99 in 100 real ones (other real texts: 1.0 %)."
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from mop.backends.encoder import FakeEncoder, embed
 from mop.errors import ConfigError, DataError
-from mop.evaluate.samples import HISTOGRAM_EDGES, Sample, evaluate, projection, text_map
+from mop.evaluate.map import text_map
+from mop.evaluate.samples import HISTOGRAM_EDGES, Sample, evaluate
 from mop.metrics import distances as metrics
 from mop.metrics import words
 from mop.storage.store import Store
@@ -55,7 +56,7 @@ def test_every_method_and_the_floor_have_every_score(evaluation):
             "fid_excess_interval", "sense", "sense_interval", "improbable",
             "mauve", "mauve_interval", "mauve_spread", "kl_cosine", "kl_cosine_interval", "kl_cosine_reverse",
             "distinct_1", "distinct_2", "self_bleu_4", "mean_words", "refusals", "empty",
-            "near_copies", "duplicates", "n", "n_received",
+            "near_copies", "duplicates", "n", "n_received", "cut_share",
         }  # fmt: skip
         assert scores["n"] == evaluation.n == 40
         assert next(iter(scores)) == "energy"
@@ -302,22 +303,6 @@ def test_intervals_cover_the_mean_score_of_fresh_texts():
         assert covered >= 19
         widths = [high - low for low, high in ends]
         assert np.mean(widths) < 4 * 1.96 * np.std(scores)  # an endless interval covers, too
-
-
-def test_a_projection_keeps_groups_apart_and_repeats_itself():
-    rng = np.random.default_rng(0)
-    groups = np.concatenate([rng.normal(size=(30, 8)) + 20, rng.normal(size=(30, 8)) - 20])
-    plane = projection(groups, seed=3)
-    assert plane.shape == (60, 2)
-    assert np.array_equal(plane, projection(groups, seed=3))
-    nearest = np.linalg.norm(plane[:, None] - plane, axis=2) + 1e9 * np.eye(60)
-    assert ((nearest.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
-
-
-def test_a_projection_of_few_texts_is_their_principal_plane():
-    rows = np.array([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0]])
-    assert projection(rows, seed=0) == pytest.approx(rows[:, :2])
-    assert projection(np.ones((40, 1)), seed=0).tolist() == [[0.0, 0.0]] * 40
 
 
 def test_a_map_places_real_and_synthetic_texts_but_not_the_floor(evaluation):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import MIN_TEXTS
+from mop.data.answers import options_of
 from mop.errors import ConfigError, DataError
+from mop.evaluate.quality import ClosedAnswers, wrong_labels
 from mop.metrics import distances, words
 from mop.metrics.distances import Gaussian, Shown, interval
 from mop.randomness import derive_seed, rng_of, uniforms
@@ -43,6 +45,10 @@ class Sample:
     """The exemplar, or several, that each text was written from."""
     judged: Sequence[float] | None = None
     """Log-likelihood per token of each text under a judge model, nats; nan where a text was not judged."""
+    labels: Sequence[str | None] | None = None
+    """The label that each text was asked for, or that a real one has."""
+    cut: Sequence[bool] | None = None
+    """Whether each text was cut at the length limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +69,11 @@ class Evaluation:
     """Set name to the rows of the texts that were used, in the caller's numbering."""
     vectors: dict[str, FloatArray]
     """Set name to the embeddings of those rows, shape (n, D)."""
+    closed: dict[str, Any] | None = None
+    """Where questions are closed (`mop.data.answers.options_of`): ``options`` as they are spelled, ``n_real`` answers
+    that say so, and ``shares`` of the options, and last of what is none, by method, ``floor`` and ``golden``."""
+    errors: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    """Method and figure to what each text, or subsample, adds to its error; see `mop.evaluate.paired`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +88,10 @@ class _Golden:
 
 
 class _Limit(NamedTuple):
-    """FID for endless texts, and its error."""
+    """FID for endless texts, and its errors."""
 
     value: float
-    sd: float
+    errors: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,13 +107,13 @@ class _Set:
         """Rows and weights of each subsample."""
         return [(rows, None if self.weight is None else self.weight[rows]) for rows in self.subsamples]
 
-    def sd(self, replicates: Sequence[float]) -> float:
-        """Standard deviation of the score of n fresh texts, from the scores of the subsamples.
+    def errors(self, replicates: Sequence[float]) -> NDArray[np.float64]:
+        """Errors of the score of n fresh texts, from the scores of the subsamples; their squares sum to the variance.
 
-        By the delete-d jackknife (Shao and Wu 1989) it is (m / (n - m))^(1/2) times theirs.
+        By the delete-d jackknife (Shao and Wu 1989) its standard deviation is (m / (n - m))^(1/2) times theirs.
         """
-        m = self.subsamples.shape[1]
-        return math.sqrt(m / (len(self.vectors) - m)) * float(np.std(replicates, ddof=1))
+        m, scores = self.subsamples.shape[1], np.asarray(replicates, dtype=np.float64)
+        return np.asarray(math.sqrt(m / (len(self.vectors) - m) / (len(scores) - 1)) * (scores - scores.mean()))
 
 
 def evaluate(
@@ -112,6 +123,7 @@ def evaluate(
     *,
     embed: Callable[[Sequence[str]], FloatArray],
     seed: int,
+    others: Sequence[str] = (),
     n_seeds: int = 5,
     n_bootstrap: int = 200,
     progress: Progress | None = None,
@@ -136,6 +148,8 @@ def evaluate(
         `mop.backends.encoder.embed` with its encoder and store.
     seed : int
         64-bit.
+    others : sequence of str
+        Further real texts, which tell whether questions are closed and what can be answered.
     n_seeds : int
         k-means runs behind MAUVE; its mean is reported.
     n_bootstrap : int
@@ -154,15 +168,18 @@ def evaluate(
         judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first percentile of the floor), on
         all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``,
         ``self_bleu_4``, ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without
-        exemplars); ``n``; ``empty``, the share of empty texts among the ``n_received`` that came in.
+        exemplars); ``n``; ``empty`` and ``cut_share``, the shares of empty and of cut texts among the ``n_received``
+        that came in; with labels what `mop.evaluate.quality.wrong_labels` gives, and for closed questions what
+        `mop.evaluate.quality.ClosedAnswers.scores` gives.
 
     Raises
     ------
     ConfigError
         If a method has a reserved name, or ``n_seeds`` or ``n_bootstrap`` is too small.
     DataError
-        If there is no method, a golden text is empty, fewer than 4 texts are left of a set, what is known of texts
-        is not one entry each, a weight is negative, a judged figure is infinite, or fewer than 2 texts were judged.
+        If there is no method, a text is no text (None, nan), a golden one is empty, fewer than 4 are left of a set,
+        what is known of texts is not one entry each, a weight is negative, a judged figure is infinite, or fewer than
+        2 texts were judged.
     """
     _check_settings(methods, n_seeds, n_bootstrap)
     scored = {**methods, FLOOR: floor}
@@ -173,7 +190,7 @@ def evaluate(
     least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
     filled = {name: [i for i, text in enumerate(sample.texts) if text.strip()] for name, sample in every.items()}
     n = _common_size(filled, every)
-    rows = {name: _choice(filled[name], n, seed) for name in scored} | {GOLDEN: np.arange(len(golden.texts))}
+    rows = {name: choice(filled[name], n, seed) for name in scored} | {GOLDEN: np.arange(len(golden.texts))}
     texts = {name: [sample.texts[i] for i in rows[name]] for name, sample in every.items()}
     weights = {name: _scaled(name, sample.weights, rows[name]) for name, sample in every.items()}
     vectors = {name: embed([text.strip() for text in of]) for name, of in texts.items()}
@@ -187,6 +204,17 @@ def evaluate(
     subsamples = _subsamples(n, n_bootstrap, seed)
     scores: dict[str, dict[str, Any]] = {}
     histograms = {GOLDEN: real.histogram.tolist()}
+    errors: dict[str, dict[str, NDArray[np.float64]]] = {}
+    known = [*golden.texts, *floor.texts, *others]
+    options = options_of(known)
+    closed = ClosedAnswers(list(options), golden.texts, _even_or(golden.weights)) if options else None
+    shares = {} if closed is None else {GOLDEN: closed.shares}
+    asked = {
+        name: (vectors[name], [sample.labels[i] for i in rows[name]])
+        for name, sample in scored.items()
+        if sample.labels is not None
+    }
+    wrong = {} if golden.labels is None else wrong_labels(vectors[GOLDEN], golden.labels, asked)
     floors: _Limit | None = None  # FID of the floor for endless texts; it comes first for that
     for done, (name, sample) in enumerate({FLOOR: floor, **methods}.items()):
         if progress is not None:
@@ -195,18 +223,23 @@ def evaluate(
         fid, own = _fid(of, real, floors)
         floors = floors or own
         kl, histogram = _kl(of, real, seed)
+        mauve = _mauve(of, real, [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)])
+        scored_so = [_energy(of, real), fid, mauve, kl]
+        if closed is not None:
+            *of_answers, shares[name] = closed.scores(sample.texts, _even_or(sample.weights))
+            scored_so.append((of_answers[0], of_answers[1]))
         shown = [sample.shown[i] for i in rows[name]] if sample.shown is not None else [None] * n
         scores[name] = {
-            **_energy(of, real),
-            **fid,
-            **_mauve(of, real, [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)]),
-            **kl,
+            **{key: value for figures, _ in scored_so for key, value in figures.items()},
             **_sense(nats.get(name), least),
             **_wording(texts[name], shown, seed=seed),
             "n": n,
             "n_received": len(sample.texts),
             "empty": words.empty_share(sample.texts),
+            "cut_share": None if sample.cut is None else float(np.mean(sample.cut)),
+            **wrong.get(name, {}),
         }
+        errors[name] = {key: value for _, of_figures in scored_so for key, value in of_figures.items()}
         histograms[name] = histogram.tolist()
     for found in (scores, histograms):
         found[FLOOR] = found.pop(FLOOR)  # and goes last
@@ -220,6 +253,14 @@ def evaluate(
         histograms=histograms,
         rows=rows,
         vectors=vectors,
+        closed=None
+        if closed is None
+        else {
+            "options": list(options.values()),
+            "n_real": sum(bool(text.strip()) for text in known),
+            "shares": {name: np.round(of, 6).tolist() for name, of in shares.items()},
+        },
+        errors=errors,
     )
 
 
@@ -239,12 +280,19 @@ def _check_settings(methods: Mapping[str, Sample], n_seeds: int, n_bootstrap: in
 
 
 def _check_lengths(name: str, sample: Sample) -> None:
-    for what, of in (("weights", sample.weights), ("exemplars", sample.shown), ("judged figures", sample.judged)):
+    words.check_texts(sample.texts, f"the texts of {name!r}")
+    known = {"weights": sample.weights, "exemplars": sample.shown, "judged figures": sample.judged,
+             "labels": sample.labels, "marks of cut texts": sample.cut}  # fmt: skip
+    for what, of in known.items():
         if of is not None and len(of) != len(sample.texts):
             raise DataError(
                 f"{name!r} has {len(of)} {what} and {len(sample.texts)} texts; each text needs its own; "
                 "pass lists of equal length"
             )
+
+
+def _even_or(weights: Sequence[float] | None) -> NDArray[np.float64] | None:
+    return None if weights is None else np.asarray(weights, np.float64)
 
 
 def _scaled(name: str, weights: Sequence[float] | None, rows: NDArray[np.intp]) -> NDArray[np.float64] | None:
@@ -271,7 +319,7 @@ def _common_size(filled: Mapping[str, list[int]], samples: Mapping[str, Sample])
     return min(len(rows) for name, rows in filled.items() if name != GOLDEN)
 
 
-def _choice(rows: Sequence[int], n: int, seed: int) -> NDArray[np.intp]:
+def choice(rows: Sequence[int], n: int, seed: int) -> NDArray[np.intp]:
     """Take n of the rows in a random order that is a function of (seed, row) alone; ascending."""
     places = np.asarray(rows, dtype=np.intp)
     order = uniforms(derive_seed(seed, "evaluate", "choice"), 0, int(places[-1]) + 1)[places]
@@ -322,18 +370,18 @@ def _sense(nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None, least: 
     }
 
 
-def _energy(of: _Set, golden: _Golden) -> dict[str, Any]:
-    found = distances.energy_distance(
-        golden.vectors,
-        of.vectors,
-        golden_weight=golden.weight,
-        synthetic_weight=of.weight,
-        golden_within=golden.within,
+Scored = tuple[dict[str, Any], dict[str, NDArray[np.float64]]]
+"""Figures, and what adds to the errors of some of them."""
+
+
+def _energy(of: _Set, golden: _Golden) -> Scored:
+    distance, errors = distances.energy_errors(
+        golden.vectors, of.vectors, golden.weight, of.weight, golden_within=golden.within
     )
-    return {"energy": found.distance, "energy_interval": [found.low, found.high]}
+    return {"energy": distance, "energy_interval": interval(distance, _sd(errors))}, {"energy": errors}
 
 
-def _fid(of: _Set, golden: _Golden, floor: _Limit | None) -> tuple[dict[str, Any], _Limit]:
+def _fid(of: _Set, golden: _Golden, floor: _Limit | None) -> tuple[Scored, _Limit]:
     """FID as it is, and for endless texts over that of the floor; and the latter alone.
 
     The floor is compared with itself, as if with another set of real texts of the same error.
@@ -342,19 +390,23 @@ def _fid(of: _Set, golden: _Golden, floor: _Limit | None) -> tuple[dict[str, Any
     fids = [
         distances.frechet(golden.moments, of.vectors[rows], weight=weight, is_rough=True) for rows, weight in of.parts()
     ]
-    own = _Limit(fid.limit, of.sd([each.limit for each in fids]))
-    floor = floor or own
+    own = _Limit(fid.limit, of.errors([each.limit for each in fids]))
+    floor, errors = floor or own, of.errors([each.distance for each in fids])
     excess = own.value - floor.value
     scores = {
         "fid": fid.distance,
-        "fid_interval": interval(fid.distance, of.sd([each.distance for each in fids]), low=0.0),
+        "fid_interval": interval(fid.distance, _sd(errors), low=0.0),
         "fid_excess": excess,
-        "fid_excess_interval": interval(excess, own.sd, floor.sd),
+        "fid_excess_interval": interval(excess, _sd(own.errors), _sd(floor.errors)),
     }
-    return scores, own
+    return (scores, {"fid": errors, "fid_excess": own.errors}), own
 
 
-def _kl(of: _Set, golden: _Golden, seed: int) -> tuple[dict[str, Any], NDArray[Any]]:
+def _sd(errors: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(errors))
+
+
+def _kl(of: _Set, golden: _Golden, seed: int) -> tuple[Scored, NDArray[Any]]:
     """KL-cosine, and the cosine histogram."""
     first, second, bins = distances.pair_bins(of.vectors, seed=seed)
     histogram = distances.count_pairs(first, second, bins, of.weight)
@@ -366,15 +418,16 @@ def _kl(of: _Set, golden: _Golden, seed: int) -> tuple[dict[str, Any], NDArray[A
         both = kept[first] & kept[second]
         inside = distances.count_pairs(first[both], second[both], bins[both], of.weight)
         kls.append(distances.kl_of_histograms(golden.histogram, inside).golden_synthetic)
+    errors = of.errors(kls)
     scores = {
         "kl_cosine": kl.golden_synthetic,
-        "kl_cosine_interval": interval(kl.golden_synthetic, of.sd(kls), low=0.0),
+        "kl_cosine_interval": interval(kl.golden_synthetic, _sd(errors), low=0.0),
         "kl_cosine_reverse": kl.synthetic_golden,
     }
-    return scores, histogram
+    return (scores, {"kl_cosine": errors}), histogram
 
 
-def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> dict[str, Any]:
+def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> Scored:
     memberships, k = distances.joint_clusters(of.vectors, golden.vectors, seeds=seeds)
     theirs = [np.bincount(real, golden.weight, minlength=k) for _, real in memberships]
 
@@ -388,8 +441,9 @@ def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> dict[str, Any]:
     mauve = float(np.mean(scores))
     spread = float(np.std(scores, ddof=1)) if len(seeds) > 1 else 0.0
     # Subsamples keep the clusters of the full set; fresh texts would be clustered afresh.
-    sd = of.sd([float(np.mean(by_seed(rows, weight))) for rows, weight in of.parts()])
-    return {"mauve": mauve, "mauve_interval": interval(mauve, sd, spread, low=0.0, high=1.0), "mauve_spread": spread}
+    errors = of.errors([float(np.mean(by_seed(rows, weight))) for rows, weight in of.parts()])
+    ends = interval(mauve, _sd(errors), spread, low=0.0, high=1.0)
+    return {"mauve": mauve, "mauve_interval": ends, "mauve_spread": spread}, {"mauve": errors}
 
 
 def _wording(texts: Sequence[str], shown: Sequence[Shown], *, seed: int) -> dict[str, Any]:
@@ -429,57 +483,3 @@ def _notes(
     if min(n, n_golden) < distances.MAUVE_ADVISED:
         notes.append(f"MAUVE from {n} against {n_golden} texts is optimistic; compare it with other real texts only")
     return tuple(notes)
-
-
-def projection(vectors: FloatArray, *, seed: int) -> NDArray[np.float64]:
-    """Lay texts (n, D) out in the plane (n, 2) so that similar texts lie together; above 3,000 it takes minutes.
-
-    Principal components first (50 at most, signs fixed), then t-SNE on them, started from the first
-    two; up to 10 texts, the components themselves. Distances between far-apart groups mean nothing.
-
-    Raises
-    ------
-    DataError
-        If the vectors are not (n, D) with n of at least 2, or not finite.
-    """
-    centred, axes, _ = distances.principal_axes(vectors)
-    components = centred @ axes[:, :50]
-    n = len(components)
-    plane = np.zeros((n, 2))
-    plane[:, : min(2, components.shape[1])] = components[:, :2]
-    spread = plane[:, 0].std()
-    if n <= 10 or not spread:
-        return plane
-    from sklearn.manifold import TSNE
-
-    start = (plane / spread * 1e-4).astype(np.float32)  # t-SNE unfolds badly from a start of larger spread
-    tsne = TSNE(perplexity=min(30.0, (n - 1) / 3), init=start, random_state=seed % 2**32)
-    return np.asarray(tsne.fit_transform(components.astype(np.float32)), dtype=np.float64)
-
-
-def text_map(
-    evaluation: Evaluation, *, seed: int, limit: int = 500
-) -> dict[str, tuple[NDArray[np.intp], NDArray[np.float64]]]:
-    """Place real and synthetic texts on one map.
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-    seed : int
-        64-bit.
-    limit : int
-        Texts per set at most, at least 2; the choice is a function of (seed, row).
-
-    Returns
-    -------
-    dict of str to (ndarray (m,), ndarray (m, 2))
-        ``golden`` and each method, not the floor, to rows in the caller's numbering and places.
-    """
-    chosen = {name: _choice(range(len(rows)), limit, seed) for name, rows in evaluation.rows.items() if name != FLOOR}
-    stack = np.concatenate([evaluation.vectors[name][places] for name, places in chosen.items()])
-    plane = projection(stack, seed=seed)
-    ends = np.cumsum([len(places) for places in chosen.values()])[:-1]
-    return {
-        name: (evaluation.rows[name][places], part)
-        for (name, places), part in zip(chosen.items(), np.split(plane, ends), strict=True)
-    }

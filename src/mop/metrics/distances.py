@@ -408,10 +408,10 @@ def _summed_distances(
 
 def _left_out(
     cross: NDArray[np.float64], within: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """Mean distance to the other sample, mean distance within, and the jackknife variance.
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Mean distance to the other sample, mean distance within, and the jackknife errors.
 
-    The variance is that of 2 cross - within when each text of this sample is left out in turn.
+    The errors (n,) are those of 2 cross - within when each text of this sample is left out in turn.
     """
     n, total, squares = len(weight), weight.sum(), (weight**2).sum()
     far, near = weight @ cross, weight @ within  # Σ w_i E|s_i - g| and Σ_i w_i Σ_j w_j |s_i - s_j|
@@ -421,7 +421,7 @@ def _left_out(
     # A sample of two has no pair left when one is out; its own spread then counts as 0.
     inside_without = np.divide(near - 2 * weight * within, pairs, out=np.full(n, inside), where=pairs > 1e-9 * total)
     without = 2 * (far - weight * cross) / (total - weight) - inside_without
-    return float(apart), float(inside), float((n - 1) * np.var(without))
+    return float(apart), float(inside), math.sqrt((n - 1) / n) * (without.mean() - without)
 
 
 def energy_distance(
@@ -470,6 +470,24 @@ def energy_distance(
     >>> round(found.distance, 6)  # 2 * 5 - 2 - 2
     6.0
     """
+    weights = golden_weight, synthetic_weight
+    distance, errors = energy_errors(golden, synthetic, *weights, golden_within=golden_within)
+    return Energy(distance, *interval(distance, float(np.linalg.norm(errors))))
+
+
+def energy_errors(
+    golden: FloatArray,
+    synthetic: FloatArray,
+    golden_weight: FloatArray | None = None,
+    synthetic_weight: FloatArray | None = None,
+    *,
+    golden_within: NDArray[np.float64] | None = None,
+) -> tuple[float, NDArray[np.float64]]:
+    """The distance of `energy_distance`, and what each synthetic, then each golden text adds to its error (m + n,).
+
+    Their squares sum to the variance. Errors of two methods that were compared with the same golden texts can be
+    subtracted.
+    """
     real, ours = _both(golden, synthetic)
     left = scaled_weight(golden_weight, len(real), name="golden")
     right = scaled_weight(synthetic_weight, len(ours), name="synthetic")
@@ -477,16 +495,16 @@ def energy_distance(
     even_right = np.ones(len(ours)) if right is None else right
     if golden_within is None:
         golden_within = _summed_distances(real, real, left, is_same=True)
-    apart, inside, variance = _left_out(
+    apart, inside, errors = _left_out(
         _summed_distances(ours, real, left) / even_left.sum(),
         _summed_distances(ours, ours, right, is_same=True),
         even_right,
     )
-    _, golden_inside, golden_variance = _left_out(
+    _, golden_inside, golden_errors = _left_out(
         _summed_distances(real, ours, right) / even_right.sum(), golden_within, even_left
     )
     distance = 2 * apart - inside - golden_inside  # 2 E|s - g| - E|s - s'| - E|g - g'|
-    return Energy(distance, *interval(distance, math.sqrt(variance + golden_variance)))
+    return distance, np.concatenate([errors, golden_errors])
 
 
 def two_samples(

@@ -56,10 +56,27 @@ def _runs(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
 
+def check_texts(texts: Sequence[object], what: str) -> None:
+    """Stop at what is no text: None or nan, as tables have for an empty cell.
+
+    Raises
+    ------
+    DataError
+        Naming its place.
+    """
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{what} hold {text!r} at index {i}, where a text is needed; leave it out, or pass '' for an answer "
+                "without text, which counts as empty"
+            )
+
+
 def _some(texts: Sequence[str], what: str) -> None:
-    """Stop at an empty list."""
+    """Stop at an empty list, and at what is no text."""
     if not texts:
         raise DataError(f"{what} was asked of 0 texts; it needs at least 1; pass some texts")
+    check_texts(texts, f"the texts for {what}")
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -124,6 +141,7 @@ def self_bleu(texts: Sequence[str], *, seed: int, n: int = 4) -> float:
     >>> self_bleu(["one fine day in may", "one fine day in may"], seed=0)
     1.0
     """
+    check_texts(texts, "the texts for self-BLEU")
     tokens = [found for found in map(words, texts) if found]
     if len(tokens) > SELF_BLEU_TEXTS:
         order = np.argsort(uniforms(derive_seed(seed, "self_bleu"), 0, len(tokens)), kind="stable")
@@ -261,6 +279,7 @@ def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown]) -> float |
             f"near-copies were asked of {len(texts)} texts and {len(exemplars)} exemplars; "
             "one exemplar, several, or None are needed per text; pass lists of equal length"
         )
+    check_texts(texts, "the texts for near-copies")
     shots = [(of,) if isinstance(of, str) else tuple(of or ()) for of in exemplars]
     shown = [(text, of) for text, of in zip(texts, shots, strict=True) if of]
     if not shown:

@@ -21,6 +21,7 @@ from mop.evaluate.samples import FLOOR
 from mop.report import plots
 from mop.report.document import effective, flat, html, number, printable
 from mop.report.plots import GOLDEN, REAL
+from mop.report.verdicts import closed_sentences, quality_sentence
 from mop.simulate.write import is_drawn
 from mop.storage.files import write_atomic
 from mop.types import FloatArray, Response
@@ -55,7 +56,12 @@ class PersonaRow:
     key: str
     description: str
     weight: float
-    """Share of the population: mean gate weight over the contexts; all personas add up to 1."""
+    """Mixture weight, the share of simulated responses: mean over the contexts; all personas add up to 1. It is no
+    share of a population."""
+    weight_interval: Sequence[float] | None = None
+    """95 % interval of the weight, [low, high]; None where weights were not fitted."""
+    real_share: float | None = None
+    """Share of real people who have the attributes that the description names; None if it names none."""
     temperature: float
     """τ after the fit."""
     size: int = 0
@@ -103,6 +109,13 @@ class ReportData:
     """Method name to metric name to value, as in ``metrics.json``. ``NAME_interval`` holds [low,
     high] of metric NAME, ``NAME_spread`` its standard deviation over seeds; ``n`` the number of
     texts. The page is about ``mop``, compares it with ``zero-shot`` and never ranks ``floor``, other real texts."""
+    closed: Mapping[str, Any] | None = None
+    """Of closed questions: ``options``, ``n_real`` answers that know them, and ``shares``: a method, ``floor`` or
+    ``golden`` (real answers) to the share of each option, and last of what is none of them."""
+    respondents: Mapping[str, Any] | None = None
+    """Draws whose persona contradicts the person who is asked; see `mop.evaluate.respondents.contradictions`."""
+    side_by_side: Sequence[Mapping[str, str]] = ()
+    """The same questions answered by a person and by methods: ``context``, ``label``, ``real`` and method names."""
     held_out: Mapping[str, object] | None = None
     """Mean log-likelihood per held-out record in nats by method name, ``gain`` (first minus second
     method) and ``gain_interval`` [low, high], as in ``metrics.json``."""
@@ -169,6 +182,19 @@ class MetricGuide:
 
 
 METRICS: Mapping[str, MetricGuide] = {
+    "valid_answers": MetricGuide(
+        "Valid answers",
+        1,
+        "Share of answers to closed questions that are one of the options, case and full stop aside.",
+        table="main",
+        is_share=True,
+    ),
+    "total_variation": MetricGuide(
+        "Total variation",
+        -1,
+        "Share of answers that would have to change for every option to be chosen as often as people choose it.",
+        table="main",
+    ),
     "energy": MetricGuide(
         "Energy distance",
         -1,
@@ -194,6 +220,15 @@ METRICS: Mapping[str, MetricGuide] = {
         "Improbable",
         0,
         "Share of texts that are less probable to that model than 99 in 100 real ones.",
+        table="main",
+        is_share=True,
+    ),
+    "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", table="main", is_share=True),
+    "wrong_label": MetricGuide(
+        "Wrong label",
+        -1,
+        "Share of answers that a classifier of real texts takes for another label than was asked for. It errs on real "
+        "texts too.",
         table="main",
         is_share=True,
     ),
@@ -226,7 +261,6 @@ METRICS: Mapping[str, MetricGuide] = {
     "mean_words": MetricGuide("Words per text", 0, "Mean length."),
     "refusals": MetricGuide("Refusals", -1, "Share of answers in which the model declines.", is_share=True),
     "empty": MetricGuide("Empty", -1, "Share of answers without any text.", is_share=True),
-    "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", is_share=True),
     "near_copies": MetricGuide(
         "Near copies", -1, "Share of answers that repeat the example they were shown.", is_share=True
     ),
@@ -284,7 +318,9 @@ def summary(data: ReportData) -> tuple[str, str]:
     how = f", steered by {' and '.join(parts)}" if parts else ""
     fitted = f" fitted to {number(data.n_records)} real records" if data.n_records and parts else ""
     fitted += f" by the likelihoods of {data.scorer}, a surrogate" if data.scorer and fitted else ""
-    return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", _headline(data)
+    quality = quality_sentence(data.methods, is_closed=data.closed is not None)
+    result = " ".join(filter(None, (*(closed_sentences(data.closed, data.methods) or [_headline(data)]), quality)))
+    return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", result
 
 
 def _n_simulated(data: ReportData) -> int:

@@ -19,11 +19,15 @@ from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
 from mop.report.plots import GOLDEN, REAL
+from mop.report.verdicts import respondent_sentence
 from mop.simulate.rows import read_responses
 from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes
 from mop.storage.files import read_json
 from mop.storage.run_folder import RunFolder
 from mop.types import Record, Response
+
+SIDE_BY_SIDE = 8
+"""Questions whose real and simulated answers stand side by side."""
 
 
 def response_files(folder: RunFolder, config: RunConfig) -> dict[str, Path]:
@@ -69,11 +73,14 @@ def report_data(
         methods={
             name: row | ({"cut_share": cut[name]} if name in cut else {}) for name, row in metrics["methods"].items()
         },
+        closed=metrics.get("closed"),
+        respondents=metrics.get("respondents"),
+        side_by_side=_side_by_side(read_records(folder.records / "test.jsonl"), drawn),
         held_out={key: held_out[key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
         references=[{"name": name, "what": _what(name, row), **row} for name, row in held_out["references"].items()],
         fit_notes=fit_notes(fitted.info),
         map_points=_points(found["map"], read_records(folder.records / "golden.jsonl"), drawn),
-        personas=_personas(fitted, found["gates"][0]),
+        personas=_personas(fitted, found["gates"][0], metrics.get("respondents") or {}),
         exemplars=_exemplars(fitted, drawn["mop"]),
         gate_groups=found["gate_groups"],
         gates=np.array(found["gates"]),
@@ -99,6 +106,7 @@ def report_data(
             "Rows of the source": [
                 f"{count} rows: {code}" for code, count in read_json(folder.records / "problems.json")["counts"].items()
             ],
+            "Personas and respondents": [said] if (said := respondent_sentence(metrics.get("respondents"))) else [],
             "Evaluation": found["notes"],
             "Persona weights": _weights_note(fitted.info),
         },
@@ -110,8 +118,9 @@ def report_data(
     )
 
 
-def _personas(fitted: FittedMixture, weights: Sequence[float]) -> list[PersonaRow]:
+def _personas(fitted: FittedMixture, weights: Sequence[float], respondents: Mapping[str, Any]) -> list[PersonaRow]:
     """Personas as fitted, with their mean weights over all contexts."""
+    real = respondents.get("real_share") or [None] * len(fitted.personas)
     shown = {record.key: record.response for record in fitted.exemplars}
     return [
         PersonaRow(
@@ -123,8 +132,23 @@ def _personas(fitted: FittedMixture, weights: Sequence[float]) -> list[PersonaRo
             writer=persona.writer,
             sources=[shown[key] for key in persona.sources if key in shown],
             doubts=persona.doubts,
+            real_share=share,
         )
-        for persona, weight, tau in zip(fitted.personas, weights, fitted.temperatures.tolist(), strict=True)
+        for persona, weight, tau, share in zip(
+            fitted.personas, weights, fitted.temperatures.tolist(), real, strict=True
+        )
+    ]
+
+
+def _side_by_side(records: Sequence[Record], responses: Mapping[str, Sequence[Response]]) -> list[dict[str, str]]:
+    """What a person and each method wrote on `SIDE_BY_SIDE` questions, spread evenly over those that all answered."""
+    texts = {name: {row.id: row.response for row in rows if row.response.strip()} for name, rows in responses.items()}
+    answered = [record for record in records if all(record.key in of for of in texts.values())]
+    some = [answered[i * len(answered) // SIDE_BY_SIDE] for i in range(SIDE_BY_SIDE)] if answered else []
+    return [
+        {"context": record.context, "label": record.label or "", REAL: record.response}
+        | {name: of[record.key] for name, of in texts.items()}
+        for record in dict.fromkeys(some)
     ]
 
 

@@ -26,7 +26,8 @@ from mop.backends.remote import RemoteGenerator
 from mop.config import MIN_TEXTS, RIVALS, CompareConfig, RunConfig, config_to_dict, method_and_tau
 from mop.errors import ConfigError, DataError
 from mop.evaluate.downstream import Labelled, check_classifier, downstream_f1
-from mop.evaluate.samples import FLOOR, Evaluation, evaluate, text_map
+from mop.evaluate.map import text_map
+from mop.evaluate.samples import FLOOR, Evaluation, evaluate
 from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.prompts import PROMPT_VERSION

@@ -21,7 +21,9 @@ from mop.data.records import load_records, save_records, split_records
 from mop.data.split_files import load_splits, split_files
 from mop.errors import ArtifactError
 from mop.evaluate.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
-from mop.evaluate.samples import FLOOR, HISTOGRAM_EDGES, Sample, evaluate, text_map
+from mop.evaluate.map import text_map
+from mop.evaluate.respondents import Respondents, attributes_of, contradictions
+from mop.evaluate.samples import FLOOR, HISTOGRAM_EDGES, Sample, evaluate
 from mop.evaluate.sense import log_lik_per_token
 from mop.mixture.fit import fit_mixture
 from mop.mixture.fitted import context_text, save_mixture
@@ -291,6 +293,7 @@ def make_metrics(work: Work) -> Made:
         real_sample(contexts, nats[FLOOR]),
         embed=work.embed,
         seed=config.seed,
+        others=other_real_texts(work),
         n_seeds=config.evaluate.n_seeds,
         n_bootstrap=config.evaluate.n_bootstrap,
         progress=work.progress,
@@ -303,6 +306,8 @@ def make_metrics(work: Work) -> Made:
             "held_out": held_out,
             "failed": {name: len(rows) - len(responses[name]) for name, rows in every.items()},
             "outcomes": {name: outcomes(rows) for name, rows in every.items()},
+            "closed": evaluation.closed,
+            "respondents": about_respondents(work, responses["mop"]),
             "written_by": work.lm.name,
             "scored_by": work.scorer.name,
             "is_surrogate": work.models.is_surrogate,
@@ -329,6 +334,7 @@ def make_metrics(work: Work) -> Made:
     mop = evaluation.methods["mop"]
     return [work.folder.metrics, work.folder.evaluation], {
         **{key: mop[key] for key in ("energy", "fid_excess", "fid", "mauve", "kl_cosine", "sense")},
+        **{key: mop[key] for key in ("valid_answers", "total_variation", "wrong_label", "cut_share") if key in mop},
         **{f"held_out_{key}": held_out[key] for key in ("gain", "gain_interval")},
     }
 
@@ -348,6 +354,8 @@ def method_samples(
             [weight[row.id] for row in rows],
             [shown_to(row, text) for row in rows],
             nats.get(name),
+            [row.label for row in rows],
+            [row.finish_reason == "length" for row in rows],
         )
         for name, rows in responses.items()
     }
@@ -355,7 +363,26 @@ def method_samples(
 
 def real_sample(records: Sequence[Record], nats: Sequence[float] | None = None) -> Sample:
     """The same of real texts."""
-    return Sample([record.response for record in records], [record.weight for record in records], judged=nats)
+    texts, weights = [record.response for record in records], [record.weight for record in records]
+    return Sample(texts, weights, judged=nats, labels=[record.label for record in records])
+
+
+def other_real_texts(work: Work) -> list[str]:
+    """Real texts besides those that are compared."""
+    return [record.response for name in ("exemplars", "train", "valid") for record in work.records(name)]
+
+
+def about_respondents(work: Work, responses: Sequence[Response]) -> dict[str, Any]:
+    """Draws whose persona contradicts the person who is asked, and ``real_share``: how many people are like each."""
+    records = [record for name in SPLITS for record in work.records(name)]
+    known = [attributes_of(record, work.config.data.context or "") for record in records]
+    about, personas = Respondents(known), work.fitted.personas
+    people = {record.key: attributes for record, attributes in zip(records, known, strict=True)}
+    weighted = [(attributes, record.weight) for record, attributes in zip(records, known, strict=True)]
+    return {
+        **contradictions(responses, personas, people, about),
+        "real_share": [about.share(persona.description, weighted) for persona in personas],
+    }
 
 
 def judged(work: Work, texts: Mapping[str, Sequence[Response | Record]]) -> dict[str, list[float]]:

@@ -34,7 +34,7 @@ from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
-STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 8, "report": 4}
+STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 9, "report": 5}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 SPLITS = ("exemplars", "train", "valid", "test", "golden")
