@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mop.personas.cluster import cluster
+from mop.personas.cluster import cluster, similar_groups
 
 
 def planted(sizes, *, spread=0.01, dims=6, seed=0):
@@ -85,3 +85,12 @@ def test_vectors_that_differ_by_rounding_alone_are_refused_rather_than_an_empty_
 def test_unusable_vectors_are_refused(vectors, sentence):
     with pytest.raises(ValueError, match=sentence):
         cluster(vectors, 1, seed=0)
+
+
+def test_similar_groups_are_even_and_alike():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 10, (4, 5))
+    truth = rng.permutation(np.repeat(np.arange(4), 10))
+    groups = similar_groups((centres[truth] + rng.normal(size=(40, 5))).astype(np.float32), 4)
+    assert np.bincount(groups).tolist() == [10] * 4
+    assert all(len(set(truth[groups == g])) == 1 for g in range(4))

@@ -18,7 +18,6 @@ from mop.mixture.headroom import (
     fit_sentence,
     headroom,
     headroom_lines,
-    similar_groups,
 )
 from mop.mixture.kernel import KernelGate
 from mop.mixture.sums import log_sum_exp
@@ -309,12 +308,3 @@ def test_the_best_component_is_the_one_with_the_largest_mean():
     assert (found["n_records"], found["n_compared"], found["tau"]) == (2, 12, 1.0)
     some = Cells(cells.persona[:, :5], cells.exemplar[:, :5], cells.curves[:, :5], cells.present[:, :5])
     assert best_component(problem, some)["n_compared"] == 5
-
-
-def test_similar_groups_are_even_and_alike():
-    rng = np.random.default_rng(0)
-    centres = rng.normal(0, 10, (4, 5))
-    truth = rng.permutation(np.repeat(np.arange(4), 10))
-    groups = similar_groups((centres[truth] + rng.normal(size=(40, 5))).astype(np.float32), 4)
-    assert np.bincount(groups).tolist() == [10] * 4
-    assert all(len(set(truth[groups == g])) == 1 for g in range(4))

@@ -11,13 +11,16 @@ log Σ_c w_c p_c exactly. Letters as in `mop.mixture.cells`; U options of a fact
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mop.errors import DataError
+from mop.metrics.bootstrap import share_errors
 from mop.mixture.cells import Cells, Ints, Problem
 from mop.mixture.imputation import Effects, Variances
 from mop.mixture.kernel import Counts, KernelGate, cosines, mean_distance
@@ -75,6 +78,8 @@ class FitResult:
     """See `mop.mixture.headroom.best_component`."""
     n_records: int = 0
     """Records that took part; 0: all."""
+    persona_errors: list[float] | None = None
+    """(K,) standard errors of the log odds of mean persona weights; None where they are equal by choice or unknown."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +336,8 @@ class Choice:
     freest: Floats
     """(n,) values of weights that ignore the context, with the weakest belief in equal ones: the mean of what they are
     on records that a fit has seen and on others. One is too high and one too low by about as much."""
+    refit: Callable[[Floats], Floats]
+    """Other weights of the records (n,) to the mean persona weights (K,) of a fit of the chosen shape with these."""
 
     def gain(self, problem: Problem) -> dict[str, Any]:
         """What the weights gain over equal ones: ``kind`` of the shape, ``mean`` and ``standard_error`` of the gain.
@@ -347,6 +354,15 @@ class Choice:
             "freest": free,
             "freest_error": free_error,
         }
+
+    def persona_errors(self, problem: Problem, *, seed: int) -> list[float] | None:
+        """See `FitResult.persona_errors`."""
+        if self.shape.kind == "uniform":
+            return None
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits({"openblas": 1}):
+            return share_errors(self.refit, problem.weight / problem.weight.mean(), problem.clusters, seed=seed)
 
 
 def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress: Progress | None = None) -> Choice:
@@ -492,8 +508,13 @@ class _Trial:
         return Choice(
             shape, gate, honest, tuple(self.gates[shape]), others,
             fit_shape(self.whole, free, self.tau), self.whole.of_gate(gate),
-            (fitted + self.values[freest]) / 2,
+            (fitted + self.values[freest]) / 2, partial(self._refit, shape),
         )  # fmt: skip
+
+    def _refit(self, shape: Shape, weight: Floats) -> Floats:
+        again = copy(self.whole)
+        again.weight = weight
+        return np.asarray(weight @ np.exp(fit_shape(again, shape, self.tau).log_pi(again.hx)) / weight.sum())
 
 
 def _is_clear(gain: Floats, problem: Problem, rows: Ints) -> bool:

@@ -128,7 +128,7 @@ def fit_mixture(
 
 _REPORTED = (
     "chosen", "uniform_tau", "n_cells", "n_tokens", "stopped", "certificate", "headroom", "gain", "best_component",
-    "history",
+    "history", "persona_errors",
 )  # fmt: skip
 """What a mixture says of its fit: fields of `FitResult`."""
 
@@ -230,6 +230,7 @@ def fit_rounds(
         unconditional=kept.unconditional,
         best_component=best_component(problem, cells),
         n_records=len(problem.hx),
+        persona_errors=kept.persona_errors(problem, seed=seed),
     )
 
 

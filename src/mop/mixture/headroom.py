@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mop.backends.curve import weights as curve_weights
 from mop.mixture.cells import Cells, Ints, Problem
@@ -17,6 +16,7 @@ from mop.mixture.em import best_single_tau, folds
 from mop.mixture.imputation import Effects
 from mop.mixture.kernel import KernelGate
 from mop.mixture.sums import Floats, best_beta, log_mixture, log_ratio, log_sum_exp, unconditional_weights
+from mop.personas.cluster import similar_groups
 from mop.randomness import derive_seed
 
 PER_GROUP = 20
@@ -117,40 +117,6 @@ def context_groups(problem: Problem) -> Ints:
     if (equal.max() + 1) * PER_GROUP <= n:
         return np.asarray(equal, dtype=np.int64)
     return similar_groups(problem.hx, max(1, n // PER_GROUP))
-
-
-def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> Ints:
-    """Divide rows into groups of nearly equal size whose vectors are alike.
-
-    Each cut is across the direction in which the rows at hand differ most.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, D)
-    n_groups : int
-        At least 1, at most n.
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        Group of each row, 0 to n_groups - 1.
-
-    Examples
-    --------
-    >>> similar_groups(np.array([[0.0], [5.0], [0.1], [5.1]]), 2).tolist()
-    [0, 1, 0, 1]
-    """
-    if n_groups == 1:
-        return np.zeros(len(vectors), dtype=np.int64)
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
-    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-    axis *= np.sign(axis[np.argmax(np.abs(axis))])
-    order, left = np.argsort((centred @ axis).round(9), kind="stable"), n_groups // 2
-    first, others = np.split(order, [len(order) * left // n_groups])
-    groups = np.empty(len(vectors), dtype=np.int64)
-    groups[first] = similar_groups(vectors[first], left)
-    groups[others] = left + similar_groups(vectors[others], n_groups - left)
-    return groups
 
 
 def _bounds(posterior: Floats, weight: Floats, groups: Ints, fold_rows: list[Ints]) -> dict[str, float]:

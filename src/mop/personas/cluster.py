@@ -117,3 +117,37 @@ def _too_many(n_clusters: int, n_rows: int, n_groups: int) -> ConfigError:
         f"{n_clusters} clusters were asked for, but the {n_rows} vectors form only {n_groups} "
         f"different groups; choose a number from 1 to {n_groups}"
     )
+
+
+def similar_groups(vectors: NDArray[np.float32], n_groups: int) -> NDArray[np.int64]:
+    """Divide rows into groups of nearly equal size whose vectors are alike.
+
+    Each cut is across the direction in which the rows at hand differ most.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, D)
+    n_groups : int
+        At least 1, at most n.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        Group of each row, 0 to n_groups - 1.
+
+    Examples
+    --------
+    >>> similar_groups(np.array([[0.0], [5.0], [0.1], [5.1]]), 2).tolist()
+    [0, 1, 0, 1]
+    """
+    if n_groups == 1:
+        return np.zeros(len(vectors), dtype=np.int64)
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+    axis *= np.sign(axis[np.argmax(np.abs(axis))])
+    order, left = np.argsort((centred @ axis).round(9), kind="stable"), n_groups // 2
+    first, others = np.split(order, [len(order) * left // n_groups])
+    groups = np.empty(len(vectors), dtype=np.int64)
+    groups[first] = similar_groups(vectors[first], left)
+    groups[others] = left + similar_groups(vectors[others], n_groups - left)
+    return groups

@@ -15,6 +15,7 @@ from mop.config import RunConfig, config_to_dict
 from mop.data.catalogue import EMBEDDED
 from mop.data.records import read_records
 from mop.evaluate.likelihood import REFERENCES
+from mop.metrics.bootstrap import odds_interval
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
@@ -120,13 +121,15 @@ def report_data(
 
 def _personas(fitted: FittedMixture, weights: Sequence[float], respondents: Mapping[str, Any]) -> list[PersonaRow]:
     """Personas as fitted, with their mean weights over all contexts."""
-    real = respondents.get("real_share") or [None] * len(fitted.personas)
+    nothing = [None] * len(fitted.personas)
+    real, errors = respondents.get("real_share") or nothing, fitted.info.get("persona_errors") or nothing
     shown = {record.key: record.response for record in fitted.exemplars}
     return [
         PersonaRow(
             key=persona.key,
             description=persona.description,
             weight=weight,
+            weight_interval=None if error is None else odds_interval(weight, error),
             temperature=tau,
             size=persona.size,
             writer=persona.writer,
@@ -134,8 +137,8 @@ def _personas(fitted: FittedMixture, weights: Sequence[float], respondents: Mapp
             doubts=persona.doubts,
             real_share=share,
         )
-        for persona, weight, tau, share in zip(
-            fitted.personas, weights, fitted.temperatures.tolist(), real, strict=True
+        for persona, weight, tau, share, error in zip(
+            fitted.personas, weights, fitted.temperatures.tolist(), real, errors, strict=True
         )
     ]
 
