@@ -284,7 +284,7 @@ LIES = [
     ("openai", "echo", "none", "at the same time is not supported"),
     ("together", "echo", "none", "prompt must be a string"),
     ("tgi", "echo", "none", "answered 404"),
-    ("legacy", "vllm", "none", "the server does not score prompts"),
+    ("legacy", "vllm", "none", "prompt_logprobs: a server of this kind does not have it"),
     ("vllm", "sglang", "none", "answered 404"),
 ]
 

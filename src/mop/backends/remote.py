@@ -20,12 +20,12 @@ import numpy as np
 from mop.backends import dialects
 from mop.backends.curve import ONE
 from mop.backends.dialects import Json, Meter, ScoreDialect
-from mop.backends.fake_server import ToyEncoder
 from mop.backends.link import Clock, Job, Link, is_loopback
 from mop.backends.probe import check_known, probe_again, probe_scorer
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.spending import PILOT_ITEMS
 from mop.backends.tokens import PromptEncoder, open_tokens
+from mop.backends.toy import ToyEncoder
 from mop.config import RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, require
 from mop.prompts import PROMPT_VERSION, simulation_prompt
