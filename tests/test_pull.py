@@ -366,9 +366,7 @@ def test_first_use_pulls_and_says_so(shelf, table, caplog, monkeypatch):
     assert caplog.messages == ["rotten-tomatoes is used for the first time: pulling 0 MB"]
 
 
-def test_hub_names_and_paths_are_passed_on(shelf, tmp_path):
-    assert resolve("hf:Qwen/Qwen3-0.6B", kind="lm") == "Qwen/Qwen3-0.6B"
-    assert resolve("hf:gpt2", kind="lm") == "gpt2"
+def test_paths_are_passed_on(shelf, tmp_path):
     assert resolve(tmp_path, kind="lm") == tmp_path
     assert resolve(str(tmp_path), kind="encoder") == tmp_path
 
@@ -380,7 +378,7 @@ def test_hub_names_and_paths_are_passed_on(shelf, tmp_path):
          r"you mean 'smollm2-135m'\?; give smollm2-135m.*hf:ORG/NAME \(Hugging Face\), or"),
         ("Qwen/Qwen3-0.6B", "lm", r"did you mean 'hf:Qwen/Qwen3-0\.6B'"),
         ("minilm", "lm", r"'minilm' is of the wrong kind \(encoder\); wanted: language model; give"),
-        ("hf:a b", "lm", r"'hf:a b' is no Hugging Face name; give smollm2-135m"),
+        ("hf:a b", "lm", r"'hf:a b' is no Hugging Face name; .*give smollm2-135m"),
         ("./no/such", "data", r"no data set is called './no/such', and there is no such path; give"),
     ],
 )  # fmt: skip
@@ -429,15 +427,6 @@ def test_a_snapshot_of_the_hub_is_named_by_its_commit(shelf, tmp_path):
     snapshot = tmp_path / "models--a--b" / "snapshots" / ("0123456789" * 4)
     snapshot.mkdir(parents=True)
     assert revision(snapshot) == "0123456789" * 4
-
-
-def test_a_hub_model_that_cannot_be_reached_is_an_error_with_its_name(shelf, tmp_path):
-    pytest.importorskip("huggingface_hub")
-    code = "from mop.data.pull import revision; revision('hf:no/such-model')"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "PullError: cannot find out the revision of 'hf:no/such-model'" in done.stderr
 
 
 def test_the_revision_of_nothing_is_an_error(shelf):

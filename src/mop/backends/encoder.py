@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop import randomness
+from mop.backends.weights import reading
 from mop.data.catalogue import EMBEDDED
+from mop.data.hub import with_weights
 from mop.data.pull import resolve, revision
 from mop.errors import ConfigError, DataError, require
 from mop.storage.store import Store, embedding_key
@@ -132,7 +134,7 @@ def open_encoder(name: str | Path, *, device: str | None = None, dtype: str = "f
         return FakeEncoder()
     place = resolve(name, kind="encoder")
     # Where a folder lies says nothing about its vectors.
-    short = str(name) if str(name) in EMBEDDED or isinstance(place, str) else place.name
+    short = str(name) if str(name) in EMBEDDED or str(name).startswith("hf:") else place.name
     return SentenceEncoder(short, place, revision=revision(name), device=device, dtype=dtype)
 
 
@@ -175,7 +177,7 @@ class SentenceEncoder:
         Word pieces read of each text, the two marks around it included.
     """
 
-    def __init__(self, name: str, place: Path | str, *, revision: str, device: str | None, dtype: str) -> None:
+    def __init__(self, name: str, place: Path, *, revision: str, device: str | None, dtype: str) -> None:
         self._place = place
         self._dtype = dtype
         self._device = device
@@ -209,9 +211,14 @@ class SentenceEncoder:
             return self._loaded
         package = require("sentence_transformers", extra="local")
         require("transformers.utils.logging", extra="local").disable_progress_bar()  # progress is shown by mop
-        loaded = package.SentenceTransformer(
-            str(self._place), device=self._device, local_files_only=isinstance(self._place, Path)
-        )
+        with reading(self._place, "encoder"):
+            loaded = package.SentenceTransformer(
+                str(with_weights(self._place)),
+                device=self._device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
         self._loaded = loaded.bfloat16() if self._dtype == "bfloat16" else loaded.float()
         return self._loaded
 
@@ -249,10 +256,8 @@ def unit_rows(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return scaled
 
 
-def _published(place: Path | str) -> tuple[int, int] | None:
+def _published(place: Path) -> tuple[int, int] | None:
     """D and word pieces read, from a folder's small files; None if not told."""
-    if not isinstance(place, Path):
-        return None
     try:
         n_dims, n_pieces = (json.loads((place / file).read_text(encoding="utf-8")).get(key) for file, key in _TOLD)
     except FileNotFoundError:

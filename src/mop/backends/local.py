@@ -26,6 +26,7 @@ from mop.backends.forward import LLAMA_LIKE, Body, GeneralBody, Group, LlamaBody
 from mop.backends.lanes import side_by_side
 from mop.backends.tokens import PromptEncoder, load_tokenizer
 from mop.backends.tree import Node, plan
+from mop.backends.weights import causal_lm
 from mop.errors import BackendError, ConfigError, MopError, PromptTooLongError, require
 from mop.prompts import PROMPT_VERSION
 from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
@@ -490,16 +491,8 @@ def open_local(
 
     place = pull.resolve(name, kind="lm")
 
-    def load() -> Any:
-        torch = require("torch", extra="local")
-        transformers = require("transformers", extra="local")
-        transformers.utils.logging.disable_progress_bar()  # loading takes a second; progress is shown by mop
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            place, dtype=getattr(torch, model._dtype), local_files_only=isinstance(place, Path)
-        )
-
-    model = LocalModel(
-        load,
+    model: LocalModel = LocalModel(
+        lambda: causal_lm(place, model._dtype),
         load_tokenizer(place),
         name=name,
         revision=pull.revision(name),

@@ -16,6 +16,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from mop.backends.chat_template import check_template, within_limits
+from mop.backends.weights import reading
 from mop.errors import BackendError, ConfigError, DataError, require
 from mop.prompts import PLAIN_END, PLAIN_LEAD, flatten, plain
 from mop.types import Prompt, Role, Segment, Turn
@@ -75,6 +77,8 @@ class PromptEncoder:
         self._template = tokenizers.from_str(json.dumps(_bare(state)))
         template: str = getattr(tokenizer, "chat_template", None) or ""
         self.is_chat = bool(template)
+        if self.is_chat:
+            check_template(template)
         # A macro of the same name takes the place of the clock that templates may ask.
         self._chat = _FIXED_CLOCK + template if "strftime_now" in template else template
         self._skeletons: dict[tuple[Role, ...], list[list[int]] | None] = {}
@@ -183,9 +187,10 @@ class PromptEncoder:
 
     def _render(self, roles: Sequence[Role], marks: Sequence[str], *, prompt: bool) -> str:
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        rendered: str = self._tokenizer.apply_chat_template(
-            messages, chat_template=self._chat, tokenize=False, add_generation_prompt=prompt, **_TEMPLATE_ARGUMENTS
-        )
+        with within_limits():
+            rendered: str = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._chat, tokenize=False, add_generation_prompt=prompt, **_TEMPLATE_ARGUMENTS
+            )
         return rendered
 
     def _skeleton(self, roles: tuple[Role, ...]) -> list[list[int]] | None:
@@ -274,8 +279,8 @@ def open_tokens(name: str) -> PromptEncoder:
     return PromptEncoder(load_tokenizer(pull.resolve(name, kind="lm")))
 
 
-def load_tokenizer(place: Path | str) -> Any:
-    """Return the transformers tokenizer in a folder or of a Hugging Face model.
+def load_tokenizer(place: Path) -> Any:
+    """Return the transformers tokenizer in a folder.
 
     Raises
     ------
@@ -283,13 +288,8 @@ def load_tokenizer(place: Path | str) -> Any:
         If there is none.
     """
     transformers = require("transformers", extra="local")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(place, local_files_only=isinstance(place, Path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the tokenizer of {str(place)!r} cannot be loaded ({error}); a model needs its "
-            "tokenizer files beside it, so check the name or folder"
-        ) from error
+    with reading(place, "tokenizer", "AutoTokenizer"):
+        return transformers.AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 def _control_ids(tokenizer: Any, state: dict[str, Any]) -> frozenset[int]:

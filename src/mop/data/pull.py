@@ -24,7 +24,8 @@ from typing import Any
 
 from mop.data import convert
 from mop.data.catalogue import EMBEDDED, KIND_NOUN, Distribution, Embedded, Kind
-from mop.errors import ArtifactError, ConfigError, PullError, require
+from mop.data.hub import hub_folder, hub_name, is_offline
+from mop.errors import ArtifactError, ConfigError, PullError
 from mop.storage.files import read_json, sha256, write_json
 from mop.types import Progress
 
@@ -86,7 +87,7 @@ def pull(
     folder = _folder(item)
     if _is_whole(folder):
         return folder
-    if os.environ.get("MOP_OFFLINE") == "1":
+    if is_offline():
         raise PullError(
             f"{name!r} is not in the cache {cache_folder()} and MOP_OFFLINE=1 forbids fetching it; "
             f"run 'mop pull {name}' once with MOP_OFFLINE unset"
@@ -140,7 +141,7 @@ def notice(name: str, *, table: Mapping[str, Embedded] = EMBEDDED) -> str:
 
 def resolve(
     name: str | Path, *, kind: Kind, progress: Progress | None = None, table: Mapping[str, Embedded] = EMBEDDED
-) -> Path | str:
+) -> Path:
     """Turn a name that a user wrote into a place to load from.
 
     It is an embedded name of the kind wanted (pulled if it is not in the cache, except where terms
@@ -148,8 +149,9 @@ def resolve(
 
     Returns
     -------
-    Path or str
-        A local path; or ``ORG/NAME``, for the Hugging Face libraries.
+    Path
+        A local path. Of ``hf:ORG/NAME`` the folder of its present commit in the Hub's cache, without weights
+        (see `mop.data.hub.with_weights`); a folder ``ORG/NAME`` here is never meant.
 
     Raises
     ------
@@ -174,9 +176,7 @@ def resolve(
             f"{_remedy(table, kind)}"
         )
     if text.startswith("hf:"):
-        if not re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", text):
-            raise ConfigError(f"{text!r} is no Hugging Face name; {_remedy(table, kind)}")
-        return text.removeprefix("hf:")
+        return hub_folder(hub_name(text, _remedy(table, kind)))
     path = Path(name).expanduser()
     if path.exists():
         return path
@@ -204,7 +204,7 @@ def revision(name: str | Path, *, table: Mapping[str, Embedded] = EMBEDDED) -> s
     if text in table:
         return table[text].revision
     if text.startswith("hf:"):
-        return _hub_commit(text.removeprefix("hf:"))
+        return hub_folder(hub_name(text, _remedy(table))).name
     path = Path(name).expanduser()
     if not path.exists():
         raise ConfigError(f"cannot identify {text!r}: there is no such path; {_remedy(table)}")
@@ -417,19 +417,6 @@ def _nearest(text: str, kind: Kind, table: Mapping[str, Embedded]) -> str:
         return f"; did you mean {str(place.with_name(near[0]))!r}?"
     near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _hub_commit(hub_id: str) -> str:
-    """Return the commit that loading ``hub_id`` now would give; fetches at most its config."""
-    hub = require("huggingface_hub", extra="local")
-    try:
-        config = Path(hub.hf_hub_download(hub_id, "config.json"))
-    except (OSError, ValueError) as error:  # offline, or no such model
-        raise PullError(
-            f"cannot find out the revision of 'hf:{hub_id}': {error}; "
-            f"check the name, the network or the Hugging Face cache"
-        ) from error
-    return config.parent.name
 
 
 def _content_hash(path: Path) -> str:

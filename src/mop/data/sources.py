@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mop.data.hub import is_offline
 from mop.errors import DataError, require
 from mop.types import unguarded, without_surrogates
 
@@ -409,6 +410,16 @@ def _open_hub(source: str) -> Source:
     if match is None:
         raise DataError(
             f"{source!r} does not name a data set; write {_HUB_FORM}, for example 'hf:stanfordnlp/imdb:test'"
+        )
+    if Path(match["name"]).exists():
+        raise DataError(
+            f"a folder {match['name']!r} lies here, and the package datasets would read it in place of {source!r}; "
+            "run the command in another folder, or give a file of that folder by its path"
+        )
+    if is_offline():
+        raise DataError(
+            f"MOP_OFFLINE=1 forbids fetching {source!r}; save it as a file once (with MOP_OFFLINE unset: "
+            f"datasets.load_dataset({match['name']!r}, split=...).to_parquet('data.parquet')) and give that file"
         )
     datasets = require("datasets", extra="datasets")
     split = match["split"] or "train"

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.backends.weights import reading
+from mop.data.hub import hub_folder, hub_name, with_weights
 from mop.errors import ConfigError, DataError, require
 from mop.metrics.distances import interval
 from mop.randomness import derive_seed, rng_of
@@ -231,20 +233,21 @@ def fine_tuned_predictions(
     """
     torch = require("torch", extra="local")
     transformers = require("transformers", extra="local")
-    place = model.removeprefix("hf:")
+    place = Path(model).expanduser()
+    if model.startswith("hf:"):
+        place = with_weights(hub_folder(hub_name(model, f"give {LOGISTIC}, hf:ORG/NAME or a folder")))
     texts, labels = train.texts, train.labels
     names = sorted(set(labels))
     # The new layer and dropout draw from torch's own stream, which is put back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "downstream", "layer") % 2**63)
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-            net = transformers.AutoModelForSequenceClassification.from_pretrained(place, num_labels=len(names))
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: other output layer
-            raise ConfigError(
-                f"the classifier {model!r} cannot be loaded ({error}); give {LOGISTIC}, hf:ORG/NAME "
-                "or a folder with a transformer and its tokenizer"
-            ) from error
+        with reading(place, "classifier", "AutoModelForSequenceClassification"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
+            net = transformers.AutoModelForSequenceClassification.from_pretrained(
+                place, num_labels=len(names), local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         net = net.to(device)
         order = rng_of(seed, "downstream", "split").permutation(len(texts))

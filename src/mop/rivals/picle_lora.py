@@ -134,19 +134,16 @@ def _label_scores(
     """(persona, base) log-likelihood of each text: score, fine-tune, score again."""
     torch = require("torch", extra="local")
     peft = require("peft", extra="picle")
-    transformers = require("transformers", extra="local")
+    from mop.backends.weights import causal_lm
     from mop.data import pull
 
-    transformers.utils.logging.disable_progress_bar()
     # Without the end of the turn: the persona model is trained on running text. The first token, which is
     # not scored, is the model's begin token where it has one.
     ids = [[*encoder.begin_ids, *encoder.response_ids(text)[:-1][:MAX_TOKENS]] for text in texts]
     # peft and the new weights draw from torch's own stream, which is put back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(tuning.seed % 2**63)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            pull.resolve(lm, kind="lm"), dtype=getattr(torch, tuning.dtype)
-        ).to(tuning.device)
+        model = causal_lm(pull.resolve(lm, kind="lm"), tuning.dtype).to(tuning.device)
         config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
         try:
             tuned = peft.get_peft_model(model, config)
