@@ -97,6 +97,12 @@ def test_a_run_may_be_named_as_in_an_earlier_version(run_folder, capsys, form):
     assert json.loads(capsys.readouterr().out)["run"] == str(run_folder)
 
 
+@pytest.mark.parametrize("place", ["x" * 5000, "/dev/null"])
+def test_a_place_that_cannot_be_used_is_named(run_folder, capsys, place):
+    assert main(["match", str(run_folder), "--quiet", "--out", place]) == FAILED
+    assert re.search(rf"^mop match: {place[:20]}.* cannot be used: .+; give another place$", capsys.readouterr().err)
+
+
 def test_no_verb_lists_them(capsys):
     assert main([]) == USAGE
     assert set(VERBS) <= set(capsys.readouterr().out.split())

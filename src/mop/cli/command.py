@@ -59,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away; nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:  # a place that the command itself was given
+        where = str(error.filename or "a file")
+        where = where if len(where) < 200 else f"{where[:100]}..."
+        return _complain(
+            args, "OSError", f"{where} cannot be used: {error.strerror or error}; give another place", FAILED
+        )
     finally:
         signal.signal(signal.SIGTERM, previous)
 
