@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format docs clean nightly bench-house bench-engine bench-figures bench-fit bench-fit-speed bench-paper bench-blackbox bench-llamacpp
+.PHONY: demo test check format docs clean nightly bench-house bench-engine bench-figures bench-fit bench-fit-speed bench-paper bench-blackbox bench-llamacpp bench-trust
 
 demo: .venv/.ready
 	$(BIN)/mop demo runs/demo
@@ -79,3 +79,7 @@ bench-house: .venv/.ready
 
 bench-fit-speed: .venv/.ready
 	$(BIN)/python benchmarks/bench_fit_speed.py
+
+# Broken tables, fuzzing, kills, attacks, real clients: half an hour. ARGS="--only tables" does a part.
+bench-trust: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_trust.py $(ARGS)
