@@ -103,6 +103,19 @@ def test_scores_equal_a_loop_that_asks_for_one_token_at_a_time(builder, device):
             assert score.log_lik[place] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.trial("15-token-boundary")
+def test_responses_of_odd_edges_score_as_the_loop_does_and_come_back():
+    local, model = build(tiny_llama()), tiny_llama()
+    odd = ["  two blanks before", "a line end after\n", "\n\nlate", "\ttab", "x", ".", "'s fine", "un", "</s>", "<|im_end|>",
+           "ÄÖ ß", "雨が降る", "مرحبا", "👩‍🚒🙂"]  # fmt: skip
+    asked = [ScoreRequest(simulation_prompt("What is new?", persona="You are brief."), text) for text in odd]
+    for request, score in zip(asked, collect(local.score(asked)), strict=True):
+        assert score.n_tokens >= 2
+        assert score.log_lik[BETAS.index(1.0)] == pytest.approx(loop_log_lik(local, model, request, 1.0), abs=1e-4)
+        assert local.encoder.text(local.encoder.response_ids(request.response)) == request.response
+
+
+@pytest.mark.trial("16-padding-bf16")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("builder", [tiny_llama, tiny_gemma3])
 def test_a_score_does_not_depend_on_what_else_is_asked_or_in_which_order(builder, device):
@@ -392,6 +405,7 @@ def draws(n, temperature=1.0, first=0):
     return [GenerateRequest((Branch(asked[i % len(asked)].prompt, temperature),), seed=first + i) for i in range(n)]
 
 
+@pytest.mark.trial("16-padding-bf16")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_a_drawn_text_depends_on_its_own_request_alone(builder, device):

@@ -496,3 +496,20 @@ def test_an_edited_source_is_noticed_however_it_is_named(tmp_path, monkeypatch, 
     assert run(config, tmp_path / "run", until="records")["done"] == []
     write(rows[:-1])
     assert run(config, tmp_path / "run", until="records")["done"] == ["records"]
+
+
+@pytest.mark.trial("28-braces-in-data")
+def test_braces_of_the_data_are_no_templates(tmp_path, capsys):
+    odd = ["{{ tea }}", "{0}", "{% if a %}", "lone {", "} alone", "{context}", "${HOME}", "%(x)s"]
+    table = [{"item": f"{odd[i % 8]} {i}", "text": f"I like {odd[i * 3 % 8]} best, no. {i}"} for i in range(130)]
+    (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(row) for row in table))
+    columns = ["context=Item: {item}", "response=text", f"source={tmp_path / 'items.jsonl'}"]
+    more = [word for column in columns for word in ("--set", f"data.{column}")]
+    assert main(["run", str(tmp_path / "run"), "--preset", "quick", "--quiet", *more]) == OK, capsys.readouterr().err
+    known = {f"Item: {row['item']}": row["text"] for row in table}
+    for name in ("exemplars", "train", "test"):
+        lines = (tmp_path / "run" / "records" / f"{name}.jsonl").read_text().splitlines()
+        assert all(known[record["context"]] == record["response"] for record in map(json.loads, lines))
+    drawn = [json.loads(line) for line in (tmp_path / "run" / "responses.jsonl").read_text().splitlines()]
+    assert drawn
+    assert all(row["context"] in known for row in drawn)
