@@ -106,7 +106,7 @@ def test_scores_equal_a_loop_that_asks_for_one_token_at_a_time(builder, device):
 @pytest.mark.trial("15-token-boundary")
 def test_responses_of_odd_edges_score_as_the_loop_does_and_come_back():
     local, model = build(tiny_llama()), tiny_llama()
-    odd = ["  two blanks before", "a line end after\n", "\n\nlate", "\ttab", "x", ".", "'s fine", "un", "</s>", "<|im_end|>",
+    odd = ["  two blanks before", "a line end after\n", "\n\nlate", "\ttab", ".", "'s", "un", "</s>", "<|im_end|>",
            "ÄÖ ß", "雨が降る", "مرحبا", "👩‍🚒🙂"]  # fmt: skip
     asked = [ScoreRequest(simulation_prompt("What is new?", persona="You are brief."), text) for text in odd]
     for request, score in zip(asked, collect(local.score(asked)), strict=True):
