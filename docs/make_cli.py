@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from mop.cli import build_parser
-from mop.config import PRESETS, SECTIONS, describe
+from mop.config import PRESETS, SECTIONS, UpTo, describe
 
 
 def page() -> str:
@@ -21,10 +21,11 @@ def page() -> str:
     parts.append(
         "In a TOML file as `[section]` and `key = value`, or as `--set section.key=value`. `seed` (0), "
         "above all sections or as `--set seed=1`, is that of every draw. Presets: `demo` (film critics, "
-        "embedded models), `paper` (the paper's recipe and sizes; name a model of yours) and `quick` "
+        "embedded models), `paper` (the paper's recipe and sizes; name a model of yours), `texts` (texts of "
+        "yours, drawn as those of the published tables) and `quick` "
         "(the toy model, to try settings in seconds)."
     )
-    assert set(PRESETS) == {"demo", "paper", "quick"}, "say what the new preset is"
+    assert set(PRESETS) == {"demo", "paper", "texts", "quick"}, "say what the new preset is"
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
@@ -38,7 +39,7 @@ def _block(text: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return "none" if value is None else repr(value).replace("|", "\\|")
+    return str(value) if isinstance(value, UpTo) else "none" if value is None else repr(value).replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_json_and_back_is_the_same():
         ("data.golden=2", r"data\.golden must be at least 4, got 2; an evaluation needs"),
         ("personas.n_personas=ten", r"n_personas must be a whole number or auto, got 'ten'$"),
         ("seed.x=3", r"seed must be of type int, got"),
-        ("simulate.n_responses=500", r"simulate\.n_responses \(500\) is above data\.test \(400\)"),
+        ("simulate.n_responses=500", r"simulate\.n_responses \(500\) is above data\.test \(up to 400\)"),
         ("personas.writer=file", r"personas\.path goes with personas\.writer = \"file\".*set both or neither"),
         ("data.label=3", r"data\.label must be of type str or nothing, got 3 \(int\)"),
         ("no equals sign", r"--set takes section\.key=value, got 'no equals sign'"),
@@ -128,7 +128,7 @@ def test_a_file_nested_too_deep_is_no_settings(tmp_path, suffix, text):
 
 
 def test_an_unknown_preset_is_named():
-    with pytest.raises(ConfigError, match="unknown preset 'demi'; known presets: demo, paper, quick"):
+    with pytest.raises(ConfigError, match="unknown preset 'demi'; known presets: demo, paper, texts, quick"):
         resolve_config(preset="demi")
 
 

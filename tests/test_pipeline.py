@@ -106,7 +106,7 @@ def test_a_response_row_says_how_it_came_about(finished):
     assert len(rows) == 24
     assert set(rows[0]) == {
         "id", "context", "response", "label", "persona", "exemplar", "temperature", "log_pi", "log_omega", "seed",
-        "model", "prompt_version", "finish_reason", "n_tokens", "method",
+        "model", "prompt_version", "finish_reason", "n_tokens", "method", "weight", "group",
     }  # fmt: skip
     keys = {r["key"] for r in read_jsonl(finished[0] / "records" / "exemplars.jsonl")}
     assert all(row["exemplar"] in keys and row["persona"].startswith("p") for row in rows)
@@ -174,8 +174,8 @@ def test_equal_answers_of_a_survey_can_be_kept(tmp_path):
     survey = tmp_path / "survey.jsonl"
     survey.write_text("\n".join(map(json.dumps, rows)))
     asked = [f'data.source="{survey}"', "personas.n_personas=2", "data.weight=weight", 'data.task="an answer"']
-    with pytest.raises(DataError, match="24 records cannot be split"):
-        run(resolve_config(preset="quick", assignments=asked), tmp_path / "dropped")
+    dropped = run(resolve_config(preset="quick", assignments=asked), tmp_path / "dropped", until="records")
+    assert dropped["records"]["usable"] == 24
     kept = resolve_config(preset="quick", assignments=[*asked, "data.duplicates=keep"])
     done = run(kept, tmp_path / "kept", until="fit")
     assert done["records"]["usable"] == 160

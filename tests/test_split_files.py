@@ -70,7 +70,10 @@ def test_two_files_for_one_split_are_refused(folder):
 
 
 def test_too_large_a_size_is_refused_with_both_numbers(folder):
-    with pytest.raises(ConfigError, match="train.jsonl has 20 usable records and data.train = 18"):
+    with pytest.raises(
+        ConfigError,
+        match=r"20 usable records of .*train.jsonl do not make the splits with data.train = 18 and data.valid = 4",
+    ):
         load_splits(split_files(folder), {**SIZES, "train": 18}, seed=0, **COLUMNS)
 
 

@@ -1,12 +1,18 @@
 """Splits: sizes, stability, groups, labels."""
 
+import csv
+import re
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mop.data.records import split_records
+from conftest import reviews
+from mop.cli import OK, USAGE, main
+from mop.config import DataConfig, UpTo, config_to_dict, resolve_config
+from mop.data.records import read_records, split_records
+from mop.data.splits import LEAST, split_to_fit
 from mop.errors import ConfigError, DataError
 from mop.types import Record
 
@@ -184,3 +190,149 @@ def test_what_a_split_needs_is_said():
         split_records(population(4) * 2, {"a": 2}, seed=0)
     with pytest.raises(ConfigError, match=r"by_group and stratify are both set"):
         split_records(population(4), {"a": 2}, seed=0, by_group=True, stratify=True)
+
+
+# ----------------------------------------------------------------------------- sizes that follow the records
+
+DEFAULT = {name: getattr(DataConfig(), name) for name in LEAST}
+
+
+def sizes_of(splits):
+    return {name: len(split) for name, split in splits.items()}
+
+
+def test_sizes_that_nobody_set_fall_in_proportion_and_it_is_said(caplog):
+    found = sizes_of(split_to_fit(population(1188), DEFAULT, seed=0, name="films.csv"))
+    assert found == {"exemplars": 120, "train": 80, "valid": 33, "test": 161, "golden": 794}
+    (said,) = caplog.messages
+    assert said == (
+        "1188 usable records of films.csv are fewer than the 2980 of all sizes, so these follow: exemplars 120, "
+        "train 80, valid 33, test 161, golden 794; to have others, set them (--set data.exemplars=...)"
+    )
+
+
+def test_where_there_are_enough_records_nothing_falls(caplog):
+    assert sizes_of(split_to_fit(population(2980), DEFAULT, seed=0)) == DEFAULT
+    assert split_to_fit(population(3100), DEFAULT, seed=0) == split_records(
+        population(3100), {name: int(size) for name, size in DEFAULT.items()}, seed=0
+    )
+    assert not caplog.messages
+
+
+def test_sizes_that_were_set_stay(caplog):
+    found = sizes_of(split_to_fit(population(1188), {**DEFAULT, "test": 400, "golden": 500}, seed=0))
+    assert (found["test"], found["golden"]) == (400, 500)
+    assert sum(found.values()) == 1188
+    assert "so these follow: exemplars 149, train 99, valid 40;" in caplog.text
+
+
+@given(n=st.integers(14, 400), fixed=st.sets(st.sampled_from(sorted(LEAST)), max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_every_split_has_its_least_and_nothing_is_above_what_was_asked_for(n, fixed):
+    sizes = {name: LEAST[name] if name in fixed else DEFAULT[name] for name in LEAST}
+    found = split_to_fit(population(n), sizes, seed=n)
+    assert all(LEAST[name] <= len(split) <= sizes[name] for name, split in found.items())
+    assert sum(len(split) for split in found.values()) == min(n, sum(sizes.values()))
+
+
+@pytest.mark.parametrize(("n", "groups"), [(800, 8), (800, 40), (60, 12), (3000, 11)])
+def test_whole_groups_are_dealt_as_nearly_as_they_come(n, groups):
+    found = split_to_fit(population(n, groups=groups), DEFAULT, seed=0, by_group=True)
+    of_group = [{record.group for record in split} for split in found.values()]
+    assert sum(map(len, of_group)) == len(set().union(*of_group))
+    assert all(LEAST[name] <= len(split) <= DEFAULT[name] for name, split in found.items())
+    assert sum(len(split) for split in found.values()) > 0.6 * min(n, 2980)
+
+
+def table(path, n, *, n_groups=0):
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["context", "response", "cinema"])
+        for i, record in enumerate(reviews(n)):
+            rows.writerow([record.context, f"{record.response} {i}", f"g{i % n_groups}" if n_groups else i])
+    return f'data.source="{path}"'
+
+
+def asked(capsys, *words):
+    code = main(["personas", *map(str, words), "--preset", "quick", "--quiet"])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize(
+    ("n", "n_groups", "assignments", "advice"),
+    [
+        (60, 0, ["data.golden=48", "data.test=24"], "these sizes"),
+        (60, 0, ["data.golden=48", "data.test=24"], "left out"),
+        (60, 0, [f"data.{name}=20" for name in LEAST], "these sizes"),
+        (80, 10, ["data.golden=66", "data.group=cinema"], "these sizes"),
+        (60, 3, ["data.group=cinema"], "no groups"),
+        (12, 0, [], "more"),
+    ],
+)
+def test_sizes_that_cannot_be_met_come_with_those_that_can(tmp_path, capsys, n, n_groups, assignments, advice):
+    run, source = tmp_path / "run", table(tmp_path / "t.csv", n, n_groups=n_groups)
+    given = [word for one in [source, *assignments] for word in ("--set", one)]
+    code, said = asked(capsys, run, *given)
+    assert code == USAGE
+    assert f"{n} usable records of" in said
+    fitting = re.findall(r"--set data\.[a-z]+=[0-9]+", said)
+    if advice == "these sizes":
+        assert len(fitting) == 5
+        assert asked(capsys, run, *given, *(word for one in fitting for word in one.split()))[0] == OK
+        for word in fitting:
+            name, _, size = word.removeprefix("--set data.").partition("=")
+            assert len(read_records(run / "records" / f"{name}.jsonl")) == int(size)
+    elif advice == "left out":
+        assert "sizes left out follow the records" in said
+        assert asked(capsys, run, "--set", source)[0] == OK
+    elif advice == "no groups":
+        assert "in 3 groups" in said
+        assert asked(capsys, run, *given, *re.search(r"\((--set data\.group=)\)", said)[1].split())[0] == OK
+    else:
+        least = int(re.search(r"and ([0-9]+) are the least", said)[1])
+        assert "bring more" in said
+        table(tmp_path / "t.csv", least)
+        assert asked(capsys, run, *given)[0] == OK
+
+
+def test_a_run_goes_on_with_the_sizes_that_it_began_with(tmp_path, capsys):
+    run, source = tmp_path / "run", table(tmp_path / "t.csv", 60)
+    assert asked(capsys, run, "--set", source)[0] == OK
+    first = (run / "records" / "golden.jsonl").read_bytes()
+    config = resolve_config(file=run / "config.json")
+    assert config_to_dict(config)["data"]["golden"] == "up to 48"
+    assert isinstance(config.data.golden, UpTo)
+    assert main(["personas", str(run)]) == OK
+    assert "up to date" in capsys.readouterr().out
+    assert main(["personas", str(run), "--set", "seed=1", "--quiet"]) == OK
+    assert (run / "records" / "golden.jsonl").read_bytes() != first
+
+
+@pytest.mark.advice
+def test_more_personas_than_different_texts_are_refused_with_how_many_can_be(tmp_path, capsys):
+    run, source = tmp_path / "run", table(tmp_path / "t.csv", 60)
+    code, said = asked(capsys, run, "--set", source, "--set", "personas.n_personas=40")
+    assert code == USAGE
+    assert re.search(r"n_personas is 40, and the ([0-9]+) exemplars have \1 different texts", said)
+    most = re.search(r"set personas\.n_personas to 1 to ([0-9]+)", said)[1]
+    assert asked(capsys, run, "--set", source, "--set", f"personas.n_personas={most}")[0] == OK
+
+
+def test_personas_that_nobody_set_fall_to_what_there_is(tmp_path, capsys, caplog):
+    run, source = tmp_path / "run", table(tmp_path / "t.csv", 14)
+    assert main(["personas", str(run), "--preset", "quick", "--set", source]) == OK
+    assert "2 personas instead of 3, for the exemplars have so many different texts" in capsys.readouterr().err
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("preset", ["texts", None])
+def test_the_demo_does_not_bring_its_columns_into_a_run_of_ones_own(tmp_path, capsys, preset):
+    source = table(tmp_path / "t.csv", 60)
+    assert main(["personas", str(tmp_path / "run"), "--preset", "demo", "--set", source]) == USAGE
+    said = capsys.readouterr().err
+    assert "the preset demo brings its own records, rotten-tomatoes, with their columns and sizes, got data" in said
+    assert not (tmp_path / "run").exists()
+    instead = said.partition("take ")[2].split()[:2] if preset else []
+    fake = ["--set", "model.lm=fake", "--set", "model.encoder=fake", "--quiet"]
+    assert main(["personas", str(tmp_path / "run"), *instead, "--set", source, *fake]) == OK

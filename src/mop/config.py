@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import math
+import re
 import tomllib
 import types
 import typing
@@ -26,12 +27,22 @@ from mop.redact import check_variable
 SHOWN = 200
 """Letters of a value that a message shows."""
 
+SPLITS = ("exemplars", "train", "valid", "test", "golden")
+"""What the records are divided into."""
+
 MIN_TEXTS = 4
 """Texts of a method, and golden ones, that an evaluation needs: fewer have subsamples without a covariance."""
 
 
 MANY = 10**8
 """No count of a setting is above this: beyond it a number is a slip, and an array of it would not fit."""
+
+
+class UpTo(int):
+    """A number that nobody insists on: it falls to what the data allow. In settings it is written ``up to N``."""
+
+    def __str__(self) -> str:
+        return f"up to {int(self)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +120,16 @@ class DataConfig(Section):
     survey."""
     strict: bool = False
     """Stop at the first bad row instead of leaving it out and counting it."""
-    exemplars: AtLeast2 = 300
-    """N: records that prompts may show; personas are found in them too."""
-    train: AtLeast2 = 200
+    exemplars: AtLeast2 = UpTo(300)
+    """N: records that prompts may show; personas are found in them too. Here and below a number is kept to, and
+    "up to 300" falls in proportion where there are fewer records."""
+    train: AtLeast2 = UpTo(200)
     """Records that weights and the temperature are fitted on."""
-    valid: AtLeast2 = 80
+    valid: AtLeast2 = UpTo(80)
     """Records that the same components are scored for: they decide when the paper's recipe stops."""
-    test: Texts = 400
+    test: Texts = UpTo(400)
     """Held-out records: their contexts are simulated, their real responses are the floor."""
-    golden: Texts = 2000
+    golden: Texts = UpTo(2000)
     """Records of the real population that the metrics compare with; never shown to a method."""
 
 
@@ -230,9 +242,9 @@ MAX_PERSONAS = 24
 class PersonaConfig(Section):
     """Where the personas come from."""
 
-    n_personas: int | str = 12
-    """K, clusters of the exemplars; auto: one for every five different texts, up to 24; weights say what each is
-    worth."""
+    n_personas: int | str = UpTo(12)
+    """K, clusters of the exemplars ("up to 12": no more than there are different texts); auto: one for every five
+    different texts, up to 24; weights say what each is worth."""
     writer: Literal["keywords", "llm", "file", "record", "random"] = "keywords"
     """keywords (from the cluster's words), llm (the language model summarises), file; for ablations
     record (the record nearest the centre is the persona) and random (a random record is)."""
@@ -254,7 +266,7 @@ class PersonaConfig(Section):
     def n_clusters(self, n_distinct: int) -> int:
         """K, or the number of candidates if K is to be found: at least five different texts for each."""
         if isinstance(self.n_personas, int):
-            return self.n_personas
+            return min(self.n_personas, n_distinct) if isinstance(self.n_personas, UpTo) else self.n_personas
         return max(1, min(MAX_PERSONAS, n_distinct // 5))
 
 
@@ -328,7 +340,7 @@ def method_and_tau(name: str) -> tuple[str, float | None]:
 class SimulateConfig(Section):
     """What is drawn."""
 
-    n_responses: Texts = 400
+    n_responses: Texts = UpTo(400)
     """Responses per method, one for each of the first test contexts (at most data.test)."""
     max_tokens: Annotated[int, Limits(least=1, most=100_000)] = 96
     """A response that is still going on there is cut; above 5 % cut ones a warning says so."""
@@ -481,7 +493,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if abs(self.seed) >= 2**63:
             raise ConfigError(f"seed must be a whole number of at most 18 digits, got {_short(self.seed)}")
-        if self.simulate.n_responses > self.data.test:
+        if self.simulate.n_responses > self.data.test and not isinstance(self.simulate.n_responses, UpTo):
             raise ConfigError(
                 f"simulate.n_responses ({self.simulate.n_responses}) is above data.test "
                 f"({self.data.test}): each response needs a test context; lower the one or raise the other"
@@ -503,27 +515,35 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         # Small, so that two slow cores need minutes; the defaults suit a real study better.
         "fit": {"n_rounds": 2, "components_per_record": 5, "records_per_component": 12,
                 "valid_components": 5},
-        "simulate": {"n_responses": 300},
+        "simulate": {"n_responses": "up to 300"},
         "evaluate": {"test_records": 60, "test_components": 16, "n_bootstrap": 100},
     },
     "paper": {
-        "data": {"exemplars": 1000},
+        "data": {"exemplars": "up to 1000"},
         "model": {"encoder": "mpnet"},
-        "personas": {"n_personas": 100, "writer": "llm"},
+        "personas": {"n_personas": "up to 100", "writer": "llm"},
         "fit": {"method": "paper"},
     },
+    "texts": {
+        "data": {"exemplars": "up to 1000", "test": "up to 1500", "golden": "up to 2500"},
+        "personas": {"n_personas": "up to 20"},
+        "simulate": {"n_responses": "up to 1000", "exemplars_from": "similar", "exemplars_per_prompt": 3,
+                     "tau_factor": 0.75, "same_label": True},
+    },
     "quick": {
-        "data": {"exemplars": 24, "train": 16, "valid": 8, "test": 24, "golden": 48},
+        "data": {"exemplars": "up to 24", "train": "up to 16", "valid": "up to 8", "test": "up to 24",
+                 "golden": "up to 48"},
         "model": {"lm": "fake", "encoder": "fake"},
-        "personas": {"n_personas": 3},
+        "personas": {"n_personas": "up to 3"},
         "fit": {"n_rounds": 2, "components_per_record": 8, "records_per_component": 4, "valid_components": 12},
-        "simulate": {"n_responses": 24, "max_tokens": 24},
+        "simulate": {"n_responses": "up to 24", "max_tokens": 24},
         "evaluate": {"n_seeds": 2, "n_bootstrap": 20, "test_components": 12, "test_records": 12},
         "compare": {"n_responses": 24, "min_words": 1},
     },
 }  # fmt: skip
 """Named starting points. ``demo``: film critics; ``paper``: the paper's recipe (its sizes; smaller models are
-yours to name); ``quick``: the built-in toy model, for trying a configuration in seconds."""
+yours to name); ``texts``: for texts of your own, best with labels, as the tables of docs/results.md draw
+them; ``quick``: the built-in toy model, for trying a configuration in seconds."""
 
 
 def resolve_config(
@@ -545,7 +565,14 @@ def resolve_config(
     if file is not None:
         _merge(merged, _read_file(file))
     _merge(merged, merge_assignments(assignments))
-    return config_from_dict(merged)
+    brought = PRESETS[preset].get("data", {}).get("source") if preset is not None else None
+    config = config_from_dict(merged)
+    if brought not in (None, config.data.source):
+        raise ConfigError(
+            f"the preset {preset} brings its own records, {brought}, with their columns and sizes, got data.source = "
+            f"{_short(config.data.source)}; leave the preset out, or take --preset texts for texts of yours"
+        )
+    return config
 
 
 def merge_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -569,7 +596,11 @@ def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Nested plain values, ready for JSON."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+    values = typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))
+    for section, key in (name.split(".") for name in FOLLOWS):
+        if isinstance(value := getattr(getattr(config, section), key), UpTo):
+            values[section][key] = str(value)
+    return values
 
 
 def describe(section: type) -> dict[str, str]:
@@ -626,6 +657,9 @@ IGNORED: Mapping[str, str] = {
     "personas.n_sources": "a writer looks at the 10 records nearest the centre",
 }
 """``section.name`` of earlier versions that can be left out, and what holds now; read with a warning."""
+
+FOLLOWS = (*(f"data.{name}" for name in SPLITS), "personas.n_personas", "simulate.n_responses")
+"""Settings that may be ``up to N``: then they follow the data."""
 
 SECTIONS: Mapping[str, type] = {
     name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int
@@ -695,6 +729,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     elif typing.get_origin(hint) is Literal:
         hint = str
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if name in FOLLOWS and (up_to := re.fullmatch(r"up to ([0-9]{1,9})", str(value))):
+        return UpTo(up_to[1])
     if type(None) in options and value in (None, "", "none"):  # TOML has no null
         return None
     for option in options:

@@ -12,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
+from mop.config import UpTo
 from mop.errors import ConfigError, DataError, NotFittedError
 from mop.types import Decoding, Persona, Progress, Record, Response
 
@@ -41,7 +42,8 @@ class MixtureOfPersonas:
     Parameters
     ----------
     n_personas : int or "auto"
-        K, clusters of the exemplars that personas are written from; "auto": one for every five
+        K, clusters of the exemplars that personas are written from; by default 20, or as many as there are different
+        texts; "auto": one for every five
         different texts, up to 24.
     lm : str or LanguageModel
         ``smollm2-135m``, ``hf:ORG/NAME``, a folder, ``openai:MODEL@URL``, ``fake``, or a ready backend.
@@ -95,7 +97,7 @@ class MixtureOfPersonas:
 
     def __init__(
         self,
-        n_personas: int | Literal["auto"] = 20,
+        n_personas: int | Literal["auto"] = UpTo(20),
         *,
         lm: str | LanguageModel | Generator = "smollm2-135m",
         scorer: str | Scorer | None = None,
@@ -258,7 +260,8 @@ class MixtureOfPersonas:
     def _persona_settings(self) -> PersonaConfig:
         from mop.config import PersonaConfig
 
-        n_personas = self.n_personas if self.n_personas == "auto" else int(self.n_personas)
+        is_as_it_is = self.n_personas == "auto" or isinstance(self.n_personas, UpTo)
+        n_personas = self.n_personas if is_as_it_is else int(self.n_personas)
         if isinstance(self.personas, str | os.PathLike):
             return PersonaConfig(writer="file", path=os.fspath(self.personas))
         if self.writer == "file":

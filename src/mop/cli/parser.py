@@ -182,7 +182,7 @@ def _settings_options(parser: argparse.ArgumentParser, *, has_presets: bool = Tr
     )  # fmt: skip
     parser.set_defaults(preset=None)
     if has_presets:
-        parser.add_argument("--preset", help="demo, paper or quick: a named starting point")
+        parser.add_argument("--preset", help="demo, paper, texts or quick: a named starting point")
     _set_option(parser)
 
 

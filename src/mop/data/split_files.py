@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mop.data.records import Loaded, load_records, split_records
-from mop.errors import ConfigError, DataError
+from mop.data.records import Loaded, load_records
+from mop.data.splits import split_to_fit
+from mop.errors import DataError
 from mop.types import Record
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
@@ -82,17 +83,11 @@ def load_splits(
         everything.append(loaded)
         wanted = {part: sizes[part] for part in (name, "valid") if part == name or (
             name == "train" and "valid" not in files)}  # fmt: skip
-        if sum(wanted.values()) > len(loaded.records):
-            raise ConfigError(
-                f"{file} has {len(loaded.records)} usable records and "
-                + " + ".join(f"data.{part} = {size}" for part, size in wanted.items())
-                + " are asked for; lower the size"
-            )
         # Only where a file is divided: whole groups alone would make a split of few of them.
         by_group = len(wanted) > 1 and any(record.group is not None for record in loaded.records)
         has_labels = all(record.label is not None for record in loaded.records)
-        splits |= split_records(
-            loaded.records, wanted, seed=seed, by_group=by_group, stratify=has_labels and not by_group
+        splits |= split_to_fit(
+            loaded.records, wanted, seed=seed, by_group=by_group, stratify=has_labels and not by_group, name=str(file)
         )
     _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
     return {name: splits[name] for name in sizes}, everything

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
+from mop.config import MIN_TEXTS, UpTo
 from mop.errors import ConfigError, DataError
 from mop.randomness import derive_seed
 from mop.types import Record
+
+logger = logging.getLogger(__name__)
 
 
 def split_records(
@@ -73,6 +77,97 @@ def split_records(
     else:
         splits = _deal(ordered, counts)
     return {name: sorted(split, key=lambda r: rank[r.key]) for name, split in splits.items()}
+
+
+LEAST = {"exemplars": 2, "train": 2, "valid": 2, "test": MIN_TEXTS, "golden": MIN_TEXTS}
+"""Records that each split of a run needs."""
+
+
+def split_to_fit(
+    records: Sequence[Record],
+    sizes: Mapping[str, int],
+    *,
+    seed: int,
+    by_group: bool = False,
+    stratify: bool = False,
+    name: str = "the source",
+) -> dict[str, list[Record]]:
+    """`split_records` by sizes of which some fall in proportion where there are fewer records.
+
+    Parameters
+    ----------
+    records, seed, by_group, stratify
+        As there.
+    sizes : mapping from name to int
+        Names of `LEAST`. A `mop.config.UpTo` falls, any other number is kept to.
+    name : str
+        What the records are, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If the records cannot be divided so: with sizes that work, if there are any.
+    """
+    n = len(records)
+    try:
+        splits = _split_to_fit(records, sizes, seed=seed, by_group=by_group, stratify=stratify)
+    except DataError as error:
+        said = f"{n} usable records of {name}" + (f" in {_n_groups(records)} groups" if by_group else "")
+        asked = " and ".join(f"data.{key} = {size}" for key, size in sizes.items() if not isinstance(size, UpTo))
+        ways = [] if not by_group else ["leave data.group out (--set data.group=)"]
+        try:
+            anyhow = {key: UpTo(size) for key, size in sizes.items()}
+            found = _split_to_fit(records, anyhow, seed=seed, by_group=by_group, stratify=stratify)
+            fitting = " ".join(f"--set data.{key}={len(part)}" for key, part in found.items())
+            ways = [f"sizes that fit are {fitting}, and sizes left out follow the records"]
+        except DataError:
+            needed = ", ".join(f"{key} {LEAST[key]}" for key in sizes)
+            said += f", and {sum(LEAST[key] for key in sizes)} are the least ({needed})"
+            ways = ["bring more", *ways]
+        raise ConfigError(
+            f"{said} do not make the splits{f' with {asked}' * bool(asked)}: {'; or '.join(ways)}"
+        ) from error
+    short = {key: len(part) for key, part in splits.items() if len(part) < sizes[key]}
+    if short:
+        logger.warning(
+            "%d usable records of %s are fewer than the %d of all sizes, so these follow: %s; to have others, set them "
+            "(--set data.exemplars=...)", n, name, sum(sizes.values()), ", ".join(f"{k} {m}" for k, m in short.items()),
+        )  # fmt: skip
+    return splits
+
+
+def _split_to_fit(
+    records: Sequence[Record], sizes: Mapping[str, int], *, seed: int, by_group: bool, stratify: bool
+) -> dict[str, list[Record]]:
+    """As many as there may be; a `DataError` where it cannot be done."""
+    found = _fitting(sizes, len(records))
+    try:
+        return split_records(records, found, seed=seed, by_group=by_group, stratify=stratify)
+    except DataError:
+        if not by_group:
+            raise
+    # Whole groups, as near to each share as they come; numbers that are kept to are dealt first.
+    order = sorted(sizes, key=lambda name: isinstance(sizes[name], UpTo))
+    parts = {name: found[name] / len(records) if isinstance(sizes[name], UpTo) else sizes[name] for name in order}
+    splits = split_records(records, parts, seed=seed, by_group=True)
+    if any(len(splits[name]) < LEAST[name] for name in sizes):
+        raise DataError("a group is too small for its split")
+    return {name: splits[name][: sizes[name]] for name in sizes}
+
+
+def _fitting(sizes: Mapping[str, int], n: int) -> dict[str, int]:
+    """Sizes that n records allow: all get their least, and those that may fall share the rest in proportion."""
+    least = {name: LEAST[name] if isinstance(size, UpTo) else size for name, size in sizes.items()}
+    above = {name: size - least[name] for name, size in sizes.items()}
+    room = min(n - sum(least.values()), sum(above.values()))
+    if room < 0:
+        raise DataError(f"{n} records are too few")
+    more = _apportion(room, list(above.values())) if room else [0] * len(sizes)
+    return {name: least[name] + part for name, part in zip(sizes, more, strict=True)}
+
+
+def _n_groups(records: Sequence[Record]) -> int:
+    return len({("key", r.key) if r.group is None else ("group", r.group) for r in records})
 
 
 def _check_sizes(sizes: Mapping[str, int | float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mop.backends.ask import Drawing
 from mop.backends.base import Generator
 from mop.backends.encoder import TextEncoder, embed
 from mop.config import PersonaConfig
+from mop.errors import ConfigError
 from mop.personas.ablations import random_personas, record_personas
 from mop.personas.cluster import cluster
 from mop.personas.files import read_personas
@@ -18,6 +20,8 @@ from mop.personas.keywords import keyword_personas
 from mop.personas.llm import llm_personas
 from mop.storage.store import Store
 from mop.types import Persona, Progress, Record
+
+logger = logging.getLogger(__name__)
 
 
 def write_personas(
@@ -64,7 +68,18 @@ def write_personas(
     if settings.path is not None:
         return read_personas(Path(settings.path).expanduser())
     vectors = embed([record.response for record in exemplars], encoder, store=store, progress=progress)
-    k = settings.n_clusters(len(np.unique(vectors, axis=0)))
+    n_distinct = len(np.unique(vectors.round(5), axis=0))
+    k = settings.n_clusters(n_distinct)
+    if k > n_distinct:
+        raise ConfigError(
+            f"n_personas is {k}, and the {len(exemplars)} exemplars have {n_distinct} different texts, of which a "
+            f"persona needs one; set personas.n_personas to 1 to {n_distinct}"
+        )
+    if settings.n_personas not in (k, "auto"):
+        logger.warning(
+            "%d personas instead of %d, for the exemplars have so many different texts (personas.n_personas)",
+            k, settings.n_personas,
+        )  # fmt: skip
     if settings.writer == "random":
         return random_personas(exemplars, k, seed=seed)
     clustering = cluster(vectors, k, seed=seed)

@@ -408,6 +408,7 @@ class _Bench:
             key="key",
             weight="weight",
             group=None,
+            attributes=(),
             duplicates="keep",  # equal answers of different groups: the records were looked at before
         )
         settings = replace(settings, data=data)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mop.config import RunConfig, config_to_dict
+from mop.config import SPLITS, RunConfig, UpTo, config_to_dict
 from mop.data.own import distinct
-from mop.data.records import load_records, save_records, split_records
+from mop.data.records import load_records, save_records
 from mop.data.split_files import load_splits, split_files
+from mop.data.splits import split_to_fit
 from mop.errors import ArtifactError
 from mop.evaluate.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
 from mop.evaluate.map import text_map
@@ -38,7 +39,6 @@ from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
 from mop.runs.work import (
     COLUMNS,
-    SPLITS,
     STAGE_VERSIONS,
     Models,
     Work,
@@ -75,7 +75,8 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
         else:
             began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
             paid = _n_paid(work.store)
-            work.progress.begin(name, planned_calls(config, name, until))
+            sizes = folder.stage_info("records") if "records" in folder.stages else {}
+            work.progress.begin(name, planned_calls(config, name, until, sizes=sizes))
             try:
                 with work.store.tally() as tally:
                     files, headline = stage(work)
@@ -129,7 +130,7 @@ def make_records(work: Work) -> Made:
     """Read the source, leave out what cannot be used, divide the rest."""
     data = work.config.data
     columns: dict[str, Any] = {name: getattr(data, name) for name in COLUMNS}
-    sizes = {name: int(getattr(data, name)) for name in SPLITS}
+    sizes = {name: getattr(data, name) for name in SPLITS}
     source, seed = source_place(data.source), work.config.seed
     given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
     splits: dict[str, list[Record]] = {}
@@ -147,13 +148,20 @@ def make_records(work: Work) -> Made:
     write_json(listed, {"counts": counts, "problems": problems})
     for code, count in counts.items():
         logger.warning("%d rows: %s (see records/problems.json)", count, code)
-    splits = splits or split_records(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
+    splits = splits or split_to_fit(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
+    asked, n_tests = work.config.simulate.n_responses, len(splits["test"])
+    if n_tests < asked and not isinstance(asked, UpTo):
+        logger.warning(
+            "simulate.n_responses is %d, and there are %d test records: each method gives %d responses", asked, n_tests,
+            n_tests,
+        )  # fmt: skip
     files = [listed]
     for name, records in splits.items():
         files.append(work.folder.records / f"{name}.jsonl")
         save_records(records, files[-1])
     usable = sum(len(loaded.records) for loaded in parts)
-    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **sizes}
+    made = {name: len(records) for name, records in splits.items()}
+    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **made}
 
 
 def make_personas(work: Work) -> Made:
@@ -283,13 +291,13 @@ def ingredients_of(work: Work, method: str = "mop") -> Ingredients:
 def make_metrics(work: Work) -> Made:
     """Compare what was simulated with the golden records, and score held-out records."""
     config = work.config
-    contexts = work.records("test")[: config.simulate.n_responses]
+    contexts, golden = work.records("test")[: config.simulate.n_responses], work.records("golden")
     every = {name: list(read_responses(path)) for name, path in response_files(work.folder, config).items()}
     responses = {name: [r for r in rows if is_drawn(r)] for name, rows in every.items()}
     nats = judged(work, {**responses, FLOOR: contexts})
     evaluation = evaluate(
         method_samples(responses, contexts, work.fitted.exemplars, nats),
-        real_sample(work.records("golden")),
+        real_sample(golden),
         real_sample(contexts, nats[FLOOR]),
         embed=work.embed,
         seed=config.seed,
@@ -313,7 +321,7 @@ def make_metrics(work: Work) -> Made:
             "is_surrogate": work.models.is_surrogate,
             "judged_by": work.models.judge.name,
             "encoder": config.model.encoder,
-            "n_golden": config.data.golden,
+            "n_golden": len(golden),
         },
     )
     places = text_map(evaluation, seed=derive_seed(config.seed, "map"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.ledger import Ledger
 from mop.backends.remote import RemoteGenerator
 from mop.backends.spending import Planned, Spending
-from mop.config import RemoteSettings, RunConfig, config_from_dict, config_to_dict, method_and_tau
+from mop.config import SPLITS, RemoteSettings, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.data.catalogue import EMBEDDED
 from mop.data.pull import resolve
 from mop.data.records import read_records
@@ -37,7 +37,6 @@ from mop.types import Progress, Record
 STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 9, "report": 5}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
-SPLITS = ("exemplars", "train", "valid", "test", "golden")
 COLUMNS = ("context", "response", "label", "key", "weight", "group", "attributes", "duplicates")
 """Settings of ``data`` that `mop.data.records.load_records` takes."""
 
@@ -95,20 +94,21 @@ def open_work(
             spending.save()
 
 
-def planned_calls(config: RunConfig, first: str, last: str) -> list[Planned]:
+def planned_calls(config: RunConfig, first: str, last: str, *, sizes: Mapping[str, int] | None = None) -> list[Planned]:
     """Calls of the language models from one stage to another, where the settings say how many.
 
-    Rounds may end early and the store may hold some, so it is fewer in the end; methods that draw more
-    than a response for each context, and the persona writer, are not foreseen.
+    ``sizes`` are those of the splits, if they are made. Rounds may end early and the store may hold some, so it is
+    fewer in the end; methods that draw more than a response for each context, and the persona writer, are not foreseen.
     """
-    data, fit, simulate, evaluate = config.data, config.fit, config.simulate, config.evaluate
+    fit, simulate, evaluate = config.fit, config.simulate, config.evaluate
+    size = {name: int((sizes or {}).get(name, getattr(config.data, name))) for name in SPLITS}
     scorer = "lm" if config.model.scorer in ("", config.model.lm) else "scorer"
     roles = {"": scorer, config.model.lm: "lm", config.model.scorer or config.model.lm: scorer}
     judge = roles.get(evaluate.judge, "judge")
-    per_round = data.train * fit.components_per_record + data.valid * fit.valid_components
-    n_test = min(data.test, evaluate.test_records)
+    per_round = size["train"] * fit.components_per_record + size["valid"] * fit.valid_components
+    n_test = min(size["test"], evaluate.test_records)
     n_references = 2 * evaluate.test_components + 2
-    n_contexts, n_sets = min(data.test, simulate.n_responses), 1 + len(simulate.controls)
+    n_contexts, n_sets = min(size["test"], simulate.n_responses), 1 + len(simulate.controls)
     n_draws = n_contexts * n_sets
     found = [
         Planned("fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round),
