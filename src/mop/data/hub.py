@@ -55,7 +55,8 @@ def hub_folder(name: str, patterns: tuple[str, ...] = SMALL, *, commit: str | No
         If they are neither in the cache nor to be had.
     """
     hub = require("huggingface_hub", extra="local")
-    offline, known = is_offline(), (str(hub.constants.HF_HUB_CACHE), name)
+    cache = require("huggingface_hub.constants", extra="local").HF_HUB_CACHE
+    offline, known = is_offline(), (str(cache), name)
     try:
         found = hub.snapshot_download(
             name,
@@ -68,7 +69,7 @@ def hub_folder(name: str, patterns: tuple[str, ...] = SMALL, *, commit: str | No
         first = str(error).strip().partition("\n")[0]
         if offline:
             raise PullError(
-                f"'hf:{name}' is not in the Hugging Face cache {hub.constants.HF_HUB_CACHE}, and "
+                f"'hf:{name}' is not in the Hugging Face cache {cache}, and "
                 "MOP_OFFLINE=1 forbids fetching it; run the same command once with MOP_OFFLINE unset, or name a folder"
             ) from error
         raise PullError(
