@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("huggingface_hub")
 
 import huggingface_hub as hub
+import huggingface_hub.constants
 
 from mop.backends import open_model
 from mop.data.hub import hub_folder, is_offline, with_weights
