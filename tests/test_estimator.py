@@ -11,8 +11,8 @@ from mop import MixtureOfPersonas, Persona
 from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
 from mop.config import FitConfig
+from mop.data.given import records_given
 from mop.errors import ArtifactError, ConfigError, DataError, NotFittedError, ScoringUnsupportedError
-from mop.estimator import _as_records
 from mop.evaluate.likelihood import mean_interval
 from mop.mixture.score import clusters
 from mop.types import Decoding, Record
@@ -45,11 +45,11 @@ def test_loaded_rows_and_tables_can_be_fitted_to_with_their_labels_and_weights()
         for i, r in enumerate(reviews(24))
     ]
     loaded = load_records(rows, label="label", weight="weight", group="group")
-    assert [_as_records(given) for given in (loaded, rows, pd.DataFrame(rows))] == [loaded.records] * 3
+    assert [records_given(given) for given in (loaded, rows, pd.DataFrame(rows))] == [loaded.records] * 3
     assert {record.label for record in loaded} == {"good", "bad"}
     assert len(loaded) == 24
     table = pd.DataFrame(rows).assign(label=pd.array([None, *[r["label"] for r in rows[1:]]], dtype="string"))
-    assert [record.label for record in _as_records(table)][:2] == [None, rows[1]["label"]]
+    assert [record.label for record in records_given(table)][:2] == [None, rows[1]["label"]]
 
 
 def test_a_path_is_no_record():
@@ -498,9 +498,9 @@ def test_a_mean_leaves_out_unusable_rows_with_a_warning(model, caplog):
 
 def test_equal_answers_of_different_people_count():
     rows = [{"context": "Tea?", "response": ["yes", "no"][i % 4 == 0], "key": f"p{i}"} for i in range(24)]
-    assert len(_as_records(rows, drops_repeated=True)) == 24
+    assert len(records_given(rows, drops_repeated=True)) == 24
     plain = [{"context": row["context"], "response": row["response"]} for row in rows]
-    assert len(_as_records(plain, on_unusable="warn", drops_repeated=True)) == 2
+    assert len(records_given(plain, on_unusable="warn", drops_repeated=True)) == 2
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from mop.backends.base import Generator, LanguageModel, Scorer
     from mop.backends.encoder import TextEncoder
     from mop.config import FitConfig, PersonaConfig, RemoteSettings
+    from mop.data.given import Rows
     from mop.evaluate.likelihood import Likelihood, Table
     from mop.mixture.fitted import FittedMixture
     from mop.storage.store import Store
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
-
-Rows = Iterable[Record | Mapping[str, Any]]
-"""Records, or rows with their fields; a DataFrame too."""
 
 
 class MixtureOfPersonas:
@@ -210,7 +207,7 @@ class MixtureOfPersonas:
         from mop.personas.write import write_personas
 
         self._check_parameters()
-        parts = self._divided(_as_records(records, on_unusable="warn", drops_repeated=True))
+        parts = self._divided(_records(records, on_unusable="warn", drops_repeated=True))
         personas = self.personas
         if personas is None or isinstance(personas, str | os.PathLike):
             personas = write_personas(
@@ -295,7 +292,7 @@ class MixtureOfPersonas:
 
         self.mixture_ = refit_black_box(
             self._fitted(),
-            _as_records(records),
+            _records(records),
             self._drawing(seed, decoding, task=self._fitted().task),
             encoder=self._open_encoder(),
             samples_per_persona=samples_per_persona,
@@ -352,7 +349,7 @@ class MixtureOfPersonas:
         return_std : bool
             Also return the standard deviation of each over imputations (n,), 0 where exact.
         """
-        values = self._likelihood(_as_records(records)).ours
+        values = self._likelihood(_records(records)).ours
         mean = values.mean(axis=0)
         return (mean, values.std(axis=0)) if return_std else mean
 
@@ -372,7 +369,7 @@ class MixtureOfPersonas:
         """
         from mop.evaluate.likelihood import mean_interval
 
-        likelihood = self._likelihood(_as_records(records, on_unusable="warn"))
+        likelihood = self._likelihood(_records(records, on_unusable="warn"))
         found = mean_interval(likelihood.ours, likelihood.table.weight, likelihood.table.cluster)
         error = found["standard_error"]
         mean = float(found["mean"])
@@ -380,7 +377,7 @@ class MixtureOfPersonas:
 
     def predict_proba(self, records: Rows) -> Values:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
-        return self._likelihood(_as_records(records)).persona_posterior(self._fitted())
+        return self._likelihood(_records(records)).persona_posterior(self._fitted())
 
     def score_report(self, records: Rows, *, plain: bool = True) -> dict[str, Any]:
         """Mean log-likelihood per record, in nats, beside that of simpler models.
@@ -399,7 +396,7 @@ class MixtureOfPersonas:
         """
         from mop.evaluate.likelihood import references, summarise
 
-        observed = _as_records(records)
+        observed = _records(records)
         likelihood = self._likelihood(observed)
         return {
             **summarise(likelihood),
@@ -424,7 +421,7 @@ class MixtureOfPersonas:
         """
         from mop.evaluate.likelihood import refit_temperatures
 
-        self.mixture_ = refit_temperatures(self._fitted(), self._table(_as_records(records)))
+        self.mixture_ = refit_temperatures(self._fitted(), self._table(_records(records)))
         return self
 
     def explain(
@@ -444,7 +441,7 @@ class MixtureOfPersonas:
 
         from mop.evaluate.likelihood import component_posterior, log_terms
 
-        (one,) = _as_records([record])
+        (one,) = _records([record])
         likelihood = self._likelihood([one])
         fitted, table = self._fitted(), likelihood.table
         personas, exemplars = fitted.personas, fitted.exemplars
@@ -544,6 +541,7 @@ class MixtureOfPersonas:
             For one string in place of several, a row that cannot be used, or a label that the fit never saw.
         """
         from mop.config import SimulateConfig, refuse_removed
+        from mop.data.given import contexts_given
         from mop.simulate.draw import draw_agents
         from mop.simulate.labels import known_labels, labels_of
         from mop.simulate.write import simulate
@@ -559,7 +557,7 @@ class MixtureOfPersonas:
         )  # fmt: skip
         for departure in settings.departures():
             logger.warning("%s", departure)
-        asked = _as_contexts(contexts)
+        asked = contexts_given(contexts)
         if not asked:
             return []
         fitted, remedy = self._fitted(), ", or give contexts without labels"
@@ -771,90 +769,7 @@ def _whole_groups(records: Sequence[Record], n: int) -> tuple[list[Record], list
     return [r for r in records if r.key in kept], [r for r in records if r.key not in kept]
 
 
-def _as_records(
-    records: Rows,
-    *,
-    on_unusable: Literal["raise", "warn"] = "raise",
-    drops_repeated: bool = False,
-) -> list[Record]:
-    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them."""
-    source, rows, names = _opened_rows(records, "records", "Records and rows with context and response")
-    if rows and all(isinstance(row, Record) for row in rows):
-        for record in rows:
-            _check_record(record)
-        return rows
-    have_identity = {"key", "weight"} & set(names)
-    return _loaded(
-        source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
-        duplicates="drop" if drops_repeated and not have_identity else "keep",
-    )  # fmt: skip
+def _records(records: Rows, **how: Any) -> list[Record]:
+    from mop.data.given import records_given
 
-
-def _check_record(record: Record) -> None:
-    """Refuse what loading would not have let through."""
-    if not record.response.strip():
-        raise DataError(f"the record {record.key!r} has no text in its response; leave it out")
-    if not 0 < record.weight < math.inf:
-        raise DataError(f"the record {record.key!r} has the weight {record.weight}; it must be a finite number above 0")
-
-
-def _as_contexts(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
-    """Records as they are, strings and rows (of a DataFrame too) under their place."""
-    if isinstance(contexts, str):
-        raise DataError(f"several contexts are expected, got the one string {contexts!r}; put it into a list")
-    if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
-        contexts = list(contexts)  # a column of a table, too
-    source, rows, names = _opened_rows(contexts, "contexts", "strings, Records and rows with a context")
-    if rows is not None and all(isinstance(row, str | Record) for row in rows):
-        return [
-            row if isinstance(row, Record) else Record(key=f"context-{i}", context=row, response="")
-            for i, row in enumerate(rows)
-        ]
-    asked = ("label", "key", "weight", "group")
-    found = _loaded(
-        source, names, asked, on_unusable="raise", what="contexts", duplicates="keep", response=None,
-        attributes=[name for name in names if name not in ("context", *asked)],
-    )  # fmt: skip
-    if "key" in names:
-        return found
-    return [replace(record, key=f"context-{i}") for i, record in enumerate(found)]
-
-
-def _opened_rows(given: Iterable[Any], what: str, accepted: str) -> tuple[object, list[Any] | None, tuple[str, ...]]:
-    """What `mop.data.records.load_records` takes, its rows unless it is a table, and the names of columns."""
-    if isinstance(given, str | os.PathLike):
-        raise DataError(
-            f"{what} are expected, got the path {os.fspath(given)!r}; give {accepted}, or "
-            "load a file with mop.data.records.load_records"
-        )
-    from mop.data.sources import open_source
-
-    columns = open_source(given).columns
-    if columns is not None:  # a table
-        return given, None, tuple(columns)
-    rows = list(given)
-    names = {str(name) for row in rows if isinstance(row, Mapping) for name in row}
-    return rows, rows, tuple(names)
-
-
-def _loaded(
-    source: object,
-    names: Sequence[str],
-    asked: Sequence[str],
-    *,
-    on_unusable: Literal["raise", "warn"],
-    what: str,
-    **options: Any,
-) -> list[Record]:
-    from mop.data.records import load_records
-
-    columns: dict[str, Any] = {name: name for name in asked if name in names}
-    loaded = load_records(source, **columns, **options)
-    if on_unusable == "raise" and len(loaded) < loaded.n_rows:
-        lost = next(problem for problem in loaded.problems if not problem.is_kept)
-        raise DataError(
-            f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "
-            "left out; fix or remove it"
-        )
-    loaded.warn(f"the {what} given", remedy="kept where rows have a key, a weight or a group")
-    return loaded.records
+    return records_given(records, **how)

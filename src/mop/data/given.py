@@ -1,0 +1,104 @@
+"""What is handed over in Python, Records, rows and tables, to Records: the road of `mop.MixtureOfPersonas`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from mop.errors import DataError
+from mop.types import Record
+
+Rows = Iterable[Record | Mapping[str, Any]]
+"""Records, or rows with their fields; a DataFrame too."""
+
+
+def records_given(
+    records: Rows,
+    *,
+    on_unusable: Literal["raise", "warn"] = "raise",
+    drops_repeated: bool = False,
+) -> list[Record]:
+    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them."""
+    source, rows, names = _opened_rows(records, "records", "Records and rows with context and response")
+    if rows and all(isinstance(row, Record) for row in rows):
+        for record in rows:
+            _check_record(record)
+        return rows
+    have_identity = {"key", "weight"} & set(names)
+    return _loaded(
+        source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
+        duplicates="drop" if drops_repeated and not have_identity else "keep",
+    )  # fmt: skip
+
+
+def _check_record(record: Record) -> None:
+    """Refuse what loading would not have let through."""
+    if not record.response.strip():
+        raise DataError(f"the record {record.key!r} has no text in its response; leave it out")
+    if not 0 < record.weight < math.inf:
+        raise DataError(f"the record {record.key!r} has the weight {record.weight}; it must be a finite number above 0")
+
+
+def contexts_given(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
+    """Records as they are, strings and rows (of a DataFrame too) under their place."""
+    if isinstance(contexts, str):
+        raise DataError(f"several contexts are expected, got the one string {contexts!r}; put it into a list")
+    if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
+        contexts = list(contexts)  # a column of a table, too
+    source, rows, names = _opened_rows(contexts, "contexts", "strings, Records and rows with a context")
+    if rows is not None and all(isinstance(row, str | Record) for row in rows):
+        return [
+            row if isinstance(row, Record) else Record(key=f"context-{i}", context=row, response="")
+            for i, row in enumerate(rows)
+        ]
+    asked = ("label", "key", "weight", "group")
+    found = _loaded(
+        source, names, asked, on_unusable="raise", what="contexts", duplicates="keep", response=None,
+        attributes=[name for name in names if name not in ("context", *asked)],
+    )  # fmt: skip
+    if "key" in names:
+        return found
+    return [replace(record, key=f"context-{i}") for i, record in enumerate(found)]
+
+
+def _opened_rows(given: Iterable[Any], what: str, accepted: str) -> tuple[object, list[Any] | None, tuple[str, ...]]:
+    """What `mop.data.records.load_records` takes, its rows unless it is a table, and the names of columns."""
+    if isinstance(given, str | os.PathLike):
+        raise DataError(
+            f"{what} are expected, got the path {os.fspath(given)!r}; give {accepted}, or "
+            "load a file with mop.data.records.load_records"
+        )
+    from mop.data.sources import open_source
+
+    columns = open_source(given).columns
+    if columns is not None:  # a table
+        return given, None, tuple(columns)
+    rows = list(given)
+    names = {str(name) for row in rows if isinstance(row, Mapping) for name in row}
+    return rows, rows, tuple(names)
+
+
+def _loaded(
+    source: object,
+    names: Sequence[str],
+    asked: Sequence[str],
+    *,
+    on_unusable: Literal["raise", "warn"],
+    what: str,
+    **options: Any,
+) -> list[Record]:
+    from mop.data.records import load_records
+
+    columns: dict[str, Any] = {name: name for name in asked if name in names}
+    loaded = load_records(source, **columns, **options)
+    if on_unusable == "raise" and len(loaded) < loaded.n_rows:
+        lost = next(problem for problem in loaded.problems if not problem.is_kept)
+        raise DataError(
+            f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "
+            "left out; fix or remove it"
+        )
+    loaded.warn(f"the {what} given", remedy="kept where rows have a key, a weight or a group")
+    return loaded.records
