@@ -571,6 +571,7 @@ class MixtureOfPersonas:
     def save(self, folder: str | Path) -> None:
         """Write the fitted mixture to a folder; the language model is named in it, not copied."""
         from mop.mixture.fitted import save_mixture
+        from mop.runs.trust import remember_mixture
 
         names = {
             "lm": self.lm if isinstance(self.lm, str) else None,
@@ -580,6 +581,7 @@ class MixtureOfPersonas:
         }
         fitted = self._fitted()
         save_mixture(replace(fitted, info={**fitted.info, **names}), Path(folder))
+        remember_mixture(self.lm, self._remote_settings().api_key_env, Path(folder))
 
     @classmethod
     def load(
@@ -599,12 +601,14 @@ class MixtureOfPersonas:
             What `save` or ``mop fit`` wrote (``RUN/mixture``).
         lm, scorer, encoder : optional
             Instead of those it was fitted with. Another encoder must give the same embeddings.
+            A served ``lm`` is to be named here: a mixture from elsewhere does not choose where records and keys go.
             With another ``lm`` and no ``scorer``, that ``lm`` scores as well.
         **params
             Further constructor arguments, such as ``store``; ``seed`` and ``score_components`` are
             those of the fit unless given.
         """
         from mop.mixture.fitted import load_mixture
+        from mop.runs.trust import refuse_address
 
         for name in ("n_personas", "task", "personas"):
             if name in params:
@@ -626,6 +630,9 @@ class MixtureOfPersonas:
             if name in fitted.info:
                 params.setdefault(name, fitted.info[name])
         model = cls(n_personas=len(fitted.personas), **chosen, task=fitted.task, **params)
+        if lm is None:
+            variable = model._remote_settings().api_key_env
+            refuse_address(model.lm, variable, Path(folder), say="MixtureOfPersonas.load(FOLDER, lm='NAME')")
         model.mixture_ = fitted
         return model
 

@@ -173,6 +173,10 @@ def _run_options(parser: argparse.ArgumentParser, *, begins: bool = False) -> No
     what = "folder of the run: new, or one to continue" if begins else "folder of a run with a fitted mixture"
     parser.add_argument("run", type=Path, metavar="RUN", help=what)
     _settings_options(parser, has_presets=begins)
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="RUN is from elsewhere, and its settings may send records and keys where they say (asked once)",
+    )  # fmt: skip
 
 
 def _settings_options(parser: argparse.ArgumentParser, *, has_presets: bool = True) -> None:

@@ -43,6 +43,7 @@ def _with_progress(
 def _settings(args: argparse.Namespace, *, begins: bool = False) -> RunConfig:
     """The run's own settings, unless a file or preset is given; then assignments."""
     from mop.config import resolve_config
+    from mop.runs.trust import require_word, said_by
     from mop.runs.work import read_config
 
     if args.run.is_file():
@@ -55,8 +56,13 @@ def _settings(args: argparse.Namespace, *, begins: bool = False) -> RunConfig:
     if file is None and args.preset is None and own.is_file():
         file = own
     if not begins or file == own:
-        read_config(args.run)  # refuses what is no run, and settings of another version
-    return resolve_config(file=file, preset=args.preset, assignments=args.assignments)
+        read_config(args.run, trusts=True)  # refuses what is no run, and settings of another version
+    config = resolve_config(file=file, preset=args.preset, assignments=args.assignments)
+    if file is not None and file.name == own.name and (file.parent / "manifest.json").is_file():
+        lm = getattr(args, "lm", None)
+        asked = config if lm is None else replace(config, model=replace(config.model, lm=lm))
+        require_word(asked, file.parent, said=said_by(args.assignments, lm=lm), trusts=args.trust)
+    return config
 
 
 @_with_progress
@@ -132,6 +138,7 @@ def _open_fitted(
         work.progress.begin(args.verb)
         model = MixtureOfPersonas.load(
             args.run / "mixture",
+            lm=config.model.lm,
             scorer=work.scorer,
             store=work.store.path,
             score_components=args.components,

@@ -24,6 +24,7 @@ from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.randomness import derive_seed, uniforms
 from mop.rivals.methods import respond
 from mop.runs.stages import counts_of, ingredients_of
+from mop.runs.trust import refuse_address
 from mop.runs.work import Models, open_work
 from mop.simulate.labels import known_labels, labels_of
 from mop.simulate.rows import SUFFIXES, holds_responses, write_responses
@@ -103,6 +104,8 @@ def sample(
     folder = mixture or run.mixture
     fitted = load_mixture(folder)
     made_for: str = fitted.info.get("lm") or config.model.lm
+    if mixture is not None and lm is None and made_for != config.model.lm:
+        refuse_address(made_for, config.remote.api_key_env, folder, say="--lm NAME")
     ready = None if isinstance(lm, str) else lm
     named = lm if isinstance(lm, str) else config.model.lm if mixture is None else made_for
     models = Models(replace(config, model=replace(config.model, lm=named)), lm=ready)

@@ -13,6 +13,7 @@ from mop.errors import ConfigError
 from mop.mixture.fitted import context_text, persona_shares, save_mixture
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
 from mop.runs.stages import bring_up, counts_of, ingredients_of
+from mop.runs.trust import remember_mixture
 from mop.runs.work import Models, open_work
 from mop.simulate.refit import refit_black_box
 from mop.simulate.rows import write_responses
@@ -117,6 +118,7 @@ def match(
         before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
         target = out or work.folder.path / "mixture-black-box"
         save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
+        remember_mixture(name, config.remote.api_key_env, target)
     about = refitted.info["persona_weights"]
     return {
         "run": str(path),

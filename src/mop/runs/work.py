@@ -29,6 +29,7 @@ from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.personas.files import read_personas
 from mop.prompts import PROMPT_VERSION
+from mop.runs.trust import remember, require_word
 from mop.storage.files import hash_of, read_json, sha256
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
@@ -80,6 +81,7 @@ def open_work(
         ledgers = {}
     with ExitStack() as opened:
         folder = opened.enter_context(RunFolder.create(path))
+        remember(config, path)
         if store is None:
             store = opened.enter_context(Store(folder.store))
         spending = Spending(
@@ -371,24 +373,29 @@ class Work:
         return [[persona.key, persona.description] for persona in read_personas(self.folder.personas)]
 
 
-def read_config(path: Path) -> RunConfig:
+def read_config(path: Path, *, trusts: bool = False) -> RunConfig:
     """The configuration that a run folder was made with.
 
     Raises
     ------
     ArtifactError
         If the folder has none, or one with settings of another version.
+    ConfigError
+        If the folder is from elsewhere and names servers that get keys or records, unless ``trusts`` says that they
+        are meant; see `mop.runs.trust.require_word`.
     """
     file = path / "config.json"
     if not file.is_file():
         raise ArtifactError(f"{path} has no config.json, so it is no run; start one with: mop run {path} --config FILE")
     try:
-        return config_from_dict(read_json(file))
+        config = config_from_dict(read_json(file))
     except ConfigError as error:
         raise ArtifactError(
             f"{file} has settings that this version does not take: {error}. Give them anew with: mop run {path} "
             "--config FILE; store.sqlite keeps what was paid for, and nothing in it is asked again"
         ) from error
+    require_word(config, path, trusts=trusts)
+    return config
 
 
 def open_lm(config: RunConfig) -> LanguageModel | Generator:
