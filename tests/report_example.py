@@ -9,7 +9,9 @@ import numpy as np
 
 from mop.randomness import rng_of
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData, write_report
-from mop.types import Response
+from mop.report.reading import side_by_side
+from mop.simulate.write import outcomes
+from mop.types import Record, Response
 
 VOICES = (
     "I watch a lot of small, quiet films and forgive almost anything but noise; I notice light, pauses and faces.",
@@ -107,7 +109,7 @@ def example(
             has_persona = method != "zero-shot"
             responses.append(
                 Response(
-                    id=f"{method}-{i}",
+                    id=f"t{i}",
                     context=f"Write a {LABELS[i % 2]} sentence from a film review.",
                     response=review(draw),
                     label=LABELS[i % 2],
@@ -130,6 +132,10 @@ def example(
     def bell(centre: float, width: float) -> list[float]:
         return list(np.round(1e5 * np.exp(-(((middle - centre) / width) ** 2) / 2)))
 
+    asked = [
+        Record(key=row.id, context=row.context, response=review(rng_of(seed, "real", i)), label=row.label)
+        for i, row in enumerate(responses[:n_responses])
+    ]
     steps = np.arange(16)
     return ReportData(
         title="Film critics",
@@ -141,6 +147,9 @@ def example(
         n_held_out=500,
         methods={
             "zero-shot": {
+                "labels_found": {"positive": 0.7, "negative": 0.3},
+                "wrong_label": 0.2,
+                "cut_share": 0.035,
                 "energy": 0.0492,
                 "energy_interval": [0.0471, 0.0513],
                 "fid_excess": 0.081,
@@ -185,6 +194,9 @@ def example(
                 "near_copies": 0.027,
             },
             "mop": {
+                "labels_found": {"positive": 0.55, "negative": 0.45},
+                "wrong_label": 0.2,
+                "cut_share": 0.035,
                 "energy": 0.0226,
                 "energy_interval": [0.0212, 0.0240],
                 "fid_excess": 0.029,
@@ -248,6 +260,10 @@ def example(
             "mop-uniform": bell(0.2, 0.12),
             "zero-shot": bell(0.31, 0.13),
         },
+        source="reviews.csv",
+        real=[record.response for record in asked],
+        side_by_side=side_by_side(asked, {name: [r for r in responses if r.method == name] for name in METHODS}),
+        outcomes=outcomes(row for row in responses if row.method == "mop"),
         responses=responses,
         problems={
             "Rows left out": ["reviews.csv, line 17: the response is empty", "reviews.csv, line 203: repeats line 41"],

@@ -73,12 +73,19 @@ def hostile_data(texts):
         language_model=texts[1 % n],
         encoder=texts[2 % n],
         judge=texts[3 % n],
-        methods={key: {"mauve": 0.5, **dict.fromkeys(few, 0.1), key: joined} for key in ("mop", "zero-shot", *few)},
+        source=joined,
+        methods={key: {"mauve": 0.5, "improbable": 0.1, "labels_found": dict.fromkeys(keys, 0.1),
+                       **dict.fromkeys(few, 0.1), key: joined} for key in ("mop", "zero-shot", *few)},
         held_out=dict.fromkeys(few, -1.0) | {"gain": 1.0, "gain_interval": [0.5, 1.5]},
         map_points=[MapPoint(x=i, y=i % 7, kind=few[i % len(few)] if i % 2 else "real", text=t,
                              label=t) for i, t in enumerate(texts)],
         personas=[PersonaRow(key=key, description=t, weight=1 / n, temperature=1.0, size=2,
-                             writer=t, sources=[t, joined], doubts=[t]) for key, t in both],
+                             writer=t, sources=[t, joined], doubts=[t], weight_interval=[0.0, 0.2])
+                  for key, t in both],
+        real=[*texts],
+        side_by_side=[{"context": t, "label": t, "real": t, "mop": t, "zero-shot": joined, "cut": ["mop"]}
+                      for t in texts],
+        closed={"options": keys, "n_real": 9, "shares": {"golden": [0.1] * (n + 1), "mop": [0.1] * (n + 1)}},
         exemplars=[ExemplarUse(key=k, context=t, response=t, uses=2) for k, t in both],
         gate_groups=few,
         gates=np.full((len(few), n), 1 / n),
@@ -88,9 +95,10 @@ def hostile_data(texts):
         responses=[
             Response(id=key, context=t, response=t, label=t, persona=key, exemplar=key,
                      temperature=1.0, log_pi=-1.0, log_omega=-1.0, seed=2**63, model=t,
-                     prompt_version=1, finish_reason="stop", n_tokens=3, method=few[i % len(few)])
+                     prompt_version=1, finish_reason="stop", n_tokens=3, method=("mop", "zero-shot", *few)[i % 8])
             for i, (key, t) in enumerate(both)
         ],
+        outcomes={key: {"draws": 2, "failed": 1, "refused": 0, "empty": 0, "cut": 1} for key in keys},
         problems={key: [text, joined] for key, text in both},
         settings={key: {t: joined, "n": {}} for key, t in both},
         versions=dict(both),
@@ -141,7 +149,8 @@ def test_the_summary_is_the_headline_and_what_is_wrong_with_the_texts():
         "On energy distance, a distance that is 0 for a perfect match with real texts, the simulation "
         "reaches 0.0226; the same model asked plainly reaches 0.0492, and other real texts reach 0.0003. "
         "That is 54 % of the way (51 % to 58 %) from the one to the other. "
-        "Of the texts by mop, 3.7 % are less probable than 99 in 100 real ones (other real texts: 1.0 %)."
+        "Of the texts by mop, 3.5 % were cut at the length limit, 20 % look as if another label had been asked for and "
+        "3.7 % are less probable than 99 in 100 real ones (other real texts: 1.0 %)."
     )
 
 
@@ -185,8 +194,8 @@ def test_a_run_without_comparison_says_so():
 def test_the_sections_come_in_their_order(page):
     order = [attrs["id"] for tag, attrs in Elements(page).found if tag == "section" and "id" in attrs]
     assert order == [
-        "scores", "held-out", "map", "personas", "exemplars", "gates", "history", "similarity",
-        "responses", "doubts", "settings", "limits", "cite",
+        "first", "scores", "held-out", "map", "personas", "draws", "exemplars", "gates", "history", "similarity",
+        "lengths", "labels", "responses", "doubts", "settings", "limits", "cite",
     ]  # fmt: skip
 
 
@@ -345,7 +354,7 @@ def test_a_large_run_stays_small():
 
 def test_the_figures_of_a_paper_have_names():
     assert list(draw_figures(example(n_responses=5, n_real=5, n_exemplars=5))) == [
-        "metrics", "exemplars", "history", "similarity", "gates", "map",
+        "metrics", "exemplars", "history", "similarity", "lengths", "labels", "gates", "persona-labels", "map",
     ]  # fmt: skip
 
 

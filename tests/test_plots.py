@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mop.report import plots
+from mop.report.palette import series_of
 
 HOSTILE = [
     "</text><script>alert(1)</script>",
@@ -27,7 +28,7 @@ def texts(svg):
 def small_map():
     points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     kinds = ["real", "mop", "mop", "real"]
-    return plots.map_figure(points, kinds, ["real", "mop"], series=["mop"])
+    return plots.map_figure(points, kinds, ["real", "mop"], series={"mop": 0})
 
 
 def all_figures(names):
@@ -36,18 +37,21 @@ def all_figures(names):
     gates = draw.dirichlet(np.ones(n), size=n)
     return {
         "metrics": plots.metric_figure(
-            draw.random((n, n)), np.full((n, n, 2), np.nan), draw.random(n), names, names
+            draw.random((n, n)), np.full((n, n, 2), np.nan), draw.random(n), names, names, series=series_of(names)
         ),
         "gates": plots.gates_figure(gates, names, names),
         "history": plots.history_figure(
-            np.arange(3.0), {name: np.arange(3.0) for name in names}, x_label=names[0]
+            np.arange(3.0), {name: np.arange(3.0) for name in names}, x_label=names[0], colours=range(n)
         ),
-        "similarity": plots.similarity_figure(
+        "similarity": plots.histogram_figure(
             np.linspace(-1, 1, 5), {"golden": np.ones(4)} | {f"{x} ": np.ones(4) for x in names},
-            series=[f"{x} " for x in names],
+            series=series_of(f"{x} " for x in names), x_label=names[0],
         ),
         "panels": plots.map_panels_figure(
-            draw.random((2 * n, 2)), [*names, *["real"] * n], series=names
+            draw.random((2 * n, 2)), [*names, *["real"] * n], series=series_of(names)
+        ),
+        "shares": plots.shares_figure(
+            {name: draw.random(n) for name in ["real", *names]}, names, series=series_of(names)
         ),
     }  # fmt: skip
 
@@ -74,10 +78,6 @@ def test_every_figure_is_themed_entirely():
     for name, figure in all_figures(["one", "two", "three"]).items():
         _, rules = plots.themed_svg(figure, name, name)
         assert not [rule for rule in rules.values() if "#" in rule], name
-
-
-def test_every_colour_has_one_role():
-    assert len(set(plots.COLOURS.values())) == len(plots.COLOURS)
 
 
 def test_ids_begin_with_the_name_of_the_figure():
@@ -136,8 +136,3 @@ def test_unprintable_characters_become_visible():
 def test_a_label_is_one_line_without_direction_overrides():
     assert plots.shorten("a\u202eb\nc", 9) == "ab c"
     assert plots.shorten("x" * 50, 10) == "x" * 9 + "…"
-
-
-def test_series_differ_by_colour_or_marker():
-    seen = {(plots.series_colour(i), plots.series_marker(i)) for i in range(36)}
-    assert len(seen) == 36

@@ -8,6 +8,7 @@ hostile throughout (see ``docs/report.md``).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,10 @@ from mop.errors import ConfigError
 from mop.evaluate.samples import FLOOR
 from mop.report import plots
 from mop.report.document import effective, flat, html, number, printable
-from mop.report.plots import GOLDEN, REAL
+from mop.report.names import short_names
+from mop.report.palette import REAL, series_of
+from mop.report.plots import GOLDEN
+from mop.report.reading import Table, bin_table, lengths, persona_labels, texts_of, turned
 from mop.report.verdicts import closed_sentences, quality_sentence
 from mop.simulate.write import is_drawn
 from mop.storage.files import write_atomic
@@ -91,6 +95,8 @@ class ReportData:
 
     title: str
     """Headline of the page: the population, as "Film critics"."""
+    source: str = ""
+    """File or name of the data."""
     task: str = "texts"
     """What was simulated, as a plural noun phrase: "film reviews"."""
     language_model: str = ""
@@ -114,8 +120,8 @@ class ReportData:
     ``golden`` (real answers) to the share of each option, and last of what is none of them."""
     respondents: Mapping[str, Any] | None = None
     """Draws whose persona contradicts the person who is asked; see `mop.evaluate.respondents.contradictions`."""
-    side_by_side: Sequence[Mapping[str, str]] = ()
-    """The same questions answered by a person and by methods: ``context``, ``label``, ``real`` and method names."""
+    side_by_side: Sequence[Mapping[str, Any]] = ()
+    """The same questions answered by a person and by methods; see `mop.report.reading.side_by_side`."""
     held_out: Mapping[str, object] | None = None
     """Mean log-likelihood per held-out record in nats by method name, ``gain`` (first minus second
     method) and ``gain_interval`` [low, high], as in ``metrics.json``."""
@@ -145,6 +151,8 @@ class ReportData:
     """``golden`` and each method to its B counts."""
     responses: Sequence[Response] = ()
     """The simulated responses, of one or several methods."""
+    real: Sequence[str] = ()
+    """What people answered to the same contexts."""
     outcomes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Persona key to what became of its draws: ``draws``, ``failed``, ``refused``, ``empty``,
     ``cut``."""
@@ -223,13 +231,12 @@ METRICS: Mapping[str, MetricGuide] = {
         table="main",
         is_share=True,
     ),
-    "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", table="main", is_share=True),
+    "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", is_share=True),
     "wrong_label": MetricGuide(
         "Wrong label",
         -1,
         "Share of answers that a classifier of real texts takes for another label than was asked for. It errs on real "
         "texts too.",
-        table="main",
         is_share=True,
     ),
     "fid": MetricGuide(
@@ -281,6 +288,9 @@ SERIES: Mapping[str, str] = {
 }
 """What a fit can have in its ``history``, and what the figure calls it: in rounds (``crossed`` by
 cross-validation), and by the paper's recipe."""
+
+_COLOURS = {"crossed": 0, "crossed_uniform": 2, "crossed_unconditional": 4, "valid": 0, "valid_bound": 7}
+"""Series of methods whose colour a line has: that of what it is about."""
 
 COSTS: Mapping[str, str] = {
     "lm_calls": "Language-model calls",
@@ -456,18 +466,17 @@ def _kinds(data: ReportData) -> list[str]:
     return [name for name in (REAL, *others, MOP) if name in found]
 
 
-def _series(data: ReportData) -> list[str]:
-    """Return all that has a series colour, in colour order: one colour per method, page-wide."""
-    known = _method_order(data)
-    drawn = [name for name in (MOP, *_kinds(data), *data.histograms) if name not in {REAL, GOLDEN, FLOOR}]
-    return list(dict.fromkeys([*known, *drawn]))
+def _series(data: ReportData) -> dict[str, int]:
+    """Colour and marker of all methods, page-wide."""
+    drawn = [*_method_order(data), *_kinds(data), *data.histograms, *(row.method for row in data.responses)]
+    return series_of(name for name in drawn if name not in {GOLDEN, FLOOR})
 
 
 def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Figure]:
     """Draw every figure that the data allows, as for a paper, by the name its file gets.
 
-    ``metrics``, ``exemplars``, ``gates``, ``history``, ``similarity`` and ``map``; give them to
-    `mop.report.plots.save_figures` for files. ``width`` is in inches.
+    ``metrics``, ``exemplars``, ``history``, ``similarity``, ``lengths``, ``labels``, ``options``, ``gates``,
+    ``persona-labels`` and ``map``; give them to `mop.report.plots.save_figures` for files. ``width`` is in inches.
 
     Raises
     ------
@@ -484,25 +493,85 @@ def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Fi
 def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
     """The figures of the page; its map, which has no letters, in one width for all."""
     _check(data)
+    series, names = _series(data), short_names([row.description for row in data.personas])
     metrics = [name for name in _metric_names(data) if _guide(name).table == "main" and not _guide(name).is_share]
     methods = {name: data.methods[name] for name in _method_order(data)}
     uses = np.array([row.uses for row in data.exemplars], dtype=np.float64)
     found = {
-        "metrics": score_figure(methods, data.methods.get(FLOOR, {}), metrics, width=width),
+        "metrics": score_figure(methods, data.methods.get(FLOOR, {}), metrics, series=series, width=width),
         "exemplars": plots.usage_figure(uses, width=width) if uses.sum() > 0 else None,
         "history": _history_figure(data, width),
         "similarity": _similarity_figure(data, width),
     }
+    sizes = lengths(texts_of(data.real, data.responses))
+    if sizes is not None:
+        found["lengths"] = plots.histogram_figure(*sizes, series=series, x_label="words of a text", width=width)
+    for name, (_, grey, rows, of) in _shares(data).items():
+        found[name] = plots.shares_figure(of, rows, series=series, real=grey, width=width)
     if data.gates is not None and data.gates.size:
-        names = [row.description for row in data.personas]
         found["gates"] = plots.gates_figure(data.gates, data.gate_groups, names, width=width)
+    written = persona_labels(data.responses, [row.key for row in data.personas])
+    if written is not None:
+        labels, counts = written
+        shares_of = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        found["persona-labels"] = plots.gates_figure(shares_of, labels, names, width=width)
     if data.map_points and width == plots.WIDE:
         found["map"] = plots.map_figure(*_places(data), _kinds(data), series=_series(data), width=width)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
+def _shares(data: ReportData) -> dict[str, tuple[str, str, list[str], dict[str, list[float]]]]:
+    """Figure by name: what its rows and its grey bars are, the rows, and their shares by set."""
+    found: dict[str, tuple[str, str, list[str], dict[str, list[float]]]] = {}
+    methods = _method_order(data)
+    asked = Counter(row.label for row in data.responses if row.method == MOP and row.label is not None)
+    labels = {name: of for name in methods if isinstance(of := data.methods[name].get("labels_found"), Mapping)}
+    if len(asked) > 1 and labels:
+        shares = {REAL: [n / asked.total() for _, n in asked.most_common()]}
+        rows = [label for label, _ in asked.most_common()]
+        found["labels"] = (
+            "label",
+            "asked for",
+            rows,
+            shares | {name: [_value(of, label) for label in rows] for name, of in labels.items()},
+        )
+    if data.closed is not None:
+        of = data.closed["shares"]
+        shares = {REAL: of[GOLDEN], **{name: of[name] for name in methods if name in of}}
+        found["options"] = "answer", "real texts", [*data.closed["options"], "none of them"], shares
+    return found
+
+
+def _tables(data: ReportData, names: Sequence[str]) -> dict[str, Table]:
+    """What the figures draw, as tables, by their names."""
+    sizes = lengths(texts_of(data.real, data.responses))
+    written = persona_labels(data.responses, [row.key for row in data.personas])
+    found: dict[str, Table] = {} if sizes is None else {"lengths": bin_table("words", *sizes)}
+    for name, (first, grey, rows, of) in _shares(data).items():
+        found[name] = turned(first, [grey if kind == REAL else kind for kind in of], rows, list(of.values()))
+    if data.gates is not None and data.gates.size:
+        found["gates"] = turned("persona", data.gate_groups, names, data.gates.tolist())
+    if written is not None:
+        found["persona-labels"] = turned("persona", written[0], names, written[1].astype(int).tolist())
+    if len(data.histogram_edges) >= 2 and data.histograms:
+        counts = {name: np.asarray(of, dtype=np.float64) for name, of in data.histograms.items() if name != FLOOR}
+        found["similarity"] = bin_table("similarity", np.asarray(data.histogram_edges), counts)
+    steps = [name for name in SERIES if any(math.isfinite(_value(row, name)) for row in data.history)]
+    if steps:
+        step = _step_name(data.history)
+        rounds = [number(int(row.get(step, i))) for i, row in enumerate(data.history)]
+        values = [[number(_value(row, name)) for row in data.history] for name in steps]
+        found["history"] = turned(step, [SERIES[name] for name in steps], rounds, values)
+    return found
+
+
 def score_figure(
-    methods: Mapping[str, Mapping[str, object]], floor: Mapping[str, object], metrics: Sequence[str], *, width: float
+    methods: Mapping[str, Mapping[str, object]],
+    floor: Mapping[str, object],
+    metrics: Sequence[str],
+    *,
+    series: Mapping[str, int],
+    width: float,
 ) -> Figure | None:
     """Draw the figures of methods, with their intervals and those of other real texts; None if there are none."""
     if not methods or not metrics:
@@ -513,6 +582,7 @@ def score_figure(
         np.array([_value(floor, name) for name in metrics]),
         list(methods),
         [titled(name) for name in metrics],
+        series=series,
         width=width,
     )
 
@@ -524,13 +594,14 @@ def _places(data: ReportData) -> tuple[NDArray[np.float64], list[str]]:
 
 
 def _history_figure(data: ReportData, width: float) -> Figure | None:
-    series = {title: np.array([_value(row, name) for row in data.history]) for name, title in SERIES.items()}
-    series = {title: values for title, values in series.items() if np.isfinite(values).any()}
-    if not series:
+    found = {name: np.array([_value(row, name) for row in data.history]) for name in SERIES}
+    found = {name: values for name, values in found.items() if np.isfinite(values).any()}
+    if not found:
         return None
+    series, colours = {SERIES[name]: of for name, of in found.items()}, [_COLOURS.get(name, 5) for name in found]
     step = _step_name(data.history)
     steps = np.array([row.get(step, i) for i, row in enumerate(data.history)], dtype=np.float64)
-    return plots.history_figure(steps, series, x_label=step, best=data.best_step, width=width)
+    return plots.history_figure(steps, series, x_label=step, colours=colours, best=data.best_step, width=width)
 
 
 def _similarity_figure(data: ReportData, width: float) -> Figure | None:
@@ -539,7 +610,8 @@ def _similarity_figure(data: ReportData, width: float) -> Figure | None:
         return None
     counts = {name: np.asarray(data.histograms[name], dtype=np.float64) for name in (GOLDEN, *methods)}
     edges = np.asarray(data.histogram_edges, dtype=np.float64)
-    return plots.similarity_figure(edges, counts, series=_series(data), width=width)
+    x_label = "cosine similarity of two texts of the same set"
+    return plots.histogram_figure(edges, counts, series=_series(data), x_label=x_label, width=width)
 
 
 def _step_name(history: Sequence[Mapping[str, float]]) -> str:
@@ -553,11 +625,15 @@ _ALT: Mapping[str, str] = {
     "gates": "Mean persona weights in per cent, personas down, groups of contexts across.",
     "history": "Log-likelihood over the course of the fit.",
     "similarity": "Similarity between texts of the same set, each method over the real texts.",
+    "lengths": "How many words texts have, each method over the real texts; numbers in the table.",
+    "labels": "Share of each label that was asked for, and that was found; numbers in the table.",
+    "options": "Share of each answer among people and methods; numbers in the table.",
+    "persona-labels": "Which persona wrote which share of the responses with each label; numbers in the table.",
 }
 """What a reader who cannot see a figure is told."""
 
 
-def _script_data(data: ReportData) -> dict[str, Any]:
+def _script_data(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
     """Collect what the page's script needs: lists, never objects keyed by text from data."""
     kinds = _kinds(data)
     points: list[list[list[str]]] = [[] for _ in kinds]
@@ -574,7 +650,7 @@ def _script_data(data: ReportData) -> dict[str, Any]:
         "kinds": kinds,
         "first": [REAL, MOP, PLAIN],
         "points": points,
-        "personas": [[row.key, row.description] for row in data.personas],
+        "personas": [[row.key, row.description, name] for row, name in zip(data.personas, names, strict=True)],
         "exemplars": [[row.key, row.context, row.response] for row in (data.exemplars[i] for i in shown)],
         "responses": [
             _response_fields(
@@ -656,12 +732,14 @@ def render_report(data: ReportData) -> str:
         If jinja2 or matplotlib is not installed.
     """
     data = printable(data)
+    _check(data)
     metrics, kinds, methods = _metric_names(data), _kinds(data), _method_order(data)
+    series, names = _series(data), short_names([row.description for row in data.personas])
     return html(
         "report.html",
         lambda width: _page_figures(data, width),
         _ALT,
-        script_data=_script_data(data),
+        script_data=_script_data(data, names),
         data=data,
         summary=summary(data),
         n_simulated=_n_simulated(data),
@@ -669,13 +747,17 @@ def render_report(data: ReportData) -> str:
         guides={name: _guide(name) for name in (*METRICS, *metrics)},
         best={name: best({m: data.methods[m] for m in methods}, name) for name in metrics},
         tables={kind: [name for name in metrics if _guide(name).table == kind] for kind in ("main", "paper", "side")},
-        kinds=[(kind, "real" if kind == REAL else str(_series(data).index(kind) % 6 + 1)) for kind in kinds],
+        kinds=kinds,
+        series=series,
+        figure_tables=_tables(data, names),
+        names={row.key: name for row, name in zip(data.personas, names, strict=True)},
         n_points={kind: sum(point.kind == kind for point in data.map_points) for kind in kinds},
         exemplar_use=_exemplar_use(data),
         exemplar_text={row.key: row.response for row in data.exemplars},
         persona_text={row.key: row.description for row in data.personas},
         step=_step_name(data.history),
         outcomes=[name for name in OUTCOMES if any(row[name] for row in data.outcomes.values())],
+        outcome_rows=sorted(data.outcomes.items(), key=lambda item: -sum(item[1][name] for name in OUTCOMES)),
         problems=_problems(data),
         settings=flat(data.settings),
         cost_names=COSTS,

@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from mop.errors import require
+from mop.report.palette import COLOURS, REAL, series_colour, series_marker
 from mop.storage.files import write_atomic
 from mop.types import FloatArray
 
@@ -33,30 +34,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-COLOURS: Mapping[str, str] = {
-    "ink": "#20242a",
-    "muted": "#68707b",
-    "rule": "#d8dbe0",
-    "real": "#8b929c",
-    "series-1": "#0b62a4",
-    "series-2": "#cf6a0c",
-    "series-3": "#14896b",
-    "series-4": "#a8478a",
-    "series-5": "#7d6b08",
-    "series-6": "#4c8fcb",
-    "heat": "#0c63a5",
-}
-"""Role to colour on white paper. Every colour occurs once, because `themed_svg` finds the role by
-the colour.
-
-The series keep apart under the three common kinds of colour blindness (blue, orange, green-blue
-and purple in the manner of Okabe and Ito), and each also has a marker of its own."""
-
-REAL, GOLDEN = "real", "golden"
-"""Texts that people wrote: on a map, and among histograms."""
-
-MARKERS: Sequence[str] = ("o", "^", "s", "D", "v", "P")
-"""Marker of series 1, 2, ...; real texts are small circles in grey."""
+GOLDEN = "golden"
+"""Texts that people wrote, among histograms."""
 
 MOST_PERSONAS, MOST_GROUPS = 24, 12
 """Rows and columns of `gates_figure`."""
@@ -188,17 +167,9 @@ def _panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, 
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for axes in panels[n:]:
         axes.set_visible(False)
+    for axes in panels[max(0, n - columns) : n]:  # also above an empty place
+        axes.tick_params(labelbottom=True)
     return figure, panels[:n]
-
-
-def series_colour(index: int) -> str:
-    """Return the colour of series ``index`` (0 is the method that the page is about)."""
-    return COLOURS[f"series-{index % 6 + 1}"]
-
-
-def series_marker(index: int) -> str:
-    """Return the marker of series ``index``: no two of the first 36 have both colour and marker in common."""
-    return MARKERS[(index + index // 6) % 6]
 
 
 def _quiet(axes: Axes, *sides: str) -> None:
@@ -216,6 +187,7 @@ def metric_figure(
     methods: Sequence[str],
     metrics: Sequence[str],
     *,
+    series: Mapping[str, int],
     width: float = WIDE,
 ) -> Figure:
     """Draw each method's score with its interval, one panel per metric, and the floor as a line.
@@ -230,6 +202,8 @@ def metric_figure(
         The same metric for other real texts; nan where there is none.
     methods, metrics : sequence of str
         Their M and P names.
+    series : mapping of str to int
+        As `mop.report.palette.series_of` gives it.
     """
     is_wide = width >= 5
     rows, columns = (1, len(metrics)) if is_wide else (len(metrics), 1)
@@ -242,10 +216,11 @@ def metric_figure(
         if np.isfinite(floors[p]):
             axes.axvline(floors[p], **_DASHED)
         for m, place in enumerate(places):
-            colour = series_colour(m)
+            slot = series[methods[m]]
+            colour = series_colour(slot)
             low, high = intervals[m, p]
             axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
-            axes.plot(values[m, p], place, series_marker(m), color=colour, markersize=5.5)
+            axes.plot(values[m, p], place, series_marker(slot), color=colour, markersize=5.5)
         axes.set_yticks(places, [shorten(name, 24) for name in methods])
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=8)
@@ -263,7 +238,7 @@ def map_figure(
     kinds: Sequence[str],
     order: Sequence[str],
     *,
-    series: Sequence[str],
+    series: Mapping[str, int],
     width: float = WIDE,
 ) -> Figure:
     """Draw texts as points in the plane, real ones in grey, methods in their colours and shapes.
@@ -279,21 +254,21 @@ def map_figure(
         The N names, each one of ``order``.
     order : sequence of str
         Kinds in drawing order, the last one on top.
-    series : sequence of str
-        Kinds in colour order; all of ``order`` but `REAL`.
+    series : mapping of str to int
+        As `mop.report.palette.series_of` gives it for all of ``order`` but `REAL`.
     """
     figure = _figure(width, width * 0.62)
     axes = figure.subplots()
     size = float(np.clip(115 / max(len(kinds), 1) ** 0.5, 1.7, 4.5)) * min(width / WIDE, 1)
     for i, name in enumerate(order):
         chosen = points[np.array([kind == name for kind in kinds], dtype=bool)]
-        _draw_points(axes, chosen, -1 if name == REAL else series.index(name), size=size, gid=f"kind-{i}")
+        _draw_points(axes, chosen, -1 if name == REAL else series[name], size=size, gid=f"kind-{i}")
     return figure
 
 
 @_styled
 def map_panels_figure(
-    points: FloatArray, kinds: Sequence[str], *, series: Sequence[str], width: float = WIDE
+    points: FloatArray, kinds: Sequence[str], *, series: Mapping[str, int], width: float = WIDE
 ) -> Figure:
     """Draw the same map once per method, each over the real texts in grey.
 
@@ -308,7 +283,7 @@ def map_panels_figure(
     for name, axes in zip(drawn, panels, strict=True):
         axes.set_title(shorten(name, 30))
         _draw_points(axes, members[REAL], -1, size=size)
-        _draw_points(axes, members[name], series.index(name), size=size)
+        _draw_points(axes, members[name], series[name], size=size)
     return figure
 
 
@@ -420,7 +395,13 @@ def gates_figure(
 
 @_styled
 def history_figure(
-    steps: FloatArray, series: Mapping[str, FloatArray], *, x_label: str, best: float | None = None, width: float = WIDE
+    steps: FloatArray,
+    series: Mapping[str, FloatArray],
+    *,
+    x_label: str,
+    colours: Sequence[int],
+    best: float | None = None,
+    width: float = WIDE,
 ) -> Figure:
     """Draw the course of the fit.
 
@@ -432,6 +413,8 @@ def history_figure(
         Log-likelihoods in nats per record; nan where not measured at that step.
     x_label : str
         What a step is.
+    colours : sequence of int
+        Series, as of methods, for each.
     best : float or None
         The step whose weights were kept; a thin line marks it.
     """
@@ -439,7 +422,7 @@ def history_figure(
     axes = figure.subplots()
     if best is not None:
         axes.axvline(best, **_DASHED, label="kept")
-    for i, (name, values) in enumerate(series.items()):
+    for i, (name, values) in zip(colours, series.items(), strict=True):
         known = np.isfinite(values)
         marker = series_marker(i) if known.sum() <= 40 else ""
         axes.plot(
@@ -457,23 +440,26 @@ def history_figure(
 
 
 @_styled
-def similarity_figure(
+def histogram_figure(
     edges: FloatArray,
     counts: Mapping[str, FloatArray],
     *,
-    series: Sequence[str],
+    series: Mapping[str, int],
+    x_label: str,
     width: float = WIDE,
 ) -> Figure:
-    """Draw how alike texts are among themselves: real texts in grey, one panel per method.
+    """Draw how a figure of texts is spread: real texts in grey, one panel per method.
 
     Parameters
     ----------
     edges : ndarray, shape (B + 1,)
-        Bin edges of the cosine similarity, ascending.
+        Bin edges, ascending.
     counts : mapping of str to ndarray, shape (B,)
-        Pairs of texts per bin, `GOLDEN` among the names; each is scaled to the same area.
-    series : sequence of str
-        Names in colour order; all of ``counts`` but `GOLDEN`.
+        Texts, or pairs of them, per bin, `GOLDEN` among the names; each is scaled to the same area.
+    series : mapping of str to int
+        As `mop.report.palette.series_of` gives it for all of ``counts`` but `GOLDEN`.
+    x_label : str
+        What the bins are of.
     """
     density = {name: of / max(float(of.sum()), 1e-12) / np.diff(edges) for name, of in counts.items()}
     used = np.flatnonzero(np.sum(list(density.values()), axis=0) > 0.004 * max(d.max() for d in density.values()))
@@ -483,12 +469,60 @@ def similarity_figure(
     figure, panels = _panels(len(methods), columns, width, 1.75 if width >= 5 else 1.45)
     for name, axes in zip(methods, panels, strict=True):
         axes.stairs(density[GOLDEN], edges, fill=True, color=COLOURS["real"], alpha=0.35, linewidth=0)
-        axes.stairs(density[name], edges, color=series_colour(series.index(name)), linewidth=1.6)
+        axes.stairs(density[name], edges, color=series_colour(series[name]), linewidth=1.6)
         axes.set_title(shorten(name, 34))
         axes.set_xlim(edges[first], edges[last])
         axes.set_yticks([])
         _quiet(axes, "left")
-    figure.supxlabel("cosine similarity of two texts of the same set", fontsize=8, color=COLOURS["muted"])
+    figure.supxlabel(x_label, fontsize=8, color=COLOURS["muted"])
+    return figure
+
+
+@_styled
+def shares_figure(
+    shares: Mapping[str, Sequence[float]],
+    rows: Sequence[str],
+    *,
+    series: Mapping[str, int],
+    real: str = "real texts",
+    width: float = WIDE,
+) -> Figure:
+    """Draw shares of labels or of options, a row each: `REAL` as grey bars, methods as marks.
+
+    Parameters
+    ----------
+    shares : mapping of str to sequence of R floats
+        `REAL` and methods to the share of each row, from 0 to 1; nan where it is not known.
+    rows : sequence of str
+        The R rows, of which the first `MOST_PERSONAS` are drawn.
+    series : mapping of str to int
+        As `mop.report.palette.series_of` gives it.
+    real : str
+        What the grey bars are.
+    """
+    rows = rows[:MOST_PERSONAS]
+    n_columns = 4 if width >= 5 else 2
+    figure = _figure(width, 0.75 + 0.3 * len(rows) + 0.18 * -(-len(shares) // n_columns))
+    axes = figure.subplots()
+    places = np.arange(len(rows))[::-1]
+    for kind, of in shares.items():
+        share = 100 * np.asarray(of[: len(rows)], dtype=np.float64)
+        if kind == REAL:
+            axes.barh(places, np.nan_to_num(share), height=0.55, color=COLOURS["real"], alpha=0.35, label=real)
+            continue
+        slot = series[kind]
+        axes.plot(
+            share, places, series_marker(slot), color=series_colour(slot), markersize=5.5, label=shorten(kind, 24)
+        )
+    axes.set_yticks(places, [shorten(name, 40 if width >= 5 else 20) for name in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("share of texts (%)")
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    _quiet(axes, "left", "bottom")
+    figure.legend(loc="outside upper left", ncols=n_columns)
     return figure
 
 

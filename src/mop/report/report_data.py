@@ -18,17 +18,17 @@ from mop.evaluate.likelihood import REFERENCES
 from mop.metrics.bootstrap import odds_interval
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
+from mop.report.names import page_title
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
-from mop.report.plots import GOLDEN, REAL
+from mop.report.palette import REAL
+from mop.report.plots import GOLDEN
+from mop.report.reading import side_by_side
 from mop.report.verdicts import respondent_sentence
 from mop.simulate.rows import read_responses
 from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes
 from mop.storage.files import read_json
 from mop.storage.run_folder import RunFolder
 from mop.types import Record, Response
-
-SIDE_BY_SIDE = 8
-"""Questions whose real and simulated answers stand side by side."""
 
 
 def response_files(folder: RunFolder, config: RunConfig) -> dict[str, Path]:
@@ -62,8 +62,10 @@ def report_data(
     drawn = {name: [row for row in rows if is_drawn(row)] for name, rows in every.items()}
     cut = {name: cut_share(rows) for name, rows in drawn.items()}
     source = Path(config.data.source).name.removeprefix("hf:")
+    asked = read_records(folder.records / "test.jsonl")[: config.simulate.n_responses]
     return ReportData(
-        title=f"A simulated population: {source}",
+        title=page_title(config.data.task, source),
+        source=source,
         task="responses",
         language_model=config.model.lm,
         scorer=metrics["scored_by"] if metrics["is_surrogate"] else "",
@@ -76,7 +78,7 @@ def report_data(
         },
         closed=metrics.get("closed"),
         respondents=metrics.get("respondents"),
-        side_by_side=_side_by_side(read_records(folder.records / "test.jsonl"), drawn),
+        side_by_side=side_by_side(asked, drawn),
         held_out={key: held_out[key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
         references=[{"name": name, "what": _what(name, row), **row} for name, row in held_out["references"].items()],
         fit_notes=fit_notes(fitted.info),
@@ -89,6 +91,7 @@ def report_data(
         best_step=fitted.info["history"][-1].get("kept_round"),
         histogram_edges=found["histogram_edges"],
         histograms=found["histograms"],
+        real=[record.response for record in asked],
         responses=[row for rows in every.values() for row in rows],
         outcomes=metrics["outcomes"].get("mop", {}),
         all_outcomes=outcomes(replace(row, persona=None) for row in every["mop"]).get("", {}),
@@ -140,18 +143,6 @@ def _personas(fitted: FittedMixture, weights: Sequence[float], respondents: Mapp
         for persona, weight, tau, share, error in zip(
             fitted.personas, weights, fitted.temperatures.tolist(), real, errors, strict=True
         )
-    ]
-
-
-def _side_by_side(records: Sequence[Record], responses: Mapping[str, Sequence[Response]]) -> list[dict[str, str]]:
-    """What a person and each method wrote on `SIDE_BY_SIDE` questions, spread evenly over those that all answered."""
-    texts = {name: {row.id: row.response for row in rows if row.response.strip()} for name, rows in responses.items()}
-    answered = [record for record in records if all(record.key in of for of in texts.values())]
-    some = [answered[i * len(answered) // SIDE_BY_SIDE] for i in range(SIDE_BY_SIDE)] if answered else []
-    return [
-        {"context": record.context, "label": record.label or "", REAL: record.response}
-        | {name: of[record.key] for name, of in texts.items()}
-        for record in dict.fromkeys(some)
     ]
 
 

@@ -13,7 +13,11 @@ import numpy as np
 
 from mop.report import plots
 from mop.report.document import ends, flat, html, number, printable
-from mop.report.page import METRICS, best, score_figure, titled
+from mop.report.names import page_title
+from mop.report.page import METRICS, MOP, PLAIN, best, score_figure, titled
+from mop.report.palette import REAL, series_of
+from mop.report.reading import bin_table, lengths, side_by_side, texts_of
+from mop.types import Record, Response
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +39,9 @@ COLUMNS = (
     "near_copies",
 )
 """Figures of the table, by their names in `mop.report.page.METRICS`."""
+FIRST = ("valid_answers", "total_variation", "energy", "fid_excess", "f1", "mauve", "sense", "mean_words")
+"""Figures by how much a reader wants them: the page shows the first `N_FIRST` there are, the others on request."""
+N_FIRST = 5
 DRAWN = ("energy", "fid_excess", "mauve", "f1")
 """Ranked figures that the page draws."""
 COSTS: Mapping[str, str] = {
@@ -53,6 +60,7 @@ FLOOR_NAME = "other real texts"
 _ALT = {
     "metrics": "Each method's score with its interval, one panel per metric; numbers in the table.",
     "map": "One map per method: its texts over real texts in grey.",
+    "lengths": "How many words texts have, each method over the real texts; numbers in the table.",
 }
 
 
@@ -152,7 +160,13 @@ def latex(text: str) -> str:
 
 
 def comparison_page(
-    document: Mapping[str, Any], rows: Rows, ablations: Rows, places: Mapping[str, Sequence[Sequence[float]]]
+    document: Mapping[str, Any],
+    rows: Rows,
+    ablations: Rows,
+    places: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    texts: Mapping[str, Sequence[Response]] | None = None,
+    real: Sequence[Record] = (),
 ) -> tuple[str, dict[str, Figure]]:
     """Return the page and its figures, the latter as for a paper.
 
@@ -164,6 +178,10 @@ def comparison_page(
         The two tables; the second may be empty.
     places : mapping of str to (m, 2) places
         ``golden`` and methods on one map.
+    texts : mapping of str to sequence of Response
+        What each method wrote with the first seed, those that were drawn.
+    real : sequence of Record
+        What people wrote to the same contexts; their keys are the ids of the texts.
 
     Raises
     ------
@@ -171,21 +189,37 @@ def comparison_page(
         If jinja2 or matplotlib is not installed.
     """
     document, rows, ablations = printable(document), printable(rows), printable(ablations)
+    texts, real = printable(texts or {}), printable(real)
+    first = [name for name in (MOP, PLAIN) if name in rows]
+    rows = {name: rows[name] for name in dict.fromkeys([*first, *rows])}
     points = np.array([xy for of in places.values() for xy in of], dtype=np.float64)
-    kinds = [plots.REAL if kind == plots.GOLDEN else kind for kind, of in places.items() for _ in of]
+    kinds = [REAL if kind == plots.GOLDEN else kind for kind, of in places.items() for _ in of]
+    series = series_of([*rows, *kinds, *ablations])
+    sizes = lengths(texts_of([row.response for row in real], [row for of in texts.values() for row in of]))
 
     def draw(width: float) -> dict[str, Figure]:
         ranked = [name for name in _columns(rows) if name in DRAWN]
-        scores = score_figure(rows, document["floor"], ranked, width=width)
-        maps = plots.map_panels_figure(points, kinds, series=list(rows), width=width)
-        return {"map": maps} if scores is None else {"metrics": scores, "map": maps}
+        x_label = "words of a text"
+        found = {
+            "metrics": score_figure(rows, document["floor"], ranked, series=series, width=width),
+            "map": plots.map_panels_figure(points, kinds, series=series, width=width),
+            "lengths": None
+            if sizes is None
+            else plots.histogram_figure(*sizes, series=series, x_label=x_label, width=width),
+        }
+        return {name: figure for name, figure in found.items() if figure is not None}
+
+    def shown(of: Rows) -> list[str]:
+        columns = _columns(of)
+        first = [name for name in FIRST if name in columns][:N_FIRST]
+        return first + [name for name in columns if name not in first]
 
     tables = [
         {
             "title": title,
             "rows": of,
             "floor": found["floor"],
-            "columns": {name: titled(name) for name in _columns(of)},
+            "columns": {name: titled(name) for name in shown(of)},
             "costs": {name: COSTS[name] for name in _costs(of)},
             "best": _winners(of),
             "said": compared_on(found["n_responses"], document["n_golden"]),
@@ -194,5 +228,20 @@ def comparison_page(
         for title, of, found in (("Methods", rows, document), ("Ablations", ablations, document.get("ablations")))
         if found is not None
     ]
-    page = html("compare.html", draw, _ALT, document=document, tables=tables, settings=flat(document["settings"]))
+    task = document["settings"].get("data", {}).get("task", "")
+    page = html(
+        "compare.html",
+        draw,
+        _ALT,
+        script_data={},
+        document=document,
+        title=page_title(task, document["source"]),
+        tables=tables,
+        n_first=N_FIRST,
+        settings=flat(document["settings"]),
+        series=series,
+        beside=side_by_side(real, texts),
+        figure_tables={} if sizes is None else {"lengths": bin_table("words", *sizes)},
+        guides=METRICS,
+    )
     return page, draw(plots.WIDE)

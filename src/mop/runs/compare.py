@@ -637,7 +637,9 @@ class _Bench:
             for form, table in (("md", markdown_table), ("tex", latex_table)):
                 text = table(some, of["floor"], said)
                 write_atomic(self.place / f"{name}.{form}", text.encode())
-        page, figures = comparison_page(document, rows, cut, found["map"])
+        files = {method: self.file(self.arm(method, 0)) for method in rows}
+        texts = {method: [row for row in read_responses(file) if is_drawn(row)] for method, file in files.items()}
+        page, figures = comparison_page(document, rows, cut, found["map"], texts=texts, real=self.contexts)
         write_atomic(self.place / "comparison.html", page.encode())
         save_figures(figures, self.place / "figures")
         return {**document, "run": str(self.work.folder.path)}
