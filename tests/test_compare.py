@@ -469,7 +469,7 @@ def test_the_page_is_whole_asks_nothing_of_a_network_and_escapes(finished):
     assert "&lt;b&gt;reviews&amp;.jsonl" in page
     assert "<b>reviews" not in page
     assert "default-src &#39;none&#39;" in page
-    for foreign in ('src="http', "url(http", "<script", "@import"):
+    for foreign in ('src="http', "url(http", "<script src", "@import"):
         assert foreign not in page
     assert page.count("<svg") >= 4
     for name in ("metrics.svg", "metrics.pdf", "map.svg", "map.pdf"):
