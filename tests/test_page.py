@@ -1,5 +1,7 @@
 """The report: what it says, what it leaves out, and that hostile text in it does nothing."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -12,6 +14,7 @@ import pytest
 
 from chromium import CHROMIUM, Browser
 from mop.errors import ConfigError
+from mop.report.names import short_names
 from mop.report.page import (
     ExemplarUse,
     MapPoint,
@@ -318,6 +321,7 @@ def test_the_policy_admits_our_own_style_and_script_only(page):
     assert not [name for _, attrs in Elements(page).found for name in attrs if name.startswith("on")]
 
 
+@pytest.mark.trial("26-report-escaping")
 def test_hostile_text_adds_no_element(hostile_page):
     calm = render_report(hostile_data([f"calm {i}" for i in range(len(HOSTILE))]))
     page = hostile_page
@@ -414,11 +418,27 @@ def use_everything(browser):
       document.querySelectorAll('select').forEach(s => { s.value = ''; fire(s, 'change'); });
       document.getElementById('next')?.click();
       document.querySelectorAll('#list details').forEach(d => { d.open = true; });
+      document.querySelectorAll('.all input').forEach(box => box.click());
+      const box = document.getElementById('search');
+      for (const words of box ? ['a', '<script>', 'x{', 'no such words'] : []) {
+        box.value = words;
+        box.form.requestSubmit();
+      }
+      document.getElementById('clear')?.click();
+      document.getElementById('random')?.click();
+      navigator.clipboard.writeText = text => { (window.copied ??= []).push(text); return Promise.resolve(); };
+      window.saved = [];
+      HTMLAnchorElement.prototype.click = function () { window.saved.push(this.download); };
+      document.querySelectorAll('.exports button, .copy').forEach(b => b.click());
     })()"""
     )
     browser.settle()
+    names = browser.run("window.saved")
+    assert names
+    assert all(re.fullmatch(r"[a-z-]+\.(csv|jsonl)", name) for name in names), "no file name is from data"
 
 
+@pytest.mark.trial("26-report-escaping")
 def test_hostile_text_does_nothing_in_a_browser(browser, hostile_page, tmp_path):
     (tmp_path / "hostile.html").write_text(hostile_page, encoding="utf-8")
     browser.emulate(width=390)
@@ -429,6 +449,97 @@ def test_hostile_text_does_nothing_in_a_browser(browser, hostile_page, tmp_path)
     assert browser.requests == [(tmp_path / "hostile.html").as_uri()]
     assert not browser.run("document.documentElement.hasAttribute('data-pwned')")
     assert browser.run("document.documentElement.scrollWidth") == 390, "long words do not widen the page"
+
+
+HOSTILE_CELLS = [
+    "=1+1",
+    "+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    " =1",
+    "\uff1d1+1",
+    '=HYPERLINK("http://x","y")',
+    "|cmd",
+    "%x",
+    "-5",
+    "1e3",
+    'a "b", c',
+]
+
+
+@pytest.mark.trial("26-report-escaping")
+def test_no_download_or_copy_holds_a_formula(browser, tmp_path):
+    row = example(n_responses=1, n_exemplars=5).responses[0]
+    responses = [replace(row, id=f"{i}", response=text, context=text, label=text, persona=None, exemplar=text)
+                 for i, text in enumerate(HOSTILE_CELLS)]  # fmt: skip
+    beside = [{"context": text, "label": "", "real": text, "mop": text, "cut": []} for text in HOSTILE_CELLS]
+    personas = [
+        PersonaRow(key=f"p{i}", description=text, weight=0.5, temperature=1.0) for i, text in enumerate(HOSTILE_CELLS)
+    ]
+    write_report(ReportData(title="x", responses=responses, side_by_side=beside, personas=personas,
+                            gate_groups=HOSTILE_CELLS[:4], gates=np.full((4, len(personas)), 1 / len(personas))),
+                 tmp_path / "x.html")  # fmt: skip
+    browser.emulate(width=1280)
+    browser.open(tmp_path / "x.html")
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.run("navigator.clipboard.writeText = t => { (window.copied ??= []).push(t); return Promise.resolve(); }")
+    for selector in ("#save-csv", "#save-jsonl", "[data-save-beside]", "[data-save-table]", "#copy-found",
+                     "[data-copy-beside]", "[data-copy-table]"):  # fmt: skip
+        browser.run(f"document.querySelectorAll({selector!r}).forEach(b => b.click())")
+        browser.settle(0.8)
+    copied = browser.run("window.copied")
+    files = {path.name: path.read_bytes().decode("utf-8-sig") for path in tmp_path.iterdir() if path.suffix == ".csv"}
+    assert set(files) == {"responses.csv", "texts.csv", "gates.csv"}
+    assert len(copied) == 3
+    for text in (*files.values(), *copied):
+        cells = [cell for line in csv.reader(io.StringIO(text, newline="")) for cell in line]
+        assert len(cells) > 20
+        begin = [cell for cell in cells if re.match(r"\s*[=+@|%\uff1d-]", cell)]
+        assert [cell for cell in begin if not re.fullmatch(r"-?[\d.e]+", cell)] == []
+    found = list(csv.DictReader(io.StringIO(files["responses.csv"], newline="")))
+    assert [line["response"].removeprefix("'") for line in found] == HOSTILE_CELLS
+    assert [line["response"] for line in found][-3:] == HOSTILE_CELLS[-3:], "numbers and plain texts stay as they are"
+    lines = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["response"] for line in lines] == HOSTILE_CELLS, "JSONL is exact"
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_wide_table_scrolls_under_its_first_column(browser, tmp_path, width):
+    labels = {f"group number {i}": 0.5 for i in range(12)}
+    data = replace(example(n_responses=4, n_real=4), gate_groups=list(labels), gates=np.full((12, 12), 1 / 12))
+    write_report(data, tmp_path / "wide.html")
+    browser.emulate(width=width)
+    browser.open(tmp_path / "wide.html")
+    browser.run("document.querySelectorAll('#gates details, #scores details').forEach(d => { d.open = true; })")
+    found = browser.run(
+        """(() => {
+      const box = [...document.querySelectorAll('#gates .scroll')][0];
+      const first = box.querySelector('tbody th');
+      const before = first.getBoundingClientRect().left;
+      const room = box.scrollWidth - box.clientWidth;
+      box.scrollLeft = 150;
+      return [room, box.scrollLeft, first.getBoundingClientRect().left - before, box.tabIndex,
+        document.documentElement.scrollWidth, getComputedStyle(box).backgroundAttachment];
+    })()"""
+    )
+    room, scrolled, moved, tab, page_width, attachment = found
+    assert room > 150
+    assert scrolled == 150
+    assert abs(moved) < 1, "the first column stays"
+    assert tab == 0
+    assert page_width == width
+    assert attachment == "local, local, scroll", "a shadow hints at what is beyond the edge"
+
+
+def test_every_control_works_in_the_dark_without_a_word_on_the_console(browser, page, tmp_path):
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    browser.emulate(width=1280, dark=True)
+    browser.open(tmp_path / "page.html")
+    use_everything(browser)
+    assert browser.complaints == []
+    assert browser.requests == [(tmp_path / "page.html").as_uri()]
 
 
 @pytest.mark.parametrize("width", [1280, 768, 390])
@@ -463,6 +574,149 @@ def test_a_script_that_is_not_ours_is_refused_and_seen(browser, tmp_path):
     assert "Content Security Policy" in browser.complaints[0]
 
 
+def pick(browser, control, value):
+    """Choose in a menu by what it says, and return the count line."""
+    browser.run(f"""(() => {{
+      const menu = document.getElementById({control!r});
+      menu.value = [...menu.options].find(o => o.textContent.startsWith({value!r})).value;
+      menu.dispatchEvent(new Event('change'));
+    }})()""")
+    return browser.run("document.getElementById('count').textContent")
+
+
+def search_for(browser, words):
+    browser.run(
+        f"(() => {{ const s = document.getElementById('search'); s.value = {words!r}; s.form.requestSubmit(); }})()"
+    )
+    return browser.run("document.getElementById('count').textContent")
+
+
+def shown(browser):
+    """The answers on the page of responses."""
+    return browser.run("[...document.querySelectorAll('#list blockquote')].map(q => q.textContent)")
+
+
+def test_search_says_where_it_found_the_words(browser, tmp_path):
+    data = example(n_responses=40, n_real=4, n_exemplars=30)
+    named = [replace(data.personas[0], description="You love Kevin and trains."), *data.personas[1:]]
+    rows = [replace(row, response="Kevin is here" if i == 39 else "nothing", persona="p00" if i % 4 == 0 else "p01")
+            for i, row in enumerate(data.responses[:40])]  # fmt: skip
+    write_report(replace(data, personas=named, responses=rows, map_points=()), tmp_path / "x.html")
+    browser.emulate(width=1280)
+    browser.open(tmp_path / "x.html")
+    said = search_for(browser, "kevin")
+    assert said == "11 of 40 responses: 1 in the answer, 10 only in the question, the persona or the label"
+    assert shown(browser)[0] == "Kevin is here", "answers come first"
+    assert browser.run("document.querySelector('#list mark').textContent") == "Kevin"
+    assert browser.run("[...document.querySelectorAll('#list .meta')].map(m => m.lastChild.textContent)") == [
+        "found in: answer", *["found in: persona"] * 10,
+    ]  # fmt: skip
+    assert pick(browser, "by-field", "answer") == "1 of 40 responses"
+    assert pick(browser, "by-field", "persona") == "10 of 40 responses"
+
+
+def test_responses_are_filtered_sorted_and_leafed_at_random(browser, page, tmp_path):
+    data = example(n_responses=40, n_real=60, n_exemplars=30)
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    browser.emulate(width=1280)
+    browser.open(tmp_path / "report.html")
+    cut = sum(row.finish_reason == "length" for row in data.responses)
+    assert pick(browser, "by-ending", "cut at the length limit") == f"{cut} of 120 responses"
+    browser.run("document.getElementById('clear').click()")
+    assert pick(browser, "by-label", "positive") == "60 of 120 responses"
+    assert pick(browser, "by-context", "Write a negative") == "0 of 120 responses"
+    browser.run("document.getElementById('clear').click()")
+    pick(browser, "by-order", "shortest first")
+    sizes = [len(text.split()) for text in shown(browser)]
+    assert sizes == sorted(sizes)
+    first = shown(browser)
+    browser.run("document.getElementById('random').click()")
+    assert shown(browser) != first
+    assert browser.run("document.getElementById('place').textContent") != "1 of 8"
+
+
+def test_personas_go_by_short_names(page):
+    names = short_names([row.description for row in example(n_responses=2, n_real=2).personas])
+    assert len({name.split()[0] for name in names}) > 6, "no column in which all begin alike"
+    drawn = draw_figures(example(n_responses=5, n_real=5, n_exemplars=5))
+    for figure in ("gates", "persona-labels"):
+        shown = {label.get_text() for label in drawn[figure].axes[0].get_yticklabels()}
+        assert shown == set(names)
+    draws = page.partition('id="draws"')[2].partition("</section>")[0]
+    assert "p00" not in draws
+    assert any(name in draws for name in names)
+    assert [row[2] for row in script_data(page)["personas"]] == names
+
+
+def test_the_first_figure_is_the_texts_themselves(page):
+    first = page.partition('id="first"')[2].partition("</section>")[0]
+    assert page.index('id="first"') < page.index('class="scores main')
+    assert first.count('class="beside"') == 8
+    assert first.count("asked plainly (zero-shot)") == 8
+    assert "of another label than asked for" in first
+    assert "cut at the length limit" in first
+
+
+def test_what_became_of_the_draws_is_one_sentence():
+    data = replace(example(n_responses=40, n_real=2), personas=(), exemplars=(), gates=None)
+    calm = {"p00": {"draws": 30, "failed": 0, "refused": 0, "empty": 0, "cut": 0}}
+    page = render_report(replace(data, outcomes=calm))
+    draws = page.partition('id="draws"')[2].partition("</section>")[0]
+    assert "Nothing was refused and nothing failed. All 30 draws gave a text that ended by itself." in draws
+    assert "<table" not in draws
+    lost = {**calm, "p01": {"draws": 10, "failed": 0, "refused": 4, "empty": 0, "cut": 1}}
+    draws = render_report(replace(data, outcomes=lost)).partition('id="draws"')[2].partition("</section>")[0]
+    assert "<b>Of 40 draws 4 were refused, 1 were cut at the length limit.</b>" in draws
+    assert draws.index("p01") < draws.index("p00"), "who lost most comes first"
+
+
+@pytest.mark.parametrize(("interval", "quiet"), [([-0.1, 0.5], 2), ([0.1, 0.5], 0), (None, 0)])
+def test_a_gain_that_may_be_chance_is_grey(interval, quiet):
+    page = render_report(ReportData(title="x", held_out={"mop": -1.0, "gain": 0.2, "gain_interval": interval}))
+    assert page.count('<div class="quiet">') == quiet
+
+
+def test_every_chart_is_a_table_too(page):
+    drawn = set(draw_figures(example(n_responses=40, n_real=60, n_exemplars=30)))
+    tables = set(re.findall(r'data-save-table="([a-z-]+)"', page))
+    assert drawn - {"map", "metrics", "exemplars"} <= tables, "scores and examples have their own"
+
+
+def test_charts_show_the_answers_to_closed_questions():
+    shares = {"golden": [0.6, 0.4, 0.0], "mop": [0.5, 0.3, 0.2], "floor": [0.6, 0.4, 0.0]}
+    scores = {"valid_answers": 0.8, "valid_answers_interval": [0.7, 0.9],
+              "total_variation": 0.2, "total_variation_interval": [0.1, 0.3]}  # fmt: skip
+    closed = {"options": ["Yes", "No"], "n_real": 10, "shares": shares}
+    data = ReportData(title="x", methods={"mop": scores}, closed=closed)
+    assert list(draw_figures(data)) == ["metrics", "options"]
+    table = render_report(data).partition('id="labels"')[2].partition("</table>")[0]
+    assert re.findall(r'<t[hd][^>]*>([^<]*)</t[hd]>', table)[3:] == [
+        "Yes", "60 %", "50 %", "No", "40 %", "30 %", "none of them", "0.0 %", "20 %",
+    ]  # fmt: skip
+
+
+def test_the_citation_and_the_command_can_be_copied(browser, page, tmp_path):
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    browser.open(tmp_path / "report.html")
+    browser.run("navigator.clipboard.writeText = t => { (window.copied ??= []).push(t); return Promise.resolve(); }")
+    browser.run("document.querySelectorAll('[data-copy]').forEach(b => b.click())")
+    command, bibtex = browser.run("window.copied")
+    assert command == "mop run runs/demo --preset demo --set seed=0"
+    assert bibtex.startswith("@inproceedings{bui-etal-2025-mixture,")
+    assert "2504.05019" in bibtex
+
+
+def test_a_copy_without_a_clipboard_leaves_no_trace(browser, page, tmp_path):
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    browser.open(tmp_path / "report.html")
+    browser.run("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    browser.run("document.querySelector('[data-copy]').click()")
+    browser.settle()
+    assert browser.run("document.querySelector('[data-copy]').textContent") in {"Copied", "The browser forbids it"}
+    assert browser.run("document.querySelectorAll('textarea').length") == 0
+    assert browser.complaints == []
+
+
 def test_the_controls_work_in_a_browser(browser, page, tmp_path):
     data = example(n_responses=40, n_real=60, n_exemplars=30)
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
@@ -475,6 +729,8 @@ def test_the_controls_work_in_a_browser(browser, page, tmp_path):
     browser.run("(() => { const s = document.getElementById('search'); s.value = 'GRIEF costume';"
                 "s.form.requestSubmit(); })()")  # fmt: skip
     assert browser.run("document.getElementById('count').textContent") == "0 of 120 responses"
+    browser.run("document.getElementById('clear').click()")
+    assert browser.run("document.getElementById('count').textContent") == "120 responses"
     browser.run("document.querySelector('[data-sort=temperature]').click()")
     taus = browser.run("[...document.querySelectorAll('#persona-list > li')].map(r => +r.dataset.temperature)")
     assert taus == sorted(taus, reverse=True)

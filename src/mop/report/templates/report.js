@@ -74,7 +74,7 @@
   // A cell that a spreadsheet could take for a formula begins with an apostrophe; a number stays a number.
   function cell(value) {
     const text = value === null || value === undefined ? "" : String(value);
-    const isNumber = /^[-+]?\d+(\.\d+)?(e[-+]?\d+)?$/i.test(text);
+    const isNumber = /^-?\d+(\.\d+)?(e[-+]?\d+)?$/i.test(text);
     const isFormula = /^[\s\p{C}]*[=+\-@\u2212\uff1d\uff0b\uff0d\uff20|%]/u.test(text) || /^[\t\r\n]/.test(text);
     return `"${(isFormula && !isNumber ? `'${text}` : text).replaceAll('"', '""')}"`;
   }
@@ -82,8 +82,8 @@
   function rowsOf(table) {
     const plain = (text) => {
       const words = text.replace(/\s+/g, " ").trim();
-      const digits = words.replace("\u2212", "-").replace(/(\d),(?=\d{3})/g, "$1");
-      return /^[-+]?\d+(\.\d+)?$/.test(digits) ? digits : words;
+      const digits = words.replace("\u2212", "-").replace(/^\+/, "").replace(/(\d),(?=\d{3})/g, "$1");
+      return /^-?\d+(\.\d+)?$/.test(digits) ? digits : words;
     };
     const rows = [...table.rows].map((row) => [...row.cells].map((one) => {
       const copy = one.cloneNode(true);
@@ -394,7 +394,7 @@
     at("search").addEventListener("input", () => { clearTimeout(pause); pause = setTimeout(filter, 120); });
     at("filters").querySelectorAll("select").forEach((select) => select.addEventListener("change", filter));
     at("filters").addEventListener("submit", (event) => { event.preventDefault(); filter(); });
-    at("reset").addEventListener("click", () => { at("filters").reset(); filter(); });
+    at("clear").addEventListener("click", () => { at("filters").reset(); filter(); });
     at("random").addEventListener("click", () => {
       const pages = Math.ceil(found.length / size);
       page = (page + 1 + Math.floor(Math.random() * (pages - 1))) % pages;
