@@ -61,6 +61,7 @@ def test_texts_of_the_wrong_label_are_counted_and_the_error_of_the_classifier_sh
     )
     assert found["m"]["wrong_label"] == pytest.approx(0.25, abs=0.02)
     assert found["floor"]["wrong_label"] < 0.02
+    assert sum(found["m"]["labels_found"].values()) == pytest.approx(1)
     low, high = found["m"]["wrong_label_interval"]
     assert low < 0.25 < high
 

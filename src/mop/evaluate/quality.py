@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,7 +114,8 @@ def wrong_labels(
     Returns
     -------
     dict
-        Set name to ``wrong_label`` and ``wrong_label_interval``; empty where there is no label, or one only.
+        Set name to ``wrong_label``, ``wrong_label_interval`` and ``labels_found``, the share of each label; empty where
+        there is no label, or one only.
     """
     known = [i for i, label in enumerate(labels) if label is not None]
     if len({labels[i] for i in known}) < 2:
@@ -126,6 +128,11 @@ def wrong_labels(
     predicted = iter(logistic_predictions(vectors[known], [str(labels[i]) for i in known], stacked))
     found = {}
     for name, of in some.items():
-        share = float(np.mean([next(predicted) != asked[name][1][i] for i in of]))
-        found[name] = {"wrong_label": share, "wrong_label_interval": share_interval(share, len(of))}
+        seen = [next(predicted) for _ in of]
+        share = float(np.mean([label != asked[name][1][i] for label, i in zip(seen, of, strict=True)]))
+        found[name] = {
+            "wrong_label": share,
+            "wrong_label_interval": share_interval(share, len(of)),
+            "labels_found": {label: n / len(of) for label, n in Counter(seen).most_common()},
+        }
     return found

@@ -182,7 +182,6 @@ class MetricGuide:
     title: str
     better: int
     """-1 if lower is better, 1 if higher, 0 if neither (a figure to compare with the floor)."""
-    meaning: str
     table: str = "side"
     """``main`` (the first table, and all but shares in the figure), ``paper`` (what the paper reports) or ``side``."""
     is_share: bool = False
@@ -190,92 +189,32 @@ class MetricGuide:
 
 
 METRICS: Mapping[str, MetricGuide] = {
-    "valid_answers": MetricGuide(
-        "Valid answers",
-        1,
-        "Share of answers to closed questions that are one of the options, case and full stop aside.",
-        table="main",
-        is_share=True,
-    ),
-    "total_variation": MetricGuide(
-        "Total variation",
-        -1,
-        "Share of answers that would have to change for every option to be chosen as often as people choose it.",
-        table="main",
-    ),
-    "energy": MetricGuide(
-        "Energy distance",
-        -1,
-        "Distance between the two clouds of texts, real and simulated, in meaning and variety. 0 is the same "
-        "cloud; how many texts there are does not move it, but chance does, also below 0.",
-        table="main",
-    ),
-    "fid_excess": MetricGuide(
-        "FID excess",
-        -1,
-        "Another such distance, by centre and spread, worked out for endless texts, minus that of other real "
-        "texts. 0 is as good as real texts.",
-        table="main",
-    ),
-    "sense": MetricGuide(
-        "Sense",
-        0,
-        "How probable a word is on average to a language model that sees only the question (nats per token). "
-        "Well below real texts: garbled. Above them: smoother than people write.",
-        table="main",
-    ),
-    "improbable": MetricGuide(
-        "Improbable",
-        0,
-        "Share of texts that are less probable to that model than 99 in 100 real ones.",
-        table="main",
-        is_share=True,
-    ),
-    "cut_share": MetricGuide("Cut", -1, "Share of answers cut at the length limit.", is_share=True),
-    "wrong_label": MetricGuide(
-        "Wrong label",
-        -1,
-        "Share of answers that a classifier of real texts takes for another label than was asked for. It errs on real "
-        "texts too.",
-        is_share=True,
-    ),
-    "fid": MetricGuide(
-        "FID",
-        -1,
-        "The distance by centre and spread as it is at this number of texts: too high, and less so for sets "
-        "of little variety.",
-        table="paper",
-    ),
-    "mauve": MetricGuide(
-        "MAUVE",
-        1,
-        "How much the two sets overlap, counting both what the simulation misses and what it makes "
-        "up. Runs from 0 to 1.",
-        table="paper",
-    ),
-    "kl_cosine": MetricGuide(
-        "KL-cosine",
-        -1,
-        "Whether simulated texts differ among themselves as much as real ones do. 0 means the same "
-        "variety; it looks at variety only, not at content.",
-        table="paper",
-    ),
-    "kl_cosine_reverse": MetricGuide("KL-cosine, reversed", -1, "KL-cosine with the two sides exchanged."),
-    "f1": MetricGuide("F1", 1, "Macro-F1 on real texts of a classifier that learnt from these."),
-    "distinct_1": MetricGuide("Distinct words", 0, "Share of all words that are different words.", is_share=True),
-    "distinct_2": MetricGuide("Distinct pairs", 0, "Share of all word pairs that are different pairs.", is_share=True),
-    "self_bleu_4": MetricGuide("Self-BLEU-4", 0, "How much the texts of a set repeat each other's phrases."),
-    "mean_words": MetricGuide("Words per text", 0, "Mean length."),
-    "refusals": MetricGuide("Refusals", -1, "Share of answers in which the model declines.", is_share=True),
-    "empty": MetricGuide("Empty", -1, "Share of answers without any text.", is_share=True),
-    "near_copies": MetricGuide(
-        "Near copies", -1, "Share of answers that repeat the example they were shown.", is_share=True
-    ),
-    "duplicates": MetricGuide("Duplicates", -1, "Share of answers that repeat an earlier one.", is_share=True),
-    "n_received": MetricGuide("Texts written", 0, "How many texts the method gave, empty ones included."),
-    "n": MetricGuide("Texts compared", 0, "Scores of different numbers of texts do not compare with each other."),
+    "valid_answers": MetricGuide("Valid answers", 1, table="main", is_share=True),
+    "total_variation": MetricGuide("Total variation", -1, table="main"),
+    "energy": MetricGuide("Energy distance", -1, table="main"),
+    "fid_excess": MetricGuide("FID excess", -1, table="main"),
+    "sense": MetricGuide("Sense", 0, table="main"),
+    "improbable": MetricGuide("Improbable", 0, table="main", is_share=True),
+    "cut_share": MetricGuide("Cut", -1, is_share=True),
+    "wrong_label": MetricGuide("Wrong label", -1, is_share=True),
+    "fid": MetricGuide("FID", -1, table="paper"),
+    "mauve": MetricGuide("MAUVE", 1, table="paper"),
+    "kl_cosine": MetricGuide("KL-cosine", -1, table="paper"),
+    "kl_cosine_reverse": MetricGuide("KL-cosine, reversed", -1),
+    "f1": MetricGuide("F1", 1),
+    "distinct_1": MetricGuide("Distinct words", 0, is_share=True),
+    "distinct_2": MetricGuide("Distinct pairs", 0, is_share=True),
+    "self_bleu_4": MetricGuide("Self-BLEU-4", 0),
+    "mean_words": MetricGuide("Words per text", 0),
+    "refusals": MetricGuide("Refusals", -1, is_share=True),
+    "empty": MetricGuide("Empty", -1, is_share=True),
+    "near_copies": MetricGuide("Near copies", -1, is_share=True),
+    "duplicates": MetricGuide("Duplicates", -1, is_share=True),
+    "n_received": MetricGuide("Texts written", 0),
+    "n": MetricGuide("Texts compared", 0),
 }
-"""Known metrics in the order of the page; one that is not here is shown under its own name, unranked."""
+"""Known metrics in the order of the page; one that is not here is shown under its own name, unranked. What each means
+is in ``templates/macros.html``."""
 
 SERIES: Mapping[str, str] = {
     "train": "records it was fitted to",
@@ -291,18 +230,6 @@ cross-validation), and by the paper's recipe."""
 
 _COLOURS = {"crossed": 0, "crossed_uniform": 2, "crossed_unconditional": 4, "valid": 0, "valid_bound": 7}
 """Series of methods whose colour a line has: that of what it is about."""
-
-COSTS: Mapping[str, str] = {
-    "lm_calls": "Language-model calls",
-    "prompt_tokens": "Tokens read",
-    "scored_tokens": "Tokens scored",
-    "generated_tokens": "Tokens written",
-    "server_calls": "Calls of servers",
-    "repeated_calls": "Calls repeated",
-    "server_tokens": "Tokens, as the servers count",
-    "money": "Money, at your prices",
-    "seconds": "Time",
-}
 
 
 def summary(data: ReportData) -> tuple[str, str]:
@@ -422,7 +349,7 @@ def _metric_names(data: ReportData) -> list[str]:
 
 
 def _guide(metric: str) -> MetricGuide:
-    return METRICS.get(metric) or MetricGuide(metric.replace("_", " "), 0, "")
+    return METRICS.get(metric) or MetricGuide(metric.replace("_", " "), 0)
 
 
 def titled(metric: str) -> str:
@@ -760,7 +687,6 @@ def render_report(data: ReportData) -> str:
         outcome_rows=sorted(data.outcomes.items(), key=lambda item: -sum(item[1][name] for name in OUTCOMES)),
         problems=_problems(data),
         settings=flat(data.settings),
-        cost_names=COSTS,
     )
 
 
