@@ -7,10 +7,10 @@ import pytest
 
 from conftest import reviews
 from mop.config import SimulateConfig
+from mop.data.labels import known_labels
 from mop.errors import DataError
 from mop.estimator import MixtureOfPersonas
-from mop.simulate.draw import draw_agents
-from mop.simulate.labels import known_labels, labels_of
+from mop.simulate.draw import draw_agents, labels_of
 from mop.types import Record
 
 

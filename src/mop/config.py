@@ -118,6 +118,8 @@ class DataConfig(Section):
     duplicates: Literal["drop", "keep"] = "drop"
     """drop, or keep: a row with the context, response and group of an earlier one. Keep the equal answers of a
     survey."""
+    too_long: Literal["drop", "cut"] = "drop"
+    """drop, or cut: a text that the model's window does not hold with the longest exemplars and personas beside it."""
     strict: bool = False
     """Stop at the first bad row instead of leaving it out and counting it."""
     exemplars: AtLeast2 = UpTo(300)

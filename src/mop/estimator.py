@@ -201,13 +201,23 @@ class MixtureOfPersonas:
         DataError
             If there are too few records or groups for the personas or the splits, no persona, or one twice.
         """
+        from mop.backends.window import window_of
         from mop.config import FitConfig
         from mop.data.own import distinct
         from mop.mixture.fit import fit_mixture
         from mop.personas.write import write_personas
 
         self._check_parameters()
-        parts = self._divided(_records(records, on_unusable="warn", drops_repeated=True))
+        observed = _records(records, on_unusable="warn", drops_repeated=True)
+        if (window := window_of(self._open_scorer(), n_shown=1, max_tokens=1, task=self.task)) is not None:
+            beyond = window.beyond(observed)
+            for row, tokens in beyond.items():
+                logger.warning(
+                    "record %r has %d tokens, and %s takes %d in all: left out", observed[row].key, tokens,
+                    window.model.name, window.size,
+                )  # fmt: skip
+            observed = [record for row, record in enumerate(observed) if row not in beyond]
+        parts = self._divided(observed)
         personas = self.personas
         if personas is None or isinstance(personas, str | os.PathLike):
             personas = write_personas(
@@ -540,10 +550,11 @@ class MixtureOfPersonas:
         DataError
             For one string in place of several, a row that cannot be used, or a label that the fit never saw.
         """
+        from mop.backends.window import window_of
         from mop.config import SimulateConfig, refuse_removed
         from mop.data.given import contexts_given
-        from mop.simulate.draw import draw_agents
-        from mop.simulate.labels import known_labels, labels_of
+        from mop.data.labels import known_labels
+        from mop.simulate.draw import draw_agents, labels_of
         from mop.simulate.write import simulate
 
         for name in removed:
@@ -563,6 +574,12 @@ class MixtureOfPersonas:
         fitted, remedy = self._fitted(), ", or give contexts without labels"
         asked = known_labels(asked, labels_of(fitted), where="the contexts given", remedy=remedy)
         drawing = self._drawing(seed, decoding, task=fitted.task)
+        window = window_of(
+            drawing.generator, n_shown=exemplars_per_prompt, max_tokens=decoding.max_tokens, task=fitted.task,
+            personas=[persona.description for persona in fitted.personas],
+        )  # fmt: skip
+        if window is not None:
+            asked = window.hold(asked, fitted.exemplars, remedy="shorten them")
         agents = draw_agents(fitted, self._context_vectors(asked), asked, settings, seed=drawing.seed)
         return list(simulate(asked, agents, fitted.personas, fitted.exemplars, drawing))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from mop.errors import BackendError, ScoringUnsupportedError
-from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
+from mop.types import Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
 
 @runtime_checkable
@@ -65,6 +65,25 @@ class Recognisable(Protocol):
     @property
     def reference(self) -> tuple[float, ...]:
         """Answers in this session, nats; empty before the first `Scorer.score`."""
+        ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A model that knows how much it takes: texts beyond are found before anything is asked."""
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        ...
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that prompt and response may have together; None if that is not known."""
+        ...
+
+    def n_tokens(self, prompt: Prompt, response: str = "") -> int:
+        """Tokens of a prompt, and of a response after it, as they are asked about."""
         ...
 
 

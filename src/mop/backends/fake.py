@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.backends.curve import BETAS
-from mop.errors import BackendError, ConfigError
+from mop.errors import BackendError, ConfigError, PromptTooLongError
 from mop.randomness import uniforms
 from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
@@ -53,6 +53,8 @@ class FakeModel:
         > 0, characters.
     batch_size : int
         Requests per batch, ≥ 1; changes no result.
+    window : int, optional
+        Characters of data in a prompt, and of its response, that it takes at the most.
     on_batch : callable, optional
         Called with the number of requests of a batch when it is computed but not yet handed over:
         the place to count calls, to be slow, or to crash.
@@ -86,6 +88,7 @@ class FakeModel:
         strength: float = 1.0,
         mean_length: float = 40.0,
         batch_size: int = 64,
+        window: int | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
         if list(betas) != sorted(set(betas)) or not betas or betas[0] <= 0:
@@ -106,6 +109,7 @@ class FakeModel:
         self._strength = float(strength)
         self._mean_length = float(mean_length)
         self._batch_size = batch_size
+        self.window = window
         self._on_batch = on_batch
 
     @property
@@ -122,6 +126,8 @@ class FakeModel:
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
         """Score every request once, longest response first, as real backends do."""
+        for request in requests:
+            self._check_length(request.name, request.prompt, len(request.response) + 1)
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].response))
         return self._answers(order, lambda i: self._score(requests[i]))
 
@@ -132,10 +138,25 @@ class FakeModel:
 
         Raises
         ------
+        PromptTooLongError
+            If prompt and longest response exceed the window.
         BackendError
             If a request has no branch or a temperature that is not positive.
         """
+        for request in requests:
+            for branch in request.branches:
+                self._check_length(request.name, branch.prompt, decoding.max_tokens)
         return self._answers(range(len(requests)), lambda i: self._generate(requests[i], decoding))
+
+    def n_tokens(self, prompt: Prompt, response: str = "") -> int:
+        """Characters of data in a prompt, and of a response with its end."""
+        return sum(len(s.text) for turn in prompt.turns for s in turn.segments if s.is_data) + (
+            len(response) + 1 if response else 0
+        )
+
+    def _check_length(self, name: str, prompt: Prompt, response: int) -> None:
+        if self.window is not None and (total := self.n_tokens(prompt) + response) > self.window:
+            raise PromptTooLongError(f"{name or 'a request'} has {total} tokens; {self.name} takes {self.window}")
 
     def _answers(self, order: Sequence[int], answer: Callable[[int], T]) -> Iterator[list[tuple[int, T]]]:
         for start in range(0, len(order), self._batch_size):

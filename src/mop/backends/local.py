@@ -29,7 +29,7 @@ from mop.backends.tree import Node, plan
 from mop.backends.weights import causal_lm
 from mop.errors import BackendError, ConfigError, MopError, PromptTooLongError, require
 from mop.prompts import PROMPT_VERSION
-from mop.types import Decoding, GenerateRequest, Generation, Score, ScoreRequest
+from mop.types import Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,16 @@ class LocalModel:
             "dtype": self._dtype,
         }
         return json.dumps({**parts, **more}, sort_keys=True)
+
+    @property
+    def window(self) -> int:
+        """Tokens that prompt and response may have together; loads the weights."""
+        self._load()
+        return self._window
+
+    def n_tokens(self, prompt: Prompt, response: str = "") -> int:
+        """Tokens of a prompt, and of a response after it."""
+        return len(self.encoder.prompt_ids(prompt)) + (len(self.encoder.response_ids(response)) if response else 0)
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
         """Score every request once; yields finished batches of (index, score).

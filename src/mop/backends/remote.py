@@ -254,6 +254,18 @@ class RemoteGenerator:
         return f"{kind} {json.dumps(parts, sort_keys=True, ensure_ascii=True)}"
 
     @property
+    def window(self) -> int | None:
+        """Tokens that prompt and response may have together, if the server says so and its tokenizer is known."""
+        return None if self._encoder is None or self.findings.max_len is None else self.findings.max_len - 1
+
+    def n_tokens(self, prompt: Prompt, response: str = "") -> int:
+        """Tokens of a prompt, and of a response after it."""
+        if self._encoder is None:
+            raise BackendError(f"{self.name}: tokens cannot be counted without its tokenizer; set remote.tokenizer")
+        ids = self._encoder
+        return len(ids.prompt_ids(prompt)) + (len(ids.response_ids(response)) if response else 0)
+
+    @property
     def why_no_scores(self) -> str:
         """Why this object is no Scorer."""
         reasons = {

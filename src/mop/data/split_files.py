@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mop.data.labels import known_labels
 from mop.data.records import Loaded, load_records
 from mop.data.splits import split_to_fit
 from mop.errors import DataError
@@ -49,7 +50,12 @@ def split_files(folder: Path) -> dict[str, Path]:
 
 
 def load_splits(
-    files: Mapping[str, Path], sizes: Mapping[str, int], *, seed: int, **columns: Any
+    files: Mapping[str, Path],
+    sizes: Mapping[str, int],
+    *,
+    seed: int,
+    prepare: Callable[[list[Loaded]], list[Loaded]] = list,
+    **columns: Any,
 ) -> tuple[dict[str, list[Record]], list[Loaded]]:
     """Read given splits and take as many records of each as ``sizes`` says.
 
@@ -60,6 +66,8 @@ def load_splits(
     ----------
     files : mapping of str to Path
         From `split_files`.
+    prepare : callable
+        What is done to the files' records, file by file, before any are taken.
     **columns
         As for `mop.data.records.load_records`.
 
@@ -72,15 +80,17 @@ def load_splits(
     Raises
     ------
     DataError
-        If a file has too few records, or two files share a record or a group.
+        If two files share a record or a group, or one of test and golden has a label that the others do not.
     ConfigError
-        If a column or size cannot be used.
+        If a column or size cannot be used, or a file has too few records.
     """
     splits: dict[str, list[Record]] = {}
-    everything: list[Loaded] = []
-    for name, file in files.items():
-        loaded = load_records(file, **columns)
-        everything.append(loaded)
+    everything = prepare([load_records(file, **columns) for file in files.values()])
+    read = dict(zip(files, everything, strict=True))
+    fitted_to = (record for name in read.keys() - {"test", "golden"} for record in read[name].records)
+    known = {record.label for record in fitted_to if record.label is not None}
+    for name, loaded in read.items():
+        file = files[name]
         wanted = {part: sizes[part] for part in (name, "valid") if part == name or (
             name == "train" and "valid" not in files)}  # fmt: skip
         # Only where a file is divided: whole groups alone would make a split of few of them.
@@ -90,6 +100,9 @@ def load_splits(
             loaded.records, wanted, seed=seed, by_group=by_group, stratify=has_labels and not by_group, name=str(file)
         )
     _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
+    remedy = ", or leave labels out: --set data.label="
+    for name in ("test", "golden"):
+        splits[name] = known_labels(splits[name], known, where=str(files[name]), remedy=remedy)
     return {name: splits[name] for name in sizes}, everything
 
 

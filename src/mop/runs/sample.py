@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from mop.backends.base import Generator
+from mop.backends.window import window_of
 from mop.config import DataConfig, RunConfig
+from mop.data.labels import known_labels
 from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
 from mop.errors import ConfigError, DataError
@@ -26,7 +28,7 @@ from mop.rivals.methods import respond
 from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.trust import refuse_address
 from mop.runs.work import Models, open_work
-from mop.simulate.labels import known_labels, labels_of
+from mop.simulate.draw import labels_of
 from mop.simulate.rows import SUFFIXES, holds_responses, write_responses
 from mop.simulate.write import is_drawn
 from mop.storage.run_folder import RunFolder
@@ -117,6 +119,13 @@ def sample(
         elif asked is None:
             asked = drawn_contexts(work.records("train"), n, seed=config.seed, data=config.data)
         replaced = _replaced(out, len(asked))
+        window = window_of(
+            work.lm, n_shown=config.simulate.exemplars_per_prompt, max_tokens=config.simulate.max_tokens,
+            task=config.data.task, personas=[persona.description for persona in fitted.personas],
+        )  # fmt: skip
+        if window is not None:
+            remedy = "shorten them, or have them cut: --set data.too_long=cut"
+            asked = window.hold(asked, fitted.exemplars, remedy=remedy, is_cut=config.data.too_long == "cut")
         given = replace(
             ingredients_of(work, "zero-shot"),  # a mixture of its own, not the run's
             mixture=fitted,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mop.config import SPLITS, RunConfig, UpTo, config_to_dict
 from mop.data.own import distinct
-from mop.data.records import load_records, save_records
+from mop.data.records import Loaded, load_records, save_records
 from mop.data.split_files import load_splits, split_files
 from mop.data.splits import split_to_fit
 from mop.errors import ArtifactError
@@ -37,6 +37,7 @@ from mop.report.plots import save_figures
 from mop.report.report_data import report_data, response_files
 from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
+from mop.runs.windows import fit_to_windows, still_fits
 from mop.runs.work import (
     COLUMNS,
     STAGE_VERSIONS,
@@ -70,7 +71,8 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
     inputs: dict[str, Any] = {"format": 1}
     for name, stage in (stages or TO_THE_FIT).items():
         inputs_hash = hash_of([inputs, STAGE_VERSIONS[name], work.inputs_of(name)])
-        if folder.stage_done(name, inputs_hash) and (name != "personas" or folder.personas.is_file()):
+        is_done = folder.stage_done(name, inputs_hash) and (name != "personas" or folder.personas.is_file())
+        if is_done and (name != "records" or still_fits(work)):
             result["skipped"].append(name)
         else:
             began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
@@ -133,11 +135,18 @@ def make_records(work: Work) -> Made:
     sizes = {name: getattr(data, name) for name in SPLITS}
     source, seed = source_place(data.source), work.config.seed
     given = split_files(source) if isinstance(source, Path) and source.is_dir() else {}
+    about: dict[str, Any] = {}
+
+    def within(parts: list[Loaded]) -> list[Loaded]:
+        parts, found = fit_to_windows(work, parts)
+        about.update(found)
+        return parts
+
     splits: dict[str, list[Record]] = {}
     if given:
-        splits, parts = load_splits(given, sizes, seed=seed, **columns)
+        splits, parts = load_splits(given, sizes, seed=seed, prepare=within, **columns)
     else:
-        parts = [load_records(source, **columns)]
+        parts = within([load_records(source, **columns)])
     if data.strict:
         for loaded in parts:
             loaded.require_clean()
@@ -161,7 +170,7 @@ def make_records(work: Work) -> Made:
         save_records(records, files[-1])
     usable = sum(len(loaded.records) for loaded in parts)
     made = {name: len(records) for name, records in splits.items()}
-    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **made}
+    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **made, **about}
 
 
 def make_personas(work: Work) -> Made:

@@ -218,6 +218,11 @@ def _draw_in_turn(log_weight: Floats, uniform: Sequence[Floats]) -> tuple[NDArra
     return drawn, log_drawn
 
 
+def labels_of(fitted: FittedMixture) -> list[str]:
+    """Labels of the records that a mixture was fitted to, and of its exemplars."""
+    return sorted({*fitted.info.get("labels", ()), *(r.label for r in fitted.exemplars if r.label is not None)})
+
+
 def labels(fitted: FittedMixture) -> dict[str, list[int]]:
     """Rows of the exemplars of each label that at least two have."""
     rows: dict[str, list[int]] = {}

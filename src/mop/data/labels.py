@@ -1,4 +1,4 @@
-"""Labels that contexts ask for: spelled as the mixture knows them, and refused where it does not."""
+"""Labels spelled as they are known, and refused where they are not."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from mop.errors import DataError
-from mop.mixture.fitted import FittedMixture
 from mop.types import Record
 
 MOST_NAMED = 20
 """Labels that a message names."""
-
-
-def labels_of(fitted: FittedMixture) -> list[str]:
-    """Labels of the records that a mixture was fitted to, and of its exemplars."""
-    return sorted({*fitted.info.get("labels", ()), *(r.label for r in fitted.exemplars if r.label is not None)})
 
 
 def known_labels(records: Sequence[Record], known: Collection[str], *, where: str, remedy: str) -> list[Record]:
