@@ -222,6 +222,7 @@ def n_complete(material: Material, scorer: LanguageModel, store: Store) -> int:
                     ),
                     record.response,
                 ),
+                store.secret,
             )
             for record in material.records
             for exemplar in material.exemplars

@@ -30,6 +30,7 @@ from mop.mixture.fitted import (
 from mop.mixture.gate import Gate
 from mop.mixture.kernel import Counts, KernelGate
 from mop.simulate.draw import Similar, draw_agents
+from mop.storage.files import hash_of
 from mop.types import Persona, Record
 
 MODES = {
@@ -356,16 +357,54 @@ def test_every_cut_of_the_weights_is_noticed(fitted, tmp_path):
             load_mixture(tmp_path)
 
 
-def _edit(folder, change):
+def _edit(folder, change, *, is_signed=True):
     document = json.loads((folder / "mixture.json").read_text())
     change(document)
+    if is_signed:  # as somebody would who knows how it is made
+        document["check"] = hash_of({name: value for name, value in document.items() if name != "check"})
     (folder / "mixture.json").write_text(json.dumps(document))
+
+
+@pytest.mark.audit("M4")
+def test_a_changed_word_is_seen_where_the_mixture_is_used(fitted, tmp_path):
+    save_mixture(fitted, tmp_path)
+    _edit(tmp_path, lambda d: d["exemplars"][0].update(response="I never said so."), is_signed=False)
+    with pytest.raises(ArtifactError, match=r"mixture\.json was changed since it was saved; put it back as it was"):
+        load_mixture(tmp_path)
+
+
+@pytest.mark.audit("M2")
+def test_a_mixture_of_links_is_refused(fitted, tmp_path):
+    save_mixture(fitted, tmp_path / "real")
+    (tmp_path / "linked").mkdir()
+    for name in ("mixture.json", "gate.safetensors"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "real" / name)
+    with pytest.raises(ArtifactError, match=r"mixture\.json is a link to .*; none is followed"):
+        load_mixture(tmp_path / "linked")
+
+
+def test_a_mixture_of_the_version_before_is_read(fitted, tmp_path):
+    save_mixture(fitted, tmp_path)
+
+    def older(document):
+        document["format_version"] = 2
+        del document["check"], document["contains"]
+
+    _edit(tmp_path, older, is_signed=False)
+    assert load_mixture(tmp_path).exemplars == fitted.exemplars
+
+
+@pytest.mark.audit("M9")
+def test_a_saved_mixture_says_that_it_holds_real_records(fitted, tmp_path):
+    save_mixture(fitted, tmp_path)
+    document = json.loads((tmp_path / "mixture.json").read_text())
+    assert document["contains"] == "4 real records, word for word (exemplars): audit before passing it on"
 
 
 def test_another_version_is_refused(fitted, tmp_path):
     save_mixture(fitted, tmp_path)
-    _edit(tmp_path, lambda d: d.update(format_version=3))
-    with pytest.raises(ArtifactError, match="has format version 3, this program reads version 2; use the version"):
+    _edit(tmp_path, lambda d: d.update(format_version=9))
+    with pytest.raises(ArtifactError, match="has format version 9, this program reads version 3; use the version"):
         load_mixture(tmp_path)
 
 

@@ -300,18 +300,26 @@ def test_no_usable_row_is_an_error_with_the_counts(tmp_path):
 # Keys and duplicates
 
 
-def test_a_derived_key_depends_on_the_content_alone():
-    rows = [{"x": "c", "y": f"r{i}", "g": i % 2, "l": i} for i in range(100)]
+@pytest.mark.audit("H4")
+def test_a_derived_key_depends_on_context_and_group_alone_and_never_on_what_a_person_wrote():
+    rows = [{"x": f"c{i // 2}", "y": f"r{i}", "g": i % 2, "l": i} for i in range(100)]
     forward = {r.response: r.key for r in load(rows, group="g").records}
     backward = {r.response: r.key for r in load(rows[::-1], group="g", label="l").records}
     assert forward == backward
     assert len(set(forward.values())) == 100
     assert all(len(key) == 16 and set(key) <= set("0123456789abcdef") for key in forward.values())
+    others = load([{**row, "y": "something else"} for row in rows], group="g", duplicates="keep").records
+    assert [r.key for r in others] == list(forward.values())
+
+
+def test_records_of_one_context_and_group_are_numbered_as_they_come():
+    keys = [r.key for r in load([{"x": "c", "y": f"r{i}"} for i in range(3)]).records]
+    assert keys == [keys[0], f"{keys[0]}-2", f"{keys[0]}-3"]
 
 
 def test_texts_do_not_run_into_each_other_in_a_key():
-    rows = [{"x": "ab", "y": "c"}, {"x": "a", "y": "bc"}, {"x": "abc", "y": "c"}]
-    assert len({r.key for r in load(rows).records}) == 3
+    rows = [{"x": "ab", "y": "1", "g": "c"}, {"x": "a", "y": "2", "g": "bc"}, {"x": "abc", "y": "3", "g": ""}]
+    assert len({r.key for r in load(rows, group="g").records}) == 3
 
 
 def test_the_same_answer_of_another_group_is_no_duplicate():

@@ -215,7 +215,7 @@ def test_a_run_of_another_version_is_refused(tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
     for way in (RunFolder.create, RunFolder.open):
-        with pytest.raises(ArtifactError, match="has format version 99, this mop reads and writes 1"):
+        with pytest.raises(ArtifactError, match="has format version 99, this mop reads and writes 2"):
             way(tmp_path)
 
 

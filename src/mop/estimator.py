@@ -203,7 +203,7 @@ class MixtureOfPersonas:
         """
         from mop.backends.window import window_of
         from mop.config import FitConfig
-        from mop.data.own import distinct
+        from mop.data.own import distinct, numbered
         from mop.mixture.fit import fit_mixture
         from mop.personas.write import write_personas
 
@@ -218,6 +218,7 @@ class MixtureOfPersonas:
                 )  # fmt: skip
             observed = [record for row, record in enumerate(observed) if row not in beyond]
         parts = self._divided(observed)
+        parts["exemplars"] = numbered(parts["exemplars"])  # responses name them
         personas = self.personas
         if personas is None or isinstance(personas, str | os.PathLike):
             personas = write_personas(

@@ -73,7 +73,7 @@ def draw_requests(
         If the store cannot be read or written.
     """
     generator, store, decoding = drawing.generator, drawing.store, drawing.decoding
-    keys = [generation_key(generator.generate_identity, request, decoding) for request in requests]
+    keys = [generation_key(generator.generate_identity, request, decoding, store.secret) for request in requests]
     known: Mapping[bytes, Generation | Failure] = store.get_generations(keys, stage=stage)
 
     def ask(missing: list[GenerateRequest]) -> Iterator[list[tuple[int, Generation | Failure]]]:
@@ -128,7 +128,7 @@ def score_requests(
     ArtifactError
         If the store cannot be read or written.
     """
-    keys = [score_key(scorer.score_identity, request) for request in requests]
+    keys = [score_key(scorer.score_identity, request, store.secret) for request in requests]
     known = store.get_scores(keys, stage=stage)
 
     def ask(missing: list[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:

@@ -86,7 +86,8 @@ def embed(
                 f"text {index} of {len(texts)} is empty ({text!r}); an encoder needs at least one "
                 f"character that is not white space; leave such rows out"
             )
-    keys = {text: embedding_key(encoder.identity, text) for text in dict.fromkeys(texts)}
+    secret = b"" if store is None else store.secret
+    keys = {text: embedding_key(encoder.identity, text, secret) for text in dict.fromkeys(texts)}
     known = store.get_embeddings(keys.values()) if store is not None else {}
     # Texts of like length share a batch, so that little is spent on padding.
     missing = sorted((text for text in keys if keys[text] not in known), key=len)

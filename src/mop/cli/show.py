@@ -326,7 +326,9 @@ def sample(result: dict[str, Any]) -> str:
     return (
         f"{result['file']}: {result['n_responses']} responses by {_n(result['personas'], 'persona')}{_lost(result)}"
         f"{before}\n"
-        f"written by {result['lm']}{other}"
+        f"written by {result['lm']}{other}\n"
+        f"exemplars are real records: audit before publishing; {result['near_copies']} of "
+        f"{result['n_responses']} texts repeat a real one"
     )
 
 

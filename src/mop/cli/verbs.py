@@ -121,12 +121,14 @@ def _open_fitted(
     from mop.data.records import load_records, read_records
     from mop.estimator import MixtureOfPersonas
     from mop.runs.work import COLUMNS, Models, open_work
+    from mop.storage.run_folder import RunFolder
 
     config = _settings(args)
     if (lm := getattr(args, "lm", None)) is not None:
         config = replace(config, model=replace(config.model, lm=lm, scorer=""))
     if args.records is None:
-        records = read_records(args.run / "records" / "test.jsonl")
+        folder = RunFolder.open(args.run)
+        records = read_records(folder.checked(folder.records / "test.jsonl"))
     else:
         columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS if name != "attributes"}
         loaded = load_records(args.records, **columns)
@@ -134,10 +136,12 @@ def _open_fitted(
             loaded.require_clean()
         loaded.warn(args.records)
         records = loaded.records
-    with open_work(config, args.run, Models(config), until="records", also=("scorer",), progress=progress) as work:
+    with open_work(
+        config, args.run, Models(config), until="records", also=("scorer",), progress=progress, beside=True
+    ) as work:
         work.progress.begin(args.verb)
         model = MixtureOfPersonas.load(
-            args.run / "mixture",
+            work.folder.checked(work.folder.mixture),
             lm=config.model.lm,
             scorer=work.scorer,
             store=work.store.path,
@@ -152,13 +156,15 @@ def _open_fitted(
 def score(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
     """Score records under the fitted mixture."""
     from mop.data.records import read_records
+    from mop.storage.run_folder import RunFolder
 
     if args.refit_tau < 0:
         raise ConfigError(f"--refit-tau must be 0 or more records, got {args.refit_tau}")
     with _open_fitted(args, progress) as (model, records, names):
         sample: list[Record] = []
         if args.refit_tau:
-            known = read_records(args.run / "records" / "valid.jsonl")
+            folder = RunFolder.open(args.run)
+            known = read_records(folder.checked(folder.records / "valid.jsonl"))
             sample = known[: args.refit_tau]
             if len(sample) < args.refit_tau:
                 logging.getLogger(__name__).warning(

@@ -1,14 +1,42 @@
-"""Which record is which: a record is never its own exemplar, and no exemplar stands twice."""
+"""Which record is which: a record is never its own exemplar, no exemplar stands twice, and no name tells what it holds.
+
+Where the data names no keys, a record is named after its context and group, which every response repeats, and never
+after what the person wrote: a name, an order or a seed made of that would let others try whose words it is made of.
+An exemplar's context is not repeated, so exemplars get numbers (`numbered`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import DataError
 from mop.types import Record
+
+
+def content_name(context: str, group: str | None) -> str:
+    """What a record without a key is named after: a digest of context and group."""
+    # Loaded text has no NUL, so that the joint is not to be mistaken.
+    return blake2b("\0".join((context, "", group or "")).encode("utf-8"), digest_size=16).digest()[:8].hex()
+
+
+def numbered(exemplars: Sequence[Record]) -> list[Record]:
+    """The same exemplars, those under numbers that were named after what they hold; own keys stay.
+
+    Examples
+    --------
+    >>> some = [Record(key=key, context="x", response="y") for key in (content_name("x", None), "k7")]
+    >>> [record.key for record in numbered(some)]
+    ['exemplar-1', 'k7']
+    """
+    return [
+        replace(record, key=f"exemplar-{i}") if content_name(record.context, record.group) in record.key else record
+        for i, record in enumerate(exemplars, start=1)
+    ]
 
 
 def is_own(record: Record, exemplar: Record) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mop.data.own import content_name
 from mop.data.sources import BadRow, Row, Source, open_source
 from mop.data.splits import split_records
 from mop.errors import ArtifactError, ConfigError, DataError
@@ -122,8 +123,8 @@ def load_records(
         The column of what the person wrote. None: the rows are contexts to be answered, and the
         responses of the records are empty.
     label, key, weight, group : str or None
-        Columns of `Record`. Without a key column, the key is a digest of context, response and
-        group. No weight column means weight 1.
+        Columns of `Record`. Without a key column, the key is a digest of context and group, numbered
+        where several records share them. No weight column means weight 1.
     attributes : sequence of str
         Further columns to keep with each record, as text; an empty value is left out.
     duplicates : {"drop", "keep"}
@@ -342,11 +343,11 @@ class _Names:
         self._source = source
         self._keeps_duplicates = keeps_duplicates
         self._first: dict[bytes, int] = {}
-        self._named: Counter[bytes] = Counter()
+        self._named: Counter[str] = Counter()
         self._keys: dict[str, int] = {}
 
     def key(self, own: str | None, identity: tuple[str, str, str], number: int) -> str:
-        """Return the row's own key, or one made of its identity: context, response, group."""
+        """Return the row's own key, or one made of its context and group."""
         content = _digest(part.strip() for part in identity)
         first = self._first.get(content)
         if first is not None and not self._keeps_duplicates:
@@ -362,10 +363,9 @@ class _Names:
         if own is not None:
             self._keys[own] = number
             return own
-        name = _digest(identity)
+        name = content_name(identity[0], identity[2])
         self._named[name] += 1
-        copy = f"-{self._named[name]}" if self._named[name] > 1 else ""
-        return f"{name[:8].hex()}{copy}"
+        return f"{name}-{self._named[name]}" if self._named[name] > 1 else name
 
 
 def _digest(parts: Iterable[str]) -> bytes:

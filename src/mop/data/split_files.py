@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,13 @@ def load_splits(
         If a column or size cannot be used, or a file has too few records.
     """
     splits: dict[str, list[Record]] = {}
-    everything = prepare([load_records(file, **columns) for file in files.values()])
+    everything = [load_records(file, **columns) for file in files.values()]
+    if columns.get("key") is None:  # two people in two files may have been asked the same
+        everything = [
+            replace(loaded, records=[replace(record, key=f"{name}-{record.key}") for record in loaded])
+            for name, loaded in zip(files, everything, strict=True)
+        ]
+    everything = prepare(everything)
     read = dict(zip(files, everything, strict=True))
     fitted_to = (record for name in read.keys() - {"test", "golden"} for record in read[name].records)
     known = {record.label for record in fitted_to if record.label is not None}

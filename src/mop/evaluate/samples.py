@@ -149,7 +149,7 @@ def evaluate(
     seed : int
         64-bit.
     others : sequence of str
-        Further real texts, which tell whether questions are closed and what can be answered.
+        Further real texts, which tell whether questions are closed and what can be answered, and which texts repeat.
     n_seeds : int
         k-means runs behind MAUVE; its mean is reported.
     n_bootstrap : int
@@ -167,10 +167,10 @@ def evaluate(
         deviation over seeds; 0 with one), ``kl_cosine_reverse``; ``sense`` (mean log-likelihood per token under the
         judge, nats), ``sense_interval`` and ``improbable`` (share of texts below the first percentile of the floor), on
         all texts that were judged, None where none was; on the n texts ``distinct_1``, ``distinct_2``,
-        ``self_bleu_4``, ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (None without
-        exemplars); ``n``; ``empty`` and ``cut_share``, the shares of empty and of cut texts among the ``n_received``
-        that came in; with labels what `mop.evaluate.quality.wrong_labels` gives, and for closed questions what
-        `mop.evaluate.quality.ClosedAnswers.scores` gives.
+        ``self_bleu_4``, ``mean_words``, ``refusals``, ``duplicates`` and ``near_copies`` (of the
+        exemplars shown and of ``others``; None without either); ``n``; ``empty`` and ``cut_share``, the shares of empty
+        and of cut texts among the ``n_received`` that came in; with labels what `mop.evaluate.quality.wrong_labels`
+        gives, and for closed questions what `mop.evaluate.quality.ClosedAnswers.scores` gives.
 
     Raises
     ------
@@ -206,6 +206,7 @@ def evaluate(
     histograms = {GOLDEN: real.histogram.tolist()}
     errors: dict[str, dict[str, NDArray[np.float64]]] = {}
     known = [*golden.texts, *floor.texts, *others]
+    copies = words.Copies(others) if others else None
     options = options_of(known)
     closed = ClosedAnswers(list(options), golden.texts, _even_or(golden.weights)) if options else None
     shares = {} if closed is None else {GOLDEN: closed.shares}
@@ -232,7 +233,7 @@ def evaluate(
         scores[name] = {
             **{key: value for figures, _ in scored_so for key, value in figures.items()},
             **_sense(nats.get(name), least),
-            **_wording(texts[name], shown, seed=seed),
+            **_wording(texts[name], shown, copies, seed=seed),
             "n": n,
             "n_received": len(sample.texts),
             "empty": words.empty_share(sample.texts),
@@ -446,7 +447,7 @@ def _mauve(of: _Set, golden: _Golden, seeds: Sequence[int]) -> Scored:
     return {"mauve": mauve, "mauve_interval": ends, "mauve_spread": spread}, {"mauve": errors}
 
 
-def _wording(texts: Sequence[str], shown: Sequence[Shown], *, seed: int) -> dict[str, Any]:
+def _wording(texts: Sequence[str], shown: Sequence[Shown], known: words.Copies | None, *, seed: int) -> dict[str, Any]:
     """Measure what can be read off the words alone."""
     have_words = sum(bool(words.words(text)) for text in texts)
     return {
@@ -455,7 +456,7 @@ def _wording(texts: Sequence[str], shown: Sequence[Shown], *, seed: int) -> dict
         "self_bleu_4": words.self_bleu(texts, seed=seed) if have_words > 1 else None,
         "mean_words": words.mean_words(texts),
         "refusals": words.refusal_share(texts),
-        "near_copies": words.near_copy_share(texts, shown),
+        "near_copies": words.near_copy_share(texts, shown, known),
         "duplicates": words.duplicate_share(texts),
     }
 

@@ -33,6 +33,8 @@ COPY_SHARE = 0.6
 """A near-copy has this share of the shorter text's runs of `COPY_RUN` words in common,"""
 COPY_STRETCH = 10
 """or so many words in a row: of 5 million random pairs of AG News or IMDB, 33 and 8 have them."""
+COMMON = 100
+"""A run of words in more real texts than this is a phrase, not somebody's words."""
 SELF_BLEU_TEXTS = 500
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -254,8 +256,53 @@ def is_near_copy(text: str, exemplar: str) -> bool:
     return len(runs & set(_runs(longer, COPY_RUN))) >= COPY_SHARE * len(runs)
 
 
-def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown]) -> float | None:
-    """Share of near-copies among the texts that were written with exemplars in view.
+class Copies:
+    """Real texts in which near-copies are looked up; the work grows with the number of texts, not of pairs.
+
+    Parameters
+    ----------
+    known : sequence of str
+        What real people wrote.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self._short = Counter[tuple[str, ...]]()
+        self._n_runs: list[int] = []
+        self._in: dict[tuple[str, ...], list[int]] = {}
+        self._stretches: set[tuple[str, ...]] = set()
+        for text in dict.fromkeys(known):
+            found = words(text)
+            runs = set(_runs(found, COPY_RUN))
+            for run in runs:
+                self._in.setdefault(run, []).append(len(self._n_runs))
+            self._n_runs.append(len(runs))
+            self._stretches.update(_runs(found, COPY_STRETCH))
+        self._short.update(tuple(words(text)) for text in known)
+
+    def has(self, text: str) -> bool:
+        """Whether a text is a near-copy of one of them, as `is_near_copy` has it.
+
+        One of fewer than five words must be equal to what one person wrote, and only one: what several wrote is
+        nobody's own. Runs that stand in more than `COMMON` texts are not looked up either.
+
+        Examples
+        --------
+        >>> real = Copies(["It's one of the best films of the year", "a bore", "yes", "yes"])
+        >>> [real.has(text) for text in ("One of the best films of the year!", "A bore.", "yes")]
+        [True, True, False]
+        """
+        found = words(text)
+        if len(found) < COPY_RUN:
+            return self._short[tuple(found)] == 1
+        if not self._stretches.isdisjoint(_runs(found, COPY_STRETCH)):
+            return True
+        runs = set(_runs(found, COPY_RUN))
+        shared = Counter(row for run in runs if len(rows := self._in.get(run, ())) <= COMMON for row in rows)
+        return any(n >= COPY_SHARE * min(len(runs), self._n_runs[row]) for row, n in shared.items())
+
+
+def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown], known: Copies | None = None) -> float | None:
+    """Share of near-copies among texts: of the exemplars in view, and of any real text that is known.
 
     Parameters
     ----------
@@ -263,11 +310,13 @@ def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown]) -> float |
     exemplars : sequence of str, of sequence of str, or of None
         The exemplar of each text, or several, of which any may be repeated; None, or an empty one,
         where there was none.
+    known : Copies, optional
+        Other real texts. Without them only texts count that had an exemplar.
 
     Returns
     -------
     float or None
-        None if no text had an exemplar.
+        None if no text had an exemplar and nothing else is known.
 
     Raises
     ------
@@ -281,7 +330,8 @@ def near_copy_share(texts: Sequence[str], exemplars: Sequence[Shown]) -> float |
         )
     check_texts(texts, "the texts for near-copies")
     shots = [(of,) if isinstance(of, str) else tuple(of or ()) for of in exemplars]
-    shown = [(text, of) for text, of in zip(texts, shots, strict=True) if of]
+    shown = [(text, of) for text, of in zip(texts, shots, strict=True) if of or known]
     if not shown:
         return None
-    return sum(any(is_near_copy(text, shot) for shot in of) for text, of in shown) / len(shown)
+    copies = [any(is_near_copy(text, shot) for shot in of) or (known and known.has(text)) for text, of in shown]
+    return sum(map(bool, copies)) / len(shown)

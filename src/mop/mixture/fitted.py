@@ -18,7 +18,7 @@ from mop.data.own import own_exemplars
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.kernel import Counts, KernelGate
 from mop.mixture.sums import Floats
-from mop.storage.files import write_atomic
+from mop.storage.files import hash_of, mode_of, read_json, refuse_link, system_errors, write_atomic, write_json
 from mop.types import Persona, Progress, Record
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mop.storage.store import Store
 
 
-FORMAT_VERSION = 2
-"""Of the folder that `save_mixture` writes."""
+FORMAT_VERSION = 3
+"""Of the folder that `save_mixture` writes. Version 2 had no check of ``mixture.json`` itself, and is read too."""
 
 _KERNEL = {
     "hg": "KD", "all_he": "NE", "log_tau": "K", "persona": "K", "exemplar": "N", "anchors": "AD", "record_weight": "A",
@@ -208,7 +208,8 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
     """Write a folder that `load_mixture` can read by itself: ``gate.safetensors`` and ``mixture.json``."""
     from safetensors.numpy import save
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with system_errors(folder):
+        folder.mkdir(mode=0o777 if mode_of(folder) == 0o666 else 0o700, parents=True, exist_ok=True)
     gate, free = fitted.gate, fitted.unconditional
     names = _KERNEL if isinstance(gate, KernelGate) else _PAPER
     state = {name: np.atleast_1d(_numpy(attrgetter(name)(gate))) for name in names}
@@ -218,14 +219,15 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
     document = {
         "format_version": FORMAT_VERSION,
         "weights": hashlib.sha256(weights).hexdigest(),
+        "contains": f"{len(fitted.exemplars)} real records, word for word (exemplars): audit before passing it on",
         "task": fitted.task,
         "info": fitted.info,
         "personas": [asdict(persona) for persona in fitted.personas],
         "exemplars": [asdict(record) for record in fitted.exemplars],
     }
+    document["check"] = _check_of(json.loads(json.dumps(document, allow_nan=False)))
     write_atomic(folder / "gate.safetensors", weights)
-    text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomic(folder / "mixture.json", text.encode("utf-8"))
+    write_json(folder / "mixture.json", document)
 
 
 def load_mixture(folder: Path) -> FittedMixture:
@@ -242,14 +244,31 @@ def load_mixture(folder: Path) -> FittedMixture:
         for name, kind in (("task", str), ("info", dict), ("personas", list), ("exemplars", list)):
             _check(isinstance(document.get(name), kind), f"mixture.json has no {name} of type {kind.__name__}")
         info = document["info"]
-        _check(isinstance(info.get("encoder_identity"), str), "info has no encoder_identity that is a text")
-        _check(_is_a(info.get("uniform_tau"), float) and 0 < info["uniform_tau"] < np.inf, "info has no uniform_tau")
+        _check_info(info)
         personas = tuple(_of_row(Persona, row) for row in document["personas"])
         exemplars = tuple(_of_row(Record, row) for row in document["exemplars"])
         gate, free = _gates(state, len(personas), len(exemplars))
     except _DamagedError as error:
         raise ArtifactError(f"the fitted mixture in {folder} is damaged: {error}; fit again") from error
     return FittedMixture(personas, exemplars, gate, document["task"], info, free)
+
+
+def _check_info(info: Mapping[str, Any]) -> None:
+    """Stop at what a later use of the mixture would stumble over."""
+    _check(isinstance(info.get("encoder_identity"), str), "info has no encoder_identity that is a text")
+    _check(_is_a(info.get("uniform_tau"), float) and 0 < info["uniform_tau"] < np.inf, "info has no uniform_tau")
+    matched = info.get("persona_weights", {"kind": ""})
+    _check(isinstance(matched, dict) and isinstance(matched.get("kind"), str), "info has no kind of persona_weights")
+    for name, kind in (("lm", str | None), ("scorer", str | None), ("encoder", str | None), ("seed", int),
+                       ("score_components", int), ("betas", list)):  # fmt: skip
+        value = info.get(name)
+        _check(name not in info or _is_a(value, kind), f"info has {str(value)[:40]!r} as {name}")
+    betas = info.get("betas", [])
+    _check(all(_is_a(beta, float) for beta in betas), f"info has {str(betas)[:40]!r} as betas")
+
+
+def _check_of(document: Mapping[str, Any]) -> str:
+    return hash_of({name: value for name, value in document.items() if name != "check"})
 
 
 class _DamagedError(Exception):
@@ -261,22 +280,23 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
-        document = json.loads((folder / "mixture.json").read_text(encoding="utf-8"))
+    with system_errors(folder, "read"):
+        for name in ("mixture.json", "gate.safetensors"):
+            refuse_link(folder / name)
+            if not (folder / name).is_file():
+                raise ArtifactError(
+                    f"{folder} holds no fitted mixture: {name} is missing; "
+                    "give the folder that `mop fit` or `save` wrote"
+                )
         weights = (folder / "gate.safetensors").read_bytes()
+    try:
+        document = read_json(folder / "mixture.json")
         state = load(weights)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(
-            f"{folder} holds no fitted mixture: {Path(error.filename).name} is missing; "
-            "give the folder that `mop fit` or `save` wrote"
-        ) from error
-    except OSError as error:
-        raise ArtifactError(f"the fitted mixture in {folder} cannot be read: {error.strerror}") from error
-    # KeyError: a kind of number that numpy does not have. RecursionError: nested without end.
-    except (ValueError, KeyError, RecursionError, SafetensorError) as error:
+    # KeyError: a kind of number that numpy does not have. RuntimeError: sizes beyond all memory.
+    except (ArtifactError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError) as error:
         raise ArtifactError(f"the fitted mixture in {folder} is damaged ({error}); fit again") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in (2, FORMAT_VERSION) or isinstance(version, bool):
         raise ArtifactError(
             f"the fitted mixture in {folder} has format version {version}, this program reads "
             f"version {FORMAT_VERSION}; use the version of mop that wrote it, or fit again: scores are kept"
@@ -285,6 +305,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         raise ArtifactError(
             f"gate.safetensors and mixture.json in {folder} are of two different fits: saving was cut off, or "
             "one was replaced; save or fit again"
+        )
+    if version > 2 and document.get("check") != _check_of(document):
+        raise ArtifactError(
+            f"{folder / 'mixture.json'} was changed since it was saved; put it back as it was, or save or fit again"
         )
     return document, state
 

@@ -57,7 +57,7 @@ def report_data(
     """
     fitted = load_mixture(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
-    held_out = metrics["held_out"]
+    held_out, golden = metrics["held_out"], read_records(folder.records / "golden.jsonl")
     every = {name: list(read_responses(path)) for name, path in response_files(folder, config).items()}
     drawn = {name: [row for row in rows if is_drawn(row)] for name, rows in every.items()}
     cut = {name: cut_share(rows) for name, rows in drawn.items()}
@@ -82,7 +82,7 @@ def report_data(
         held_out={key: held_out[key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
         references=[{"name": name, "what": _what(name, row), **row} for name, row in held_out["references"].items()],
         fit_notes=fit_notes(fitted.info),
-        map_points=_points(found["map"], read_records(folder.records / "golden.jsonl"), drawn),
+        map_points=_points(found["map"], golden, drawn),
         personas=_personas(fitted, found["gates"][0], metrics.get("respondents") or {}),
         exemplars=_exemplars(fitted, drawn["mop"]),
         gate_groups=found["gate_groups"],
@@ -96,6 +96,10 @@ def report_data(
         outcomes=metrics["outcomes"].get("mop", {}),
         all_outcomes=outcomes(replace(row, persona=None) for row in every["mop"]).get("", {}),
         problems={
+            "Real records": [
+                f"This page contains real records: {len(fitted.exemplars)} exemplars and "
+                f"{len(golden)} texts to compare with, word for word. Audit it before you pass it on."
+            ],
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
             "Sampling": config.simulate.departures(),
             "Texts cut at the length limit": [

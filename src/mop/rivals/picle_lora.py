@@ -86,7 +86,7 @@ def lora_ratio(given: Ingredients, *, n_epochs: int = N_EPOCHS, learning_rate: f
                 "texts": texts,
             }
         )
-        keys = [score_key(identity, ScoreRequest(Prompt(()), text)) for text in texts]
+        keys = [score_key(identity, ScoreRequest(Prompt(()), text), store.secret) for text in texts]
         known = store.get_scores(keys, stage=STAGE)
         if len(known) < len(set(keys)):
             tuning = _Tuning(device, dtype, derive_seed(seed, "picle", str(label)), n_epochs, learning_rate)

@@ -46,7 +46,15 @@ from mop.rivals.picle_lora import check_lora
 from mop.rivals.progen import check_labels
 from mop.rivals.zerogen import find_domain
 from mop.runs.ablations import KEEPS_PERSONAS, ablated, changes_nothing, draw_ablation, variant_settings
-from mop.runs.stages import bring_up, bring_up_to_the_fit, ingredients_of, judged, method_samples, real_sample
+from mop.runs.stages import (
+    bring_up,
+    bring_up_to_the_fit,
+    ingredients_of,
+    judged,
+    method_samples,
+    other_real_texts,
+    real_sample,
+)
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.rows import read_responses, write_responses
 from mop.simulate.write import is_drawn
@@ -534,6 +542,7 @@ class _Bench:
                 real_sample(floor, nats.get(FLOOR)),
                 embed=vectors_of,
                 seed=self.config.seed,
+                others=other_real_texts(self.work),
                 n_seeds=n_seeds,
                 n_bootstrap=n_bootstrap,
                 progress=self.work.progress,

@@ -22,6 +22,7 @@ from mop.data.labels import known_labels
 from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
 from mop.errors import ConfigError, DataError
+from mop.metrics.words import Copies
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.randomness import derive_seed, uniforms
 from mop.rivals.methods import respond
@@ -82,7 +83,8 @@ def sample(
     dict
         ``file``, ``mixture``, ``lm``, the counts of `mop.runs.stages.counts_of`, ``personas`` (how many answered),
         ``fitted_to``: the model whose likelihoods the weights are from, or ``surrogate: ...`` (see
-        `mop.simulate.refit`), ``replaced``: how many responses the file had before.
+        `mop.simulate.refit`), ``replaced``: how many responses the file had before,
+        ``near_copies``: how many repeat a real record (see `mop.metrics.words.Copies`).
 
     Raises
     ------
@@ -104,7 +106,7 @@ def sample(
     run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
     _check_free(out, run, contexts)
     folder = mixture or run.mixture
-    fitted = load_mixture(folder)
+    fitted = load_mixture(folder if mixture else run.checked(folder))
     made_for: str = fitted.info.get("lm") or config.model.lm
     if mixture is not None and lm is None and made_for != config.model.lm:
         refuse_address(made_for, config.remote.api_key_env, folder, say="--lm NAME")
@@ -112,7 +114,7 @@ def sample(
     named = lm if isinstance(lm, str) else config.model.lm if mixture is None else made_for
     models = Models(replace(config, model=replace(config.model, lm=named)), lm=ready)
     asked = None if contexts is None else _in_order(contexts, config, n, labels_of(fitted))
-    with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
+    with open_work(config, path, models, until="records", also=("lm",), progress=progress, beside=True) as work:
         work.progress.begin("sample")
         if per_class is not None:
             asked = _of_each_class(work.records("train"), per_class, config)
@@ -133,6 +135,9 @@ def sample(
         )
         responses = list(respond("mop", asked, given))
         write_responses(out, responses)
+        real = [*fitted.exemplars, *(work.records("train") if mixture is None else ())]
+        copies, drawn = Copies([record.response for record in real]), [one for one in responses if is_drawn(one)]
+        n_copies = sum(copies.has(one.response) for one in drawn)
         work.describe()
     return {
         "file": str(out),
@@ -142,6 +147,7 @@ def sample(
         "personas": len({response.persona for response in responses if is_drawn(response)}),
         "fitted_to": _fitted_to(fitted, made_for),
         "replaced": replaced,
+        "near_copies": n_copies,
     }
 
 

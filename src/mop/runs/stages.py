@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import SPLITS, RunConfig, UpTo, config_to_dict
-from mop.data.own import distinct
+from mop.data.own import distinct, numbered
 from mop.data.records import Loaded, load_records, save_records
 from mop.data.split_files import load_splits, split_files
 from mop.data.splits import split_to_fit
@@ -75,6 +75,7 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
         if is_done and (name != "records" or still_fits(work)):
             result["skipped"].append(name)
         else:
+            folder.require_write()
             began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
             paid = _n_paid(work.store)
             sizes = folder.stage_info("records") if "records" in folder.stages else {}
@@ -110,10 +111,20 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
         result[name] = folder.stage_info(name)
         if name == until:
             break
+    if not folder.can_write:
+        return result
     write_json(folder.config, config_to_dict(config))
+    folder.describe(contains_real_records=_real_records(folder))
     folder.describe(seed=config.seed, models=work.identities(), versions=versions_now())
     work.describe()
     return result
+
+
+def _real_records(folder: RunFolder) -> dict[str, int]:
+    """How many records of real people each part of a run holds word for word."""
+    sizes = folder.stage_info("records")
+    found = {"records": sum(int(sizes.get(name, 0)) for name in SPLITS), "mixture": int(sizes.get("exemplars", 0))}
+    return found | {"report": found["mixture"] + int(sizes.get("golden", 0))}
 
 
 def _n_paid(store: Store) -> int:
@@ -164,6 +175,7 @@ def make_records(work: Work) -> Made:
             "simulate.n_responses is %d, and there are %d test records: each method gives %d responses", asked, n_tests,
             n_tests,
         )  # fmt: skip
+    splits["exemplars"] = numbered(splits["exemplars"])
     files = [listed]
     for name, records in splits.items():
         files.append(work.folder.records / f"{name}.jsonl")

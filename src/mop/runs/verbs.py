@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mop.config import RunConfig
-from mop.errors import ConfigError
+from mop.errors import ArtifactError, ConfigError
 from mop.mixture.fitted import context_text, persona_shares, save_mixture
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
 from mop.runs.stages import bring_up, counts_of, ingredients_of
@@ -17,6 +17,7 @@ from mop.runs.trust import remember_mixture
 from mop.runs.work import Models, open_work
 from mop.simulate.refit import refit_black_box
 from mop.simulate.rows import write_responses
+from mop.storage.files import system_errors
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress
@@ -95,14 +96,15 @@ def match(
     ArtifactError
         If the run holds no fitted mixture.
     """
-    own = RunFolder.open(path).mixture  # refuses what is no run, where open_work would begin one
-    if out is not None and out.resolve() == own.resolve():
+    run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
+    if out is not None and run.is_own(out):
         raise ConfigError(
-            f"{str(out)!r} is the fitted mixture of the run, which others are made from; give another folder"
+            f"{str(out)!r} is the run itself or a folder of it; give another one, such as "
+            f"{str(path / 'mixture-black-box')!r}"
         )
     name = config.model.lm if lm is None else lm
     models = Models(replace(config, model=replace(config.model, lm=name)))
-    with open_work(config, path, models, until="records", also=("lm",), progress=progress) as work:
+    with open_work(config, path, models, until="records", also=("lm",), progress=progress, beside=True) as work:
         work.progress.begin("match")
         population = [*work.records("train"), *work.records("valid")]
         refitted = refit_black_box(
@@ -116,7 +118,7 @@ def match(
         )
         hx = work.embed([context_text(record) for record in population])
         before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
-        target = out or work.folder.path / "mixture-black-box"
+        target = out or path / "mixture-black-box"
         save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
         remember_mixture(name, config.remote.api_key_env, target)
     about = refitted.info["persona_weights"]
@@ -135,7 +137,19 @@ def verify(path: Path) -> dict[str, Any]:
     """Check the store and the files of a run; returns ``problems`` (empty if sound) and ``counts``."""
     folder = RunFolder.open(path)
     problems, file = folder.damaged(), folder.store
-    if not file.is_file():
-        return {"problems": [*problems, f"{file}: missing"], "counts": {}}
-    with Store(file) as store:
-        return {"problems": [*problems, *store.verify()], "counts": store.counts()}
+    with system_errors(folder.path, "read"):
+        if not file.is_file():
+            return {"problems": [*problems, f"{file}: missing"], "counts": {}}
+        try:
+            with Store(file) as store:
+                counts, found = store.counts(), store.verify()
+        except ArtifactError as error:
+            return {"problems": [*problems, str(error)], "counts": {}}
+    lost = {kind: n - counts.get(kind, 0) for kind, n in folder.about.get("stored", {}).items()}
+    problems += [
+        f"{file}: {n} {kind} rows are missing of those that were there when the run was last written; put back "
+        f"{file.name}-wal if it was left behind, else they are asked for again where they are needed"
+        for kind, n in lost.items()
+        if n > 0 and kind != "conflict"
+    ]
+    return {"problems": [*problems, *found], "counts": counts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -30,12 +31,14 @@ from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.personas.files import read_personas
 from mop.prompts import PROMPT_VERSION
 from mop.runs.trust import remember, require_word
-from mop.storage.files import hash_of, read_json, sha256
+from mop.storage.files import hash_of, read_json, sha256, system_errors
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 from mop.types import Progress, Record
 
-STAGE_VERSIONS = {"records": 2, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 9, "report": 5}
+logger = logging.getLogger(__name__)
+
+STAGE_VERSIONS = {"records": 3, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 10, "report": 5}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
 COLUMNS = ("context", "response", "label", "key", "weight", "group", "attributes", "duplicates")
@@ -52,6 +55,7 @@ def open_work(
     also: Collection[str] = (),
     store: Store | None = None,
     progress: Progress | None = None,
+    beside: bool = False,
 ) -> Iterator[Work]:
     """Open the models of a run, its folder, its store and the account of its servers; close all but the models.
 
@@ -65,11 +69,16 @@ def open_work(
     progress : callable, optional
         As for `run`. The account of another run (`Work.progress`) stays one account: what the
         servers cost here is entered there, and counts towards the ceilings there.
+    beside : bool
+        Whether the run may be read although another process is writing it. Where it can be read only, what
+        servers cost is not entered in its account.
 
     Raises
     ------
     ConfigError
         Without ``data.source``, before anything is opened.
+    ArtifactError
+        If the folder cannot be used; and for every system error in it.
     """
     if not config.data.source:
         raise ConfigError(
@@ -79,21 +88,23 @@ def open_work(
     ledgers = models.open_for(until, also=also)
     if isinstance(progress, Spending):
         ledgers = {}
-    with ExitStack() as opened:
-        folder = opened.enter_context(RunFolder.create(path))
+    with ExitStack() as opened, system_errors(path.absolute(), "use"):
+        folder = opened.enter_context(RunFolder.join(path, beside=beside))
         remember(config, path)
         if store is None:
             store = opened.enter_context(Store(folder.store))
         spending = Spending(
             ledgers,
             kept=folder.about.get("remote", {}),
-            keep=lambda rows: folder.describe(remote=rows),
+            keep=lambda rows: folder.describe(remote=rows) if folder.can_write else None,
             progress=progress,
         )
         try:
             yield Work(config, folder, store, models, spending)
         finally:  # what was spent has to be known after a stop, too
             spending.save()
+            if ledgers and not folder.can_write:
+                logger.warning("what the servers cost is not entered in the account of %s, which is only read", path)
 
 
 def planned_calls(config: RunConfig, first: str, last: str, *, sizes: Mapping[str, int] | None = None) -> list[Planned]:
@@ -284,12 +295,12 @@ class Work:
 
     def records(self, split: str) -> list[Record]:
         """The records of one split."""
-        return read_records(self.folder.records / f"{split}.jsonl")
+        return read_records(self.folder.checked(self.folder.records / f"{split}.jsonl"))
 
     @cached_property
     def fitted(self) -> FittedMixture:
         """The fitted mixture of this run."""
-        return load_mixture(self.folder.mixture)
+        return load_mixture(self.folder.checked(self.folder.mixture))
 
     def inputs_of(self, stage: str) -> dict[str, Any]:
         """What a stage depends on besides the stages before it."""
@@ -363,7 +374,10 @@ class Work:
 
     def describe(self) -> None:
         """Enter in the manifest what was found out about servers, and what was drawn and scored."""
+        if not self.folder.can_write:
+            return
         self.folder.describe(
+            stored=self.store.counts() if self.store.path == str(self.folder.store) else {},
             servers={**self.folder.about.get("servers", {}), **self.models.servers()},
             spent={stage: list(cost) for stage, cost in self.store.spent().items()},
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import shlex
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,19 +18,45 @@ from mop.errors import ArtifactError
 
 TEMPORARY = ".mop-tmp"
 """How names of files end that are being written."""
-# EFBIG is what a limit on file size answers; to a person it is the same thing.
+PRIVATE: set[Path] = set()
+"""Open run folders: what is written below is for its owner alone, whatever the umask says."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# EFBIG is what a limit on file size answers; to a person it is the same thing.
+_AGAIN = "give the same command again"
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give a folder that you may read and write"),
+    errno.EROFS: "this disk cannot be written to; give a folder on another one",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP), "this disk lacks what a run needs; give a folder on a local one"
+    ),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
+        f"the disk, or the server that it is on, fails; see that it is back, then {_AGAIN}",
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), f"too many files are open; raise the limit (ulimit -n 4096), then {_AGAIN}"
+    ),
+    **dict.fromkeys((errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ETXTBSY, errno.ENOMEM), _AGAIN),
+    errno.ENAMETOOLONG: "give a shorter name",
+    **dict.fromkeys(
+        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
+        f"a folder stands where a file belongs, or a file where a folder does; move it away, then {_AGAIN}",
+    ),
+    errno.ELOOP: f"a link is there, and none is followed inside a run folder; remove it, then {_AGAIN}",
+}
+"""What to do about a system error."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file ``path``, whose folder exists, by ``data``, or leave it as it was.
+def write_atomic(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Replace the file ``path``, whose folder exists, by ``data``, or leave it as it was; ``mode`` as of `mode_of`.
 
     Raises
     ------
     ArtifactError
         If the disk is full or the file cannot be written; the old file stays valid.
     """
-    with _replacing(path) as file:
+    with _replacing(path, mode) as file:
         file.write(data)
 
 
@@ -110,12 +139,20 @@ def hash_of(value: object) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def mode_of(path: Path) -> int:
+    """What a new file may be opened with: by its owner alone in a run folder, else as the umask says."""
+    return 0o600 if any(path.is_relative_to(folder) for folder in PRIVATE) else 0o666
+
+
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """Yield a temporary neighbour of ``path`` that takes its place if all goes well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with suppress(FileNotFoundError):  # of a killed process of the same number
+            temporary.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(temporary, flags, mode_of(path) if mode is None else mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -123,35 +160,56 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         folder = os.open(path.parent, os.O_RDONLY)  # the new name must reach the disk as well
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):  # disks that have no such thing
+                raise
         finally:
             os.close(folder)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             refuse(path, error)
         raise
 
 
-def refuse(path: Path, error: OSError) -> NoReturn:
-    """Raise `ArtifactError` for a path that cannot be written, saying what to do."""
+@contextmanager
+def system_errors(path: Path, doing: str = "write") -> Iterator[None]:
+    """Turn what the system says of ``path``, or of a file in it, into an `ArtifactError` that says what to do."""
+    try:
+        yield
+    except (BrokenPipeError, ConnectionError):  # of a terminal or server, not of a disk
+        raise
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+        refuse(named if named.is_absolute() else path, error, doing)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `ArtifactError` if there is something else than a file or folder: a link could lead anywhere."""
+    kind = path.lstat().st_mode if path.exists() or path.is_symlink() else stat.S_IFREG
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        what = f"a link to {str(path.readlink())!r}" if stat.S_ISLNK(kind) else "no plain file"
+        raise ArtifactError(
+            f"{path} is {what}; none is followed where a folder may come from somebody else; put what belongs there in "
+            f"its place, or remove it (rm {shlex.quote(str(path))}) and {_AGAIN}"
+        )
+
+
+def refuse(path: Path, error: OSError, doing: str = "write") -> NoReturn:
+    """Raise `ArtifactError` for a path that cannot be written (or what else was tried), saying what to do."""
+    said = error.strerror or str(error)
     if error.errno in _NO_SPACE:
         raise ArtifactError(
-            f"no space left to write {path} ({error.strerror}); what was there before is intact; "
-            "free some space and give the same command again"
+            f"no space left to {doing} {path} ({said}); what was there before is intact; free some space and {_AGAIN}"
         ) from error
-    raise ArtifactError(
-        f"cannot write {path}: {error.strerror or error}; give a folder that you may write to"
-    ) from error
+    usual = "check the path, or run the stage that writes it" if doing == "read" else _REMEDIES[errno.EACCES]
+    raise ArtifactError(f"cannot {doing} {path}: {said}; {_REMEDIES.get(error.errno or 0, usual)}") from error
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with system_errors(path, "read"):
         return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot read {path}: {error.strerror or error}; check the path, or run the stage that writes it"
-        ) from error
 
 
 def _encode(value: object, path: Path, indent: int | None = None) -> bytes:
@@ -168,11 +226,17 @@ def _encode(value: object, path: Path, indent: int | None = None) -> bytes:
 
 def _decode(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{where}: not valid JSON ({error}); correct it, or remove the file and run its stage again"
         ) from error
+
+
+def _finite(digits: str) -> float:
+    if math.isfinite(value := float(digits)):
+        return value
+    raise ValueError(f"{digits[:20]} is beyond what a number can be")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -180,8 +244,14 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def sha256(path: Path, *, flush: bool = False) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits; with ``flush`` it is on the disk first."""
-    with path.open("rb") as file:
+    """SHA-256 of a file as 64 hexadecimal digits; with ``flush`` it is on the disk first.
+
+    Raises
+    ------
+    ArtifactError
+        If it cannot be read.
+    """
+    with system_errors(path, "read"), path.open("rb") as file:
         if flush:  # whoever wrote it may not have; the manifest must not outlive the file
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()

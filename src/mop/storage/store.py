@@ -2,6 +2,9 @@
 
 Keys are made from content, so whatever asks the same question finds the same answer; a row in the
 store is the only definition of "done". `mop.mixture.score` and `mop.simulate.write` fill it batch by batch.
+
+Beside the store lies a secret that goes into its keys: without it nobody can tell from a store which texts were asked
+about. It is never copied elsewhere.
 """
 
 from __future__ import annotations
@@ -9,11 +12,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
+import secrets
+import shutil
 import sqlite3
 import struct
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Self, TypeVar
 
@@ -21,10 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.errors import ArtifactError, BackendError
+from mop.storage.files import mode_of, refuse, system_errors, write_atomic
 from mop.types import Decoding, FinishReason, GenerateRequest, Generation, Prompt, Score, ScoreRequest
 
-SCHEMA_VERSION = 1
-"""Raised when rows or keys change their meaning."""
+SCHEMA_VERSION = 2
+"""Raised when rows or keys change their meaning. Keys of version 1 have no secret; it is read and written as it is."""
+
+_SECRET_BYTES = 32
 
 _APPLICATION_ID = 0x6D6F7073  # "mops": tells our file from other SQLite files
 _KINDS = ("score", "generation", "embedding")
@@ -72,20 +82,21 @@ class Tally:
         return {stage: Cost(len(rows), sum(rows.values())) for stage, rows in sorted(self._tokens.items())}
 
 
-def score_key(identity: str, request: ScoreRequest) -> bytes:
+def score_key(identity: str, request: ScoreRequest, secret: bytes = b"") -> bytes:
     """Return the 16-byte name of one score: who scores (``score_identity``), after which prompt, which response.
 
     Notes
     -----
-    BLAKE2b-128 over length-prefixed fields, so that no two different requests have one encoding.
+    BLAKE2b-128 over length-prefixed fields, so that no two different requests have one encoding; keyed with the
+    `Store.secret` of the store that is asked.
     """
     encoding = _Encoding("score/1", identity)
     encoding.prompt(request.prompt)
     encoding.text(request.response)
-    return encoding.key()
+    return encoding.key(secret)
 
 
-def generation_key(identity: str, request: GenerateRequest, decoding: Decoding) -> bytes:
+def generation_key(identity: str, request: GenerateRequest, decoding: Decoding, secret: bytes = b"") -> bytes:
     """Return the 16-byte name of one draw: who writes (``generate_identity``), after which prompts, how, which seed."""
     encoding = _Encoding("generation/1", identity)
     encoding.number(len(request.branches))
@@ -98,18 +109,18 @@ def generation_key(identity: str, request: GenerateRequest, decoding: Decoding) 
     encoding.number(decoding.min_tokens)
     encoding.real(decoding.top_p)
     encoding.number(decoding.top_k)
-    return encoding.key()
+    return encoding.key(secret)
 
 
 def _reference_key(identity: str) -> bytes:
     return _Encoding("reference/1", identity).key()
 
 
-def embedding_key(identity: str, text: str) -> bytes:
+def embedding_key(identity: str, text: str, secret: bytes = b"") -> bytes:
     """Return the 16-byte name of one embedding: which encoder, which text."""
     encoding = _Encoding("embedding/1", identity)
     encoding.text(text)
-    return encoding.key()
+    return encoding.key(secret)
 
 
 class _Encoding:
@@ -140,8 +151,8 @@ class _Encoding:
                 self.number(segment.is_data)
                 self.text(segment.text)
 
-    def key(self) -> bytes:
-        return hashlib.blake2b(b"".join(self._parts), digest_size=16).digest()
+    def key(self, secret: bytes = b"") -> bytes:
+        return hashlib.blake2b(b"".join(self._parts), digest_size=16, key=secret).digest()
 
 
 class Store:
@@ -154,7 +165,8 @@ class Store:
     Parameters
     ----------
     path : Path or str
-        The file, made if absent, on a local disk; ``":memory:"`` for none.
+        The file, made if absent, on a local disk; ``":memory:"`` for none. One that cannot be written to is read into
+        memory: what is put is then there until the store is closed.
 
     Raises
     ------
@@ -166,11 +178,23 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path: Final = str(path)
         self._tallies: list[Tally] = []
+        self.secret = b""
+        """Goes into every key; what asks this store makes its keys with it."""
+        file = None if self.path == ":memory:" else Path(self.path)
+        self.can_keep: Final = file is None or not file.exists() or _can_write(file)
+        """Whether what is put is still there after closing."""
+        if file is not None and self.can_keep:
+            with system_errors(file):
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, mode_of(file)))
         with self._translated():
             # autocommit: the only transactions are those of _transaction
-            self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
+            place = self.path if self.can_keep else ":memory:"
+            self._db = sqlite3.connect(place, timeout=30.0, isolation_level=None)
         try:
             with self._translated():
+                if file is not None and not self.can_keep:
+                    _copy(file, self._db)
+                    _log.warning("%s cannot be written to: new answers are not kept", file)
                 self._prepare()
         except BaseException:
             self._db.close()
@@ -311,9 +335,16 @@ class Store:
             if is_new and not version and not application:
                 db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                db.execute("CREATE TABLE secret (mark BLOB NOT NULL)")
+                self.secret = self._read_secret(makes=True)
+                db.execute("INSERT INTO secret VALUES (?)", (_mark(self.secret),))
             elif application != _APPLICATION_ID:
                 raise ArtifactError(f"{self.path} is an SQLite file, but not a store of mop; give another path")
-            elif version != SCHEMA_VERSION:
+            elif version == SCHEMA_VERSION:
+                self.secret = self._read_secret(makes=False)
+                if db.execute("SELECT mark FROM secret").fetchone() != (_mark(self.secret),):
+                    raise ArtifactError(_without_secret(self.path))
+            elif version != 1:
                 raise ArtifactError(
                     f"{self.path} is a store of version {version}, this mop reads and writes "
                     f"{SCHEMA_VERSION}; use the mop that made it, or a new run folder"
@@ -327,6 +358,27 @@ class Store:
                 f"{mode!r}, needed 'wal'); put the run folder on a local disk"
             )
         db.execute("PRAGMA synchronous = FULL")
+
+    def _read_secret(self, *, makes: bool) -> bytes:
+        """The secret beside the file, made if there is none and that is wanted; none for a store in memory."""
+        if self.path == ":memory:":
+            return b""
+        file = Path(f"{self.path}.secret")
+        with system_errors(file, "read"):
+            try:
+                descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                found = b""
+            else:
+                with os.fdopen(descriptor, "rb") as opened:
+                    found = opened.read(4 * _SECRET_BYTES)
+        if makes and not found:
+            found = secrets.token_hex(_SECRET_BYTES).encode("ascii")
+            write_atomic(file, found, mode=0o600)
+        try:
+            return bytes.fromhex(found.decode("ascii"))[:64]
+        except ValueError:
+            raise ArtifactError(_without_secret(self.path)) from None
 
     def _count(self, stage: str | None, pairs: Iterable[tuple[bytes, Score | Generation]]) -> None:
         if stage is not None:
@@ -401,9 +453,47 @@ class Store:
             _refuse(self.path, error)
 
 
+def _can_write(file: Path) -> bool:
+    return os.access(file, os.W_OK) and os.access(file.absolute().parent, os.W_OK)
+
+
+def _copy(file: Path, target: sqlite3.Connection) -> None:
+    """Read a store that cannot be written to, with what its log has and the file has not."""
+    log = Path(f"{file}-wal")
+    try:
+        if not (log.exists() and log.stat().st_size):
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as source:
+                source.backup(target)
+            return
+        with tempfile.TemporaryDirectory(prefix="mop-") as folder:
+            for part in (file, log):
+                shutil.copyfile(part, Path(folder) / part.name)
+            with closing(sqlite3.connect(Path(folder) / file.name)) as source:
+                source.backup(target)
+    except OSError as error:
+        refuse(file, error, "read")
+
+
+def _mark(secret: bytes) -> bytes:
+    """What tells whether a secret is that of a store, and nothing else."""
+    return hashlib.blake2b(b"the secret of this store", digest_size=16, key=secret).digest()
+
+
+def _without_secret(path: str) -> str:
+    return (
+        f"{path} cannot be read without its secret, and {path}.secret is missing or that of another store; copy it "
+        f"from where the store came from, or move {path} away and give the same command again: what it held will be "
+        "computed anew"
+    )
+
+
 def _refuse(path: str, error: sqlite3.Error) -> NoReturn:
     """Say in our words what SQLite could not do."""
     name = getattr(error, "sqlite_errorname", "") or ""
+    if name == "SQLITE_IOERR_LOCK":
+        raise ArtifactError(
+            f"{path} lies on a disk without locks ({error}); put the run folder on a local disk"
+        ) from error
     if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
         raise ArtifactError(
             f"no space left to write {path}, or the disk fails ({error}); all that was stored "
