@@ -12,6 +12,7 @@ from mop.backends.encoder import FakeEncoder
 from mop.backends.fake import FakeModel
 from mop.config import FitConfig
 from mop.data.given import records_given
+from mop.data.records import load_records
 from mop.errors import ArtifactError, ConfigError, DataError, NotFittedError, ScoringUnsupportedError
 from mop.evaluate.likelihood import mean_interval
 from mop.mixture.score import clusters
@@ -38,8 +39,6 @@ def test_scores_are_log_likelihoods_and_score_is_their_mean(model):
 def test_loaded_rows_and_tables_can_be_fitted_to_with_their_labels_and_weights():
     import pandas as pd
 
-    from mop.data.records import load_records
-
     rows = [
         {"context": r.context, "response": r.response, "label": r.label, "weight": 1 + i % 3, "group": f"g{i}"}
         for i, r in enumerate(reviews(24))
@@ -57,15 +56,20 @@ def test_a_path_is_no_record():
         MixtureOfPersonas(2, lm="fake", encoder="fake").fit("reviews.csv")
 
 
+@pytest.mark.advice
 def test_a_figure_for_every_row_that_is_given_or_an_error(model):
     row = {"context": "Film: Up.", "response": "good fun"}
     first, second = model.score_samples([row, row])
     assert first == second
     with pytest.raises(DataError, match=r"row 2 has no text in 'response'; .*none can be left out"):
         model.predict_proba([row, {"context": "Film: Up.", "response": " "}])
-    fitted = MixtureOfPersonas(1, lm="fake", encoder="fake", n_exemplars=4, settings=SETTINGS).fit(
-        [row, row, {"context": "", "response": ""}] + [{"context": "c", "response": f"dull {i}"} for i in range(12)]
-    )
+    rows = [row, row, *({"context": "c", "response": f"dull {i}"} for i in range(12))]
+    fresh = MixtureOfPersonas(1, lm="fake", encoder="fake", n_exemplars=4, settings=SETTINGS)
+    with pytest.raises(
+        DataError, match=r"1 of 14 rows left out, all for duplicate .*7%.* fit to mop.data.load_records"
+    ):
+        fresh.fit(rows)
+    fitted = fresh.fit(load_records(rows))
     assert len(fitted.mixture_.exemplars) == 4
 
 
@@ -394,8 +398,8 @@ def test_contexts_can_be_rows_and_tables(model):
 @pytest.mark.parametrize(
     ("contexts", "message"),
     [("Film?", r"got the one string 'Film\?'; put it into a list"),
-     ([{"context": "Film?"}, {"context": None}], "has no value for 'context'"),
-     ([{"text": "Film?"}], "context"), ([5], "row 1 is a int; a row must be an object")],
+     ([{"context": "Film?"}, {"context": None}], "row 2 is blank in every column"),
+     ([{"text": "Film?"}], "context"), ([5], "row 1, which is a int; a row must be an object")],
 )  # fmt: skip
 def test_what_is_no_context_is_named(model, contexts, message):
     with pytest.raises(DataError, match=message):
@@ -493,14 +497,17 @@ def test_pipelines_and_searches_score_too(model):
 def test_a_mean_leaves_out_unusable_rows_with_a_warning(model, caplog):
     rows = [{"context": r.context, "response": r.response} for r in reviews(52)[48:]]
     assert model.score([*rows, {"context": "c", "response": " "}]) == model.score(rows)
-    assert "1 rows of the records given: empty_response" in caplog.text
+    assert "the records given: 1 of 5 rows left out, all for empty_response" in caplog.text
 
 
+@pytest.mark.advice
 def test_equal_answers_of_different_people_count():
     rows = [{"context": "Tea?", "response": ["yes", "no"][i % 4 == 0], "key": f"p{i}"} for i in range(24)]
     assert len(records_given(rows, drops_repeated=True)) == 24
     plain = [{"context": row["context"], "response": row["response"]} for row in rows]
-    assert len(records_given(plain, on_unusable="warn", drops_repeated=True)) == 2
+    with pytest.raises(DataError, match="22 of 24 rows left out, all for duplicate"):
+        records_given(plain, on_unusable="warn", drops_repeated=True)
+    assert len(records_given(load_records(plain, duplicates="keep"), drops_repeated=True)) == 24
 
 
 @pytest.mark.parametrize(

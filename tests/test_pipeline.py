@@ -174,9 +174,9 @@ def test_equal_answers_of_a_survey_can_be_kept(tmp_path):
     survey = tmp_path / "survey.jsonl"
     survey.write_text("\n".join(map(json.dumps, rows)))
     asked = [f'data.source="{survey}"', "personas.n_personas=2", "data.weight=weight", 'data.task="an answer"']
-    dropped = run(resolve_config(preset="quick", assignments=asked), tmp_path / "dropped", until="records")
-    assert dropped["records"]["usable"] == 24
-    kept = resolve_config(preset="quick", assignments=[*asked, "data.duplicates=keep"])
+    with pytest.raises(DataError, match=r"136 of 160 rows left out, all for duplicate .*data.duplicates = .keep"):
+        run(resolve_config(preset="quick", assignments=[*asked, "data.duplicates=drop"]), tmp_path / "dropped")
+    kept = resolve_config(preset="quick", assignments=asked)  # they have weights
     done = run(kept, tmp_path / "kept", until="fit")
     assert done["records"]["usable"] == 160
     exemplars = read_json(tmp_path / "kept" / "mixture" / "mixture.json")["exemplars"]

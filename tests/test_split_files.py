@@ -89,9 +89,10 @@ def test_a_text_in_two_splits_is_refused_also_under_another_key(folder):
     write(folder, golden=[twin, *rows[41:]])
     sizes = {**SIZES, "exemplars": 10, "golden": 20}
     with pytest.raises(DataError, match=r"of record '\w+' is in the splits 'exemplars' and 'golden'"):
-        load_splits(split_files(folder), sizes, seed=0, **COLUMNS)
-    splits, _ = load_splits(split_files(folder), sizes, seed=0, duplicates="keep", **COLUMNS)
-    assert len(splits["golden"]) == 20
+        load_splits(split_files(folder), sizes, seed=0, duplicates="drop", **COLUMNS)
+    for kept in ({}, {"duplicates": "keep"}):  # other keys: other people
+        splits, _ = load_splits(split_files(folder), sizes, seed=0, **COLUMNS, **kept)
+        assert len(splits["golden"]) == 20
 
 
 def grouped(rows, n_groups, start):

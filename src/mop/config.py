@@ -115,11 +115,19 @@ class DataConfig(Section):
     """Further columns, kept with each record as text and written beside its responses: ["age", "region"]."""
     task: str = ""
     """One line for the language model: what a response is ("a one-sentence film review")."""
-    duplicates: Literal["drop", "keep"] = "drop"
+    duplicates: Literal["auto", "drop", "keep"] = "auto"
     """drop, or keep: a row with the context, response and group of an earlier one. Keep the equal answers of a
-    survey."""
+    survey. auto: keep where data.key or data.weight is named, else drop."""
     too_long: Literal["drop", "cut"] = "drop"
     """drop, or cut: a text that the model's window does not hold with the longest exemplars and personas beside it."""
+    encoding: str = "auto"
+    """Of a file of text: found out from the whole file, or a name such as cp1252, utf-16 or shift_jis."""
+    delimiter: str = "auto"
+    """Between the cells of a CSV: found out from the whole file, or one character, or tab."""
+    decimal: Literal["auto", ".", ","] = "auto"
+    """Mark of the decimals of weights: found out from the whole column, or "." or ","."""
+    max_lost: Annotated[float, Limits(least=0, most=1)] = 0.05
+    """Share of the rows that may be left out before the run stops; further header rows and blank rows do not count."""
     strict: bool = False
     """Stop at the first bad row instead of leaving it out and counting it."""
     exemplars: AtLeast2 = UpTo(300)

@@ -73,7 +73,7 @@ def run(result: dict[str, Any]) -> str:
 
 
 def _records_line(info: Mapping[str, Any]) -> str:
-    return (
+    return (f"{left_out}\n" if (left_out := info.get("left_out")) else "") + (
         f"{info['usable']:,} of {info['rows']:,} rows are usable · {info['exemplars']} exemplars, "
         f"{info['train']} + {info['valid']} to fit, {info['test']} to simulate, {info['golden']} to compare with"
     )

@@ -118,6 +118,7 @@ def _open_fitted(
     args: argparse.Namespace, progress: ProgressDisplay
 ) -> Iterator[tuple[MixtureOfPersonas, list[Record], dict[str, str]]]:
     """The mixture of a run with its models and account, the records in question, and which model scores and writes."""
+    from mop.data.losses import require_few_lost
     from mop.data.records import load_records, read_records
     from mop.estimator import MixtureOfPersonas
     from mop.runs.work import COLUMNS, Models, open_work
@@ -135,6 +136,7 @@ def _open_fitted(
         if config.data.strict:
             loaded.require_clean()
         loaded.warn(args.records)
+        require_few_lost([loaded], config.data.max_lost)
         records = loaded.records
     with open_work(
         config, args.run, Models(config), until="records", also=("scorer",), progress=progress, beside=True

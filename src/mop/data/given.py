@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -27,10 +27,9 @@ def records_given(
         for record in rows:
             _check_record(record)
         return rows
-    have_identity = {"key", "weight"} & set(names)
     return _loaded(
         source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
-        duplicates="drop" if drops_repeated and not have_identity else "keep",
+        duplicates="auto" if drops_repeated else "keep",
     )  # fmt: skip
 
 
@@ -73,12 +72,12 @@ def _opened_rows(given: Iterable[Any], what: str, accepted: str) -> tuple[object
         )
     from mop.data.sources import open_source
 
-    columns = open_source(given).columns
-    if columns is not None:  # a table
-        return given, None, tuple(columns)
-    rows = list(given)
-    names = {str(name) for row in rows if isinstance(row, Mapping) for name in row}
-    return rows, rows, tuple(names)
+    given = list(given) if isinstance(given, Iterator) else given
+    opened = open_source(given)
+    if opened.columns is not None:  # a table
+        return given, None, opened.columns
+    names = {name for _, row in opened.rows(()) if isinstance(row, Mapping) for name in row}
+    return given, list(given), tuple(names)
 
 
 def _loaded(
@@ -90,6 +89,8 @@ def _loaded(
     what: str,
     **options: Any,
 ) -> list[Record]:
+    from mop.config import DataConfig
+    from mop.data.losses import require_few_lost
     from mop.data.records import load_records
 
     columns: dict[str, Any] = {name: name for name in asked if name in names}
@@ -100,5 +101,7 @@ def _loaded(
             f"{lost.place} {lost.message}; each of the {what} given gets a figure or an answer, so none can be "
             "left out; fix or remove it"
         )
-    loaded.warn(f"the {what} given", remedy="kept where rows have a key, a weight or a group")
+    loaded.warn(f"the {what} given")
+    if options.get("duplicates") == "auto":  # to be fitted to
+        require_few_lost([loaded], DataConfig().max_lost, way_out="fit to mop.data.load_records(...) of these rows")
     return loaded.records

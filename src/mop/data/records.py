@@ -7,93 +7,31 @@ Bad rows are left out or repaired, counted and named by file and line. `sources`
 from __future__ import annotations
 
 import difflib
-import logging
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from mop.data.delimited import CsvRow
+from mop.data.headers import people
+from mop.data.losses import Loaded, RowProblem, sayings
 from mop.data.own import content_name
+from mop.data.questions import WORDS, column_kinds, decimal_mark, questions
 from mop.data.sources import BadRow, Row, Source, open_source
 from mop.data.splits import split_records
+from mop.data.values import Decimals, is_rounded, plain, spelled, stripped, weight_of
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.storage.files import read_jsonl, write_jsonl
 from mop.types import Record, without_surrogates
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["MAX_LISTED", "Loaded", "RowProblem", "load_records", "read_records", "save_records", "split_records"]
 
 MAX_LISTED = 1000
 """Problems of one code that are listed one by one; the counts are always complete."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowProblem:
-    """What was wrong with one row; never holds the row's text, so that it can be logged."""
-
-    code: str
-    """A word to count by; ``docs/data.md`` lists them."""
-    place: str
-    """``reviews.csv:17``, ``reviews.parquet row 17`` or ``row 17``; lines and rows count from 1."""
-    message: str
-    is_kept: bool
-    """Whether the row was repaired or tolerated; otherwise it was left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The usable records of a source, and what was wrong with the rest."""
-
-    records: list[Record] = field(repr=False)
-    problems: list[RowProblem] = field(repr=False)
-    """In order of the rows; at most `MAX_LISTED` per code."""
-    counts: dict[str, int]
-    """Problems by code, complete."""
-    n_rows: int
-    """Rows read: records plus rows left out."""
-
-    def __iter__(self) -> Iterator[Record]:
-        """Go over the records."""
-        return iter(self.records)
-
-    def __getitem__(self, row: int) -> Record:
-        """One record, as from a list: scikit-learn's splitters ask so."""
-        return self.records[row]
-
-    def __len__(self) -> int:
-        """How many records are usable."""
-        return len(self.records)
-
-    def require_clean(self) -> None:
-        """Stop at the first problem, also one that was repaired.
-
-        Raises
-        ------
-        DataError
-            If there is a problem.
-        """
-        if self.problems:
-            problem = self.problems[0]
-            raise DataError(
-                f"{problem.place} {problem.message} ({problem.code}); with strict, every row must be clean; "
-                "fix the row, or load without strict to have such rows counted instead"
-            )
-
-    def warn(
-        self, source: object, *, remedy: str = "kept with duplicates='keep', or where groups tell people apart"
-    ) -> None:
-        """Log each kind of problem with its count, and how equal answers of different people are kept."""
-        for code, count in self.counts.items():
-            how = f" ({remedy})" if code == "duplicate" else ""
-            logger.warning("%d rows of %s: %s%s", count, source, code, how)
 
 
 def load_records(
@@ -106,16 +44,19 @@ def load_records(
     weight: str | None = None,
     group: str | None = None,
     attributes: Sequence[str] = (),
-    duplicates: Literal["drop", "keep"] = "drop",
+    duplicates: Literal["auto", "drop", "keep"] = "auto",
+    encoding: str = "auto",
+    delimiter: str = "auto",
+    decimal: Decimals = "auto",
 ) -> Loaded:
     """Read records, leaving out and counting the rows that cannot be used.
 
     Parameters
     ----------
-    source : str, path, datasets.Dataset, DataFrame or iterable of mappings
+    source : str, path, datasets.Dataset, DataFrame, table or iterable of mappings
         A path to a .csv, .tsv, .jsonl, .ndjson or .json file (each also with .gz) or a .parquet
         file; ``hf:ORG/NAME[/SUBSET][@REVISION][:SPLIT]`` (split ``train`` if none is named); or
-        the rows themselves.
+        the rows themselves, also as a table of pandas, polars or Arrow. The same table gives the same records.
     context : str
         A column; or a template with columns in braces, ``"Film: {title}."`` (``{{`` and ``}}``
         stand for braces); or ``"text:"`` and a text that is the context of every record.
@@ -127,9 +68,13 @@ def load_records(
         where several records share them. No weight column means weight 1.
     attributes : sequence of str
         Further columns to keep with each record, as text; an empty value is left out.
-    duplicates : {"drop", "keep"}
-        What becomes of a row with the context, response and group of an earlier one. Keep them
-        where many people give the same answer and no group column distinguishes them.
+    duplicates : {"auto", "drop", "keep"}
+        What becomes of a row with the context, response and group of an earlier one: it is kept where rows have a
+        key or a weight, else left out. Keep them where many people give the same answer and no column
+        distinguishes them.
+    encoding, delimiter, decimal : str
+        Of files of text, and of weights: found out from the whole file, or an encoding such as ``cp1252``, the
+        character between cells, ``"."`` or ``","``.
 
     Raises
     ------
@@ -149,16 +94,26 @@ def load_records(
     >>> loaded.problems[0].place
     'row 2'
     """
-    _check_arguments(duplicates, attributes)
-    opened = open_source(source)
     columns = {"label": label, "key": key, "weight": weight, "group": group, "response": response}
+    _check_arguments(duplicates, attributes, {**columns, "context": context})
+    opened = open_source(source, encoding=encoding, delimiter=delimiter)
+    columns = {role: None if name is None else stripped(name) for role, name in columns.items()}
+    further = tuple(map(stripped, attributes))
     template = _parse_context(context, opened.columns)
-    asked = dict.fromkeys(attributes, "attributes") | {name: role for role, name in columns.items() if name is not None}
+    asked = dict.fromkeys(further, "attributes") | {name: role for role, name in columns.items() if name is not None}
     asked |= {name: "context" for _, name in template if name is not None}
     if opened.columns is not None:
         _check_columns(opened, opened.columns, asked)
-    found: set[str] = set(opened.columns or ())
-    names = _Names(opened, keeps_duplicates=duplicates == "keep")
+    keeps = duplicates == "keep" or (duplicates == "auto" and (key or weight) is not None)
+    reader = _Reader(
+        template=template,
+        columns=columns,
+        attributes=further,
+        decimal=decimal_mark(opened, columns["weight"], decimal),
+        kinds=column_kinds(opened, asked.keys() - {columns["weight"]}),
+        names=_Names(opened, keeps_duplicates=keeps),
+    )
+    found: set[str] = set()
     records: list[Record] = []
     problems: list[RowProblem] = []
     counts: Counter[str] = Counter()
@@ -169,35 +124,43 @@ def load_records(
         if counts[reason.code] <= MAX_LISTED:
             problems.append(RowProblem(reason.code, opened.place(number), reason.message, is_kept))
 
-    for number, row in opened.rows(tuple(asked)):
+    for number, row in people(opened, tuple(asked)):
         n_rows += 1
         try:
             if isinstance(row, BadRow):
                 raise _Unusable(row.code, row.message)
-            if n_rows <= MAX_LISTED or not asked.keys() <= found:
-                found.update(map(str, row))
+            if opened.columns is None and (n_rows <= MAX_LISTED or not asked.keys() <= found):
+                found.update(row)
+            if isinstance(row, CsvRow) and row.reason:
+                note(row.reason, is_kept=True)
             repairs: list[BadRow] = []
-            record = _record(row, number, template, columns, names, repairs)
-            further = {name: text for name in attributes if (text := _class(row, name, repairs)) is not None}
+            record = reader.record(row, number, repairs)
         except _Unusable as error:
             note(BadRow(*error.args), is_kept=False)
             continue
         for reason in repairs:
             note(reason, is_kept=True)
-        records.append(replace(record, attributes=further) if further else record)
+        records.append(record)
     if opened.columns is None and found:
         _check_columns(opened, tuple(sorted(found)), asked)
-    loaded = Loaded(records, problems, dict(counts), n_rows)
+    notes = [opened.note] if opened.note else []
+    days = sorted(name for name, kind in reader.kinds.items() if kind == "days")
+    notes += [f"{name!r} holds milliseconds since 1970 and is read as dates" for name in days]
+    notes += questions(records, response, reader.words)
+    loaded = Loaded(records, problems, dict(counts), n_rows, tuple(notes))
     if not records:
         raise DataError(_nothing_usable(opened, loaded))
     return loaded
 
 
-def _check_arguments(duplicates: str, attributes: Sequence[str]) -> None:
-    if duplicates not in {"drop", "keep"}:
-        raise ConfigError(f"duplicates must be 'drop' or 'keep', got {duplicates!r}")
+def _check_arguments(duplicates: str, attributes: Sequence[str], columns: Mapping[str, object]) -> None:
+    if duplicates not in {"auto", "drop", "keep"}:
+        raise ConfigError(f"duplicates must be 'auto', 'drop' or 'keep', got {duplicates!r}")
     if isinstance(attributes, str):
         raise ConfigError(f"attributes must be a list of column names, got {attributes!r}; write [{attributes!r}]")
+    for role, name in columns.items():
+        if not isinstance(name, str) and (name is not None or role == "context"):
+            raise ConfigError(f"{role} must be the name of a column, as text, got {name!r}; write {str(name)!r}")
 
 
 # From a row to a record
@@ -212,22 +175,19 @@ _Template = Sequence[tuple[str, str | None]]
 
 _TEMPLATE_PARTS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]|[^{}]+")
 
-# As an integer looks once it is a float: no "-0.0" and no "007.0", which are text.
-_WHOLE = re.compile(r"(?:0|-?[1-9][0-9]*)\.0")
-
 
 def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
     """Read the argument `context`; the exact name of a column always wins."""
     has_braces = "{" in context or "}" in context
-    if context in (columns or ()) or not (has_braces or context.startswith("text:")):
-        return [("", context)]
+    if stripped(context) in (columns or ()) or not (has_braces or context.startswith("text:")):
+        return [("", stripped(context))]
     if context.startswith("text:"):
         return [(context.removeprefix("text:").strip(), None)]
     template: list[tuple[str, str | None]] = []
     literal = ""
     for part in _TEMPLATE_PARTS.finditer(context):
         if part[1] is not None:
-            template.append((literal, part[1]))
+            template.append((literal, stripped(part[1])))
             literal = ""
         elif part[0] in {"{", "}"}:
             raise ConfigError(
@@ -240,100 +200,96 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
     return [*template, (literal, None)]
 
 
-def _record(
-    row: Row,
-    number: int,
-    template: _Template,
-    columns: Mapping[str, str | None],
-    names: _Names,
-    repairs: list[BadRow],
-) -> Record:
-    """Make a record of a row; `repairs` takes what had to be repaired."""
-    response = ""
-    if (name := columns["response"]) is not None:
-        response = _text(row, name, repairs, takes_numbers=False)
-        if not response or response.isspace():
-            raise _Unusable("empty_response", f"has no text in {name!r}")
-    context = _context(row, template, repairs)
-    label = _class(row, columns["label"], repairs)
-    group = _class(row, columns["group"], repairs)
-    weight = 1.0 if columns["weight"] is None else _weight(row, columns["weight"])
-    own_key = None if columns["key"] is None else _key(row, columns["key"], repairs)
-    key = names.key(own_key, (context, response, group or ""), number)  # last: it takes note
-    return Record(key=key, context=context, response=response, label=label, weight=weight, group=group)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """Makes records of rows; what is known of the columns as wholes is decided before."""
 
+    template: _Template
+    columns: Mapping[str, str | None]
+    attributes: Sequence[str]
+    decimal: str
+    kinds: Mapping[str, str]
+    names: _Names
+    words: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often (column, one of `WORDS`) occurred."""
 
-def _context(row: Row, template: _Template, repairs: list[BadRow]) -> str:
-    parts = []
-    for literal, name in template:
-        parts.append(literal)
-        if name is not None:
-            parts.append(_text(row, name, repairs))
-            if not parts[-1] or parts[-1].isspace():
-                repairs.append(BadRow("empty_context", f"has no text in {name!r}; kept as it is"))
-    return "".join(parts)
+    def record(self, row: Row, number: int, repairs: list[BadRow]) -> Record:
+        """Make a record of a row; `repairs` takes what had to be repaired."""
+        response = ""
+        if (name := self.columns["response"]) is not None:
+            response = self.text(row, name, repairs) or ""
+            if not response:
+                raise _Unusable("empty_response", f"has no text in {name!r}")
+        context = self.context(row, repairs)
+        label, group = (self.class_(row, self.columns[role], repairs) for role in ("label", "group"))
+        self.refuse_rounded(row, self.columns["group"])
+        weight = 1.0 if self.columns["weight"] is None else self.weight(row, self.columns["weight"])
+        further = {name: text for name in self.attributes if (text := self.class_(row, name, repairs)) is not None}
+        own_key = None if self.columns["key"] is None else self.key(row, self.columns["key"], repairs)
+        key = self.names.key(own_key, (context, response, group or ""), number)  # last: it takes note
+        return Record(
+            key=key, context=context, response=response, label=label, weight=weight, group=group, attributes=further
+        )
 
+    def context(self, row: Row, repairs: list[BadRow]) -> str:
+        """Fill in the template; a column that is all of it stays as it is, blanks included."""
+        parts, is_whole = [], len(self.template) == 1
+        for literal, name in self.template:
+            parts.append(literal)
+            if name is not None:
+                text = self.text(row, name, repairs)
+                if text is None:
+                    repairs.append(BadRow("empty_context", f"has no text in {name!r}; kept as it is"))
+                parts.append("" if text is None else text if is_whole else stripped(text))
+        return "".join(parts)
 
-def _value(row: Row, name: str) -> object:
-    """A column's value in plain Python; every way to say "missing" is None."""
-    value = row.get(name)
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value
+    def text(self, row: Row, name: str, repairs: list[BadRow]) -> str | None:
+        """Take a column as text that UTF-8 can hold; None if it is missing."""
+        value = plain(row.get(name))
+        if value is None:
+            return None
+        text = value if isinstance(value, BadRow) else spelled(value, self.kinds.get(name, ""))
+        if isinstance(text, BadRow):
+            where = "" if isinstance(value, BadRow) else f" in {name!r}; write text"
+            raise _Unusable(text.code, f"{text.message}{where}")
+        if "\0" in text:
+            raise _Unusable("nul", f"has a NUL character in {name!r}; remove it")
+        if text in WORDS:
+            self.words[name, text] += 1
+        whole = without_surrogates(text)
+        if whole != text:
+            n = whole.count("\ufffd") - text.count("\ufffd")
+            repairs.append(BadRow("surrogate", f"has lone surrogates ({n}) in {name!r}; replaced by U+FFFD"))
+        return whole
 
+    def class_(self, row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
+        """Take a label, group or attribute, without blanks around it."""
+        text = None if name is None else self.text(row, name, repairs)
+        return None if text is None else stripped(text)
 
-def _text(row: Row, name: str, repairs: list[BadRow], *, takes_numbers: bool = True) -> str:
-    """Take a column as text that UTF-8 can hold; numbers and truth values are spelled where they may be."""
-    value = _value(row, name)
-    if isinstance(value, BadRow):
-        raise _Unusable(value.code, value.message)
-    if value is None:
-        raise _Unusable("missing_value", f"has no value for {name!r}")
-    if takes_numbers and isinstance(value, int | float):
-        value = str(value).lower() if isinstance(value, bool) else str(value)
-    if not isinstance(value, str):
-        raise _Unusable("wrong_type", f"has a value of type {type(value).__name__} in {name!r}; write text")
-    if "\0" in value:
-        raise _Unusable("nul", f"has a NUL character in {name!r}; remove it")
-    text = without_surrogates(value)
-    if text != value:
-        n = text.count("\ufffd") - value.count("\ufffd")
-        repairs.append(BadRow("surrogate", f"has lone surrogates ({n}) in {name!r}; replaced by U+FFFD"))
-    return text
+    def refuse_rounded(self, row: Row, name: str | None) -> None:
+        """An id that went through a float is another one's, too."""
+        if name is not None and is_rounded(plain(row.get(name))):
+            raise _Unusable(
+                "rounded_id", f"has a number above 2^53 that a program rounded in {name!r}; read the column as text"
+            )
 
+    def key(self, row: Row, name: str, repairs: list[BadRow]) -> str:
+        """Take a key; responses name several exemplars joined by spaces, so it has none itself."""
+        key = self.class_(row, name, repairs)
+        if key is None:
+            raise _Unusable("missing_value", f"has no value for {name!r}")
+        if any(c.isspace() for c in key):
+            raise _Unusable("bad_key", f"has a key with white space in it, in {name!r}")
+        self.refuse_rounded(row, name)
+        return key
 
-def _class(row: Row, name: str | None, repairs: list[BadRow]) -> str | None:
-    """Take a label or group; an empty one is missing, as a CSV cannot distinguish the two.
-
-    A whole number is the same with and without a point: pandas writes 1.0 for 1 where a value is missing in the column.
-    """
-    value = None if name is None else _value(row, name)
-    if name is None or value is None or (isinstance(value, str) and not value):
-        return None
-    text = _text(row, name, repairs)
-    return text[:-2] if _WHOLE.fullmatch(text) else text
-
-
-def _key(row: Row, name: str, repairs: list[BadRow]) -> str:
-    """Take a key; responses name several exemplars joined by spaces, so it has none itself."""
-    key = _text(row, name, repairs)
-    if not key or any(c.isspace() for c in key):
-        raise _Unusable("bad_key", f"has an empty key or white space in it, in {name!r}")
-    return key
-
-
-def _weight(row: Row, name: str) -> float:
-    value = _value(row, name)
-    try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        weight = float(value)
-        if not 0 < weight < math.inf:
-            raise ValueError
-    except (ValueError, OverflowError):
-        message = f"has no finite number above 0 in {name!r}, which holds the weight"
-        raise _Unusable("bad_weight", message) from None
-    return weight
+    def weight(self, row: Row, name: str) -> float:
+        """Take a finite number above 0."""
+        weight = weight_of(plain(row.get(name)), self.decimal)
+        if weight is None:
+            raise _Unusable("bad_weight", f"has no finite number above 0 in {name!r}, which holds the weight")
+        return weight
 
 
 class _Names:
@@ -385,6 +341,8 @@ def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, s
             listed = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
             near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"set {role} to one of them"
+            if len(columns) == 1 and source.delimiter:
+                advice = "if its cells are separated by another character, set data.delimiter"
             raise DataError(
                 f"{where} has no column {name!r}, which {role} asks for; its columns are {listed}; {advice}"
             )
@@ -394,12 +352,7 @@ def _nothing_usable(source: Source, loaded: Loaded) -> str:
     where = source.name or "the data"
     if loaded.n_rows == 0:
         return f"{where} has no rows; at least one is needed; check that it is the right source"
-    counts = ", ".join(f"{n} {code}" for code, n in loaded.counts.items())
-    first = loaded.problems[0]
-    return (
-        f"none of the {loaded.n_rows} rows of {where} can be used ({counts}); the first: {first.place} "
-        f"{first.message}; at least one good row is needed; check the columns and the format"
-    )
+    return f"none of the {loaded.n_rows} rows of {where} can be used: {'; '.join(sayings([loaded]))}"
 
 
 # Records in the run folder

@@ -5,7 +5,6 @@ A row that cannot be read comes out as a `BadRow` in its place, so that one bad 
 
 from __future__ import annotations
 
-import csv
 import difflib
 import gzip
 import io
@@ -13,40 +12,25 @@ import json
 import os
 import re
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mop.data import tables
+from mop.data.delimited import DELIMITERS, MAX_CELL, NOT_UTF8, header_and_rows
+from mop.data.formats import KINDS, content_of, refuse_misnamed, unknown_ending
 from mop.data.hub import is_offline
-from mop.errors import DataError, require
-from mop.types import unguarded, without_surrogates
+from mop.data.tables import MAX_RATIO, MAX_UNPACKED_BYTES, Numbered, Row, zipped
+from mop.data.values import BadRow, stripped
+from mop.errors import ConfigError, DataError, require
+from mop.types import without_surrogates
 
-Row = Mapping[str, object]
+__all__ = ["BadRow", "Row", "Source", "open_source"]
 
-MAX_LINE_BYTES = 16 * 2**20
+MAX_LINE = MAX_CELL
 """A longer line of JSON, or cell of a CSV, is no record; chosen, not tuned: the longest review we know has 14 kB."""
-MAX_UNPACKED_BYTES = 64 * 2**20
-"""A .gz may always unpack to this much ..."""
-MAX_RATIO = 100
-"""... and beyond it to this many times its packed size: text packs 3 to 30 times, a bomb 1,000."""
 
-KINDS = ".csv, .tsv, .jsonl, .ndjson, .json (each also with .gz) or .parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that could not be read: why, in a word and in a sentence, without its text."""
-
-    code: str
-    message: str
-
-
-_OURS = ["id", "context", "response", "label", "persona", "exemplar", "temperature"]
-"""How the columns of a CSV begin that `mop.simulate.rows` wrote: its cells may be guarded."""
-
-NOT_UTF8 = BadRow("encoding", "has bytes that are not UTF-8; convert the file to UTF-8")
 REPEATED_NAME = BadRow("repeated_name", "has two fields of the same name; keep one of them")
 
 
@@ -59,9 +43,15 @@ class Source:
     unit: str
     """``line`` or ``row``: what the numbers count, from 1."""
     columns: tuple[str, ...] | None
-    """Names in order; None if every row brings its own."""
-    rows: Callable[[Sequence[str]], Iterator[tuple[int, Row | BadRow]]]
-    """Called with the columns that are wanted; yields (number, row)."""
+    """Names in order, without blanks around them; None if every row brings its own."""
+    rows: Callable[[Sequence[str]], Numbered]
+    """Called with the columns that are wanted; yields (number, row). It can be called again."""
+    note: str = ""
+    """What a person should know about how it is read."""
+    delimiter: str = ""
+    """Of a CSV."""
+    is_export: bool = True
+    """Whether what programs write below the column names may be among the rows."""
 
     def place(self, number: int) -> str:
         """Name a row for a person: ``reviews.csv:17``, ``reviews.parquet row 17`` or ``row 17``."""
@@ -70,52 +60,51 @@ class Source:
         return f"{self.name} row {number}".lstrip()
 
 
-def open_source(source: object) -> Source:
+def open_source(source: object, *, encoding: str = "auto", delimiter: str = "auto") -> Source:
     """Find out what kind of source this is, and its columns; `mop.data.records.load_records` says what it may be.
 
     Raises
     ------
     DataError
         If it is of no known kind, or a file that is missing, unreadable or empty.
+    ConfigError
+        If encoding or delimiter is none.
     MissingDependencyError
         If it is an ``hf:`` name and the package ``datasets`` is not installed.
     """
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+    if delimiter != "auto" and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ConfigError(f"data.delimiter must be auto, tab or one character such as ; or |, got {delimiter!r}")
     if isinstance(source, str) and source.startswith("hf:"):
         return _open_hub(source)
     if isinstance(source, str | os.PathLike):
-        return _open_file(Path(source))
+        return _open_file(Path(source).expanduser(), encoding, delimiter)
     if _is_from("datasets", source):
         return _open_dataset(source, name="")
     if _is_from("pandas", source):
-        return _open_frame(source)
+        tables.check_frame(source)
+        frame: Any = source
+        columns = _names(frame.columns)
+        return Source("", "row", columns, lambda wanted: tables.frame_rows(frame, wanted, columns))
+    if tables.is_table(source):
+        table = tables.arrow_table(source)
+        names = _names(table.column_names)
+        return Source("", "row", names, lambda wanted: tables.arrow_rows(table, wanted, names))
+    if hasattr(source, "collect") and hasattr(source, "lazy"):
+        raise DataError(
+            f"records cannot be read from a {type(source).__name__} before it is collected; pass .collect()"
+        )
     if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes | bytearray):
-        return Source("", "row", None, lambda _: enumerate(map(_checked, source), start=1))
+        rows = source if isinstance(source, Sequence) else list(source)
+        return Source("", "row", None, lambda _: enumerate(map(_checked, rows), start=1))
     raise DataError(
-        f"records cannot be read from a {type(source).__name__}; give a path to "
-        f"{KINDS}, 'hf:ORG/NAME', a datasets.Dataset, a pandas.DataFrame or a list of dicts"
+        f"records cannot be read from a {type(source).__name__}; give a path to {KINDS}, 'hf:ORG/NAME', a "
+        "datasets.Dataset, a DataFrame of pandas or polars, a table of Arrow, or a list of dicts"
     )
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
-    r"""Yield (line number, object) for every line that is not blank.
-
-    Lines end at ``\n`` and nowhere else: U+2028 and the like are ordinary characters of a text.
-
-    Raises
-    ------
-    DataError
-        If a .gz file is damaged or unpacks to more than the limit, or the file is UTF-16.
-    """
-    with _open_bytes(path) as stream:
-        number = 0
-        while line := stream.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, BadRow("too_long", f"is longer than {MAX_LINE_BYTES:,} bytes")
-            elif not line.isspace():
-                yield number, _json_row(line)
+def _names(columns: Iterable[object]) -> tuple[str, ...]:
+    return tuple(stripped(str(name)) for name in columns)
 
 
 def _is_from(package: str, source: object) -> bool:
@@ -124,29 +113,90 @@ def _is_from(package: str, source: object) -> bool:
 
 
 def _checked(row: object) -> Row | BadRow:
-    """Let objects and bad rows pass; anything else is no row."""
-    if isinstance(row, Mapping | BadRow):
+    """Let objects and bad rows pass, named tuples and Series too; anything else is no row."""
+    if isinstance(row, BadRow):
         return row
-    return BadRow("wrong_type", f"is a {type(row).__name__}; a row must be an object with fields")
+    as_dict = getattr(row, "_asdict", None) or getattr(row, "to_dict", None)
+    fields = row if as_dict is None else as_dict()
+    if not isinstance(fields, Mapping):
+        return BadRow("wrong_type", f"is a {type(row).__name__}; a row must be an object with fields")
+    if all(type(name) is str and name == name.strip() for name in fields):
+        return fields
+    return dict(zip(_names(fields), fields.values(), strict=True))
 
 
 # Files
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, encoding: str, delimiter: str) -> Source:
     if not path.is_file():
         raise DataError(_missing_file(path))
     name = path.name.lower()
     kind = Path(name.removesuffix(".gz")).suffix
-    if kind in {".csv", ".tsv"}:
-        return _open_delimited(path, "," if kind == ".csv" else "\t")
-    if kind in {".jsonl", ".ndjson"} or (kind == ".json" and not _is_array(path)):
-        return Source(str(path), "line", None, lambda _: json_rows(path))
-    if kind == ".json":
-        return Source(str(path), "row", None, lambda _: _array_rows(path))
-    if kind == ".parquet" and name.endswith(".parquet"):
-        return _open_parquet(path)
-    raise DataError(f"{path} has the ending {path.suffix!r}, which is not known; rename or convert the file to {KINDS}")
+    if name.endswith(".parquet"):
+        columns = _names(tables.parquet_columns(path))
+        return Source(
+            str(path), "row", columns,
+            lambda wanted: tables.parquet_rows(path, [columns.index(name) for name in wanted], wanted),
+        )  # fmt: skip
+    is_csv = kind in {".csv", ".tsv"}
+    if not is_csv and kind not in {".jsonl", ".ndjson", ".json"}:
+        raise DataError(unknown_ending(str(path), path.suffix))
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(1024)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}); check its permissions") from error
+    refuse_misnamed(str(path), start, packed=name.endswith(".gz"), is_csv=is_csv)
+    content = content_of(str(path), lambda: _chunks(path), encoding)
+    if is_csv:
+        header, mark, rows = header_and_rows(
+            str(path),
+            lambda encoding: _open_text(path, encoding, newline=""),
+            content,
+            delimiter=delimiter,
+            first="," if kind == ".csv" else "\t",
+        )
+        if mark in DELIMITERS:
+            delimiter = mark
+        return Source(str(path), "line", tuple(header), rows, content.note, delimiter)
+    if kind == ".json" and _is_array(path, content.encoding):
+        return Source(str(path), "row", None, lambda _: _array_rows(path, content.encoding), content.note)
+    return Source(str(path), "line", None, lambda _: _json_rows(path, content.encoding), content.note)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with _open_bytes(path) as stream:
+        while chunk := stream.read(2**20):
+            yield chunk
+
+
+def _json_rows(path: Path, encoding: str) -> Numbered:
+    r"""Yield (line number, object) for every line that is not blank.
+
+    Lines end at ``\n`` and nowhere else: U+2028 and the like are ordinary characters of a text.
+
+    Raises
+    ------
+    DataError
+        If a .gz file is damaged or unpacks to more than the limit.
+    """
+    with _open_text(path, encoding) as text:
+        number = 0
+        while line := text.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE and not line.endswith("\n"):
+                while (rest := text.readline(MAX_LINE)) and not rest.endswith("\n"):
+                    pass
+                yield number, BadRow("too_long", f"is longer than {MAX_LINE:,} characters")
+            elif not line.isspace():
+                yield number, _json_row(line.removeprefix("\ufeff"))
+
+
+def _open_text(path: Path, encoding: str, *, newline: str = "\n") -> io.TextIOWrapper:
+    # surrogateescape keeps a row countable: a broken byte becomes a lone surrogate, which no encoding can hold.
+    errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+    return io.TextIOWrapper(_open_bytes(path), encoding, errors, newline=newline)
 
 
 def _missing_file(path: Path) -> str:
@@ -195,101 +245,29 @@ class _Gunzip(io.RawIOBase):
 
 def _open_bytes(path: Path) -> io.BufferedReader[Any]:
     """Open a file for reading, unpacked, and behind its byte order mark."""
-    try:
-        raw = _Gunzip(path) if path.name.lower().endswith(".gz") else io.FileIO(path)
-        stream = io.BufferedReader(raw, buffer_size=2**17)
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error.strerror}); check its permissions") from error
-    start = stream.peek(4)[:4]
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        stream.close()
-        raise DataError(f"{path} is encoded as UTF-16; save it as UTF-8 and load it again")
-    if start.startswith(b"\xef\xbb\xbf"):
+    raw = _Gunzip(path) if path.name.lower().endswith(".gz") else io.FileIO(path)
+    stream = io.BufferedReader(raw, buffer_size=2**17)
+    if stream.peek(3)[:3] == b"\xef\xbb\xbf":
         stream.read(3)
     return stream
 
 
-def _open_delimited(path: Path, delimiter: str) -> Source:
-    header: list[str] | BadRow = next((row for _, row in _delimited(path, delimiter)), [])
-    if isinstance(header, BadRow) or not header:
-        what = header.message if isinstance(header, BadRow) else "is missing: the file is empty"
-        raise DataError(f"the header of {path} {what}; add a first line with the column names")
-    is_ours = header[: len(_OURS)] == _OURS
-    header = [unguarded(name) for name in header] if is_ours else header
-
-    def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
-        indices = [(name, header.index(name)) for name in wanted]
-        lines = _delimited(path, delimiter)
-        next(lines)
-        for number, cells in lines:
-            if isinstance(cells, BadRow):
-                yield number, cells
-            elif len(cells) != len(header):
-                message = f"has {len(cells)} cells where the header has {len(header)}"
-                yield number, BadRow("cells", f"{message}; quote cells that hold a separator")
-            else:
-                yield number, {name: unguarded(cells[index]) if is_ours else cells[index] for name, index in indices}
-
-    return Source(str(path), "line", tuple(header), rows)
-
-
-def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """Yield (number of its first line, cells) for every row, the header included.
-
-    A cell whose quote is not closed ends somewhere in later rows, with an error: its first line is the bad row, and the
-    lines after it are read again, as rows of their own.
-    """
-    # The limit is one for the process; a wider one hurts nobody.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    with _open_bytes(path) as stream:
-        # surrogateescape keeps the row countable: a broken byte becomes a lone surrogate, which
-        # valid UTF-8 cannot hold, and is found below.
-        text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
-        again: deque[str] = deque()
-        taken: list[str] = []
-
-        def lines() -> Iterator[str]:
-            while line := again.popleft() if again else text.readline():
-                taken.append(line)
-                yield line
-
-        reader, number = csv.reader(lines(), delimiter=delimiter, strict=True), 1
-        while True:
-            taken.clear()
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                last = number + len(taken) - 1
-                again_from = f"; lines {number + 1} to {last} were read again" if taken[1:] else ""
-                message = f"is wrongly quoted ({error}){again_from}; fix the quotes"
-                yield number, BadRow("cells", message)
-                again.extendleft(reversed(taken[1:]))
-                reader = csv.reader(lines(), delimiter=delimiter, strict=True)
-                number += 1
-                continue
-            whole = "".join(cells)
-            if without_surrogates(whole) != whole:
-                yield number, NOT_UTF8
-            elif cells:
-                yield number, cells
-            number += len(taken)
-
-
-def _is_array(path: Path) -> bool:
+def _is_array(path: Path, encoding: str) -> bool:
     """Whether a ``.json`` file starts like an array; both that and lines are in use."""
-    with _open_bytes(path) as stream:
-        return stream.read(1024).lstrip().startswith(b"[")
+    with _open_text(path, encoding) as text:
+        return text.read(1024).lstrip("\ufeff \t\r\n").startswith("[")
 
 
-def _array_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
-    with _open_bytes(path) as stream:
+def _array_rows(path: Path, encoding: str) -> Numbered:
+    with _open_text(path, encoding) as text:
+        whole = text.read().lstrip("\ufeff")
+        if without_surrogates(whole) != whole:
+            raise DataError(f"{path} {NOT_UTF8.message}")
         try:
-            items = _DECODER.decode(stream.read().decode("utf-8"))
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+            items = _DECODER.decode(whole)
+        except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{path} is not a JSON array ({_json_fault(error)}) of objects in UTF-8; "
+                f"{path} is not a JSON array ({_json_fault(error)}) of objects; "
                 "fix the file, or write one object a line (.jsonl)"
             ) from None  # the exception holds the whole text
     yield from enumerate(map(_checked, items), start=1)
@@ -301,14 +279,19 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object] | BadRow:
     return fields if len(fields) == len(pairs) else REPEATED_NAME
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
+def _integer(digits: str) -> int | str:
+    """A number as long as `int` takes it, or its digits: an id of 5,000 digits is a text in a CSV, too."""
+    return int(digits) if len(digits) <= 4000 else digits
 
 
-def _json_row(line: bytes) -> Row | BadRow:
-    try:
-        return _checked(_DECODER.decode(line.decode("utf-8")))
-    except UnicodeDecodeError:
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_integer)
+
+
+def _json_row(line: str) -> Row | BadRow:
+    if without_surrogates(line) != line:
         return NOT_UTF8
+    try:
+        return _checked(_DECODER.decode(line))
     except (ValueError, RecursionError) as error:
         return BadRow("bad_json", f"is not JSON ({_json_fault(error)}); write one object a line")
 
@@ -317,81 +300,7 @@ def _json_fault(error: ValueError | RecursionError) -> str:
     """Say what is wrong without quoting the text."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, character {error.pos + 1}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 at byte {error.start + 1}"
     return "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
-
-
-# Tables
-
-
-def _open_parquet(path: Path) -> Source:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = tuple(file.schema_arrow.names)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(_bad_parquet(path)) from error
-
-    def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
-        try:
-            with pq.ParquetFile(path) as file:
-                first = 1
-                for batch in file.iter_batches(batch_size=8192, columns=list(wanted)):
-                    values = [_values(batch.column(name)) for name in wanted]
-                    yield from enumerate(_zipped(wanted, values, batch.num_rows), start=first)
-                    first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(_bad_parquet(path)) from error
-
-    return Source(str(path), "row", columns, rows)
-
-
-def _bad_parquet(path: Path) -> str:
-    return f"{path} cannot be read as Parquet; fetch or write it again"
-
-
-def _values(column: Any) -> list[object]:
-    """Turn an Arrow column into Python values; a text that is not UTF-8 becomes `NOT_UTF8`."""
-    import pyarrow as pa
-
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return [_decoded(raw) for raw in column.cast(pa.large_binary()).to_pylist()]
-
-
-def _decoded(raw: bytes | None) -> object:
-    try:
-        return None if raw is None else raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return NOT_UTF8
-
-
-def _zipped(names: Sequence[str], columns: Sequence[Sequence[object]], n_rows: int) -> Iterator[Row]:
-    """Turn columns into rows."""
-    if not names:
-        yield from ({} for _ in range(n_rows))
-    for values in zip(*columns, strict=True):
-        yield dict(zip(names, values, strict=True))
-
-
-def _open_frame(frame: Any) -> Source:
-    if getattr(frame, "ndim", 0) != 2 or not hasattr(frame, "iloc"):
-        raise DataError(
-            f"records cannot be read from a pandas {type(frame).__name__}; pass a DataFrame with a column for each part"
-        )
-    columns = tuple(str(name) for name in frame.columns)
-
-    def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
-        parts = [frame.iloc[:, columns.index(name)] for name in wanted]
-        # pandas has four ways to say "missing"; all become None.
-        values = [part.astype(object).where(part.notna(), None).tolist() for part in parts]
-        yield from enumerate(_zipped(wanted, values, len(frame)), start=1)
-
-    return Source("", "row", columns, rows)
 
 
 # Hugging Face data sets
@@ -442,18 +351,18 @@ def _open_dataset(dataset: Any, *, name: str) -> Source:
         )
     features = dataset.features or {}
 
-    def rows(wanted: Sequence[str]) -> Iterator[tuple[int, Row | BadRow]]:
+    def rows(wanted: Sequence[str]) -> Numbered:
         # Only the wanted columns, as plain Python values: a picture column would be decoded.
         table = dataset.select_columns(list(wanted)).with_format(None)
         first = 1
         for batch in table.iter(batch_size=1000):
             columns = [_class_names(batch[name], features.get(name)) for name in wanted]
             n_rows = len(columns[0]) if columns else 0
-            yield from enumerate(_zipped(wanted, columns, n_rows), start=first)
+            yield from enumerate(zipped(wanted, columns, n_rows), start=first)
             first += n_rows
 
     columns = dataset.column_names
-    return Source(name, "row", None if columns is None else tuple(columns), rows)
+    return Source(name, "row", None if columns is None else tuple(columns), rows, is_export=False)
 
 
 def _class_names(values: list[object], feature: object) -> list[object]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mop.data.labels import known_labels
-from mop.data.records import Loaded, load_records
+from mop.data.losses import Loaded
+from mop.data.records import load_records
 from mop.data.splits import split_to_fit
 from mop.errors import DataError
 from mop.types import Record
@@ -106,7 +107,8 @@ def load_splits(
         splits |= split_to_fit(
             loaded.records, wanted, seed=seed, by_group=by_group, stratify=has_labels and not by_group, name=str(file)
         )
-    _refuse_shared(splits, by_text=columns.get("duplicates") != "keep")
+    keeps = columns.get("duplicates") == "keep" or columns.get("key") or columns.get("weight")
+    _refuse_shared(splits, by_text=columns.get("duplicates") == "drop" or not keeps)
     remedy = ", or leave labels out: --set data.label="
     for name in ("test", "golden"):
         splits[name] = known_labels(splits[name], known, where=str(files[name]), remedy=remedy)

@@ -111,9 +111,7 @@ def report_data(
                 for name, count in metrics["failed"].items()
                 if count
             ],
-            "Rows of the source": [
-                f"{count} rows: {code}" for code, count in read_json(folder.records / "problems.json")["counts"].items()
-            ],
+            "Rows of the source": read_json(folder.records / "problems.json").get("says", []),
             "Personas and respondents": [said] if (said := respondent_sentence(metrics.get("respondents"))) else [],
             "Evaluation": found["notes"],
             "Persona weights": _weights_note(fitted.info),

@@ -417,6 +417,7 @@ class _Bench:
             weight="weight",
             group=None,
             attributes=(),
+            encoding="auto",
             duplicates="keep",  # equal answers of different groups: the records were looked at before
         )
         settings = replace(settings, data=data)

@@ -19,6 +19,7 @@ from mop.backends.base import Generator
 from mop.backends.window import window_of
 from mop.config import DataConfig, RunConfig
 from mop.data.labels import known_labels
+from mop.data.losses import NO_PERSON
 from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
 from mop.errors import ConfigError, DataError
@@ -238,15 +239,18 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None, labels: Sequ
     roles = {role: getattr(data, role) for role in ("label", "key", "weight", "group")}
     roles = {role: name for role, name in roles.items() if name in columns}
     others = [name for name in columns if name not in roles.values() and name != data.context]
-    loaded = load_records(source, context=data.context, response=None, duplicates="keep", attributes=others, **roles)
+    form = {name: getattr(data, name) for name in ("encoding", "delimiter", "decimal")}
+    loaded = load_records(
+        source, context=data.context, response=None, duplicates="keep", attributes=others, **roles, **form
+    )
     if data.strict:
         loaded.require_clean()
-    lost = [problem for problem in loaded.problems if not problem.is_kept]
+    lost = [problem for problem in loaded.problems if not problem.is_kept and problem.code not in NO_PERSON]
     if lost:
         told = "; ".join(f"{problem.place} {problem.message}" for problem in lost[:3])
         named = ", or names are made of the content with --set data.key=" if lost[0].code == "duplicate_key" else ""
         raise DataError(
-            f"{loaded.n_rows - len(loaded)} of {loaded.n_rows} rows of {source} cannot be answered: {told}; each row "
+            f"{loaded.n_lost} of {loaded.n_people} rows of {source} cannot be answered: {told}; each row "
             f"gets an answer, so none is left out; fix or remove {'it' if len(lost) == 1 else 'them'}{named}"
         )
     for code in loaded.counts:

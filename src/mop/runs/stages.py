@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import SPLITS, RunConfig, UpTo, config_to_dict
+from mop.data.losses import Loaded, n_lost, require_few_lost, sayings
 from mop.data.own import distinct, numbered
-from mop.data.records import Loaded, load_records, save_records
+from mop.data.records import load_records, save_records
 from mop.data.split_files import load_splits, split_files
 from mop.data.splits import split_to_fit
 from mop.errors import ArtifactError
@@ -165,9 +166,11 @@ def make_records(work: Work) -> Made:
     listed = work.folder.records / "problems.json"
     problems = [asdict(problem) for loaded in parts for problem in loaded.problems]
     counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
-    write_json(listed, {"counts": counts, "problems": problems})
-    for code, count in counts.items():
-        logger.warning("%d rows: %s (see records/problems.json)", count, code)
+    says = sayings(parts)
+    write_json(listed, {"counts": counts, "says": says, "problems": problems})
+    for saying in says:
+        logger.warning("%s (see records/problems.json)", saying)
+    require_few_lost(parts, data.max_lost)
     splits = splits or split_to_fit(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
     asked, n_tests = work.config.simulate.n_responses, len(splits["test"])
     if n_tests < asked and not isinstance(asked, UpTo):
@@ -182,7 +185,8 @@ def make_records(work: Work) -> Made:
         save_records(records, files[-1])
     usable = sum(len(loaded.records) for loaded in parts)
     made = {name: len(records) for name, records in splits.items()}
-    return files, {"rows": sum(loaded.n_rows for loaded in parts), "usable": usable, **made, **about}
+    lost, people = n_lost(parts)
+    return files, {"rows": people, "usable": usable, "left_out": says[0] if lost else "", **made, **about}
 
 
 def make_personas(work: Work) -> Made:

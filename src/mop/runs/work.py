@@ -41,7 +41,9 @@ logger = logging.getLogger(__name__)
 STAGE_VERSIONS = {"records": 3, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 10, "report": 5}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
 
-COLUMNS = ("context", "response", "label", "key", "weight", "group", "attributes", "duplicates")
+COLUMNS = (
+    "context", "response", "label", "key", "weight", "group", "attributes", "duplicates",
+    "encoding", "delimiter", "decimal")  # fmt: skip
 """Settings of ``data`` that `mop.data.records.load_records` takes."""
 
 
