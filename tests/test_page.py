@@ -246,7 +246,13 @@ def test_the_best_value_is_marked_and_the_floor_is_not_ranked(page):
     best = [re.findall(r'<span class="best" dir="auto">([^<]*)</span>', part.partition("</table>")[0])
             for part in (main, paper)]  # fmt: skip
     # Neither a smoother text nor a rougher one is better.
-    assert best == [["0.0226", "0.0290"], ["0.247", "0.781", "0.0280"]]
+    # And what is best within the intervals alone is not marked.
+    assert best == [[], []]
+    clear = replace(example(n_responses=2, n_real=2), methods={
+        "mop": {"energy": 0.02, "energy_interval": [0.01, 0.03]},
+        "zero-shot": {"energy": 0.05, "energy_interval": [0.04, 0.06]},
+    })  # fmt: skip
+    assert re.findall(r'<span class="best" dir="auto">([^<]*)</span>', render_report(clear)) == ["0.0200"]
     assert "Other real texts" in main
 
 
@@ -741,3 +747,21 @@ def test_the_controls_work_in_a_browser(browser, page, tmp_path):
     }
     browser.run("document.getElementById('theme').click()")
     assert browser.run("document.documentElement.dataset.theme") == "light"
+
+
+def test_the_map_shows_one_label_and_comes_closer(browser, page, tmp_path):
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    browser.open(tmp_path / "report.html")
+    n_shown = "[...document.querySelectorAll('#map-box use')].filter(u => !u.classList.contains('off')).length"
+    every = browser.run(n_shown)
+    browser.run("(() => { const m = document.getElementById('map-label'); m.value = '1';"
+                "m.dispatchEvent(new Event('change')); })()")  # fmt: skip
+    data = example(n_responses=40, n_real=60, n_exemplars=30)
+    assert browser.run(n_shown) == sum(point.label == "negative" for point in data.map_points) < every
+    width = "document.querySelector('#map-box .drawing svg').viewBox.baseVal.width"
+    far = browser.run(width)
+    browser.run("document.getElementById('map-in').click()")
+    assert browser.run(width) == far / 2
+    browser.run("document.getElementById('map-out').click()")
+    assert browser.run(width) == far
+    assert browser.run("document.getElementById('map-out').disabled")

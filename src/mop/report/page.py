@@ -359,17 +359,25 @@ def titled(metric: str) -> str:
 
 
 def best(methods: Mapping[str, Mapping[str, object]], metric: str) -> set[str]:
-    """Methods with the best value of a ranked metric; none where fewer than two have one, or all are equal.
+    """Methods with the best value of a ranked metric, if their intervals, where there are any, meet no other's.
+
+    None where fewer than two have a value, or all are equal.
 
     Examples
     --------
     >>> best({"a": {"mauve": 0.5}, "b": {"mauve": 0.7}}, "mauve"), best({"a": {"mauve": 0.5}}, "mauve")
     ({'b'}, set())
+    >>> best({"a": {"fid": 0.5, "fid_interval": [0.4, 0.6]}, "b": {"fid": 0.7, "fid_interval": [0.55, 0.8]}}, "fid")
+    set()
     """
     values = {name: _guide(metric).better * _value(scores, metric) for name, scores in methods.items()}
     values = {name: value for name, value in values.items() if math.isfinite(value)}
-    top, last = max(values.values(), default=0.0), min(values.values(), default=0.0)
-    return {name for name, value in values.items() if value == top > last}
+    others = [name for name, value in values.items() if value < max(values.values())]
+    ends = {name: _interval(methods[name], metric) for name in values}
+    ends = {name: of if math.isfinite(of[0]) else (_value(methods[name], metric),) * 2 for name, of in ends.items()}
+    winners = values.keys() - others
+    meet = any(max(ends[a][0], ends[b][0]) < min(ends[a][1], ends[b][1]) for a in winners for b in others)
+    return set() if meet or not others else set(winners)
 
 
 def _exemplar_use(data: ReportData) -> dict[str, Any] | None:

@@ -192,6 +192,7 @@ def comparison_page(
     texts, real = printable(texts or {}), printable(real)
     first = [name for name in (MOP, PLAIN) if name in rows]
     rows = {name: rows[name] for name in dict.fromkeys([*first, *rows])}
+    texts = {name: texts[name] for name in rows if name in texts}
     points = np.array([xy for of in places.values() for xy in of], dtype=np.float64)
     kinds = [REAL if kind == plots.GOLDEN else kind for kind, of in places.items() for _ in of]
     series = series_of([*rows, *kinds, *ablations])

@@ -125,7 +125,7 @@
     const points = [];
     groups.forEach((group, kind) => {
       [...group.querySelectorAll("use")].forEach((use, i) => {
-        points.push({ x: Number(use.getAttribute("x")), y: Number(use.getAttribute("y")), kind, i });
+        points.push({ x: Number(use.getAttribute("x")), y: Number(use.getAttribute("y")), kind, i, use, on: true });
       });
     });
     // With many methods the picture starts with the three that the summary speaks of.
@@ -176,7 +176,7 @@
       let least = (22 / matrix.a) ** 2;
       for (const point of points) {
         const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
-        if (on[point.kind] && distance < least) { best = point; least = distance; }
+        if (on[point.kind] && point.on && distance < least) { best = point; least = distance; }
       }
       return best;
     };
@@ -207,13 +207,44 @@
         const ahead = dx * way[0] + dy * way[1];
         const aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
         // A cone of 45 degrees, so that every key press moves visibly in its own direction.
-        if (on[point.kind] && ahead > 0.5 && aside <= ahead && ahead + aside < least) {
+        if (on[point.kind] && point.on && ahead > 0.5 && aside <= ahead && ahead + aside < least) {
           best = point;
           least = ahead + aside;
         }
       }
       if (best) { held = true; choose(best); }
     });
+    // One label alone, and a closer look at the point that was chosen, or else at the middle.
+    const labels = [...new Set(points.map((point) => data.points[point.kind][point.i][1]).filter(Boolean))].sort();
+    const menu = at("map-label");
+    menu.parentElement.hidden = labels.length < 2;
+    ["all", ...labels].forEach((name, i) => {
+      const node = make("option", "", name.length > 60 ? `${name.slice(0, 58)}…` : name);
+      node.value = i;
+      menu.append(node);
+    });
+    menu.addEventListener("change", () => {
+      const wanted = Number(menu.value) ? labels[Number(menu.value) - 1] : null;
+      for (const point of points) {
+        point.on = wanted === null || data.points[point.kind][point.i][1] === wanted;
+        point.use.classList.toggle("off", !point.on);
+      }
+      if (current && !current.on) choose(null);
+    });
+    const { width, height } = svg.viewBox.baseVal;
+    let zoom = 1;
+    const look = (factor) => {
+      zoom = Math.min(Math.max(zoom * factor, 1), 8);
+      const place = (at, size) => Math.min(Math.max(at - size / zoom / 2, 0), size - size / zoom);
+      svg.setAttribute("viewBox", [place(current?.x ?? width / 2, width), place(current?.y ?? height / 2, height),
+        width / zoom, height / zoom].join(" "));
+      ring.setAttribute("r", 4.5 / Math.sqrt(zoom));
+      at("map-out").disabled = zoom === 1;
+    };
+    at("map-in").addEventListener("click", () => look(2));
+    at("map-out").addEventListener("click", () => look(0.5));
+    look(1);
+    at("map-tools").hidden = false;
     reading.hidden = false;
     choose(null);
   }
