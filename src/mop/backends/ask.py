@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from mop.backends.base import Failure, Fallible, Generator, Recognisable, Scorer
+from mop.backends.quarantine import Quarantine, recover
 from mop.errors import BackendError
 from mop.storage.store import Store, generation_key, score_key
 from mop.types import Decoding, GenerateRequest, Generation, Outcome, Progress, Score, ScoreRequest
@@ -131,23 +132,24 @@ def score_requests(
     keys = [score_key(scorer.score_identity, request, store.secret) for request in requests]
     known = store.get_scores(keys, stage=stage)
 
-    def ask(missing: list[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
-        # Scores of one identity are of one model: what it says to known questions is kept beside them.
-        reference = None
-        if isinstance(scorer, Recognisable):
-            scorer.expected = reference = store.get_reference(scorer.score_identity)
-        for batch in scorer.score(missing):
-            if isinstance(scorer, Recognisable) and reference is None:
-                reference = scorer.reference
-                store.put_reference(scorer.score_identity, reference)
-            yield [(i, _as_curve(score, scorer, missing[i].name or f"request {i}")) for i, score in batch]
+    # Scores of one identity are of one model: what it says to known questions is kept beside them.
+    if isinstance(scorer, Recognisable):
+        scorer.expected = store.get_reference(scorer.score_identity)
+    unknown = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+    if recover(unknown, scorer, store):
+        known |= store.get_scores(unknown, stage=stage)
+    quarantine = Quarantine(scorer, store, stage)
 
-    def keep(pairs: list[tuple[bytes, Score]]) -> int:
-        store.put_scores(pairs, stage=stage)
-        return len(pairs)
+    def ask(missing: list[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
+        with quarantine.watched():
+            for batch in scorer.score(missing):
+                if isinstance(scorer, Recognisable) and scorer.expected is None:
+                    scorer.expected = scorer.reference
+                    store.put_reference(scorer.score_identity, scorer.reference)
+                yield [(i, _as_curve(score, scorer, missing[i].name or f"request {i}")) for i, score in batch]
 
     tell = _told(progress, stage, 0, len(keys))
-    return list(_ask_once(requests, keys, known, ask=ask, keep=keep, name=scorer.name, tell=tell))
+    return list(_ask_once(requests, keys, known, ask=ask, keep=quarantine.keep, name=scorer.name, tell=tell))
 
 
 def _ask_once(

@@ -87,6 +87,16 @@ class Windowed(Protocol):
         ...
 
 
+@runtime_checkable
+class Confirming(Protocol):
+    """A scorer that may turn wrong while it works, and says up to where its answers were found right."""
+
+    @property
+    def confirmed(self) -> int:
+        """How many answers of the latest `Scorer.score`, in the order given, count; all of them once it has ended."""
+        ...
+
+
 class LanguageModel(Scorer, Generator, Protocol):
     """Both halves; what a local model offers."""
 

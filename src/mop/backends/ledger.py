@@ -98,6 +98,8 @@ class Ledger:
         self.ceilings = ceilings
         self.earlier = Spent()
         self.spent = Spent()
+        self.checks = 0
+        """Calls of this session that asked a scoring server again what was known, to see whether it has changed."""
         self.replaced_controls = 0
         """Control strings in data that were made harmless for a chat endpoint."""
         self._reserved_tokens = 0
@@ -208,7 +210,8 @@ class Ledger:
         '0 calls, 0 retries, 0 tokens, cost 0.0000 of 5'
         """
         whole = self.earlier + self.spent
-        parts = [f"{whole.calls:,} calls", f"{whole.retries:,} retries", f"{whole.tokens:,} tokens"]
+        checks = f" ({self.checks:,} of them checks)" if self.checks else ""
+        parts = [f"{whole.calls:,} calls{checks}", f"{whole.retries:,} retries", f"{whole.tokens:,} tokens"]
         if self.ceilings.max_lm_tokens is not None:
             parts[-1] += f" of {self.ceilings.max_lm_tokens:,}"
         if self.ceilings.has_price:

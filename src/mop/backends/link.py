@@ -112,6 +112,10 @@ _Check = Callable[["httpx.AsyncClient", Endpoint], Awaitable[None]]
 """Raises `CallError`, with the code ``swapped`` if another model answers."""
 
 
+async def _nothing_more(client: httpx.AsyncClient) -> None:
+    """Do nothing after the last item."""
+
+
 @dataclass(slots=True)
 class _Work(Generic[T]):
     """What the workers of one `Link.stream` share."""
@@ -444,6 +448,7 @@ class Link:
         jobs: Callable[[], Iterable[Job[T]]],
         prepare: Callable[[httpx.AsyncClient], Awaitable[None]],
         check: _Check | None = None,
+        finish: Callable[[httpx.AsyncClient], Awaitable[None]] = _nothing_more,
     ) -> Iterator[list[tuple[int, T]]]:
         """Run all jobs concurrently in a thread; yield finished (index, result) pairs in batches.
 
@@ -457,6 +462,8 @@ class Link:
             Awaited for each address every `PROBE_EVERY` answered calls of this link; no item is begun meanwhile. Of
             several addresses, one whose check fails or takes long has no more items of streams with a check until it is
             made up for; with the code ``swapped`` it ends the run.
+        finish : callable, optional
+            Awaited after the last item, unless a ceiling was met.
 
         Raises
         ------
@@ -487,6 +494,7 @@ class Link:
             async with self.client() as client:
                 await prepare(client)
                 await self._run(client, jobs(), finished.put, has_room, check)
+                await finish(client)
 
         def run() -> None:
             outcome: BaseException | None = None

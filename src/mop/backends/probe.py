@@ -46,6 +46,8 @@ _PAIRS = (
     ("we had bread and tea in the garden in the morning.", "vq zkxj wqvzk xjq zvx kq wjx zqkvxj zq vxk jqwzkxv."),
 )
 
+N_SENTENCES = len(_PAIRS)
+
 
 @dataclass(frozen=True, slots=True)
 class Conformance:
@@ -92,11 +94,11 @@ async def probe_scorer(
         backwards = [*sensible, *senseless][::-1]
         together = await asyncio.gather(*(score_ids(ids, start) for ids, start in backwards))
         known, found = _joined(alone), _joined(together[::-1])
-        noise = max(map(_distance, alone, together[::-1]))
-        if not _is_rounding(found, known):
+        noise = max(map(distance, alone, together[::-1]))
+        if not is_rounding(found, known):
             raise _refusal(
                 where,
-                f"the same text scores {_mean(found, known):.3g} nats per token apart when asked in another order and "
+                f"the same text scores {mean(found, known):.3g} nats per token apart when asked in another order and "
                 f"in company ({noise:.3g} at one token), more than half precision rounds; switch prefix caching off on "
                 "the server, or serve the model in float32",
             )
@@ -122,6 +124,14 @@ async def probe_scorer(
     return Conformance(noise, tuple(alone[:n_pairs]))
 
 
+def sentences(encode: Encode, found: Conformance) -> list[tuple[Sequence[int], int, tuple[float, ...]]]:
+    """The five sentences as ids, where the response begins, and what an endpoint said to them."""
+    return [
+        (*encode(simulation_prompt(good), good), values)
+        for (good, _), values in zip(_PAIRS, found.reference, strict=True)
+    ]
+
+
 async def probe_again(score_ids: ScoreIds, encode: Encode, before: Conformance, *, where: str) -> None:
     """Ask the five sentences again, last first; stop if the model behind the address has changed.
 
@@ -135,10 +145,11 @@ async def probe_again(score_ids: ScoreIds, encode: Encode, before: Conformance, 
     found, known = _joined(answers), _joined(before.reference[::-1])
     if not _is_same(found, known, before.noise):
         raise CallError(
-            f"stopped: {where} now scores a known sentence {_mean(found, known):.3g} nats per token differently "
-            f"({_distance(found, known):.3g} at one token), more than half precision rounds in another batch; the "
-            "model or its precision (dtype) was changed, or cached values are stale; scores since the last check, at "
-            "most 500 calls ago, are in doubt; set a new revision for this server, under which all is scored anew",
+            f"stopped: {where} now scores a known sentence {mean(found, known):.3g} nats per token differently "
+            f"({distance(found, known):.3g} at one token), more than half precision rounds in another batch; the "
+            "model or its precision (dtype) was changed, or cached values are stale; scores since the last good check "
+            "are not used and will be asked again: run the same command when the earlier model is served again, or set "
+            "a new revision for this server, under which all is scored anew",
             kind="fatal",
             code="swapped",
         )
@@ -156,8 +167,8 @@ def check_known(found: Sequence[float], known: Sequence[float], *, where: str) -
     """
     if not _is_same(found, known, 0.0):
         raise CallError(
-            f"stopped: {where} scores a known sentence {_mean(found, known):.3g} nats per token differently than when "
-            f"the scores in the store were made ({_distance(found, known):.3g} at one token), more than half precision "
+            f"stopped: {where} scores a known sentence {mean(found, known):.3g} nats per token differently than when "
+            f"the scores in the store were made ({distance(found, known):.3g} at one token), more than half precision "
             "rounds, so it serves another model, or the model in another precision (dtype), under the same name; set a "
             "new revision for this server, under which all is scored anew, or serve the earlier model again",
             kind="fatal",
@@ -182,7 +193,7 @@ async def _probe_positions(
             raise _refusal(
                 where,
                 "the first half of a sentence scores differently without its second half, by "
-                f"{_mean(part, known[: middle - start]):.3g} nats per token",
+                f"{mean(part, known[: middle - start]):.3g} nats per token",
             )
     stranger = senseless[0][senseless[1]]
     changed = await score_ids([*ids[:-1], stranger], start)
@@ -208,7 +219,7 @@ def _apart(found: Sequence[float], known: Sequence[float]) -> list[float]:
     return [abs(a - b) for a, b in zip(found, known, strict=True)] if len(found) == len(known) else [math.inf]
 
 
-def _is_rounding(found: Sequence[float], known: Sequence[float]) -> bool:
+def is_rounding(found: Sequence[float], known: Sequence[float]) -> bool:
     """Whether two answers differ by no more than half precision makes of one model in two batches.
 
     Rounding moves tokens this way and that, few of them by a whole step; another model moves all of them, so the mean
@@ -227,15 +238,15 @@ def _is_same(found: Sequence[float], known: Sequence[float], noise: float) -> bo
     ``noise`` is the largest difference, nats per token, seen between two answers before.
     """
     apart = _apart(found, known)
-    return _is_rounding(found, known) and (not apart or statistics.median_high(apart) <= max(TOLERANCE, 3 * noise))
+    return is_rounding(found, known) and (not apart or statistics.median_high(apart) <= max(TOLERANCE, 3 * noise))
 
 
-def _mean(found: Sequence[float], known: Sequence[float]) -> float:
+def mean(found: Sequence[float], known: Sequence[float]) -> float:
     """Mean difference per token."""
     return statistics.fmean(_apart(found, known))
 
 
-def _distance(found: Sequence[float], known: Sequence[float]) -> float:
+def distance(found: Sequence[float], known: Sequence[float]) -> float:
     """Largest difference per token."""
     return max(_apart(found, known), default=0.0)
 

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,7 +22,8 @@ from mop.backends import dialects
 from mop.backends.curve import ONE
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.link import Clock, Job, Link, is_loopback
-from mop.backends.probe import check_known, probe_again, probe_scorer
+from mop.backends.probe import N_SENTENCES, check_known, probe_again, probe_scorer, sentences
+from mop.backends.recheck import LAST, Question, Rechecks
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.spending import PILOT_ITEMS
 from mop.backends.tokens import PromptEncoder, open_tokens
@@ -446,6 +448,12 @@ class RemoteModel(RemoteGenerator):
         self._dialect = dialect
         self.expected: tuple[float, ...] | None = None
         """As in `mop.backends.base.Recognisable`."""
+        self._rechecks = Rechecks(derive_seed(0, "recheck", link.name))
+
+    @property
+    def confirmed(self) -> int:
+        """As in `mop.backends.base.Confirming`."""
+        return self._rechecks.confirmed
 
     @property
     def score_identity(self) -> str:
@@ -481,8 +489,12 @@ class RemoteModel(RemoteGenerator):
         first = frozenset(pilot)
         order = [*pilot, *(i for i in order if i not in first)]
 
+        checks = self._rechecks
+
         async def prepare(client: httpx.AsyncClient) -> None:
             await self._probe_scoring(client)
+            [found, *_] = self.findings.conformance.values()
+            checks.begin([Question(*known, ()) for known in sentences(self._encode, found)])
             window = self.findings.max_len
             for i in order:
                 if window is not None and len(encoded[i][0]) >= window:
@@ -491,14 +503,34 @@ class RemoteModel(RemoteGenerator):
                         "exemplars or a model with a larger window"
                     )
 
-        def jobs() -> Iterator[Job[Score]]:
+        def noted(ids: Sequence[int], start: int, private: tuple[str, ...], log_probs: tuple[float, ...]) -> Score:
+            checks.note(Question(ids, start, log_probs, private))
+            return _as_score(log_probs)
+
+        def jobs() -> Iterator[Job[Score | None]]:
             for i in order:
+                if checks.is_due():
+                    check, chosen = checks.choose(2)
+                    self.ledger.checks += len(chosen)
+                    for place, one in enumerate(chosen):
+                        judge = partial(checks.judge, check, one)
+                        yield self._score_job(-1 - place, one.ids, one.start, one.private, judge)
                 ids, start = encoded[i]
                 private = (*_data_texts(requests[i].prompt), requests[i].response, str(ids))
-                yield self._score_job(i, ids, start, private, _as_score)
+                yield self._score_job(i, ids, start, private, partial(noted, ids, start, private))
 
-        yield from self._link.stream(jobs, prepare, self._check_again)
+        for batch in self._link.stream(jobs, prepare, self._check_again, self._check_last):
+            # Questions asked again have indices below 0.
+            yield [(i, score) for i, score in batch if score is not None]
+        for index in [i for i in self.failures if i < 0]:
+            del self.failures[index]
         self._settle_failures(len(requests), 0.0)
+        if checks.is_open:
+            raise BackendError(
+                f"{self.name} gave its last scores and then no answer to the questions that check them; these scores "
+                "are kept and not used yet; run the same command again",
+                retryable=True,
+            )
 
     def _encode(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         ids = self._ids.prompt_ids(prompt)
@@ -563,7 +595,30 @@ class RemoteModel(RemoteGenerator):
             )
         return is_affordable
 
+    async def _check_last(self, client: httpx.AsyncClient) -> None:
+        """Ask every address a few questions again when the last item is done; those that answer must all be right."""
+        checks, endpoints = self._rechecks, self._link.endpoints
+        if not checks.is_open:
+            return
+        check, chosen = checks.choose(LAST * len(endpoints))
+        self.ledger.checks += len(chosen)
+        check.n_open += 1  # confirmed below, when all addresses were asked
+        is_answered = False
+        for place, endpoint in enumerate(endpoints):
+            try:
+                for one in chosen[place :: len(endpoints)]:
+                    job = self._score_job(-1, one.ids, one.start, one.private, partial(checks.judge, check, one))
+                    await self._link.obtain(client, job, endpoint, is_brief=len(endpoints) > 1)
+                    is_answered = True
+            except CallError as error:
+                if error.kind == "fatal":
+                    raise
+                logger.warning("%s could not be checked after the last item: %s", endpoint.url, error)
+        if is_answered:
+            checks.confirm(check)
+
     async def _check_again(self, client: httpx.AsyncClient, endpoint: Endpoint) -> None:
+        self.ledger.checks += N_SENTENCES
         # With another address at hand, nobody waits for a server that is busy or gone.
         await probe_again(
             self._asker(client, endpoint, is_brief=len(self._link.endpoints) > 1),

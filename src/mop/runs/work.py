@@ -258,6 +258,7 @@ class Models:
                     "reported_models": dict(findings.reported_models),
                     "is_seeded": findings.is_seeded,
                     "scoring_noise": max(noise, default=None),
+                    "checks": model.ledger.checks,
                     "replaced_controls": model.ledger.replaced_controls,
                     "doubts": list(findings.doubts),
                 }

@@ -50,6 +50,7 @@ _SCHEMA = (
         "checksum BLOB NOT NULL) WITHOUT ROWID"
         for kind in _TABLES
     ),
+    "CREATE TABLE IF NOT EXISTS unchecked (key BLOB PRIMARY KEY, payload BLOB NOT NULL, checksum BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS conflict (kind TEXT, key BLOB, payload BLOB, UNIQUE (kind, key, payload))",
     "CREATE TABLE IF NOT EXISTS cost (stage TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL)",
 )
@@ -226,8 +227,13 @@ class Store:
         self._count(stage, found.items())
         return found
 
-    def put_scores(self, pairs: Iterable[tuple[bytes, Score]], *, stage: str = "score") -> None:
+    def put_scores(
+        self, pairs: Iterable[tuple[bytes, Score]], *, stage: str = "score", is_checked: bool = True
+    ) -> None:
         """Add scores in one transaction, and those that are new to the `Cost` of the stage.
+
+        Those that are not ``is_checked`` wait beside the others for `accept_scores` or `drop_scores`; until then
+        `get_scores` does not find them.
 
         Raises
         ------
@@ -235,8 +241,31 @@ class Store:
             If a log-likelihood is not finite; nothing of the batch is stored.
         """
         pairs = list(pairs)
-        self._put("score", [(key, _pack_score(score), score.n_tokens) for key, score in pairs], stage)
+        kind = "score" if is_checked else "unchecked"
+        self._put(kind, [(key, _pack_score(score), score.n_tokens) for key, score in pairs], stage)
         self._count(stage, pairs)
+
+    def get_unchecked(self, keys: Iterable[bytes]) -> dict[bytes, Score]:
+        """Return the scores that wait for a check, oldest first."""
+        found = self._get("unchecked", keys, _unpack_score)
+        if not found:
+            return {}
+        with self._translated():
+            order = [key for (key,) in self._db.execute("SELECT key FROM unchecked ORDER BY rowid")]
+        return {key: found[key] for key in order if key in found}
+
+    def accept_scores(self, keys: Iterable[bytes]) -> None:
+        """Let scores count that waited for a check, in one transaction; they were paid for when they were put."""
+        with self._translated(), self._transaction():
+            for key in keys:
+                row = self._db.execute("DELETE FROM unchecked WHERE key = ? RETURNING *", (key,)).fetchone()
+                if row is not None and _is_sound(*row):
+                    self._insert("score", *row)
+
+    def drop_scores(self, keys: Iterable[bytes]) -> None:
+        """Forget scores that waited for a check."""
+        with self._translated(), self._transaction():
+            self._db.executemany("DELETE FROM unchecked WHERE key = ?", [(key,) for key in keys])
 
     def get_generations(self, keys: Iterable[bytes], *, stage: str | None = None) -> dict[bytes, Generation]:
         """Return the draws that are there, as in `get_scores`."""
@@ -292,12 +321,14 @@ class Store:
             )
 
     def counts(self) -> dict[str, int]:
-        """Return the number of rows: ``score``, ``generation``, ``embedding``, ``conflict``."""
+        """The number of rows: ``score``, ``generation``, ``embedding``, ``conflict``, ``unchecked score`` if any."""
         with self._translated():
-            return {
+            found = {
                 table: int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-                for table in (*_KINDS, "conflict")
+                for table in (*_KINDS, "conflict", "unchecked")
             }
+        n_unchecked = found.pop("unchecked")
+        return {**found, **({"unchecked score": n_unchecked} if n_unchecked else {})}
 
     def spent(self) -> dict[str, Cost]:
         """Return the `Cost` of each stage; it grew in the same transactions as the results."""
@@ -315,7 +346,7 @@ class Store:
             for (line,) in self._db.execute("PRAGMA quick_check"):
                 if line != "ok":
                     problems.append(f"the file is damaged: {line}")
-            for kind in _TABLES:
+            for kind in (*_TABLES, "unchecked"):
                 faults = Counter(_fault(kind, *row) for row in self._db.execute(f"SELECT * FROM {kind}"))
                 problems += [f"{n} {kind} rows {fault}" for fault, n in sorted(faults.items()) if fault]
             conflicts = self.counts()["conflict"]
@@ -409,11 +440,7 @@ class Store:
         paid = []
         with self._translated(), self._transaction():
             for key, payload, n_tokens in rows:
-                cursor = self._db.execute(
-                    f"INSERT INTO {kind} VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                    (key, payload, _checksum(key, payload)),
-                )
-                if cursor.rowcount or self._settle(kind, key, payload):
+                if self._insert(kind, key, payload, _checksum(key, payload)):
                     paid.append(n_tokens)
             if stage is not None and paid:
                 self._db.execute(
@@ -421,6 +448,12 @@ class Store:
                     "calls = calls + excluded.calls, tokens = tokens + excluded.tokens",
                     (stage, len(paid), sum(paid)),
                 )
+
+    def _insert(self, kind: str, key: bytes, payload: bytes, checksum: bytes) -> bool:
+        """Add a row; returns whether there was none, or a damaged one."""
+        row = key, payload, checksum
+        cursor = self._db.execute(f"INSERT INTO {kind} VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row)
+        return bool(cursor.rowcount) or self._settle(kind, key, payload)
 
     def _settle(self, kind: str, key: bytes, payload: bytes) -> bool:
         """Replace the row of a key if it is damaged, else note a differing value; returns whether it was damaged."""
@@ -527,7 +560,7 @@ def _fault(kind: str, key: object, payload: object, checksum: object) -> str:
     if kind == "generation":
         is_finite = not math.isinf(_unpack_generation(payload).log_lik)  # nan says that it has none
     else:
-        is_finite = bool(np.isfinite(_unpack_floats(payload, 4 if kind == "score" else 0)).all())
+        is_finite = bool(np.isfinite(_unpack_floats(payload, 4 if kind in ("score", "unchecked") else 0)).all())
     return "" if is_finite else "hold numbers that are not finite"
 
 
