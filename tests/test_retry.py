@@ -152,7 +152,8 @@ def test_load_doubles_per_round_until_the_first_complaint_and_then_grows_by_one(
     for _ in range(20):
         one.note_success(0.0)
     assert one.limit == 40.0
-    one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=0.0, now_s=1.0, seed=0)
+    for _ in range(4):
+        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=0.0, now_s=1.0, seed=0)
     assert one.limit == 32.0
     for _ in range(32):
         one.note_success(2.0)
@@ -165,10 +166,12 @@ def test_load_doubles_per_round_until_the_first_complaint_and_then_grows_by_one(
 def test_load_is_cut_once_in_fifteen_seconds_and_never_below_one() -> None:
     one = endpoint()
     for now in (0.0, 1.0, 14.9, 15.0):
-        one.note_throttled(failure("throttled", 0.1), POLICY, sent_s=now, now_s=now, seed=0)
+        for _ in range(4):
+            one.note_throttled(failure("throttled", 0.1), POLICY, sent_s=now, now_s=now, seed=0)
     assert one.limit == pytest.approx(20 * 0.8 * 0.8)
     for now in range(100, 10_000, 20):
-        one.note_throttled(failure("throttled", 0.1), POLICY, sent_s=now, now_s=now, seed=0)
+        for _ in range(4):
+            one.note_throttled(failure("throttled", 0.1), POLICY, sent_s=now, now_s=now, seed=0)
     assert one.limit == 1.0
 
 
@@ -206,11 +209,65 @@ def test_after_a_complaint_calls_are_spaced_as_the_server_served() -> None:
         one.note_sent(i * 0.1)
         one.in_flight -= 1
         one.note_success(i * 0.1)
-    one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=4.0, now_s=4.0, seed=0)
-    assert one.interval_s == pytest.approx(0.1)
+    for _ in range(4):
+        assert one.interval_s == 0.0
+        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=4.0, now_s=4.0, seed=0)
+    assert one.interval_s == pytest.approx(0.2)  # twice as wide, at first
     one.note_sent(6.0)
-    assert one.room(6.05) == 0
-    assert one.room(6.11) > 0
+    assert one.room(6.15) == 0
+    assert one.room(6.21) > 0
+    for _ in range(40):
+        one.note_success(7.0)
+    assert one.interval_s == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.audit("M8")
+def test_complaints_that_come_alone_neither_pause_nor_slow_the_address() -> None:
+    one = endpoint()
+    one.in_flight = 10
+    for i in range(200):
+        if i % 20 == 0:
+            one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=i * 0.1, now_s=i * 0.1, seed=0)
+        one.note_success(i * 0.1)
+        assert one.room(i * 0.1) > 0
+    assert one.interval_s == 0.0
+
+
+def test_one_complaint_at_the_start_of_a_run_is_no_limit() -> None:
+    one = endpoint()
+    one.in_flight = 1
+    one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=0.0, now_s=0.1, seed=0)
+    assert (one.interval_s, one.limit) == (0.0, 20.0)
+
+
+def test_the_pace_recovers_quickly_once_the_limit_is_gone() -> None:
+    one = endpoint()
+    for i in range(10):
+        one.note_sent(i * 1.0)
+        one.in_flight -= 1
+        one.note_success(i * 1.0)
+    for _ in range(4):
+        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=10.0, now_s=10.0, seed=0)
+    assert one.interval_s == pytest.approx(1.0)
+    for _ in range(300):
+        one.note_success(11.0)
+    assert one.interval_s < 0.05
+
+
+@pytest.mark.audit("M8")
+def test_a_pace_that_does_not_help_is_given_up() -> None:
+    one = endpoint()
+    one.in_flight = 10
+    one.note_sent(0.0)
+    for i in range(30):
+        one.note_success(i * 0.1)
+    for _ in range(4):  # by chance
+        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=3.0, now_s=3.0, seed=0)
+    assert one.interval_s > 0.15  # the server had served ten in a second
+    for i in range(10):
+        one.note_success(5.0 + i)
+    one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=15.0, now_s=15.0, seed=0)
+    assert one.interval_s < 0.08
 
 
 def test_the_breaker_opens_after_twenty_failures_that_last() -> None:

@@ -7,14 +7,17 @@ which makes every `redact` and every `RedactingFilter` of the process know its v
 from __future__ import annotations
 
 import base64
+import html
+import itertools
 import json
 import logging
 import os
 import re
+import string
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from mop.errors import ConfigError
 
@@ -29,9 +32,15 @@ _SHAPES = (
     re.compile(r"\b(?:sk|pk|rk|hf|gsk|xai|fw|key)[-_][A-Za-z0-9_-]{16,}"),
 )
 
-# Every value this process ever read as a secret. One set for the process, because a log filter that
-# had to be told about each secret would leak the one it was not told about.
+_RUN = 12
+"""Characters in a row that are a quotation: of a secret, or of what somebody wrote."""
+
+# Every spelling of every value that this process ever read as a secret, in lower case, and its runs by their length.
+# One set for the process, because a log filter that had to be told about each secret would leak the one it was not told
+# about.
 _known: set[str] = set()
+_runs: dict[int, set[str]] = {}
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 class Secret:
@@ -65,7 +74,10 @@ class Secret:
             )
         self._value = value
         self.source = source
-        _known.update(_spellings(value))
+        for spelling in _spellings(value) - _known:
+            _known.add(spelling)
+            width = min(_RUN, len(spelling))
+            _runs.setdefault(width, set()).update(_windows(spelling, width))
 
     @classmethod
     def from_env(cls, name: str, environment: Mapping[str, str] | None = None) -> Secret:
@@ -114,16 +126,22 @@ def check_variable(name: str) -> None:
 
 
 def redact(text: str) -> str:
-    """Replace every known secret, in any usual spelling, and whatever looks like one.
+    """Replace every known secret, in any usual spelling, in part too (12 characters in a row), and what looks like one.
 
     Examples
     --------
     >>> redact("sent Authorization: Bearer abcdefgh12345678")
     'sent Authorization: [hidden]'
     """
-    # Longest first: a short secret may be part of a long one.
-    for value in sorted(_known, key=len, reverse=True):
-        text = text.replace(value, HIDDEN)
+    folded = text.translate(_LOWER)  # places stay the same
+    is_secret = bytearray(len(text))
+    for width, runs in _runs.items():
+        for start, run in enumerate(_windows(folded, width)):
+            if run in runs:
+                is_secret[start : start + width] = b"\1" * width
+    if any(is_secret):
+        groups = itertools.groupby(range(len(text)), key=is_secret.__getitem__)
+        text = "".join(HIDDEN if hidden else "".join(text[i] for i in places) for hidden, places in groups)
     text = _SHAPES[0].sub(HIDDEN, text)
     text = _SHAPES[1].sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}", text)
     return _SHAPES[2].sub(HIDDEN, text)
@@ -169,14 +187,16 @@ class RedactingFilter(logging.Filter):
 def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -> str:
     """Return a foreign message fit for a log: one line of at most ``limit`` characters, without secrets.
 
-    Servers like to repeat a request in their error message, and the request holds people's words: a message that quotes
-    one of the private texts is withheld.
+    Whatever comes from a server goes through here before it is part of a message, a code or a name: servers repeat a
+    request in their errors, and the request holds a key and people's words. What quotes either is withheld.
 
     Notes
     -----
-    Compared are letters and digits only, in lower case, so that escaping and quoting hide nothing.
-    A run of 12 of them in common withholds the message; a shorter private text, of at least 5, if
-    it occurs whole.
+    Compared are letters and digits only, in lower case, as they stand and with escapes and entities undone, so that
+    escaping, quoting and spacing hide nothing. Withheld is a message with a run of 12 of them in common with a private
+    text or a spelling of a secret, or with a shorter one as a whole; one of 5 to 11 that occurs in a private text; and
+    one that puts 5 or more of them, or 6 digits, in common within quotation marks. No more than 10 times ``limit``
+    characters are looked at, so the time goes with the length of the private texts.
 
     Examples
     --------
@@ -185,17 +205,31 @@ def withhold_quotes(message: str, private: Iterable[str], *, limit: int = 200) -
     >>> withhold_quotes("max_tokens is too large", ["I loved this film so much."])
     'max_tokens is too large'
     """
-    plain = _letters(_ESCAPE.sub(_unescaped, message))
-    for text in private:
+    message = redact(message[: 10 * limit])
+    readings = [message, _ESCAPE.sub(_unescaped, message), unquote_plus(message), html.unescape(message)]
+    plain = [_letters(reading) for reading in dict.fromkeys(readings)]
+    # A whole message of a word or two, what stands in quotation marks, and longer numbers are quoted by less.
+    words = [one for one in plain if len(one) < _RUN]
+    words += [_letters(quoted) for reading in readings for quoted in _QUOTED.findall(reading)]
+    words += [number for one in plain for number in _NUMBER.findall(one)]
+    words = [word for word in words if len(word) >= 5]
+    runs: dict[int, set[str]] = {}
+    for text in itertools.chain(private, _known):
         letters = _letters(text)
-        width = min(12, len(letters))
-        if width >= 5 and any(letters[start : start + width] in plain for start in range(len(letters) - width + 1)):
+        width = min(_RUN, len(letters))
+        if width < 5:
+            continue
+        if width not in runs:
+            runs[width] = {run for one in plain for run in _windows(one, width)}
+        if any(word in letters for word in words) or not runs[width].isdisjoint(_windows(letters, width)):
             return "[withheld: the server's message repeats the request]"
-    line = " ".join("".join(c if c.isprintable() else " " for c in redact(message)).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 _ESCAPE = re.compile(r"\\(?:[nrtbf]|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
+_QUOTED = re.compile(r"""['"`‘’“”«»]([^'"`‘’“”«»]{5,200})(?=['"`‘’“”«»])""")
+_NUMBER = re.compile(r"[0-9]{6,}")
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -204,15 +238,19 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _letters(text: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).lower()))
+
+
+def _windows(text: str, width: int) -> Iterator[str]:
+    """All runs of so many characters."""
+    return (text[start : start + width] for start in range(len(text) - width + 1))
 
 
 def _spellings(value: str) -> set[str]:
-    """Return a secret as it may turn up: plain, in a URL, in JSON, as Python shows it, in base64."""
-    return {
-        value,
-        quote(value, safe=""),
-        json.dumps(value)[1:-1],
-        repr(value)[1:-1],
-        base64.b64encode(value.encode()).decode().rstrip("="),
-    }
+    """Return a secret as it may turn up, in lower case: plain, backwards, in a URL, JSON, Python, hex, in base64."""
+    raw = value.encode()
+    found = {value, value[::-1], quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1], raw.hex()}
+    for before in range(3):  # how many bytes of what stands before it share its first letters
+        coded = base64.b64encode(b"\0" * before + raw).decode().rstrip("=")[(0, 2, 3)[before] :]
+        found |= {coded, coded[:-1], coded.replace("+", "-").replace("/", "_")}
+    return {spelling.translate(_LOWER) for spelling in found}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from mop.backends.retry import CallError
+from mop.redact import withhold_quotes
 from mop.types import Decoding, FinishReason, Prompt, without_surrogates
 
 ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "other"]
@@ -201,7 +202,9 @@ def read_json(raw: bytes) -> Json:
     {'a': 1}
     """
     try:
-        value = json.loads(raw, parse_constant=_no_constant, parse_int=_no_giant, object_pairs_hook=_no_twins)
+        value = json.loads(
+            raw.decode("utf-8-sig"), parse_constant=_no_constant, parse_int=_no_giant, object_pairs_hook=_no_twins
+        )
         n_levels = _depth(value)
     except (ValueError, RecursionError) as error:
         # ``from None``: the decoder's error holds the whole document, and with it people's words.
@@ -214,8 +217,16 @@ def read_json(raw: bytes) -> Json:
     return value
 
 
-def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
-    """Take one generated text out of a chat or completions answer.
+def answer_bytes(n_prompt: int, n_drawn: int) -> int:
+    """How long an answer may be: room for the longest tokens, with their ids and log-probabilities, and for the rest.
+
+    ``n_prompt`` are the prompt tokens that it repeats, 0 for chat.
+    """
+    return 2**16 + 2**10 * (n_prompt + n_drawn)
+
+
+def read_generation(body: Json, *, is_chat: bool, max_tokens: int, private: Sequence[str] = ()) -> Drawn:
+    """Take one generated text out of a chat or completions answer; no message quotes any of the ``private`` texts.
 
     Raises
     ------
@@ -229,7 +240,7 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
         raise CallError(f"the server ended a response with {reason!r}", kind="item", code=str(reason))
     finish = _FINISH.get(reason) if isinstance(reason, str) else None
     if finish is None:
-        raise _protocol("finish", f"finish_reason is {_name(reason)}; it must be 'stop' or 'length'")
+        raise _protocol("finish", f"finish_reason is {_name(reason, private)}; it must be 'stop' or 'length'")
     if is_chat:
         message = choice.get("message")
         message = message if isinstance(message, dict) else {}
@@ -245,9 +256,19 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     if text.lstrip().startswith("<think>") or "</think>" in text:
         raise _thinking(is_chat=is_chat)
     meter = read_meter(body)
+    usage = body["usage"].get("completion_tokens_details")
+    if _is_positive(usage.get("reasoning_tokens") if isinstance(usage, dict) else None):
+        raise _thinking(is_chat=is_chat)
     if meter.completion_tokens > max_tokens:
         raise _protocol(
-            "max-tokens", f"{meter.completion_tokens} tokens came where at most {max_tokens} were asked for"
+            "max-tokens",
+            f"{_figure(meter.completion_tokens)} tokens came where at most {max_tokens} were asked for; a model that "
+            "thinks out of sight counts its thoughts",
+        )
+    if len(text) > _LONGEST_TOKEN * (meter.completion_tokens + 1):
+        raise _protocol(
+            "token-length",
+            f"{len(text):,} characters came as {meter.completion_tokens} tokens, more than so many can be",
         )
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
@@ -255,6 +276,8 @@ def read_generation(body: Json, *, is_chat: bool, max_tokens: int) -> Drawn:
     text = without_surrogates(text)  # a length limit can cut an emoji in half
     return Drawn(text, finish, meter, None if ids is None else tuple(ids))
 
+
+_LONGEST_TOKEN = 512  # characters; the longest of the vocabularies in use are runs of 128 and 256
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop", "length": "length", "eos": "stop", "eos_token": "stop", "stop_sequence": "stop",
@@ -323,8 +346,8 @@ def check_prompt_length(meter: Meter, n_sent: int) -> None:
     if meter.prompt_tokens != n_sent:
         raise _protocol(
             "prompt-length",
-            f"the server counted {meter.prompt_tokens} prompt tokens where {n_sent} were sent; it truncates, or adds a "
-            "token of its own",
+            f"the server counted {_figure(meter.prompt_tokens)} prompt tokens where {n_sent} were sent; it truncates, "
+            "or adds a token of its own",
         )
 
 
@@ -472,16 +495,25 @@ def _text_or_none(value: object) -> str | None:
 
 
 def _short(value: object) -> str:
-    """Name a foreign value without repeating it, for it may be text."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
-    return f"a {type(value).__name__}"
+    """Name a foreign value without repeating it, for it may be text, or a number of somebody's."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _figure(value)
+    return repr(value) if value is None or isinstance(value, bool) else f"a {type(value).__name__}"
 
 
-def _name(value: object) -> str:
+def _figure(value: float) -> str:
+    """A foreign number to three digits from a million on."""
+    return f"{value:.3g}" if not -1e6 < value < 1e6 else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _name(value: object, private: Sequence[str]) -> str:
     """Show a foreign word that can only be a name; all else as `_short`."""
     is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z_-]{1,40}", value)
-    return repr(value) if is_name else _short(value)
+    return repr(withhold_quotes(str(value), private, limit=40)) if is_name else _short(value)
 
 
 def _protocol(code: str, message: str) -> CallError:

@@ -50,7 +50,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_BODY_BYTES = 64 * 2**20
+_LIST_BYTES = 4 * 2**20  # of a list of models: hundreds of them, each with its prices
+_ERROR_BYTES = 2**18
+"""What is read of an error: some repeat the request, and all that is wanted is a sentence."""
 _MAY_BE_BILLED = frozenset(("timeout", "cut", "network", "http-408", "http-502", "http-504", "http-524"))
 """Failures behind which a server may have finished the work: only the answer did not get here."""
 PROBE_EVERY = 500
@@ -60,6 +62,7 @@ _CHECK_LIMIT_S = 15.0  # for the check of one of several addresses; nobody waits
 _CHECK_AGAIN_S = 10.0
 """Wait before the next check of an address that failed one and is neither paused nor set aside."""
 _BATCH = 256  # finished items handed over at once at the most; with so many waiting, none is begun
+_THREAD = "mop-remote"
 _TURN_TO_BUSY = threading.Lock()  # not kept in the link, which may be copied
 
 
@@ -106,6 +109,8 @@ class Job(Generic[T]):
     seed: int
     is_counted: bool = True
     """Whether it belongs to the run, rather than to a probe."""
+    max_bytes: int = 2**20
+    """Of the answer; more than what was asked for can be."""
 
 
 _Check = Callable[["httpx.AsyncClient", Endpoint], Awaitable[None]]
@@ -182,6 +187,8 @@ class Link:
         """Open the HTTP client; redirects, proxies and .netrc would all send records elsewhere."""
         import httpx
 
+        for library in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2"):
+            logging.getLogger(library).addFilter(_is_elsewhere)
         # Both belong to the event loop that runs now.
         self._turn = asyncio.Lock()
         self._finished = asyncio.Event()
@@ -202,10 +209,8 @@ class Link:
         ) as client:
             yield client
 
-    async def fetch(
-        self, client: httpx.AsyncClient, method: str, url: str, body: Json | None = None, private: Iterable[str] = ()
-    ) -> Json:
-        """Send one request and return its parsed answer.
+    async def fetch(self, client: httpx.AsyncClient, url: str, job: Job[Any] | None = None) -> Json:
+        """Send one request, a GET without a ``job``, and return its parsed answer.
 
         Raises
         ------
@@ -214,8 +219,11 @@ class Link:
         """
         import httpx
 
-        content = None if body is None else json.dumps(body, ensure_ascii=True, allow_nan=False).encode("ascii")
-        headers = {} if content is None else {"Content-Type": "application/json"}
+        method, content, headers = "GET", None, {}
+        private: tuple[str, ...] = ()
+        if job is not None:
+            method, private, headers = "POST", job.private, {"Content-Type": "application/json"}
+            content = json.dumps(job.body, ensure_ascii=True, allow_nan=False).encode("ascii")
         status: int | None = None
         failure: CallError
         try:
@@ -224,18 +232,19 @@ class Link:
                 client.stream(method, url, content=content, headers=headers) as response,
             ):
                 status = response.status_code
-                raw = await _read_body(response)
                 if classify_status(status) is None:
+                    raw = await _read_body(response, job.max_bytes if job is not None else _LIST_BYTES)
                     answer = dialects.read_json(raw)
                     if answer.get("error") is None or answer.get("choices"):
                         return answer
-                    code, detail = _error_detail(raw, private)  # routers put their errors here
+                    code, detail, _ = _error_detail(raw, private)  # routers put their errors here
                     is_status = re.fullmatch(r"[45]\d\d", code) is not None
                     raise CallError(
                         f"{url} answered {status} with an error: {detail}",
                         kind=(classify_status(int(code)) if is_status else None) or "protocol",
-                        code=f"error-{code}" if code.isalnum() else "error",
+                        code=f"error-{code}" if _is_name(code, private) else "error",
                     )
+                raw = await _read_body(response, _ERROR_BYTES, is_cut=True)
                 failure = self._status_error(url, response, raw, private)
         except TimeoutError:
             failure = CallError(
@@ -258,7 +267,7 @@ class Link:
         """Turn an HTTP status and its body into an error that quotes neither key nor records."""
         status = response.status_code
         kind = classify_status(status) or "protocol"
-        code, detail = _error_detail(raw, private)
+        code, detail, is_too_long = _error_detail(raw, private)
         headers: Mapping[str, str] = response.headers
         asked = {k: v for k, v in headers.items() if k.startswith("retry-after")}
         wait = parse_retry_after(asked, utc_s=self._clock.utc())
@@ -270,7 +279,10 @@ class Link:
         if status == 429 and code in ("insufficient_quota", "billing_hard_limit_reached"):
             kind, detail = "fatal", f"{detail}; the account has no credit left"
         elif wait is not None and kind in ("throttled", "transient") and wait > self.policy.item_limit_s:
-            kind, detail = ("fatal", f"it asks to wait {wait:.0f} s; run the same command again after that")
+            kind, detail = (
+                "fatal",
+                f"it asks to wait {min(wait, 999_999):.0f} s; run the same command again after that",
+            )
         elif status in (401, 403):
             source = self._key.source if self._key is not None else None
             advice = f"the key in {source} is not accepted" if source else "set api_key_env"
@@ -279,9 +291,7 @@ class Link:
             detail = "it redirects, and records are sent to no address but the one you named; correct the URL"
         elif status == 404:
             detail = f"{detail}; check the address and the model name {self.model!r}"
-        elif code == "context_length_exceeded" or any(
-            words in detail.lower() for words in ("context length", "context window", "context size", "too long")
-        ):
+        elif is_too_long:
             return CallError(f"{url} answered {status}: {detail}", kind="item", code="too-long")
         return CallError(
             f"{url} answered {status}: {detail}",
@@ -321,7 +331,7 @@ class Link:
             tries.calls += 1
             try:
                 root = endpoint.url if job.path.startswith("/v1/") else endpoint.url.removesuffix("/v1")
-                answer = await self.fetch(client, "POST", root + job.path.removeprefix("/v1"), job.body, job.private)
+                answer = await self.fetch(client, root + job.path.removeprefix("/v1"), job)
                 result, used = _read(job, answer, endpoint.url)
                 is_lost = False
                 self._check_model(endpoint, used, job.private)
@@ -511,7 +521,7 @@ class Link:
                 outcome = error
             finished.put(outcome)
 
-        thread = threading.Thread(target=run, name="mop-remote", daemon=True)
+        thread = threading.Thread(target=run, name=_THREAD, daemon=True)
 
         def tell(calls: Iterable[Callable[[], object]]) -> None:
             for call in calls:
@@ -683,7 +693,7 @@ class Link:
         short = RetryPolicy(max_tries=4, max_protocol_retries=1, item_limit_s=60.0)
         while True:
             try:
-                answer = await self.fetch(client, "GET", f"{endpoint.url}/models")
+                answer = await self.fetch(client, f"{endpoint.url}/models")
                 break
             except CallError as error:
                 if error.code in ("http-404", "http-405", "http-501"):
@@ -704,7 +714,7 @@ class Link:
                 return entry
         if not entries or _kind_of(entries[0]) == "llamacpp":
             return entries[0] if entries else {}
-        names = ", ".join(withhold_quotes(str(entry.get("id")), (), limit=80) for entry in entries[:8])
+        names = ", ".join(withhold_quotes(str(entry.get("id"))[:800], (), limit=80) for entry in entries[:8])
         raise BackendError(
             f"{endpoint.url} does not serve {self.model!r}; it serves {names}; use one of these names before the @"
         )
@@ -739,32 +749,56 @@ def _kind_of(entry: Json) -> ServerKind:
     return kinds.get(owner, "other")
 
 
-async def _read_body(response: httpx.Response) -> bytes:
-    """Read a body up to the size cap; compressed ones are refused, since they were not asked for."""
+async def _read_body(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
+    """Read a body up to ``limit``: what is longer is refused, or cut; compressed ones are refused, as not asked for."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
         raise CallError("an answer came compressed, which was not asked for", kind="protocol", code="encoding")
     chunks, size = [], 0
     async for chunk in response.aiter_raw():
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise CallError(f"an answer is larger than {MAX_BODY_BYTES >> 20} MiB", kind="protocol", code="too-large")
         chunks.append(chunk)
-    return b"".join(chunks)
+        if size > limit and is_cut:
+            break
+        if size > limit:
+            raise CallError(
+                f"an answer is larger than {limit >> 10} KiB, more than what was asked for can be",
+                kind="protocol",
+                code="too-large",
+            )
+    return b"".join(chunks)[:limit]
 
 
-def _error_detail(raw: bytes, private: Iterable[str]) -> tuple[str, str]:
-    """Take code and message out of an error body, without quoting the request."""
+_TOO_LONG = ("context length", "context window", "context size", "too long")
+
+
+def _error_detail(raw: bytes, private: Iterable[str]) -> tuple[str, str, bool]:
+    """Take code, message, and whether it is about the window out of an error body.
+
+    The message is fit to be shown; the code is foreign, for comparisons only (see `_is_name`).
+    """
     try:
         body = dialects.read_json(raw)
     except CallError:
-        return "", "no readable reason"
+        return "", "no readable reason", False
     block = body.get("error", body)
     block = block if isinstance(block, dict) else {"message": block}
     code = block.get("code") or block.get("type") or ""
+    code = str(code)[:60] if isinstance(code, (str, int)) else ""
     message = block.get("message") or block.get("detail") or ""
-    shown = withhold_quotes(message if isinstance(message, str) else json.dumps(message), private)
-    return str(code)[:60] if isinstance(code, (str, int)) else "", shown or "no reason given"
+    message = message if isinstance(message, str) else json.dumps(message)
+    is_too_long = code == "context_length_exceeded" or any(words in message[:2000].lower() for words in _TOO_LONG)
+    return code, withhold_quotes(message, private) or "no reason given", is_too_long
+
+
+def _is_name(code: str, private: Iterable[str]) -> bool:
+    """Whether a foreign code may be shown: it looks like one, and quotes nothing."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,40}", code) is not None and withhold_quotes(code, private) == code
+
+
+def _is_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether a log record of a library is about somebody else's call: those of ours quote the server's headers."""
+    return record.threadName != _THREAD
 
 
 def _batches(

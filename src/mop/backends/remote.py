@@ -365,7 +365,9 @@ class RemoteGenerator:
                 body["stop"] = ["\n"]
 
         def read(answer: Json) -> tuple[Generation, Meter]:
-            drawn = dialects.read_generation(answer, is_chat=encoder is None, max_tokens=decoding.max_tokens)
+            drawn = dialects.read_generation(
+                answer, is_chat=encoder is None, max_tokens=decoding.max_tokens, private=private
+            )
             text = drawn.text
             if encoder is not None:
                 dialects.check_prompt_length(drawn.meter, max_in)
@@ -379,7 +381,8 @@ class RemoteGenerator:
         if encoder is not None:
             private += (str(body["prompt"]),)  # ids can be turned back into text
         seed = derive_seed(request.seed, "retry")
-        return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0)
+        max_bytes = dialects.answer_bytes(0 if encoder is None else max_in, decoding.max_tokens)
+        return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0, max_bytes)
 
     async def _probe_generation(self, client: httpx.AsyncClient) -> None:
         """Find out whether it keeps to max_tokens and seed, and whether it samples at all."""
@@ -551,7 +554,8 @@ class RemoteModel(RemoteGenerator):
             return make(scored.log_probs), scored.meter
 
         seed = derive_seed(0, "score", *ids[-8:], len(ids))
-        return Job(index, path, body, read, len(ids), 1, private, seed, index >= 0)
+        max_bytes = dialects.answer_bytes(len(ids), 1)
+        return Job(index, path, body, read, len(ids), 1, private, seed, index >= 0, max_bytes)
 
     def _asker(
         self, client: httpx.AsyncClient, endpoint: Endpoint, *, is_brief: bool = False

@@ -36,10 +36,18 @@ class CallError(BackendError):
         self.retry_after_s = retry_after_s
 
 
-# The time between calls shrinks by a four-hundredth with each success and grows by at least a
-# twentieth with each complaint: in balance, one call in twenty is refused at the most.
-_FASTER, _SLOWER = 1.0 - 1.0 / 400.0, 1.05
+# The time between calls shrinks by a four-hundredth with each success and grows by a twentieth with each complaint: in
+# balance, one call in twenty is refused at the most. Away from the limit that was met it shrinks by a fiftieth.
+_FASTER, _SLOWER, _RECOVERING = 1.0 - 1.0 / 400.0, 1.05, 1.0 - 1.0 / 50.0
 _SLOWEST_S = 1.0  # a server that takes less than a call a second says so by Retry-After
+_LATEST = 20  # answers by which it is judged whether complaints come from the load
+_IN_A_ROW, _OF_LATEST = 4, 6
+"""Complaints that are a limit. Where one call in twenty is refused at random, four come in a row once in 160,000
+answers and six among the latest twenty once in 3,000; above a true limit both come at once."""
+_BELOW = 2.0
+"""Time between calls after a limit was met, in times of that which was served: so no call should be refused for the
+load, and one that is tells of chance."""
+_LONG_WAIT_S = 5.0  # who names a longer one speaks of a limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +221,24 @@ def _reset(text: str, utc_s: float) -> float | None:
 
 @dataclass(slots=True)
 class Endpoint:
-    """One server address: how many calls it may have in flight, and until when it is left alone."""
+    """One server address: how many calls it may have in flight, how fast, and until when it is left alone.
+
+    Notes
+    -----
+    A call that is refused with a 429 waits as long as the answer says; whether the *address* slows down depends on the
+    other calls. Refusals that come from the load come together, while those that do not (a full shard of a service, a
+    lottery) come alone, and slowing down for them costs time and changes nothing. So a limit is concluded from four in
+    a row, from six among the latest twenty answers, or from a wait of more than 5 s. Then nothing is sent until the
+    pause is over, calls in flight are cut by a fifth (at most once in 15 s), and from then on calls are spaced, at
+    first twice as wide as the server had served them. The pace grows with each success and shrinks with each
+    complaint: additive increase and multiplicative decrease (Chiu and Jain 1989). A complaint at a pace well below that
+    of the limit does not come from the load, as TCP Veno tells losses apart (Fu and Liew 2003): calls are then sent
+    faster than they were served.
+    """
 
     url: str
     limit: float
-    """Calls allowed in flight; grows by success, shrinks when throttled."""
+    """Calls allowed in flight; grows by success, shrinks at a limit."""
     max_limit: int
     in_flight: int = 0
     paused_until_s: float = -math.inf
@@ -229,9 +250,13 @@ class Endpoint:
     """Separate throttling episodes since the last success."""
     calls: int = 0
     interval_s: float = 0.0
-    """Least time between two calls; 0 until the server has complained."""
+    """Least time between two calls; 0 until the server was found to have a limit."""
     is_unchecked: bool = False
     """Whether it missed the last check of its model: it takes no items while another one works."""
+    _latest: list[bool] = field(default_factory=list)
+    """Whether each of the latest answers was a complaint."""
+    _limit_s: float = 0.0
+    """Time between calls at which it last complained, or as it had served them when it met a limit."""
     _next_send_s: float = field(default=-math.inf)
     _window_start_s: float | None = field(default=None)
     _window_successes: int = field(default=0)
@@ -253,42 +278,67 @@ class Endpoint:
         self.failures_in_row = 0
         self.complaints_in_row = 0
         self.set_aside_until_s = None
+        self._remember(is_complaint=False)
         self._window_successes += 1
-        self.interval_s *= _FASTER
+        is_near = 0.8 * self._limit_s < self.interval_s < 1.05 * self._limit_s
+        self.interval_s *= _FASTER if is_near else _RECOVERING
         # Until the first complaint the limit doubles per round of calls, after it it grows by one per round.
         step = 1.0 if self._last_cut_s == -math.inf else 1.0 / self.limit
         self.limit = min(float(self.max_limit), self.limit + step)
 
     def note_throttled(self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int) -> None:
-        """The server asked for patience: nothing goes there until the pause is over.
+        """The server asked for patience; at a limit nothing goes there until the pause is over.
 
         One that asks for nothing else is set aside in the end, as if it failed. ``sent_s`` and ``now_s`` are when the
         call was sent and when the answer came: complaints about calls that were already on their way when the last
         pause began belong to that pause. ``seed`` is for the jitter of a pause whose length the server did not say.
         """
         is_new = sent_s >= self._last_complaint_s
+        if is_new:
+            self._remember(is_complaint=True)
         # A row of refusals ends by a success, or when for long nothing was asked.
         if self.complaints_in_row == 0 or sent_s > self.paused_until_s + policy.longest_wait_s:
             self._refusing_since_s = now_s
         refused_s = now_s - self._refusing_since_s
         if refused_s > policy.item_limit_s:
             self._set_aside(f"every call was refused (429) for {refused_s / 60:.0f} min", policy, now_s)
+        wait = error.retry_after_s
+        is_limit = (
+            (wait or 0.0) > _LONG_WAIT_S
+            or sum(self._latest[-_IN_A_ROW:]) == _IN_A_ROW
+            or sum(self._latest) >= _OF_LATEST
+        )
         if is_new:
             self.complaints_in_row += 1
-            self._last_complaint_s = now_s
-            self._adopt_pace(now_s)
-        wait = error.retry_after_s
         if wait is None:
             wait = backoff_s(max(self.complaints_in_row, 1), policy, seed=derive_seed(seed, self.complaints_in_row))
             if not is_new:
                 wait = 0.0
-        self.paused_until_s = max(self.paused_until_s, now_s + wait)
+        if is_limit or self.in_flight == 0:  # with nobody else on the way, who is refused is all there is
+            self.paused_until_s = max(self.paused_until_s, now_s + wait)
+        if not is_limit:
+            if is_new:
+                self._slow_down()
+            return
+        if is_new:
+            self._last_complaint_s = now_s
+            self._adopt_pace(now_s)
         if now_s - self._last_cut_s >= policy.cut_every_s:
             self.limit = max(1.0, self.limit * policy.cut)
             self._last_cut_s = now_s
 
+    def _remember(self, *, is_complaint: bool) -> None:
+        self._latest.append(is_complaint)
+        del self._latest[:-_LATEST]
+
+    def _slow_down(self) -> None:
+        """After a complaint that is no limit by itself: a little, or not at all if slowing down did not help."""
+        if self.interval_s > 1.5 * self._limit_s:
+            self.interval_s = self._limit_s / 1.5
+        self.interval_s = self._limit_s = min(self.interval_s * _SLOWER, _SLOWEST_S)
+
     def _adopt_pace(self, now_s: float) -> None:
-        """Send no faster than the server has served since its last complaint, that pause included.
+        """Send slower than the server has served since it last met a limit, that pause included.
 
         Without this, every pause ends in a burst, and most of the burst is refused.
         """
@@ -296,8 +346,10 @@ class Endpoint:
         served = elapsed / self._window_successes if self._window_successes else _SLOWEST_S
         if self.interval_s > 0:
             served = min(max(served, self.interval_s * _SLOWER), self.interval_s * 2.0)
-        self.interval_s = min(served, _SLOWEST_S)
+        self._limit_s = served if self._window_successes else math.inf
+        self.interval_s = min(served * _BELOW, _SLOWEST_S)
         self._window_start_s, self._window_successes = now_s, 0
+        self._latest.clear()
 
     def note_failure(self, policy: RetryPolicy, *, now_s: float) -> None:
         """The server failed; enough of that and it is set aside."""

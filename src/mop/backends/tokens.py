@@ -180,8 +180,8 @@ class PromptEncoder:
         found = self._refused.intersection(ids)
         if found:
             raise BackendError(
-                f"data produced the control ids {sorted(found)} in {text[:60]!r}; only template text may, so this "
-                "tokenizer cannot be used with this text: report it or drop the record"
+                f"data produced the control ids {sorted(found)} in a text of {len(text)} characters; only "
+                "template text may, so this tokenizer cannot be used with this text: report it or drop the record"
             )
         return ids
 
