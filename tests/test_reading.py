@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mop.report.reading import bin_table, lengths, persona_labels, side_by_side, texts_of, turned
+from mop.report.reading import bin_table, lengths, persona_labels, side_by_side, turned
 from mop.types import Record, Response
 
 
@@ -40,25 +40,22 @@ def test_contexts_that_most_answered_come_first_and_an_empty_answer_is_one():
     assert side_by_side([record("a")], {"mop": []}) == side_by_side([], rows) == []
 
 
-def test_a_draw_that_failed_is_no_text():
-    rows = [response("a", "", finish="failed"), response("b", " "), response("c", "x")]
-    assert texts_of(["real"], rows) == {"golden": ["real"], "mop": ["x"]}
-
-
 def test_lengths_share_their_bins_and_what_is_longer_goes_to_the_last():
-    edges, counts = lengths({"golden": ["a b"] * 300 + ["a " * 900], "mop": ["a " * 40] * 10})
+    edges, counts = lengths(["a b"] * 300 + ["a " * 900], [response("x", "a " * 40)] * 10)
     assert counts["golden"].sum() == 301
     assert counts["golden"][-1] == 1
     assert counts["mop"].sum() == 10
     assert len(edges) <= 25
-    assert lengths({"golden": ["a"]}) is None
-    assert lengths({"golden": [], "mop": ["a"]}) is None
+    assert lengths(["a"], []) is None
+    assert lengths([], [response("x", "a")]) is None
+    # What failed or is empty has no length.
+    assert lengths(["a"], [response("a", "", finish="failed"), response("b", " ")]) is None
 
 
 def test_a_chart_is_a_table_too():
-    edges, counts = lengths({"golden": ["a", "a b"], "mop": ["a b", "a b c"]})
+    edges, counts = lengths(["a", "a b"], [response("x", "a b"), response("y", "a b c")])
     assert bin_table("words", edges, counts) == (
-        ["words", "real texts", "mop"], [["1", 0.5, 0.0], ["2", 0.5, 0.5], ["3", 0.0, 0.5]],
+        ["words", "real texts", "mop"], [["1", 0.5, 0.0], ["2", 0.5, 0.5], ["3 or more", 0.0, 0.5]],
     )  # fmt: skip
     similar = bin_table("similarity", np.array([-1.0, 0.5, 1.0]), {"golden": np.array([1.0, 3.0])})
     assert similar[1] == [["-1.00 to 0.50", 0.25], ["0.50 to 1.00", 0.75]]

@@ -24,7 +24,7 @@ from mop.report.document import effective, flat, html, number, printable
 from mop.report.names import short_names
 from mop.report.palette import REAL, series_of
 from mop.report.plots import GOLDEN
-from mop.report.reading import Table, bin_table, lengths, persona_labels, texts_of, turned
+from mop.report.reading import Table, bin_table, lengths, persona_labels, turned
 from mop.report.verdicts import closed_sentences, quality_sentence
 from mop.simulate.write import is_drawn
 from mop.storage.files import write_atomic
@@ -438,7 +438,7 @@ def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
         "history": _history_figure(data, width),
         "similarity": _similarity_figure(data, width),
     }
-    sizes = lengths(texts_of(data.real, data.responses))
+    sizes = lengths(data.real, data.responses)
     if sizes is not None:
         found["lengths"] = plots.histogram_figure(*sizes, series=series, x_label="words of a text", width=width)
     for name, (_, grey, rows, of) in _shares(data).items():
@@ -479,7 +479,7 @@ def _shares(data: ReportData) -> dict[str, tuple[str, str, list[str], dict[str, 
 
 def _tables(data: ReportData, names: Sequence[str]) -> dict[str, Table]:
     """What the figures draw, as tables, by their names."""
-    sizes = lengths(texts_of(data.real, data.responses))
+    sizes = lengths(data.real, data.responses)
     written = persona_labels(data.responses, [row.key for row in data.personas])
     found: dict[str, Table] = {} if sizes is None else {"lengths": bin_table("words", *sizes)}
     for name, (first, grey, rows, of) in _shares(data).items():

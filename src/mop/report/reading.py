@@ -6,7 +6,7 @@ Everything here counts what is there; nothing is estimated. Next comes `mop.repo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -64,38 +64,23 @@ def side_by_side(records: Sequence[Record], responses: Mapping[str, Sequence[Res
     ]
 
 
-def texts_of(real: Sequence[str], responses: Sequence[Response]) -> dict[str, list[str]]:
-    """Texts of people, under `GOLDEN`, and of each method, those that were drawn and are not empty."""
-    found = {GOLDEN: list(real)}
-    for row in responses:
-        if is_drawn(row) and row.response.strip():
-            found.setdefault(row.method, []).append(row.response)
-    return found
-
-
-def lengths(texts: Mapping[str, Sequence[str]]) -> tuple[FloatArray, dict[str, FloatArray]] | None:
+def lengths(
+    real: Sequence[str], responses: Iterable[Response]
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]] | None:
     """Count the words of texts in bins that all sets share; the last bin takes what is longer.
-
-    Parameters
-    ----------
-    texts : mapping of str to sequence of str
-        `GOLDEN` and methods.
 
     Returns
     -------
     edges : ndarray, shape (B + 1,)
-        Whole numbers of words.
+        Whole numbers of words. None where there are no real texts, or no others.
     counts : dict of str to ndarray, shape (B,)
-        None where a set is missing.
-
-    Examples
-    --------
-    >>> edges, counts = lengths({"golden": ["one two", "one"], "mop": ["one two three"]})
-    >>> edges.tolist(), counts["mop"].tolist()
-    ([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.0])
+        `GOLDEN` and each method; what was not drawn, or is empty, has no length.
     """
-    sizes = {name: np.array([len(words(text)) for text in of]) for name, of in texts.items() if len(of)}
-    if GOLDEN not in sizes or len(sizes) < 2:
+    sizes = {GOLDEN: [len(words(text)) for text in real]}
+    for row in responses:
+        if is_drawn(row) and row.response.strip():
+            sizes.setdefault(row.method, []).append(len(words(row.response)))
+    if not sizes[GOLDEN] or len(sizes) < 2:
         return None
     top = int(np.ceil(max(np.quantile(of, 0.99) for of in sizes.values()))) + 1
     width = -(-top // N_BINS)
@@ -105,18 +90,15 @@ def lengths(texts: Mapping[str, Sequence[str]]) -> tuple[FloatArray, dict[str, F
 
 
 def bin_table(title: str, edges: FloatArray, counts: Mapping[str, FloatArray]) -> Table:
-    """Shares of each set in the bins that hold a half per mille of any."""
+    """Shares of each set in the bins that hold a half per mille of any; whole numbers are those of `lengths`."""
     shares = np.array([of / max(float(of.sum()), 1e-12) for of in counts.values()])
     kept = np.flatnonzero(shares.max(axis=0) >= 0.0005)
-    is_whole = bool(np.all(edges == np.round(edges)) and len(edges) > 3)
-    ends = [
-        f"{low:.2f} to {high:.2f}"
-        if not is_whole
-        else f"{low:.0f} to {high - 1:.0f}"
-        if high - low > 1
-        else f"{low:.0f}"
-        for low, high in pairwise(edges.tolist())
-    ]
+    if np.all(edges == np.round(edges)) and len(edges) > 3:
+        starts = edges.astype(int).tolist()
+        ends = [f"{low}" if high == low + 1 else f"{low} to {high - 1}" for low, high in pairwise(starts)]
+        ends[-1] = f"{starts[-2]} or more"
+    else:
+        ends = [f"{low:.2f} to {high:.2f}" for low, high in pairwise(edges.tolist())]
     names = ["real texts" if name == GOLDEN else name for name in counts]
     return turned(title, names, [ends[i] for i in kept], shares[:, kept].tolist())
 

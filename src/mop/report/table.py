@@ -16,7 +16,7 @@ from mop.report.document import ends, flat, html, number, printable
 from mop.report.names import page_title
 from mop.report.page import METRICS, MOP, PLAIN, best, score_figure, titled
 from mop.report.palette import REAL, series_of
-from mop.report.reading import bin_table, lengths, side_by_side, texts_of
+from mop.report.reading import bin_table, lengths, side_by_side
 from mop.types import Record, Response
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def comparison_page(
     points = np.array([xy for of in places.values() for xy in of], dtype=np.float64)
     kinds = [REAL if kind == plots.GOLDEN else kind for kind, of in places.items() for _ in of]
     series = series_of([*rows, *kinds, *ablations])
-    sizes = lengths(texts_of([row.response for row in real], [row for of in texts.values() for row in of]))
+    sizes = lengths([row.response for row in real], [row for of in texts.values() for row in of])
 
     def draw(width: float) -> dict[str, Figure]:
         ranked = [name for name in _columns(rows) if name in DRAWN]
