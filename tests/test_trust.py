@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mop.config import RunConfig, resolve_config
 from mop.data.pull import cache_folder
 from mop.errors import ConfigError
 from mop.estimator import MixtureOfPersonas
-from mop.mixture.fitted import load_mixture
+from mop.mixture.fitted import load_mixture, save_mixture
 from mop.runs.sample import sample
 from mop.runs.trust import remember, require_word, said_by, servers_of
 from mop.runs.work import read_config
@@ -69,10 +70,9 @@ def changed(folder: Path, **values: str) -> None:
 
 
 def renamed(mixture: Path, lm: str) -> None:
-    file = mixture / "mixture.json"
-    document = json.loads(file.read_text())
-    document["info"]["lm"] = lm
-    file.write_text(json.dumps(document))
+    """Put another model into a saved mixture, whole again, as somebody else may have made it."""
+    saved = load_mixture(mixture)
+    save_mixture(replace(saved, info={**saved.info, "lm": lm}), mixture)
 
 
 # ---------------------------------------------------------------- run folders from elsewhere
