@@ -97,9 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or int(length[:20]) > _MAX_REQUEST_BYTES:
+        is_length = length.isascii() and length.isdigit()
+        if not is_length or int(length[:20]) > _MAX_REQUEST_BYTES:
             self.close_connection = True
-            self.send_error(413)
+            self.send_error(413 if is_length else 411)
             return
         self._send(self.rfile.read(int(length)))
 

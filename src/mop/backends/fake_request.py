@@ -15,10 +15,8 @@ MAX_CHOICES, MAX_PROMPTS, MAX_TOP, MAX_TOKENS = 128, 256, 20, 100_000
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "repeat_penalty": (1,),
     "min_p": (0,), "typical_p": (1,), "suffix": ("",), "logit_bias": ({},), "tools": ([],),
-    "tool_choice": ("none", "auto"), "functions": ([],), "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "ignore_eos": (False,),
-    "include_stop_str_in_output": (False,), "skip_special_tokens": (True, False), "add_special_tokens": (True, False),
-    "truncate_prompt_tokens": (-1,), "return_text_in_logprobs": (True, False), "top_logprobs_num": (0,),
+    "tool_choice": ("none", "auto"), "functions": ([],), "response_format": ({"type": "text"},),
+    "modalities": (["text"],), "top_logprobs_num": (0,),
 }  # fmt: skip
 """Fields that the toy model does not have: taken at a value that changes nothing, refused otherwise."""
 
@@ -26,22 +24,18 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _INERT = frozenset(
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "cache_salt", "verbosity",
-     "reasoning_effort", "chat_template_kwargs", "priority", "request_id", "seed", "model")
+     "reasoning_effort", "chat_template_kwargs", "priority", "request_id", "seed", "model", "parallel_tool_calls",
+     "skip_special_tokens", "add_special_tokens", "return_text_in_logprobs")
 )  # fmt: skip
 """Fields that would not change what the toy model writes; `seed` and `model` are read elsewhere."""
 
-_SHARED = frozenset(
-    ("max_tokens", "min_tokens", "n", "stop", "stop_token_ids", "temperature", "top_p", "top_k", "logprobs", "stream",
-     "stream_options")
-)  # fmt: skip
+_DRAWS = frozenset(("n", "stop", "stop_token_ids", "temperature", "top_p", "top_k"))
+_SHARED = _DRAWS | {"max_tokens", "min_tokens", "logprobs", "stream", "stream_options"}
 _KNOWN: Mapping[str, frozenset[str]] = {
     "chat": _SHARED | {"messages", "max_completion_tokens", "top_logprobs"},
     "completions": _SHARED | {"prompt", "echo", "prompt_logprobs", "return_token_ids", "best_of"},
-    "generate": frozenset(
-        ("input_ids", "text", "sampling_params", "return_logprob", "logprob_start_len", "stream", "rid")
-    ),
-    "sampling_params": _SHARED - {"max_tokens", "min_tokens", "logprobs", "stream", "stream_options"}
-    | {"max_new_tokens", "min_new_tokens"},
+    "generate": frozenset(("input_ids", "text", "sampling_params", "return_logprob", "logprob_start_len", "stream")),
+    "sampling_params": _DRAWS | {"max_new_tokens", "min_new_tokens"},
 }
 
 
@@ -97,7 +91,7 @@ def read_chat(body: Json) -> Asked:
     for message in messages:
         ids += [TURN, *ids_of(_content(message))]
     wants, top = _flag(body, "logprobs"), _number(body, "top_logprobs", 0, MAX_TOP)
-    if top is not None and not wants:
+    if top and not wants:
         raise RefusedFieldError("top_logprobs", "it needs logprobs = true")
     field = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     limit = _number(body, field, 1, MAX_TOKENS)
@@ -147,8 +141,8 @@ def read_generate(body: Json) -> Asked:
 
 def _check_names(body: Json, where: str) -> None:
     for name, value in body.items():
-        if value is None or name in _KNOWN[where] or name in _INERT:
-            continue
+        if value is None or value is False or name in _KNOWN[where] or name in _INERT:
+            continue  # what is switched off changes nothing
         if name not in _NEUTRAL:
             raise RefusedFieldError(name, "this server does not know it here; leave it out")
         if value not in _NEUTRAL[name]:

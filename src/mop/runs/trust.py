@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,6 @@ from mop.config import RunConfig
 from mop.data.pull import cache_folder
 from mop.errors import ConfigError
 from mop.redact import without_password
-
-logger = logging.getLogger(__name__)
 
 _SERVED = "openai:"
 
@@ -42,11 +40,10 @@ class Server(NamedTuple):
 
     def unsaid(self, said: Collection[str]) -> bool:
         """Whether it gets something that needs the user's word, and ``said``, the settings given, are not that word."""
-        needed = [(self.setting, True), (f"{self.section}.api_key_env", self.variable is not None)]
-        needed.append((f"{self.section}.allow_remote_data", self.is_elsewhere))
-        return (self.variable is not None or self.is_elsewhere) and any(
-            matters and name not in said for name, matters in needed
-        )
+        has_key = self.variable is not None
+        needed = [self.setting] if has_key or self.is_elsewhere else []
+        needed += [f"{self.section}.api_key_env"] * has_key + [f"{self.section}.allow_remote_data"] * self.is_elsewhere
+        return not set(needed) <= set(said)
 
 
 def servers_of(config: RunConfig) -> list[Server]:
@@ -66,16 +63,8 @@ def servers_of(config: RunConfig) -> list[Server]:
 def require_word(config: RunConfig, folder: Path, *, said: Collection[str] = (), trusts: bool = False) -> None:
     """Refuse to follow a run folder from elsewhere to a server that gets a key, or records that leave this machine.
 
-    Parameters
-    ----------
-    config : RunConfig
-        What the folder's ``config.json`` and the command say together.
-    folder : Path
-        Whose settings they are.
-    said : collection of str
-        Names of settings that the command itself gives.
-    trusts : bool
-        Whether the user has said that the folder's servers and key variables are meant.
+    ``config`` is what the folder's ``config.json`` and the command say together, ``said`` the names of settings that
+    the command itself gives, and ``trusts`` the user's word that all of it is meant.
 
     Raises
     ------
@@ -145,22 +134,14 @@ def _is_marked(folder: Path, name: str, variable: str | None) -> bool:
 
 def _set_mark(folder: Path, name: str, variable: str | None) -> None:
     mark = _mark(folder, name, variable, makes_key=True)
-    try:
-        if mark is not None:
+    if mark is not None:  # else it cannot be written, and later commands ask whether the server is meant
+        with suppress(OSError):
             mark.touch(mode=0o600)
-            return
-    except OSError:
-        pass
-    logger.info("%s cannot be written: later commands on %s will ask whether its server is meant", _place(), folder)
-
-
-def _place() -> Path:
-    return cache_folder() / "trusted"
 
 
 def _mark(folder: Path, name: str, variable: str | None, *, makes_key: bool) -> Path | None:
     """Where the mark of a folder, a server and its key variable lies; None if there is no secret to make it with."""
-    place = _place()
+    place = cache_folder() / "trusted"
     file = place / f"key-{os.getuid()}"
     try:
         if makes_key and not file.exists():

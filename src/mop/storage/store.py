@@ -258,9 +258,10 @@ class Store:
         """Let scores count that waited for a check, in one transaction; they were paid for when they were put."""
         with self._translated(), self._transaction():
             for key in keys:
-                row = self._db.execute("DELETE FROM unchecked WHERE key = ? RETURNING *", (key,)).fetchone()
+                row = self._db.execute("SELECT * FROM unchecked WHERE key = ?", (key,)).fetchone()
                 if row is not None and _is_sound(*row):
                     self._insert("score", *row)
+                self._db.execute("DELETE FROM unchecked WHERE key = ?", (key,))
 
     def drop_scores(self, keys: Iterable[bytes]) -> None:
         """Forget scores that waited for a check."""
