@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from mop.data.values import WEIGHTS
 from mop.errors import DataError
 from mop.types import Record
 
@@ -26,6 +26,7 @@ def records_given(
     if rows and all(isinstance(row, Record) for row in rows):
         for record in rows:
             _check_record(record)
+        refuse_lopsided(rows)
         return rows
     return _loaded(
         source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
@@ -37,8 +38,32 @@ def _check_record(record: Record) -> None:
     """Refuse what loading would not have let through."""
     if not record.response.strip():
         raise DataError(f"the record {record.key!r} has no text in its response; leave it out")
-    if not 0 < record.weight < math.inf:
-        raise DataError(f"the record {record.key!r} has the weight {record.weight}; it must be a finite number above 0")
+    if not WEIGHTS[0] <= record.weight <= WEIGHTS[1]:
+        raise DataError(
+            f"the record {record.key!r} has the weight {record.weight}; it must be a finite number above 0 "
+            "(1e-100 to 1e100); divide all weights by the largest"
+        )
+
+
+MOST_RATIO = 1e9
+"""Of two weights: beyond it the smaller one counts for nothing, and a covariance is that of one record."""
+
+
+def refuse_lopsided(records: Sequence[Record]) -> None:
+    """Refuse weights that leave no more than one record to speak of.
+
+    Raises
+    ------
+    DataError
+        Names the records of the least and of the largest weight.
+    """
+    low, high = (choose(records, key=lambda r: r.weight, default=None) for choose in (min, max))
+    if low is not None and high is not None and high.weight > MOST_RATIO * low.weight:
+        raise DataError(
+            f"the weights go from {low.weight:g} (record {low.key!r}) to {high.weight:g} (record {high.key!r}); beside "
+            f"one more than {MOST_RATIO:g} times as large a weight counts for nothing: trim the large ones, or leave out "
+            "the records of the small ones"
+        )
 
 
 def contexts_given(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
@@ -102,6 +127,7 @@ def _loaded(
             "left out; fix or remove it"
         )
     loaded.warn(f"the {what} given")
+    refuse_lopsided(loaded.records)
     if options.get("duplicates") == "auto":  # to be fitted to
         require_few_lost([loaded], DataConfig().max_lost, way_out="fit to mop.data.load_records(...) of these rows")
     return loaded.records

@@ -28,6 +28,7 @@ _CURES = {
     "empty_response": "nobody answers in them",
     "missing_value": "they lack what is asked for",
     "wrong_type": "write text or numbers in these columns",
+    "beyond_window": 'set data.too_long = "cut" to shorten them, or take a model with a larger window',
     "nul": "remove the NUL characters",
 }
 

@@ -288,7 +288,9 @@ class _Reader:
         """Take a finite number above 0."""
         weight = weight_of(plain(row.get(name)), self.decimal)
         if weight is None:
-            raise _Unusable("bad_weight", f"has no finite number above 0 in {name!r}, which holds the weight")
+            raise _Unusable(
+                "bad_weight", f"has no finite number above 0 in {name!r}, which holds the weight (1e-100 to 1e100)"
+            )
         return weight
 
 

@@ -167,6 +167,10 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text.strip(BLANKS)) is not None
 
 
+WEIGHTS = 1e-100, 1e100
+"""Least and largest weight: they are relative, and squares and sums of larger ones would be no numbers."""
+
+
 def weight_of(value: object, decimal: str) -> float | None:
     """A number above 0 and finite, of a number or a text; None for all else, also for ``1_000``."""
     if isinstance(value, str):
@@ -179,7 +183,7 @@ def weight_of(value: object, decimal: str) -> float | None:
         weight = float(value)
     except OverflowError:
         return None
-    return weight if 0 < weight < math.inf else None
+    return weight if WEIGHTS[0] <= weight <= WEIGHTS[1] else None
 
 
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)

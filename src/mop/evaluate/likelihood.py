@@ -125,6 +125,8 @@ def components_of(
         weight = 0.5 / n_all + 0.5 * fitted.mean_weight(hx[rows], own[rows])
         rng = rng_of(seed, "held-out", g)
         flat[rows] = draw_components(weight, n_components, n_exemplars, rng)
+        alone = rows[(flat[rows] % n_exemplars == own[rows, None]).all(axis=1)] if n_exemplars > 1 else rows[:0]
+        flat[alone, -1] = (own[alone] + 1) % n_exemplars  # one alone, itself, would leave no likelihood
         log_proposal[rows] = np.log(weight[flat[rows]])
     return *np.divmod(flat, n_exemplars), log_proposal
 

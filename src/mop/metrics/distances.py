@@ -413,14 +413,18 @@ def _left_out(
 
     The errors (n,) are those of 2 cross - within when each text of this sample is left out in turn.
     """
-    n, total, squares = len(weight), weight.sum(), (weight**2).sum()
+    n = len(weight)
+    weight = weight * (n / weight.sum())
+    total, squares = weight.sum(), (weight**2).sum()
     far, near = weight @ cross, weight @ within  # Σ w_i E|s_i - g| and Σ_i w_i Σ_j w_j |s_i - s_j|
-    apart, inside = far / total, near / (total**2 - squares)  # a pair within is of two different texts
+    # A pair within is of two different texts; where one has all the weight there is none.
+    apart, inside = far / total, near / (total**2 - squares) if total**2 - squares > 1e-9 * total else 0.0
     # Without text i: W - w_i for W, and its row and column leave the sum of pairs.
     pairs = (total - weight) ** 2 - (squares - weight**2)
     # A sample of two has no pair left when one is out; its own spread then counts as 0.
     inside_without = np.divide(near - 2 * weight * within, pairs, out=np.full(n, inside), where=pairs > 1e-9 * total)
-    without = 2 * (far - weight * cross) / (total - weight) - inside_without
+    others = np.divide(far - weight * cross, total - weight, out=np.full(n, apart), where=total - weight > 1e-9 * total)
+    without = 2 * others - inside_without
     return float(apart), float(inside), math.sqrt((n - 1) / n) * (without.mean() - without)
 
 

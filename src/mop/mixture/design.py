@@ -50,6 +50,10 @@ class Design:
         drawn = order[(self._dealt_valid + np.arange(per_valid)) % n_all]
         self._dealt_valid += per_valid
         pairs |= {(int(i), int(c)) for i in range(n_train, len(self.problem.hx)) for c in drawn}
+        # Whoever was dealt only himself gets one more: without a score a record has no likelihood.
+        own, met = self.problem.own, {i for i, _ in self.asked.curves}
+        met |= {i for i, c in pairs if c % self.n_exemplars != own[i]}
+        pairs |= {(i, int(own[i] + 1) % self.n_exemplars) for i in range(len(own)) if i not in met}
         self.asked.ask(self.asked.new(pairs))
 
     def expected_cells(self) -> int:

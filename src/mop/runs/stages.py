@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import SPLITS, RunConfig, UpTo, config_to_dict
+from mop.data.given import refuse_lopsided
 from mop.data.losses import Loaded, n_lost, require_few_lost, sayings
 from mop.data.own import distinct, numbered
 from mop.data.records import load_records, save_records
@@ -171,6 +172,7 @@ def make_records(work: Work) -> Made:
     for saying in says:
         logger.warning("%s (see records/problems.json)", saying)
     require_few_lost(parts, data.max_lost)
+    refuse_lopsided([record for loaded in parts for record in loaded.records])
     splits = splits or split_to_fit(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
     asked, n_tests = work.config.simulate.n_responses, len(splits["test"])
     if n_tests < asked and not isinstance(asked, UpTo):
