@@ -1,4 +1,4 @@
-"""No figure is ever nan or infinite: data sets so small or so uniform that a record may have nobody to be compared with."""
+"""No figure is ever nan or infinite: data so few or so uniform that a record may have nobody to be compared with."""
 
 import json
 import math

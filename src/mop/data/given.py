@@ -61,8 +61,8 @@ def refuse_lopsided(records: Sequence[Record]) -> None:
     if low is not None and high is not None and high.weight > MOST_RATIO * low.weight:
         raise DataError(
             f"the weights go from {low.weight:g} (record {low.key!r}) to {high.weight:g} (record {high.key!r}); beside "
-            f"one more than {MOST_RATIO:g} times as large a weight counts for nothing: trim the large ones, or leave out "
-            "the records of the small ones"
+            f"one more than {MOST_RATIO:g} times as large a weight counts for nothing: trim the large ones, or leave "
+            "out the records of the small ones"
         )
 
 
