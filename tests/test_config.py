@@ -243,3 +243,27 @@ def test_what_makes_the_sampler_another_than_the_fitted_model_is_named(settings,
     found = SimulateConfig(**settings).departures()
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
+
+
+def test_the_preset_texts_draws_as_the_published_tables_do():
+    import bench_paper
+
+    simulate = resolve_config(preset="texts").simulate
+    drawing = {name: getattr(simulate, name) for name in bench_paper.CORPORA["agnews"].drawing}
+    assert drawing == bench_paper.CORPORA["agnews"].drawing
+    sizes, data = bench_paper.SIZES["paper"], resolve_config(preset="texts").data
+    assert [getattr(data, name) for name in settings.SPLITS] == [sizes[name] for name in settings.SPLITS]
+    assert resolve_config(preset="texts").personas.n_personas == sizes["personas"]
+
+
+@pytest.mark.parametrize("value", ["up to 3", '"up to 300"', "7"])
+def test_sizes_are_numbers_or_up_to_numbers(value):
+    size = resolve_config(assignments=[f"data.train={value}"]).data.train
+    assert int(size) == int(value.strip('"').removeprefix("up to "))
+    assert isinstance(size, settings.UpTo) == ("up to" in value)
+
+
+@pytest.mark.parametrize("value", ["up to 1", "up to many", "upto 3"])
+def test_what_is_no_size_is_refused(value):
+    with pytest.raises(ConfigError, match="data.train"):
+        resolve_config(assignments=[f"data.train={value}"])

@@ -173,7 +173,9 @@ def make_records(work: Work) -> Made:
         logger.warning("%s (see records/problems.json)", saying)
     require_few_lost(parts, data.max_lost)
     refuse_lopsided([record for loaded in parts for record in loaded.records])
-    splits = splits or split_to_fit(parts[0].records, sizes, seed=seed, by_group=data.group is not None)
+    splits = splits or split_to_fit(
+        parts[0].records, sizes, seed=seed, by_group=data.group is not None, name=data.source
+    )
     asked, n_tests = work.config.simulate.n_responses, len(splits["test"])
     if n_tests < asked and not isinstance(asked, UpTo):
         logger.warning(
