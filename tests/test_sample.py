@@ -326,12 +326,27 @@ def test_the_same_context_has_the_same_answer_in_every_format(labelled, tmp_path
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_list_in_a_further_column_is_kept_as_json(labelled, tmp_path, suffix):
+    config, path = labelled
+    row = {"film": "Up", "mood": "good", "who": "a", "w": 1, "cinema": "c", "tags": ["a", "é"], "n": 2.0}
+    rows = [row, {**row, "who": "b", "tags": None}]
+    if suffix == ".jsonl":
+        (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pd.DataFrame(rows).to_parquet(tmp_path / "c.parquet")
+    sample(config, path, tmp_path / "o.csv", contexts=tmp_path / f"c{suffix}")
+    first, second = read_responses(tmp_path / "o.csv")
+    assert (first.attributes["tags"], first.attributes["n"]) == ('["a", "é"]', "2")
+    assert "tags" not in second.attributes
+
+
 def test_an_empty_context_is_named_and_answered(labelled, tmp_path, caplog):
     config, path = labelled
     contexts_of(tmp_path / "c.csv", [[*ROWS[0][:2], "", *ROWS[0][3:]], ROWS[1]], NAMES)
     sample(config, path, tmp_path / "o.jsonl", contexts=tmp_path / "c.csv")
     assert [row.id for row in read_responses(tmp_path / "o.jsonl")] == ["Q9", "Q1"]
-    assert f"1 rows of the contexts: empty_context ({tmp_path}/c.csv:2); answered as they are" in caplog.text
+    assert f"1 of the contexts: empty_context ({tmp_path}/c.csv:2); answered as they are" in caplog.text
 
 
 def test_as_many_of_each_class(labelled, tmp_path):

@@ -7,6 +7,7 @@ Bad rows are left out or repaired, counted and named by file and line. `sources`
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections import Counter
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from mop.data.delimited import CsvRow
 from mop.data.headers import people
@@ -224,7 +227,7 @@ class _Reader:
         label, group = (self.class_(row, self.columns[role], repairs) for role in ("label", "group"))
         self.refuse_rounded(row, self.columns["group"])
         weight = 1.0 if self.columns["weight"] is None else self.weight(row, self.columns["weight"])
-        further = {name: text for name in self.attributes if (text := self.class_(row, name, repairs)) is not None}
+        further = {name: text for name in self.attributes if (text := self.attribute(row, name, repairs)) is not None}
         own_key = None if self.columns["key"] is None else self.key(row, self.columns["key"], repairs)
         key = self.names.key(own_key, (context, response, group or ""), number)  # last: it takes note
         return Record(
@@ -266,6 +269,14 @@ class _Reader:
         """Take a label, group or attribute, without blanks around it."""
         text = None if name is None else self.text(row, name, repairs)
         return None if text is None else stripped(text)
+
+    def attribute(self, row: Row, name: str, repairs: list[BadRow]) -> str | None:
+        """Take a further column; a list or an object is kept as JSON, since no prompt shows it."""
+        value = row.get(name)
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        if isinstance(value, list | tuple | dict):
+            row = {name: json.dumps(value, ensure_ascii=False, default=str)}
+        return self.class_(row, name, repairs)
 
     def refuse_rounded(self, row: Row, name: str | None) -> None:
         """An id that went through a float is another one's, too."""

@@ -256,7 +256,7 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None, labels: Sequ
     for code in loaded.counts:
         kept = [problem for problem in loaded.problems if problem.code == code]
         told = ", ".join(problem.place for problem in kept[:5]) + (", ..." if loaded.counts[code] > 5 else "")
-        logger.warning("%d rows of the contexts: %s (%s); answered as they are", loaded.counts[code], code, told)
+        logger.warning("%d of the contexts: %s (%s); answered as they are", loaded.counts[code], code, told)
     remedy = ", or leave labels out with --set data.label="
     found = known_labels(loaded.records, labels, where=str(source), remedy=remedy)
     n = len(found) if n is None else n
