@@ -113,3 +113,25 @@ def test_groups_are_not_divided(tmp_path):
     write(tmp_path, golden=grouped(rows[40:], 3, 1))
     with pytest.raises(DataError, match="the group 'film [12]' is in the splits 'exemplars' and"):
         load_splits(split_files(tmp_path), SIZES, seed=0, **columns)
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("advice", ["write them so", "without labels"])
+def test_a_label_that_only_the_test_file_has_is_refused(folder, advice):
+    columns = {**COLUMNS, "label": "label"}
+    write(folder, test=[replace(record, label="goood") for record in reviews(60)[30:40]])
+    with pytest.raises(DataError, match=r"records of .*test\.jsonl have a label .*'goood' \(.*did you mean 'good'\?\)"):
+        load_splits(split_files(folder), SIZES, seed=0, **columns)
+    if advice == "write them so":
+        write(folder, test=[replace(record, label=" good") for record in reviews(60)[30:40]])
+    else:
+        columns["label"] = None
+    splits, _ = load_splits(split_files(folder), SIZES, seed=0, **columns)
+    assert {record.label for record in splits["test"]} == ({"good"} if columns["label"] else {None})
+
+
+def test_a_label_that_chance_put_into_one_part_of_a_run_is_none_to_refuse(folder):
+    write(folder, test=[replace(record, label="rare") for record in reviews(60)[30:40]])
+    (folder / "problems.json").write_text("{}")
+    splits, _ = load_splits(split_files(folder), SIZES, seed=0, **{**COLUMNS, "label": "label"})
+    assert {record.label for record in splits["test"]} == {"rare"}
