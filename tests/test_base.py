@@ -2,9 +2,10 @@
 
 import pytest
 
-from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
+from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer, batches_of
 from mop.backends.fake import FakeModel
 from mop.errors import BackendError, ScoringUnsupportedError
+from mop.types import Generation, Score
 
 
 class OnlyWrites:
@@ -40,3 +41,44 @@ def test_a_model_that_cannot_score_is_refused():
 def test_a_model_that_cannot_write_is_refused():
     with pytest.raises(BackendError, match="judge can score but not write responses; name a model that can generate"):
         as_generator(OnlyScores())
+
+
+class Nearly:
+    def generate(self, requests, decoding):
+        yield []
+
+
+@pytest.mark.parametrize("ask", [as_scorer, as_generator])
+def test_what_a_model_of_ones_own_lacks_is_named(ask):
+    with pytest.raises(
+        BackendError,
+        match=r"type Nearly can neither write nor score: to write it lacks `name`, `generate_identity`; to score it "
+        r"lacks `name`, `score_identity`, `betas`, `score`; .*docs/plug\.md",
+    ):
+        ask(Nearly())
+    with pytest.raises(BackendError, match="type function can neither write nor score: to write it lacks `name`"):
+        ask(lambda prompt: "text")
+
+
+@pytest.mark.advice
+def test_a_class_is_no_model_and_its_object_is():
+    for ask, kind in ((as_scorer, OnlyScores), (as_generator, OnlyWrites)):
+        told = rf"the class {kind.__name__} is no model, .*; give {kind.__name__}\(\)"
+        with pytest.raises(BackendError, match=told):
+            ask(kind)
+        assert ask(kind())
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [(None, "None"), (["text"], "'text'"), ([["text"]], "'text'"), ([[(0, "text")]], "(0, 'text')"), (3, "3"),
+     ([[(5, Generation("a", 1, "stop", 0.0))]], "(5, Generation"), ([(0, Generation("a", 1, "stop", 0.0))], "0")],
+)  # fmt: skip
+def test_what_a_model_must_yield_is_told(found, shown):
+    with pytest.raises(
+        BackendError, match=r"mine must yield lists of \(index, Generation\) with an index from 0 to 1"
+    ) as e:
+        list(batches_of(found, Generation, 2, "mine"))
+    assert shown in str(e.value)
+    assert list(batches_of(iter([[(1, "s")]]), str, 2, "mine")) == [[(1, "s")]]
+    assert list(batches_of([], Score, 0, "mine")) == []

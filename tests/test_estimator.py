@@ -308,7 +308,7 @@ def test_a_model_that_cannot_score_is_refused_before_work_begins():
 def test_another_encoder_than_the_gates_know_is_refused(model, tmp_path):
     model.save(tmp_path / "m")
 
-    class Other:
+    class Other(FakeEncoder):
         identity = "other"
 
     again = MixtureOfPersonas.load(tmp_path / "m", encoder=Other())
@@ -453,7 +453,8 @@ def test_another_name_is_another_model():
     ("more", "error", "message"),
     [({"n_exemplars": 1}, ConfigError, "n_exemplars must be a whole number from 2 on, got 1"),
      ({"personas": []}, DataError, "each with a key of its own, got none"),
-     ({"personas": ["A critic"]}, DataError, "must be of the type mop.types.Persona, got 'A critic'"),
+     ({"personas": [3]}, DataError, r"personas are texts or of the type mop\.Persona, got 3 at place 0"),
+     ({"personas": ["A critic", "A critic"]}, DataError, "the persona 'A critic' is there twice"),
      ({"personas": [Persona(key="p", description="a"), Persona(key="p", description="b")]}, DataError,
       "got several with the key 'p'")],
 )  # fmt: skip
@@ -514,7 +515,11 @@ def test_equal_answers_of_different_people_count():
     ("more", "message"),
     [({"n_personas": "3"}, 'n_personas must be a whole number from 1 on or "auto", got \'3\''),
      ({"n_personas": True}, "n_personas must be"), ({"n_personas": 2.5}, "n_personas must be"),
-     ({"settings": {"n_rounds": 1}}, "settings must be a mop.config.FitConfig"),
+     ({"settings": 3}, "settings must be a mop.FitConfig, a dict of its settings or the name of a preset, got 3"),
+     ({"settings": {"rounds": 1}}, r"unknown setting fit\.rounds; did you mean fit\.n_rounds"),
+     ({"settings": "fast"}, r"settings must be a preset with a fit \(.*quick.*\) or a dict, got 'fast'"),
+     ({"remote": {"dialekt": "vllm"}, "lm": "openai:x@http://127.0.0.1:1"},
+      r"unknown setting remote\.dialekt; did you mean remote\.dialect"),
      ({"valid_share": "0.2"}, "valid_share must be a number"),
      ({"valid_share": math.nan}, "valid_share must be"), ({"task": None}, "task must be a text"),
      ({"seed": 1.5}, "seed must be a whole number, got 1.5"), ({"store": 3}, "store must be the path"),

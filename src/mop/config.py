@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mop.errors import ConfigError
+from mop.own_parts import is_own
 from mop.redact import check_variable
 
 SHOWN = 200
@@ -148,12 +149,13 @@ class ModelConfig(Section):
     """The frozen language model and the frozen sentence encoder."""
 
     lm: str = "smollm2-135m"
-    """smollm2-135m or gemma3-270m, hf:ORG/NAME, a folder, openai:MODEL@URL, or fake. It writes the responses."""
+    """smollm2-135m or gemma3-270m, hf:ORG/NAME, a folder, openai:MODEL@URL, fake, or module:attribute. It writes the
+    responses."""
     scorer: str = ""
     """Model whose likelihoods weights and temperature are fitted to, if not lm: a small one, where lm is too large or
     cannot score. Empty: lm itself."""
     encoder: str = "minilm"
-    """minilm, mpnet, hf:ORG/NAME, a folder, or fake."""
+    """minilm, mpnet, hf:ORG/NAME, a folder, fake, or module:attribute (docs/plug.md)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ... for language model and encoder."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -324,12 +326,12 @@ def method_and_tau(name: str) -> tuple[str, float | None]:
     ('few-shot', 0.75)
     """
     method, at, text = name.partition("@")
-    if method not in ("mop", *METHODS):
+    if method not in ("mop", *METHODS) and not is_own(method):
         near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"unknown method {name!r}; known: mop, {', '.join(METHODS)}; did you mean {near!r}?")
     if not at:
         return method, None
-    if method not in FIXED_TAU:
+    if method not in FIXED_TAU and not is_own(method):
         raise ConfigError(
             f"{method} has temperatures of its own, got {name!r}; set simulate.tau_factor, which multiplies them"
         )
@@ -449,7 +451,8 @@ class CompareConfig(Section):
     """What is compared with what, for `mop compare`; and how the rival methods are run."""
 
     methods: tuple[str, ...] = (*RIVALS[:-1], *CONTROLS)
-    """Rivals and controls beside mop. Name picle yourself: it needs the package peft and a model on this machine."""
+    """Rivals and controls beside mop; module:attribute is one of your own. Name picle yourself: it needs the package
+    peft and a model on this machine."""
     ablations: tuple[str, ...] = ()
     """Versions of mop without something, or with something changed: no-exemplars, raw-records, k-5, tokens-4, ..."""
     n_responses: Texts = 400
@@ -802,7 +805,8 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 def _are_methods(name: str, given: Sequence[str]) -> None:
     for method in given:
-        _one_of(name, method.partition("@")[0], METHODS)
+        if not is_own(method.partition("@")[0]):
+            _one_of(name, method.partition("@")[0], METHODS)
         try:
             method_and_tau(method)
         except ConfigError as error:

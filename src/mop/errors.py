@@ -5,7 +5,7 @@
     MopError
       ConfigError             (ValueError)    a setting is missing, unknown or out of range
       DataError               (ValueError)    an input file or row cannot be used
-      NotFittedError          (RuntimeError)  weights were asked for before fit
+      NotFittedError          (RuntimeError)  weights were asked for before fit; scikit-learn's, too
       ArtifactError           (RuntimeError)  a run folder or store is incomplete, foreign, damaged or full
       PullError               (RuntimeError)  an embedded model or data set could not be fetched or is damaged
       MissingDependencyError  (ImportError)   an extra is not installed
@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 
@@ -33,7 +34,21 @@ class DataError(MopError, ValueError):
 
 
 class NotFittedError(MopError, RuntimeError):
-    """Weights were asked for before ``fit``."""
+    """Weights were asked for before ``fit``; scikit-learn's error of that name, too."""
+
+    def __new__(cls, *args: object) -> NotFittedError:
+        """Be an instance of scikit-learn's class as well, which is imported when an error is made and not before."""
+        return super().__new__(_with_scikit_learns() if cls is NotFittedError else cls, *args)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Cross from one process to another under this name."""
+        return NotFittedError, self.args
+
+
+@functools.cache
+def _with_scikit_learns() -> type[NotFittedError]:
+    theirs = importlib.import_module("sklearn.exceptions").NotFittedError
+    return type("NotFittedError", (NotFittedError, theirs), {"__module__": __name__})
 
 
 class ArtifactError(MopError, RuntimeError):

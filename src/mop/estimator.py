@@ -7,12 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
+from numbers import Number, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from mop.config import UpTo
 from mop.errors import ConfigError, DataError, NotFittedError
+from mop.progress import stage
 from mop.types import Decoding, Persona, Progress, Record, Response
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mop.data.given import Rows
     from mop.evaluate.likelihood import Likelihood, Table
     from mop.mixture.fitted import FittedMixture
+    from mop.shown import TableList
     from mop.storage.store import Store
 
     Values = NDArray[np.float64]
@@ -54,18 +56,20 @@ class MixtureOfPersonas:
         ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder, ``fake``, or a ready encoder.
     n_exemplars : int
         N, the most records that prompts may show; at most half of those given to `fit`.
-    personas : sequence of Persona, or path, optional
-        Yours, or a file of them (see `mop.personas.files.read_personas`); then nothing is clustered and ``n_personas``
-        and ``writer`` do not matter.
-    writer : {"keywords", "llm", "record", "random"}
-        Who describes the clusters; the last two are ablations, see `mop.config.PersonaConfig`.
+    personas : sequence of Persona or str, or path, optional
+        Yours, as texts or with keys, or a file of them (see `mop.personas.files.read_personas`); then nothing is
+        clustered and ``n_personas`` and ``writer`` do not matter.
+    writer : {"keywords", "llm", "record", "random", "file"}
+        Who describes the clusters; ``record`` and ``random`` are ablations, see `mop.config.PersonaConfig`. With
+        ``file`` the path is given as ``personas``.
     task : str
         One line for the language model: what a response is ("a one-sentence film review").
     valid_share : float
         Share of the records that are not exemplars which have the same components scored, for the
         bound on what other weights could gain. With ``method="paper"`` they decide when to stop.
-    settings : FitConfig, optional
-        Details of the fit: ``FitConfig(method="paper")`` is the paper's recipe.
+    settings : FitConfig, dict or str, optional
+        Details of the fit: ``{"method": "paper"}`` is the paper's recipe. The name of a preset stands for its section
+        ``fit``; with ``"quick"`` a fit on a toy model takes a second or two, for tests of your own code.
     score_components : int
         Components scored for each record in `score`; with K × N at most that, the result is exact.
     store : str or Path, optional
@@ -73,7 +77,8 @@ class MixtureOfPersonas:
         kept in memory.
     seed : int
     progress : callable, optional
-        ``progress(what, done, total)``.
+        ``progress(what, done, total)``. What it raises stops the work at once; what was asked for stays in the store.
+        Not part of a pickle.
 
     Attributes
     ----------
@@ -101,11 +106,11 @@ class MixtureOfPersonas:
         remote: RemoteSettings | Mapping[str, Any] | None = None,
         encoder: str | TextEncoder = "minilm",
         n_exemplars: int = 1000,
-        personas: Sequence[Persona] | str | Path | None = None,
+        personas: Sequence[Persona | str] | str | Path | None = None,
         writer: str = "keywords",
         task: str = "",
         valid_share: float = 0.25,
-        settings: FitConfig | None = None,
+        settings: FitConfig | Mapping[str, Any] | str | None = None,
         score_components: int = 64,
         store: str | Path | None = None,
         seed: int = 0,
@@ -158,17 +163,24 @@ class MixtureOfPersonas:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out open models and files, so that copies and worker processes open their own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+        """Leave out open models, files and ``progress``, so that copies and worker processes open their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"} | {"progress": None}
 
     def __repr__(self) -> str:
         """Show what differs from the defaults."""
         shown = ", ".join(
             f"{name}={getattr(self, name)!r}"
             for name, parameter in _parameters().items()
-            if getattr(self, name) != parameter.default
+            if not _is_same(getattr(self, name), parameter.default)
         )
         return f"MixtureOfPersonas({shown})"
+
+    def _repr_html_(self) -> str:
+        """The parameters as scikit-learn shows them, and `summary` once there is a fit."""
+        from sklearn.utils import estimator_html_repr
+
+        fitted: FittedMixture | None = getattr(self, "mixture_", None)
+        return str(estimator_html_repr(self)) + ("" if fitted is None else self.summary()._repr_html_())
 
     # ---------------------------------------------------------------------------------------- fitting
 
@@ -201,50 +213,61 @@ class MixtureOfPersonas:
         DataError
             If there are too few records or groups for the personas or the splits, no persona, or one twice.
         """
-        from mop.backends.window import window_of
-        from mop.config import FitConfig
         from mop.data.own import distinct, numbered
         from mop.mixture.fit import fit_mixture
+        from mop.personas.given import personas_given
         from mop.personas.write import write_personas
 
         self._check_parameters()
-        observed = _records(records, on_unusable="warn", drops_repeated=True)
-        if (window := window_of(self._open_scorer(), n_shown=1, max_tokens=1, task=self.task)) is not None:
-            beyond = window.beyond(observed)
-            for row, tokens in beyond.items():
-                logger.warning(
-                    "record %r has %d tokens, and %s takes %d in all: left out", observed[row].key, tokens,
-                    window.model.name, window.size,
-                )  # fmt: skip
-            observed = [record for row, record in enumerate(observed) if row not in beyond]
-        parts = self._divided(observed)
-        parts["exemplars"] = numbered(parts["exemplars"])  # responses name them
-        personas = self.personas
-        if personas is None or isinstance(personas, str | os.PathLike):
-            personas = write_personas(
-                parts["exemplars"],
-                self._persona_settings(),
+        with stage(logger, "records") as counts:
+            parts = self._divided(self._within_window(_records(records, on_unusable="warn", drops_repeated=True)))
+            parts["exemplars"] = numbered(parts["exemplars"])  # responses name them
+            counts.update({name: len(part) for name, part in parts.items()})
+        with stage(logger, "personas") as counts:
+            if self.personas is None or isinstance(self.personas, str | os.PathLike):
+                personas = write_personas(
+                    parts["exemplars"],
+                    self._persona_settings(),
+                    encoder=self._open_encoder(),
+                    lm=self._open_generator,
+                    store=self._open_store(),
+                    task=self.task,
+                    seed=self.seed,
+                    progress=self.progress,
+                )
+            else:
+                personas = personas_given(self.personas)
+            counts["personas"] = len(personas)
+        with stage(logger, "fit") as counts:
+            self.mixture_ = fit_mixture(
+                personas,
+                distinct(parts["exemplars"]),
+                parts["train"],
+                parts["valid"],
                 encoder=self._open_encoder(),
-                lm=self._open_generator,
+                scorer=self._open_scorer(),
                 store=self._open_store(),
                 task=self.task,
+                settings=self._fit_settings(),
                 seed=self.seed,
                 progress=self.progress,
             )
-        self.mixture_ = fit_mixture(
-            personas,
-            distinct(parts["exemplars"]),
-            parts["train"],
-            parts["valid"],
-            encoder=self._open_encoder(),
-            scorer=self._open_scorer(),
-            store=self._open_store(),
-            task=self.task,
-            settings=self.settings or FitConfig(),
-            seed=self.seed,
-            progress=self.progress,
-        )
+            counts["scores"] = self.mixture_.info["n_cells"]
         return self
+
+    def _within_window(self, records: list[Record]) -> list[Record]:
+        """Records that the model can score; the others are named."""
+        from mop.backends.window import window_of
+
+        window = window_of(self._open_scorer(), n_shown=1, max_tokens=1, task=self.task)
+        beyond = {} if window is None else window.beyond(records)
+        for row, tokens in beyond.items():
+            assert window is not None
+            logger.warning(
+                "record %r has %d tokens, and %s takes %d in all: left out", records[row].key, tokens,
+                window.model.name, window.size,
+            )  # fmt: skip
+        return [record for row, record in enumerate(records) if row not in beyond]
 
     def _divided(self, records: Sequence[Record]) -> dict[str, list[Record]]:
         """Disjoint ``exemplars``, ``valid`` and ``train``; whole groups, as nearly as they allow, if there are any."""
@@ -264,6 +287,19 @@ class MixtureOfPersonas:
         parts = split_records(records, {name: size / n for name, size in sizes.items()}, seed=self.seed, by_group=True)
         exemplars, others = _whole_groups(parts["exemplars"], self.n_exemplars)
         return {**parts, "exemplars": exemplars, "train": parts["train"] + others}
+
+    def _fit_settings(self) -> FitConfig:
+        from mop.config import PRESETS, FitConfig, config_from_dict
+
+        given = self.settings
+        if given is None or isinstance(given, FitConfig):
+            return given or FitConfig()
+        if isinstance(given, str):
+            named = {name: preset["fit"] for name, preset in PRESETS.items() if "fit" in preset}
+            if given not in named:
+                raise ConfigError(f"settings must be a preset with a fit ({', '.join(named)}) or a dict, got {given!r}")
+            return config_from_dict({"fit": named[given]}).fit
+        return config_from_dict({"fit": given}).fit
 
     def _persona_settings(self) -> PersonaConfig:
         from mop.config import PersonaConfig
@@ -331,7 +367,8 @@ class MixtureOfPersonas:
             ("seed", isinstance(self.seed, int | np.integer), "a whole number"),
             ("valid_share", isinstance(share, Real) and 0 < float(share) < 1, "a number between 0 and 1"),
             ("task", isinstance(self.task, str), "a text"),
-            ("settings", self.settings is None or isinstance(self.settings, FitConfig), "a mop.config.FitConfig"),
+            ("settings", self.settings is None or isinstance(self.settings, FitConfig | Mapping | str),
+             "a mop.FitConfig, a dict of its settings or the name of a preset"),
             ("store", self.store is None or isinstance(self.store, str | os.PathLike), "the path of a file"),
             ("lm", self.lm is not None, "a name or a model"),
             ("encoder", self.encoder is not None, "a name or an encoder"),
@@ -339,6 +376,7 @@ class MixtureOfPersonas:
             if not is_good:
                 raise ConfigError(f"{name} must be {accepted}, got {getattr(self, name)!r}")
         self._persona_settings()
+        self._fit_settings()
 
     # ------------------------------------------------------------------------------------- likelihood
 
@@ -389,6 +427,23 @@ class MixtureOfPersonas:
     def predict_proba(self, records: Rows) -> Values:
         """Posterior probability of each persona given the text, shape (n, K); rows sum to 1."""
         return self._likelihood(_records(records)).persona_posterior(self._fitted())
+
+    def predict(self, records: Rows) -> NDArray[np.int64]:
+        """Row of the likeliest persona of each record given its text, shape (n,), in ``mixture_.personas``."""
+        import numpy as np
+
+        rows: NDArray[np.int64] = np.argmax(self.predict_proba(records), axis=1)
+        return rows
+
+    def summary(self, *, n_examples: int = 2) -> TableList[dict[str, Any]]:
+        """Personas with mixture weight, temperature and examples, the heaviest first.
+
+        A list that a notebook shows as a table; ``to_frame()`` is a pandas DataFrame. See
+        `mop.report.summary.summary_of`.
+        """
+        from mop.report.summary import summary_of
+
+        return summary_of(self._fitted(), n_examples=n_examples)
 
     def score_report(self, records: Rows, *, plain: bool = True) -> dict[str, Any]:
         """Mean log-likelihood per record, in nats, beside that of simpler models.
@@ -516,7 +571,7 @@ class MixtureOfPersonas:
         tau_factor: float = 1.0,
         same_label: bool = False,
         **removed: Any,
-    ) -> list[Response]:
+    ) -> TableList[Response]:
         """Draw one response to each context: persona, exemplar, then text.
 
         Parameters
@@ -542,7 +597,7 @@ class MixtureOfPersonas:
         Returns
         -------
         list of Response
-            With persona, exemplar, temperature and weights of each.
+            With persona, exemplar, temperature and weights of each; its ``to_frame()`` is a pandas DataFrame.
 
         Raises
         ------
@@ -555,6 +610,7 @@ class MixtureOfPersonas:
         from mop.config import SimulateConfig, refuse_removed
         from mop.data.given import contexts_given
         from mop.data.labels import known_labels
+        from mop.shown import TableList
         from mop.simulate.draw import draw_agents, labels_of
         from mop.simulate.write import simulate
 
@@ -571,7 +627,7 @@ class MixtureOfPersonas:
             logger.warning("%s", departure)
         asked = contexts_given(contexts)
         if not asked:
-            return []
+            return TableList()
         fitted, remedy = self._fitted(), ", or give contexts without labels"
         asked = known_labels(asked, labels_of(fitted), where="the contexts given", remedy=remedy)
         drawing = self._drawing(seed, decoding, task=fitted.task)
@@ -582,7 +638,10 @@ class MixtureOfPersonas:
         if window is not None:
             asked = window.hold(asked, fitted.exemplars, remedy="shorten them")
         agents = draw_agents(fitted, self._context_vectors(asked), asked, settings, seed=drawing.seed)
-        return list(simulate(asked, agents, fitted.personas, fitted.exemplars, drawing))
+        with stage(logger, "simulate") as counts:
+            drawn = TableList(simulate(asked, agents, fitted.personas, fitted.exemplars, drawing))
+            counts["responses"] = len(drawn)
+        return drawn
 
     # ------------------------------------------------------------------------------------------ files
 
@@ -705,10 +764,10 @@ class MixtureOfPersonas:
         )
 
     def _remote_settings(self) -> RemoteSettings:
-        from mop.config import RemoteSettings
+        from mop.config import RemoteSettings, config_from_dict
 
         given = self.remote
-        return given if isinstance(given, RemoteSettings) else RemoteSettings(**(given or {}))
+        return given if isinstance(given, RemoteSettings) else config_from_dict({"remote": given or {}}).remote
 
     def _opened(self, name: str, made_of: tuple[object, ...], make: Callable[[], Any]) -> Any:
         """What parameters stand for; made once, and anew when they are others."""
@@ -753,10 +812,12 @@ class MixtureOfPersonas:
         return as_generator(self._open_lm())
 
     def _open_encoder(self) -> TextEncoder:
-        from mop.backends.encoder import open_encoder
+        from mop.backends.encoder import as_encoder, open_encoder
 
         given = self.encoder
-        made = self._opened("encoder", (given,), lambda: open_encoder(given) if isinstance(given, str) else given)
+        made = self._opened(
+            "encoder", (given,), lambda: open_encoder(given) if isinstance(given, str) else as_encoder(given)
+        )
         return cast("TextEncoder", made)
 
     def _open_store(self) -> Store:
@@ -767,7 +828,7 @@ class MixtureOfPersonas:
 
 
 def _is_same(known: object, now: object) -> bool:
-    return known is now or (isinstance(known, str | os.PathLike) and known == now)
+    return known is now or (isinstance(known, str | os.PathLike | Number) and type(known) is type(now) and known == now)
 
 
 def _parameters() -> dict[str, inspect.Parameter]:

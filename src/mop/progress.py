@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+
+@contextmanager
+def stage(logger: logging.Logger, name: str) -> Iterator[Counter[str]]:
+    """Log at INFO that a stage begins, and what it did in how long; what is counted inside is told."""
+    logger.info("%s: begins", name)
+    began, counts = time.monotonic(), Counter[str]()
+    try:
+        yield counts
+    except BaseException as error:
+        logger.info("%s: stopped after %.1f s by %s", name, time.monotonic() - began, type(error).__name__)
+        raise
+    told = "".join(f", {n} {what}" for what, n in counts.items())
+    logger.info("%s: done in %.1f s%s", name, time.monotonic() - began, told)
+
 
 LINE_EVERY_S = 5.0
 """Without a terminal, work prints at most one line in so many seconds; its last only if it took `WORTH_A_LINE_S`

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mop.errors import ConfigError
+from mop.own_parts import is_own, own_part
 
 if TYPE_CHECKING:
     from mop.backends.base import Generator, LanguageModel
@@ -26,7 +27,7 @@ def open_model(
     ----------
     name : str
         ``fake``, an embedded name (``smollm2-135m``), ``hf:ORG/NAME``, the path of a folder, or
-        ``openai:MODEL@URL`` for a server.
+        ``openai:MODEL@URL`` for a server; or ``module:attribute`` for one of your own (``docs/plug.md``).
     device, dtype, memory_gib
         For a model on this machine; None lets `mop.backends.local` choose.
     **options
@@ -51,6 +52,11 @@ def open_model(
             f"the settings {', '.join(sorted(options))} are for a server, but {name!r} is not one; "
             "leave them out, or name a server as openai:MODEL@URL"
         )
+    if is_own(name):
+        from mop.backends.base import Scorer, as_generator
+
+        part = own_part(name, "the language model")
+        return cast("Generator", part) if isinstance(part, Scorer) else as_generator(part)
     if name == "fake":
         from mop.backends.fake import FakeModel
 

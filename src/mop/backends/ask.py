@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mop.backends.base import Failure, Fallible, Generator, Recognisable, Scorer
+from mop.backends.base import Failure, Fallible, Generator, Recognisable, Scorer, batches_of
 from mop.backends.quarantine import Quarantine, recover
 from mop.errors import BackendError
 from mop.storage.store import Store, generation_key, score_key
@@ -78,7 +78,8 @@ def draw_requests(
     known: Mapping[bytes, Generation | Failure] = store.get_generations(keys, stage=stage)
 
     def ask(missing: list[GenerateRequest]) -> Iterator[list[tuple[int, Generation | Failure]]]:
-        for batch in generator.generate(missing, decoding):
+        drawn = generator.generate(missing, decoding)
+        for batch in batches_of(drawn, Generation, len(missing), f"generate of {generator.name}"):
             yield list(batch)
         if isinstance(generator, Fallible):
             yield list(generator.failures.items())
@@ -142,7 +143,7 @@ def score_requests(
 
     def ask(missing: list[ScoreRequest]) -> Iterator[list[tuple[int, Score]]]:
         with quarantine.watched():
-            for batch in scorer.score(missing):
+            for batch in batches_of(scorer.score(missing), Score, len(missing), f"score of {scorer.name}"):
                 if isinstance(scorer, Recognisable) and scorer.expected is None:
                     scorer.expected = scorer.reference
                     store.put_reference(scorer.score_identity, scorer.reference)

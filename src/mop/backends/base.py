@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from mop.errors import BackendError, ScoringUnsupportedError
 from mop.types import Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
@@ -126,13 +126,15 @@ def as_scorer(model: object) -> Scorer:
     Raises
     ------
     ScoringUnsupportedError
-        If it cannot: said before any work has begun.
+        If it cannot: said before any work has begun; of an object of one's own the missing members are named.
     """
-    if isinstance(model, Scorer):
+    if isinstance(model, Scorer) and not isinstance(model, type):
         return model
+    if isinstance(model, type) or not isinstance(model, Generator):
+        raise ScoringUnsupportedError(_no_model(model))
     reason = getattr(model, "why_no_scores", "")
     raise ScoringUnsupportedError(
-        f"{getattr(model, 'name', model)} can write but not say how likely a given text is"
+        f"{model.name} can write but not say how likely a given text is"
         f"{f' ({reason})' if reason else ''}, which fitting and scoring need; name a second model "
         'that can, as scorer (model.scorer = "smollm2-135m", or a server that returns prompt '
         "log-probabilities), and this one writes only"
@@ -145,10 +147,56 @@ def as_generator(model: object) -> Generator:
     Raises
     ------
     BackendError
-        If it cannot.
+        If it cannot; of an object of one's own the missing members are named.
     """
-    if isinstance(model, Generator):
+    if isinstance(model, Generator) and not isinstance(model, type):
         return model
-    raise BackendError(
-        f"{getattr(model, 'name', model)} can score but not write responses; name a model that can generate"
+    if isinstance(model, type) or not isinstance(model, Scorer):
+        raise BackendError(_no_model(model))
+    raise BackendError(f"{model.name} can score but not write responses; name a model that can generate")
+
+
+SCORES, WRITES = ("name", "score_identity", "betas", "score"), ("name", "generate_identity", "generate")
+"""Members of a `Scorer` and of a `Generator`."""
+
+
+def missing(given: object, members: Sequence[str]) -> str:
+    """Members that an object lacks, as a message names them."""
+    return ", ".join(f"`{member}`" for member in members if not hasattr(given, member))
+
+
+def _no_model(given: object) -> str:
+    """Say what an object lacks to be a model."""
+    if isinstance(given, type):
+        return f"the class {given.__name__} is no model, an object of it may be; give {given.__name__}()"
+    told = "; ".join(f"to {half} it lacks {missing(given, of)}" for half, of in (("write", WRITES), ("score", SCORES)))
+    return (
+        f"an object of the type {type(given).__name__} can neither write nor score: {told}; give it these members "
+        '(docs/plug.md has a model in 20 lines), or name one, such as "smollm2-135m"'
     )
+
+
+Answer = TypeVar("Answer", Generation, Score)
+
+
+def batches_of(found: object, kind: type[Answer], n: int, who: str) -> Iterator[list[tuple[int, Answer]]]:
+    """Batches of (index, answer) of n requests as a model yields them.
+
+    Raises
+    ------
+    BackendError
+        If it yields something else, as a model of one's own may.
+    """
+    for batch in found if isinstance(found, Iterable) else (found,):
+        pairs = batch if isinstance(batch, Iterable) and not isinstance(batch, str) else (batch,)
+        checked: list[tuple[int, Answer]] = []
+        for pair in pairs:
+            match pair:
+                case (int(index), answer) if isinstance(answer, kind) and 0 <= index < n:
+                    checked.append((index, answer))
+                case _:
+                    raise BackendError(
+                        f"{who} must yield lists of (index, {kind.__name__}) with an index from 0 to {n - 1}, got "
+                        f"{str(pair)[:80]!r}; docs/plug.md has a model in 20 lines"
+                    )
+        yield checked

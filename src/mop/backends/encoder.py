@@ -10,17 +10,19 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mop import randomness
+from mop.backends.base import missing
 from mop.backends.weights import reading
 from mop.data.catalogue import EMBEDDED
 from mop.data.hub import with_weights
 from mop.data.pull import resolve, revision
-from mop.errors import ConfigError, DataError, require
+from mop.errors import ConfigError, DataError, MopError, require
+from mop.own_parts import is_own, own_part
 from mop.storage.store import Store, embedding_key
 from mop.types import Progress
 
@@ -95,7 +97,7 @@ def embed(
         if progress is not None:
             progress("embed", len(keys) - len(missing) + start, len(keys))
         step = missing[start : start + STEP]
-        fresh = list(zip((keys[text] for text in step), encoder.encode(step), strict=True))
+        fresh = list(zip((keys[text] for text in step), _encoded(step, encoder), strict=True))
         if store is not None:
             store.put_embeddings(fresh)
         known.update(fresh)
@@ -114,7 +116,7 @@ def open_encoder(name: str | Path, *, device: str | None = None, dtype: str = "f
     ----------
     name : str or Path
         ``minilm``, ``mpnet``, ``hf:ORG/NAME``, a folder that sentence-transformers can read, or
-        ``fake``, see `FakeEncoder`.
+        ``fake``, see `FakeEncoder`; or ``module:attribute`` for one of your own (``docs/plug.md``).
     device : str, optional
         As torch names it; by default an accelerator if there is one.
     dtype : {"float32", "bfloat16"}
@@ -133,10 +135,53 @@ def open_encoder(name: str | Path, *, device: str | None = None, dtype: str = "f
         raise ConfigError(f"dtype of the encoder {name!r} is {dtype!r}; choose one of: {', '.join(DTYPES)}")
     if name == "fake":
         return FakeEncoder()
+    if is_own(name):
+        return as_encoder(own_part(str(name), "the encoder"))
     place = resolve(name, kind="encoder")
     # Where a folder lies says nothing about its vectors.
     short = str(name) if str(name) in EMBEDDED or str(name).startswith("hf:") else place.name
     return SentenceEncoder(short, place, revision=revision(name), device=device, dtype=dtype)
+
+
+def as_encoder(given: object) -> TextEncoder:
+    """Return ``given`` if it has the members of an encoder.
+
+    Raises
+    ------
+    ConfigError
+        Naming those that it lacks.
+    """
+    if isinstance(given, type):
+        raise ConfigError(f"the class {given.__name__} is no encoder, an object of it may be; give {given.__name__}()")
+    if lacks := missing(given, ("identity", "n_dims", "encode")):
+        raise ConfigError(
+            f"an object of the type {type(given).__name__} is no encoder: it lacks {lacks}; give it these members "
+            '(docs/plug.md has an encoder of ten lines), or name one, such as "minilm"'
+        )
+    return cast(TextEncoder, given)
+
+
+def _encoded(texts: Sequence[str], encoder: TextEncoder) -> list[NDArray[np.float32]]:
+    """Vectors of texts, checked: an encoder may be anybody's."""
+    try:
+        vectors = np.asarray(encoder.encode(texts), dtype=np.float32)
+    except MopError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the encoder {encoder.identity} fails on {len(texts)} texts: {error}; mend its encode"
+        ) from error
+    if vectors.shape != (len(texts), encoder.n_dims) or not np.isfinite(vectors).all():
+        raise DataError(
+            f"the encoder {encoder.identity} gave vectors of the shape {vectors.shape} for {len(texts)} texts; "
+            f"finite numbers of the shape ({len(texts)}, n_dims) with n_dims = {encoder.n_dims} are needed"
+        )
+    if not np.linalg.norm(vectors, axis=1).all():
+        raise DataError(
+            f"the encoder {encoder.identity} gave a vector of zeros, which has no direction; let no text have one, and "
+            "let encode return mop.backends.encoder.unit_rows(vectors)"
+        )
+    return list(vectors)
 
 
 class FakeEncoder:

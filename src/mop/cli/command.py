@@ -16,10 +16,11 @@ from types import FrameType
 from typing import NoReturn
 
 from mop.cli.parser import build_parser, checked
-from mop.cli.show import print_text, visible
+from mop.cli.show import print_text
 from mop.cli.verbs import Terminated
 from mop.errors import ConfigError, MopError
 from mop.runs.interrupts import import_whole
+from mop.shown import visible
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

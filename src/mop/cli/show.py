@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
-"""What moves, colours or retitles a terminal, turns the direction of writing, hides letters, or is none."""
-
-
-def visible(text: str) -> str:
-    r"""Text of data or models made harmless for a terminal, and still valid if it was JSON.
-
-    Examples
-    --------
-    >>> visible("a\x1b[2Jb")
-    'a\\u001b[2Jb'
-    """
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+from mop.shown import visible
 
 
 def print_text(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Number
 from typing import Any, Literal
 
 from mop.data.values import WEIGHTS
@@ -21,8 +22,21 @@ def records_given(
     on_unusable: Literal["raise", "warn"] = "raise",
     drops_repeated: bool = False,
 ) -> list[Record]:
-    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them."""
+    """Records as they are; rows, of a DataFrame too, by their columns as `MixtureOfPersonas.fit` names them.
+
+    Raises
+    ------
+    DataError
+        For what is none, or lacks a column; the message says how to hand it over.
+    """
     source, rows, names = _opened_rows(records, "records", "Records and rows with context and response")
+    if rows and isinstance(rows[0], str):
+        raise DataError(
+            f"a record is a context and the response to it, got the text {rows[0]!r} alone; give both: "
+            'fit([{"context": "Film?", "response": TEXT} for TEXT in TEXTS])'
+        )
+    if names:
+        _require_columns(names)
     if rows and all(isinstance(row, Record) for row in rows):
         for record in rows:
             _check_record(record)
@@ -32,6 +46,41 @@ def records_given(
         source, names, ("label", "key", "weight", "group"), on_unusable=on_unusable, what="records",
         duplicates="auto" if drops_repeated else "keep",
     )  # fmt: skip
+
+
+ALSO_CALLED = {
+    "context": ("context", "question", "prompt", "instruction", "input", "item", "title", "film", "topic"),
+    "response": ("response", "answer", "text", "reply", "review", "output", "completion", "comment", "verdict"),
+}
+"""Columns that are likely meant, the likeliest first."""
+
+
+def _require_columns(names: Sequence[str]) -> None:
+    """Refuse columns of other names, and say which call reads them."""
+    missing = [name for name in ALSO_CALLED if name not in names]
+    if not missing:
+        return
+    free = [name for name in names if name not in ("context", "response", "label", "key", "weight", "group")]
+    chosen = {name: name for name in ALSO_CALLED if name not in missing}
+    for name in missing:
+        likely = [also for also in ALSO_CALLED[name] for column in free if also == column.strip().lower()]
+        found = [column for column in free if column.strip().lower() in likely[:1]]
+        found = found or (free[:1] if name == "context" else free[-1:])
+        if found:
+            chosen[name] = found[0]
+            free.remove(found[0])
+    told = ", ".join(map(repr, names))
+    what = " and ".join(f"no column {name!r}" for name in missing)
+    if len(chosen) < 2:
+        raise DataError(
+            f"the records given have {what}; their columns are {told}; a record is what a person was given (context) "
+            "and what that person wrote (response), so add what is missing, such as the same context in every row"
+        )
+    said = ", ".join(f"{name}={chosen[name]!r}" for name in ALSO_CALLED)
+    raise DataError(
+        f"the records given have {what}; their columns are {told}; say which are meant: fit(mop.load_records(RECORDS, "
+        f"{said})), with your RECORDS, or rename them"
+    )
 
 
 def _check_record(record: Record) -> None:
@@ -70,7 +119,14 @@ def contexts_given(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list
     """Records as they are, strings and rows (of a DataFrame too) under their place."""
     if isinstance(contexts, str):
         raise DataError(f"several contexts are expected, got the one string {contexts!r}; put it into a list")
+    if isinstance(contexts, Number):
+        raise DataError(
+            f"contexts to respond to are expected, got the number {contexts!r}; for so many responses give so many "
+            f"contexts, such as sample([record.context for record in model.mixture_.exemplars][:{contexts}])"
+        )
     if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
+        if not isinstance(contexts, Iterable):
+            raise DataError(f"strings, Records and rows with a context are expected, got {contexts!r}; give a list")
         contexts = list(contexts)  # a column of a table, too
     source, rows, names = _opened_rows(contexts, "contexts", "strings, Records and rows with a context")
     if rows is not None and all(isinstance(row, str | Record) for row in rows):

@@ -91,6 +91,11 @@ class FittedMixture:
     unconditional: KernelGate | Gate | None = None
     """The best weights that ignore the context, fitted to the same scores: a reference."""
 
+    def __repr__(self) -> str:
+        """What it is made of, on one line."""
+        k, n, lm = len(self.personas), len(self.exemplars), self.info.get("lm")
+        return f"FittedMixture({k} personas, {n} exemplars, lm={lm!r}, chosen={self.info.get('chosen')!r})"
+
     def check_encoder(self, identity: str) -> None:
         """Raise ConfigError unless contexts are embedded by the encoder that the gates know."""
         known = self.info["encoder_identity"]

@@ -14,9 +14,11 @@ from mop.config import method_and_tau
 from mop.data.own import own_exemplars
 from mop.errors import NotFittedError
 from mop.mixture.fitted import FittedMixture, context_text, uniform_mixture
+from mop.own_parts import is_own
 from mop.rivals.attrprompt import attrprompt
 from mop.rivals.controls import few_shot_agents, persona_only_agents
 from mop.rivals.ingredients import Ingredients
+from mop.rivals.own import own_rival
 from mop.rivals.picle import picle_agents, prompted_ratio
 from mop.rivals.picle_lora import lora_ratio
 from mop.rivals.progen import progen
@@ -79,7 +81,8 @@ def respond(
     Parameters
     ----------
     method : str
-        ``mop`` or one of `mop.config.METHODS`; ``NAME@TAU`` for another temperature than 1.
+        ``mop``, one of `mop.config.METHODS`, or ``module:attribute`` (see `mop.rivals.own`); ``NAME@TAU`` for another
+        temperature than 1.
     contexts : sequence of Record, length n
     given : Ingredients
     name : str, optional
@@ -101,6 +104,8 @@ def respond(
     method, tau = method_and_tau(method)
     if tau is not None:
         given = replace(given, tau=tau)
+    if is_own(method):
+        return own_rival(method, contexts, given, name=name)
     if method in _RIVALS:
         return _RIVALS[method](contexts, given, method=name)
     return answer(agents_for(method, contexts, given), contexts, given, name=name)

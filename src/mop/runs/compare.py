@@ -30,6 +30,7 @@ from mop.evaluate.map import text_map
 from mop.evaluate.samples import FLOOR, Evaluation, evaluate
 from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.own_parts import is_own, stamp_of
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
 from mop.report.plots import save_figures
@@ -244,7 +245,7 @@ def refuse_few_texts(responses: Mapping[str, Sequence[Response]]) -> None:
 
 def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
     """For each main figure the rival that is best on it; chosen in the rivals' favour, on the golden texts."""
-    rivals = [method for method in methods if method_and_tau(method)[0] in RIVALS]
+    rivals = [m for m in methods if (name := method_and_tau(m)[0]) in RIVALS or is_own(name)]
     best = {}
     for metric, better in MAIN.items():
         have = [m for m in rivals if m in rows and rows[m].get(metric) is not None]
@@ -386,6 +387,7 @@ class _Bench:
             "prompts": PROMPT_VERSION,
             "versions": [METHODS_VERSION, STAGE_VERSIONS["simulate"]],
             "arm": [arm.name, arm.method, arm.seed],
+            **({"own": own} if (own := stamp_of(arm.method)) else {}),
         }
 
     def _method(self, arm: Arm) -> list[Response]:

@@ -28,6 +28,7 @@ from mop.data.split_files import split_files
 from mop.errors import ArtifactError, ConfigError
 from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.own_parts import stamp_of
 from mop.personas.files import read_personas
 from mop.prompts import PROMPT_VERSION
 from mop.runs.trust import remember, require_word
@@ -337,6 +338,7 @@ class Work:
                 "lm": self.lm.generate_identity,
                 "prompts": PROMPT_VERSION,
                 **self.tolerance(),
+                **({"own": own} if (own := "".join(map(stamp_of, self.config.simulate.controls))) else {}),
                 **({"compare": config["compare"]} if draws_rivals else {}),
             }
         if stage == "evaluate":

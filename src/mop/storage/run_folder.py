@@ -38,7 +38,7 @@ FORMAT_VERSION = 2
 
 _LOCK = ".lock"
 _STORE = "store.sqlite"
-_METHOD = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+_METHOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@:-]{0,99}")
 
 
 class RunFolder:
@@ -196,7 +196,7 @@ class RunFolder:
         """
         if not _METHOD.fullmatch(name):
             raise ArtifactError(
-                f"method name {name!r} cannot be a file name; use 1 to 64 of a-z 0-9 . _ @ - and "
+                f"method name {name!r} cannot be a file name; use 1 to 100 of a-z 0-9 . _ @ : - and "
                 "begin with a letter or digit"
             )
         return self.methods / f"{name}.jsonl"
