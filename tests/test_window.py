@@ -105,6 +105,10 @@ def test_contexts_are_held_or_refused_by_name():
     assert window(1200).model.n_tokens(prompt) + 20 <= 1200
 
 
+def test_no_records_are_none_too_long():
+    assert window(1200).beyond([]) == {}
+
+
 def test_short_records_need_no_counting():
     assert not may_exceed(100, 1, 96, "a review")
     assert may_exceed(600, 1, 96, "a review")

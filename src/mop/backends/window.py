@@ -78,7 +78,7 @@ class Window:
             middle = (low + high) // 2
             fits = self._worst(shown[order[middle:]], asked[order[middle:]]) <= self.room
             low, high = (low, middle) if fits else (middle + 1, high)
-        self._require(low < len(order))
+        self._require(low < len(order) or not records)
         return {int(row): int(shown[row]) for row in order[:low]}
 
     def cut(self, records: Sequence[Record]) -> tuple[list[Record], dict[int, int]]:
