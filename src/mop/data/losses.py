@@ -27,6 +27,7 @@ _CURES = {
     "rounded_id": "read that column as text (pandas: dtype={COLUMN: str}) and write the table again",
     "empty_response": "nobody answers in them",
     "missing_value": "they lack what is asked for",
+    "beyond_window": 'set data.too_long = "cut"',
     "wrong_type": "write text or numbers in these columns",
     "beyond_window": 'set data.too_long = "cut" to shorten them, or take a model with a larger window',
     "nul": "remove the NUL characters",
@@ -134,7 +135,7 @@ def _what(parts: Sequence[Loaded], counts: Counter[str]) -> str:
     return f"{what} (first {first[code].place}, which {first[code].message}; {_CURES.get(code, 'fix these rows')})"
 
 
-def require_few_lost(parts: Sequence[Loaded], most: float, *, way_out: str = "") -> None:
+def require_few_lost(parts: Sequence[Loaded], most: float, *, way_out: str = "", listed: str = "") -> None:
     """Stop if too large a share of the people would be left out: mostly that hangs together with what they say.
 
     Parameters
@@ -144,6 +145,8 @@ def require_few_lost(parts: Sequence[Loaded], most: float, *, way_out: str = "")
         Share of rows that may be left out.
     way_out : str
         How to accept the loss; by default the setting.
+    listed : str
+        Where the rows are listed.
 
     Raises
     ------
@@ -155,6 +158,6 @@ def require_few_lost(parts: Sequence[Loaded], most: float, *, way_out: str = "")
         share = math.ceil(lost / people * 100) / 100
         accept = way_out or f"set data.max_lost = {share}"
         raise DataError(
-            f"{sayings(parts)[0]}; that is {lost / people:.0%}, and at most {most:.0%} may be left out; "
-            f"fix that, or to go on without them {accept}"
+            f"{sayings(parts)[0]}; that is {lost / people:.0%}, and at most {most:.0%} may be left out"
+            f"{listed and f' (listed in {listed})'}; fix that, or to go on without them {accept}"
         )

@@ -255,6 +255,8 @@ def summary(data: ReportData) -> tuple[str, str]:
     how = f", steered by {' and '.join(parts)}" if parts else ""
     fitted = f" fitted to {number(data.n_records)} real records" if data.n_records and parts else ""
     fitted += f" by the likelihoods of {data.scorer}, a surrogate" if data.scorer and fitted else ""
+    rows, _, is_lost = next(iter(data.problems.get("Rows of the source", ())), "").partition(" rows left out")
+    fitted += f" ({rows} rows of the source left out)" if is_lost else ""
     quality = quality_sentence(data.methods, is_closed=data.closed is not None)
     result = " ".join(filter(None, (*(closed_sentences(data.closed, data.methods) or [_headline(data)]), quality)))
     return f"{what} were simulated with {model}, itself left unchanged{how}{fitted}.", result

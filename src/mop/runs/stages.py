@@ -169,9 +169,9 @@ def make_records(work: Work) -> Made:
     counts = dict(sum((Counter(loaded.counts) for loaded in parts), Counter()))
     says = sayings(parts)
     write_json(listed, {"counts": counts, "says": says, "problems": problems})
+    require_few_lost(parts, data.max_lost, listed="records/problems.json")
     for saying in says:
-        logger.warning("%s (see records/problems.json)", saying)
-    require_few_lost(parts, data.max_lost)
+        logger.warning("%s", saying)
     refuse_lopsided([record for loaded in parts for record in loaded.records])
     splits = splits or split_to_fit(
         parts[0].records, sizes, seed=seed, by_group=data.group is not None, name=data.source
