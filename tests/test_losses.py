@@ -73,7 +73,8 @@ ADVICE = {
     "equal, group": (people(answer=lambda i: "yes"), {}, "or data.group", {"group": "id"}),
     "decimals": (people(w=lambda i: ["1;5", 2.5][i % 5 > 0]), {"weight": "w"}, 'data.decimal = ","', {"decimal": ","}),
     "words": (people(id=lambda i: f"person {i}"), {"key": "id"}, "leave data.key out", {"key": None}),
-    "towns": (people(town=lambda i: f"t{i % 20}"), {"key": "town"}, "what names a person or a film is data.group", {"key": None, "group": "town"}),
+    "towns": (people(town=lambda i: f"t{i % 20}"), {"key": "town"}, "a person or a film is data.group",
+              {"key": None, "group": "town"}),
     "marks": (people(), {}, "set data.delimiter", {"delimiter": "#"}),
 }  # fmt: skip
 
