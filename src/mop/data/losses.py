@@ -27,7 +27,6 @@ _CURES = {
     "rounded_id": "read that column as text (pandas: dtype={COLUMN: str}) and write the table again",
     "empty_response": "nobody answers in them",
     "missing_value": "they lack what is asked for",
-    "beyond_window": 'set data.too_long = "cut"',
     "wrong_type": "write text or numbers in these columns",
     "beyond_window": 'set data.too_long = "cut" to shorten them, or take a model with a larger window',
     "nul": "remove the NUL characters",
