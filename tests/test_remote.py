@@ -832,7 +832,7 @@ def test_a_429_pauses_the_whole_endpoint() -> None:
     drawn(model, draw_requests(n), max_tokens=3)
     served = [t for t, status in transport.calls if status == 200]
     assert len(served) == n + N_PROBES
-    assert len(transport.calls) < 1.15 * n
+    assert len(transport.calls) < 1.2 * n
     after = transport.calls[len(transport.calls) // 2 :]
     n_refused = sum(status == 429 for _, status in after)
     assert n_refused / len(after) <= 0.05

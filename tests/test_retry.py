@@ -147,13 +147,38 @@ def endpoint(limit: float = 20.0) -> Endpoint:
     return Endpoint("http://a", limit, 100)
 
 
+def refuse(
+    one: Endpoint,
+    wait_s: float | None,
+    *,
+    at: float,
+    n: int = 1,
+    policy: RetryPolicy = POLICY,
+    sent_s: float | None = None,
+    is_old: bool = False,
+) -> None:
+    """Send so many calls and have all refused, or a call refused that was sent before all others."""
+    for _ in range(n):
+        sent_s = at if sent_s is None else sent_s
+        number = 0 if is_old else one.note_sent(sent_s)
+        one.in_flight -= not is_old
+        one.note_throttled(failure("throttled", wait_s), policy, number=number, sent_s=sent_s, now_s=at, seed=0)
+
+
+def serve(one: Endpoint, *, at: float) -> None:
+    """Send a call that works."""
+    one.note_sent(at)
+    one.in_flight -= 1
+    one.note_success(at)
+
+
 def test_load_doubles_per_round_until_the_first_complaint_and_then_grows_by_one() -> None:
     one = endpoint()
     for _ in range(20):
         one.note_success(0.0)
     assert one.limit == 40.0
-    for _ in range(4):
-        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=0.0, now_s=1.0, seed=0)
+    for _ in range(6):
+        refuse(one, 1.0, at=1.0, sent_s=0.0)
     assert one.limit == 32.0
     for _ in range(32):
         one.note_success(2.0)
@@ -166,12 +191,12 @@ def test_load_doubles_per_round_until_the_first_complaint_and_then_grows_by_one(
 def test_load_is_cut_once_in_fifteen_seconds_and_never_below_one() -> None:
     one = endpoint()
     for now in (0.0, 1.0, 14.9, 15.0):
-        for _ in range(4):
-            one.note_throttled(failure("throttled", 0.1), POLICY, sent_s=now, now_s=now, seed=0)
+        for _ in range(6):
+            refuse(one, 0.1, at=now)
     assert one.limit == pytest.approx(20 * 0.8 * 0.8)
     for now in range(100, 10_000, 20):
-        for _ in range(4):
-            one.note_throttled(failure("throttled", 0.1), POLICY, sent_s=now, now_s=now, seed=0)
+        for _ in range(6):
+            refuse(one, 0.1, at=now)
     assert one.limit == 1.0
 
 
@@ -184,11 +209,11 @@ def test_server_errors_do_not_cut_the_load() -> None:
 
 def test_a_complaint_pauses_the_endpoint_for_the_wait_it_names() -> None:
     one = endpoint()
-    one.note_throttled(failure("throttled", 30.0), POLICY, sent_s=0.0, now_s=1.0, seed=0)
+    refuse(one, 30.0, at=1.0, sent_s=0.0)
     assert one.room(30.9) == 0
     assert one.room(31.1) == 16
     # A late answer to a call of before the pause neither shortens nor repeats it.
-    one.note_throttled(failure("throttled"), POLICY, sent_s=0.5, now_s=2.0, seed=0)
+    refuse(one, None, at=2.0, sent_s=0.5)
     assert one.paused_until_s == 31.0
 
 
@@ -197,7 +222,7 @@ def test_complaints_without_a_wait_pause_longer_and_longer() -> None:
     pauses = []
     now = 0.0
     for _ in range(5):
-        one.note_throttled(failure("throttled"), NO_JITTER, sent_s=now, now_s=now, seed=0)
+        refuse(one, None, at=now, policy=NO_JITTER)
         pauses.append(one.paused_until_s - now)
         now = one.paused_until_s
     assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0])
@@ -209,9 +234,9 @@ def test_after_a_complaint_calls_are_spaced_as_the_server_served() -> None:
         one.note_sent(i * 0.1)
         one.in_flight -= 1
         one.note_success(i * 0.1)
-    for _ in range(4):
+    for _ in range(6):
         assert one.interval_s == 0.0
-        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=4.0, now_s=4.0, seed=0)
+        refuse(one, 1.0, at=4.0)
     assert one.interval_s == pytest.approx(0.2)  # twice as wide, at first
     one.note_sent(6.0)
     assert one.room(6.15) == 0
@@ -227,8 +252,8 @@ def test_complaints_that_come_alone_neither_pause_nor_slow_the_address() -> None
     one.in_flight = 10
     for i in range(200):
         if i % 20 == 0:
-            one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=i * 0.1, now_s=i * 0.1, seed=0)
-        one.note_success(i * 0.1)
+            refuse(one, 1.0, at=i * 0.1)
+        serve(one, at=i * 0.1)
         assert one.room(i * 0.1) > 0
     assert one.interval_s == 0.0
 
@@ -236,7 +261,7 @@ def test_complaints_that_come_alone_neither_pause_nor_slow_the_address() -> None
 def test_one_complaint_at_the_start_of_a_run_is_no_limit() -> None:
     one = endpoint()
     one.in_flight = 1
-    one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=0.0, now_s=0.1, seed=0)
+    refuse(one, 1.0, at=0.1, sent_s=0.0)
     assert (one.interval_s, one.limit) == (0.0, 20.0)
 
 
@@ -246,8 +271,8 @@ def test_the_pace_recovers_quickly_once_the_limit_is_gone() -> None:
         one.note_sent(i * 1.0)
         one.in_flight -= 1
         one.note_success(i * 1.0)
-    for _ in range(4):
-        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=10.0, now_s=10.0, seed=0)
+    for _ in range(6):
+        refuse(one, 1.0, at=10.0)
     assert one.interval_s == pytest.approx(1.0)
     for _ in range(300):
         one.note_success(11.0)
@@ -258,15 +283,14 @@ def test_the_pace_recovers_quickly_once_the_limit_is_gone() -> None:
 def test_a_pace_that_does_not_help_is_given_up() -> None:
     one = endpoint()
     one.in_flight = 10
-    one.note_sent(0.0)
     for i in range(30):
-        one.note_success(i * 0.1)
-    for _ in range(4):  # by chance
-        one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=3.0, now_s=3.0, seed=0)
+        serve(one, at=i * 0.1)
+    for _ in range(6):  # by chance
+        refuse(one, 1.0, at=3.0)
     assert one.interval_s > 0.15  # the server had served ten in a second
     for i in range(10):
-        one.note_success(5.0 + i)
-    one.note_throttled(failure("throttled", 1.0), POLICY, sent_s=15.0, now_s=15.0, seed=0)
+        serve(one, at=5.0 + i)
+    refuse(one, 1.0, at=15.0)
     assert one.interval_s < 0.08
 
 
@@ -299,10 +323,10 @@ def test_an_endpoint_that_refuses_every_call_for_fifteen_minutes_is_set_aside() 
     one.note_success(0.0)
     now = 5000.0  # nothing was asked for long
     while now <= 5900.0:
-        one.note_throttled(failure("throttled"), POLICY, sent_s=now, now_s=now, seed=0)
+        refuse(one, None, at=now)
         assert one.set_aside_until_s is None
         now = one.paused_until_s
-    one.note_throttled(failure("throttled"), POLICY, sent_s=now, now_s=now, seed=0)
+    refuse(one, None, at=now)
     assert one.set_aside_until_s == now + 60.0
     with pytest.raises(CallError, match=r"stopped: every call was refused \(429\) for 1[56] min at http://a; a wor"):
         choose_endpoint([one], now_s=now)
@@ -313,7 +337,7 @@ def test_an_endpoint_that_refuses_every_call_for_fifteen_minutes_is_set_aside() 
 def test_refusals_long_apart_with_no_call_between_are_no_row() -> None:
     one = endpoint()
     for now in (0.0, 1000.0, 2000.0):
-        one.note_throttled(failure("throttled", 5.0), POLICY, sent_s=now, now_s=now, seed=0)
+        refuse(one, 5.0, at=now)
     assert one.set_aside_until_s is None
 
 

@@ -29,7 +29,7 @@ _FAULTS = ("--fault-rate", "0.05", "--faults", "429:1")
 @contextmanager
 def _served(*options: str) -> Iterator[str]:
     """The name of a model on a fake server that runs meanwhile."""
-    command = [sys.executable, "-m", "mop", "fake-server", "--json", "--delay", "0.3", "--port", "0", *options]
+    command = [sys.executable, "-m", "mop", "fake-server", "--json", "--delay", "0.5", "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

@@ -322,7 +322,7 @@ class Link:
         if is_brief:
             policy = replace(policy, max_tries=4, item_limit_s=_CHECK_LIMIT_S)
         while True:
-            endpoint = await self._enter(job, only, is_brief=is_brief)
+            endpoint, number = await self._enter(job, only, is_brief=is_brief)
             used: Meter | None = None
             answer: Json | None = None
             failure: CallError | None = None
@@ -352,7 +352,7 @@ class Link:
             finally:
                 tries.spent_s += loop.time() - sent
                 is_answered = used is not None and (failure is None or failure.kind != "protocol")
-                self._leave(endpoint, failure, sent_s=sent, is_answered=is_answered)
+                self._leave(endpoint, failure, number, sent_s=sent, is_answered=is_answered)
                 self.ledger.settle(job.max_in, job.max_out, used, lost=is_lost, is_probe=not job.is_counted)
                 self._finished.set()
             wait = wait_before_retry(failure, tries, policy, seed=job.seed)
@@ -362,8 +362,8 @@ class Link:
             logger.info("call %d of item %d failed (%s), again in %.1f s", tries.calls, job.index, failure.code, wait)
             await asyncio.sleep(wait)
 
-    async def _enter(self, job: Job[Any], only: Endpoint | None, *, is_brief: bool) -> Endpoint:
-        """Wait, in line, until the call can be afforded and an endpoint has room; take both."""
+    async def _enter(self, job: Job[Any], only: Endpoint | None, *, is_brief: bool) -> tuple[Endpoint, int]:
+        """Wait, in line, until the call can be afforded and an endpoint has room; take both, and a number."""
         loop = asyncio.get_running_loop()
         # One looks, the others stand behind: nobody is overtaken or woken in vain. What is brief
         # does not stand behind those who wait for another address.
@@ -381,11 +381,10 @@ class Link:
                     endpoint, wait = choose_endpoint(endpoints, now_s=loop.time())
                     if endpoint is None:
                         await self._change(wait)
-                endpoint.note_sent(loop.time())
+                return endpoint, endpoint.note_sent(loop.time())
             finally:
                 if endpoint is None:
                     self.ledger.release(job.max_in, job.max_out)
-            return endpoint
 
     def _in_use(self) -> list[Endpoint]:
         """Endpoints that may have items: those that missed a check only if all others are set aside."""
@@ -402,7 +401,9 @@ class Link:
             async with asyncio.timeout(limit_s):
                 await self._finished.wait()
 
-    def _leave(self, endpoint: Endpoint, failure: CallError | None, *, sent_s: float, is_answered: bool) -> None:
+    def _leave(
+        self, endpoint: Endpoint, failure: CallError | None, number: int, *, sent_s: float, is_answered: bool
+    ) -> None:
         """Give the place back and let the endpoint know how it went."""
         now = asyncio.get_running_loop().time()
         endpoint.in_flight -= 1
@@ -410,7 +411,7 @@ class Link:
             endpoint.note_success(now)
         elif failure is not None and failure.kind == "throttled":
             seed = derive_seed(0, "pause", endpoint.url, endpoint.calls)
-            endpoint.note_throttled(failure, self.policy, sent_s=sent_s, now_s=now, seed=seed)
+            endpoint.note_throttled(failure, self.policy, number=number, sent_s=sent_s, now_s=now, seed=seed)
         elif failure is not None:
             endpoint.note_failure(self.policy, now_s=now)
             if failure.retry_after_s is not None:  # a 503 that names a time means the whole server

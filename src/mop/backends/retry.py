@@ -40,10 +40,9 @@ class CallError(BackendError):
 # balance, one call in twenty is refused at the most. Away from the limit that was met it shrinks by a fiftieth.
 _FASTER, _SLOWER, _RECOVERING = 1.0 - 1.0 / 400.0, 1.05, 1.0 - 1.0 / 50.0
 _SLOWEST_S = 1.0  # a server that takes less than a call a second says so by Retry-After
-_LATEST = 20  # answers by which it is judged whether complaints come from the load
-_IN_A_ROW, _OF_LATEST = 4, 6
-"""Complaints that are a limit. Where one call in twenty is refused at random, four come in a row once in 160,000
-answers and six among the latest twenty once in 3,000; above a true limit both come at once."""
+_MET = ((6, 10), (9, 30))
+"""Refused calls, and of how many in the order of sending, that are a limit. Where one call in twenty is refused at
+random, six of ten are once in 400,000 calls and nine of thirty once in 40,000; above a true limit both come soon."""
 _BELOW = 2.0
 """Time between calls after a limit was met, in times of that which was served: so no call should be refused for the
 load, and one that is tells of chance."""
@@ -227,9 +226,9 @@ class Endpoint:
     -----
     A call that is refused with a 429 waits as long as the answer says; whether the *address* slows down depends on the
     other calls. Refusals that come from the load come together, while those that do not (a full shard of a service, a
-    lottery) come alone, and slowing down for them costs time and changes nothing. So a limit is concluded from four in
-    a row, from six among the latest twenty answers, or from a wait of more than 5 s. Then nothing is sent until the
-    pause is over, calls in flight are cut by a fifth (at most once in 15 s), and from then on calls are spaced, at
+    lottery) come alone, and slowing down for them costs time and changes nothing. So a limit is concluded from six
+    of ten calls, or nine of thirty, in the order of sending, or from a wait of more than 5 s. Then nothing is sent
+    until the pause is over, calls in flight are cut by a fifth (at most once in 15 s), and from then on calls are spaced, at
     first twice as wide as the server had served them. The pace grows with each success and shrinks with each
     complaint: additive increase and multiplicative decrease (Chiu and Jain 1989). A complaint at a pace well below that
     of the limit does not come from the load, as TCP Veno tells losses apart (Fu and Liew 2003): calls are then sent
@@ -253,8 +252,10 @@ class Endpoint:
     """Least time between two calls; 0 until the server was found to have a limit."""
     is_unchecked: bool = False
     """Whether it missed the last check of its model: it takes no items while another one works."""
-    _latest: list[bool] = field(default_factory=list)
-    """Whether each of the latest answers was a complaint."""
+    _refused: set[int] = field(default_factory=set)
+    """Which of the latest calls were, by their numbers, in the order of sending: a refusal comes sooner than work."""
+    _last_of_limit: int = 0
+    """The call that was sent last when a limit was met: what is refused up to it belongs to that."""
     _limit_s: float = 0.0
     """Time between calls at which it last complained, or as it had served them when it met a limit."""
     _next_send_s: float = field(default=-math.inf)
@@ -263,22 +264,21 @@ class Endpoint:
     _failing_since_s: float = field(default=-math.inf)
     _refusing_since_s: float = field(default=-math.inf)
     _last_cut_s: float = field(default=-math.inf)
-    _last_complaint_s: float = field(default=-math.inf)
 
-    def note_sent(self, now_s: float) -> None:
-        """Take a place for a call that goes out now."""
+    def note_sent(self, now_s: float) -> int:
+        """Take a place for a call that goes out now; returns its number."""
         self.in_flight += 1
         self.calls += 1
         self._next_send_s = now_s + self.interval_s
         if self._window_start_s is None:
             self._window_start_s = now_s
+        return self.calls
 
     def note_success(self, now_s: float) -> None:
         """A call worked: the breaker closes and the load may grow."""
         self.failures_in_row = 0
         self.complaints_in_row = 0
         self.set_aside_until_s = None
-        self._remember(is_complaint=False)
         self._window_successes += 1
         is_near = 0.8 * self._limit_s < self.interval_s < 1.05 * self._limit_s
         self.interval_s *= _FASTER if is_near else _RECOVERING
@@ -286,16 +286,18 @@ class Endpoint:
         step = 1.0 if self._last_cut_s == -math.inf else 1.0 / self.limit
         self.limit = min(float(self.max_limit), self.limit + step)
 
-    def note_throttled(self, error: CallError, policy: RetryPolicy, *, sent_s: float, now_s: float, seed: int) -> None:
+    def note_throttled(
+        self, error: CallError, policy: RetryPolicy, *, number: int, sent_s: float, now_s: float, seed: int
+    ) -> None:
         """The server asked for patience; at a limit nothing goes there until the pause is over.
 
-        One that asks for nothing else is set aside in the end, as if it failed. ``sent_s`` and ``now_s`` are when the
-        call was sent and when the answer came: complaints about calls that were already on their way when the last
-        pause began belong to that pause. ``seed`` is for the jitter of a pause whose length the server did not say.
+        One that asks for nothing else is set aside in the end, as if it failed. ``number``, ``sent_s`` and ``now_s``
+        are the call's, when it was sent and when the answer came: complaints about calls that were already on their way
+        when the last limit was met belong to that. ``seed`` is for the jitter of a pause whose length was not said.
         """
-        is_new = sent_s >= self._last_complaint_s
+        is_new = number > self._last_of_limit
         if is_new:
-            self._remember(is_complaint=True)
+            self._refused = {one for one in self._refused if one > number - 100} | {number}
         # A row of refusals ends by a success, or when for long nothing was asked.
         if self.complaints_in_row == 0 or sent_s > self.paused_until_s + policy.longest_wait_s:
             self._refusing_since_s = now_s
@@ -303,10 +305,8 @@ class Endpoint:
         if refused_s > policy.item_limit_s:
             self._set_aside(f"every call was refused (429) for {refused_s / 60:.0f} min", policy, now_s)
         wait = error.retry_after_s
-        is_limit = (
-            (wait or 0.0) > _LONG_WAIT_S
-            or sum(self._latest[-_IN_A_ROW:]) == _IN_A_ROW
-            or sum(self._latest) >= _OF_LATEST
+        is_limit = (wait or 0.0) > _LONG_WAIT_S or any(
+            sum(number - n < one <= number for one in self._refused) >= least for least, n in _MET
         )
         if is_new:
             self.complaints_in_row += 1
@@ -321,15 +321,11 @@ class Endpoint:
                 self._slow_down()
             return
         if is_new:
-            self._last_complaint_s = now_s
+            self._last_of_limit = self.calls
             self._adopt_pace(now_s)
         if now_s - self._last_cut_s >= policy.cut_every_s:
             self.limit = max(1.0, self.limit * policy.cut)
             self._last_cut_s = now_s
-
-    def _remember(self, *, is_complaint: bool) -> None:
-        self._latest.append(is_complaint)
-        del self._latest[:-_LATEST]
 
     def _slow_down(self) -> None:
         """After a complaint that is no limit by itself: a little, or not at all if slowing down did not help."""
@@ -349,7 +345,6 @@ class Endpoint:
         self._limit_s = served if self._window_successes else math.inf
         self.interval_s = min(served * _BELOW, _SLOWEST_S)
         self._window_start_s, self._window_successes = now_s, 0
-        self._latest.clear()
 
     def note_failure(self, policy: RetryPolicy, *, now_s: float) -> None:
         """The server failed; enough of that and it is set aside."""
