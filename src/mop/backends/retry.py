@@ -228,8 +228,8 @@ class Endpoint:
     other calls. Refusals that come from the load come together, while those that do not (a full shard of a service, a
     lottery) come alone, and slowing down for them costs time and changes nothing. So a limit is concluded from six
     of ten calls, or nine of thirty, in the order of sending, or from a wait of more than 5 s. Then nothing is sent
-    until the pause is over, calls in flight are cut by a fifth (at most once in 15 s), and from then on calls are spaced, at
-    first twice as wide as the server had served them. The pace grows with each success and shrinks with each
+    until the pause is over, calls in flight are cut by a fifth (at most once in 15 s), and from then on calls are
+    spaced, at first twice as wide as the server had served them. The pace grows with each success and shrinks with each
     complaint: additive increase and multiplicative decrease (Chiu and Jain 1989). A complaint at a pace well below that
     of the limit does not come from the load, as TCP Veno tells losses apart (Fu and Liew 2003): calls are then sent
     faster than they were served.
