@@ -124,3 +124,25 @@ def test_other_kinds_are_named(tmp_path, start, what):
     (tmp_path / "t.csv").write_bytes(start + b" and more")
     with pytest.raises(DataError, match=what):
         load_records(tmp_path / "t.csv", context="x", response="y")
+
+
+@pytest.mark.parametrize("encoding", ["base64", "rot13", "idna", "undefined", "a\0b", "nope"])
+def test_what_is_no_encoding_of_text_is_refused(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes(PLAIN)
+    with pytest.raises(ConfigError, match="data.encoding must be auto or an encoding that Python knows"):
+        load_records(tmp_path / "t.csv", context="x", response="y", encoding=encoding)
+
+
+@pytest.mark.advice
+def test_the_wrong_wide_encoding_is_refused_and_auto_reads_the_file(tmp_path):
+    (tmp_path / "t.csv").write_bytes(PLAIN)
+    with pytest.raises(DataError, match=r"is not encoded as utf-16 \(.*\); leave data.encoding at auto"):
+        load_records(tmp_path / "t.csv", context="x", response="y", encoding="utf-16")
+    assert len(load_records(tmp_path / "t.csv", context="x", response="y", encoding="auto")) == 2
+
+
+@pytest.mark.parametrize("ending", [".DTA", ".sas7bdat", ".xlsx"])
+def test_other_programs_files_are_converted(tmp_path, ending):
+    (tmp_path / f"t{ending}").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"make a CSV of it: pip install pandas.*\.csv'"):
+        load_records(tmp_path / f"t{ending}", context="x", response="y")

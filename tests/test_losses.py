@@ -49,7 +49,10 @@ def test_header_rows_and_blank_rows_are_no_loss():
     table = [{"x": "x", "y": "y"}, {"x": None, "y": " "}, *rows(3, 0)]
     found = load_records(table, context="x", response="y")
     require_few_lost([found], 0)
-    assert sayings([found]) == ["1 further header row left out (names, question texts, ImportIds)"]
+    assert sayings([found]) == [
+        "1 further header row left out",
+        "1 blank row left out",
+    ]
 
 
 def csv_of(rows, mark=","):

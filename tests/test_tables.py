@@ -200,3 +200,15 @@ def test_a_file_that_unpacks_to_too_much_is_refused_and_read_otherwise(tmp_path,
         load_records(path, context="text:x", response="x")
     found = load_records(pd.read_parquet(path), context="text:x", response="x", duplicates="keep")
     assert len(found) == 5000
+
+
+def test_a_named_index_is_a_column_as_in_the_files_that_pandas_writes(tmp_path):
+    frame = pd.DataFrame({"a": ["x", "y"], "b": ["p", "q"], "k": ["k1", "k2"]}).set_index("k")
+    frame.to_parquet(tmp_path / "t.parquet")
+    for source in (frame, tmp_path / "t.parquet"):
+        assert [r.key for r in load_records(source, context="a", response="b", key="k")] == ["k1", "k2"]
+
+
+def test_a_table_of_blanks_says_so():
+    with pytest.raises(DataError, match=r"none of the 2 rows of the data can be used: 2 blank rows left out"):
+        load_records(pd.DataFrame({"a": [None, " "], "b": [np.nan, None]}), context="a", response="b")

@@ -27,7 +27,7 @@ _MAGIC = (
     (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
     (b"%PDF", "a PDF file", "get the table itself, as CSV"),
 )
-_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml)", re.IGNORECASE)
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|table|\?xml)", re.IGNORECASE)
 _JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"[^"]*"\s*:')
 
 _PANDAS = {
@@ -44,7 +44,7 @@ _PANDAS = {
 
 def conversion(name: str, ending: str) -> str:
     """The command that makes a CSV of such a file."""
-    reader, needs = _PANDAS[ending]
+    reader, needs = _PANDAS[ending.lower()]
     target = name.removesuffix(ending) + ".csv"
     code = f"import pandas; pandas.read_{reader}({name!r}).to_csv({target!r}, index=False)"
     return f'pip install pandas{needs}, then python -c "{code}", then load {target!r}'
@@ -136,15 +136,25 @@ def content_of(name: str, chunks: Callable[[], Iterator[bytes]], encoding: str =
             is_utf8 = False
     if encoding != "auto":
         try:
-            return Content(codecs.lookup(encoding).name, "", quotes, escaped)
+            b"a a".decode(encoding, errors_of(encoding))
         except (LookupError, ValueError):
             raise ConfigError(
                 f"data.encoding must be auto or an encoding that Python knows, such as cp1252, latin-1, utf-16 or "
                 f"shift_jis, got {encoding!r}"
             ) from None
+        try:
+            codecs.getincrementaldecoder(encoding)(errors_of(encoding)).decode(start)
+        except UnicodeError as error:
+            raise DataError(f"{name} is not encoded as {encoding} ({error}); leave data.encoding at auto") from None
+        return Content(codecs.lookup(encoding).name, "", quotes, escaped)
     if is_utf8 or wide:
         return Content(wide or "utf-8", "", quotes, escaped)
     return Content(*_one_byte(name, chunks()), quotes, escaped)
+
+
+def errors_of(encoding: str) -> str:
+    """What becomes of broken bytes: lone surrogates, which no encoding can hold, so that the row stays countable."""
+    return "replace" if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
 
 def _wide(start: bytes) -> str:

@@ -13,8 +13,8 @@ from mop.types import Record
 
 logger = logging.getLogger(__name__)
 
-NO_PERSON = ("header_row", "blank_row")
-"""Codes of rows that are left out and no loss: nobody stands in them."""
+NO_PERSON = {"header_row": "further header row", "blank_row": "blank row"}
+"""Rows that are left out and no loss: nobody stands in them."""
 
 _CURES = {
     "encoding": "set data.encoding to what the file was saved as, such as cp1252, or save it as UTF-8",
@@ -27,9 +27,7 @@ _CURES = {
     "rounded_id": "read that column as text (pandas: dtype={COLUMN: str}) and write the table again",
     "empty_response": "nobody answers in them",
     "missing_value": "they lack what is asked for",
-    "wrong_type": "write text or numbers in these columns",
     "beyond_window": 'set data.too_long = "cut" to shorten them, or take a model with a larger window',
-    "nul": "remove the NUL characters",
 }
 
 
@@ -119,8 +117,7 @@ def sayings(parts: Sequence[Loaded]) -> list[str]:
     found = []
     if lost:
         found.append(f"{lost:,} of {people:,} rows left out, {_what(parts, counts)}")
-    if headers := counts["header_row"]:
-        found.append(f"{headers:,} further header row{'s' * (headers > 1)} left out (names, question texts, ImportIds)")
+    found += [f"{n:,} {what}{'s' * (n > 1)} left out" for code, what in NO_PERSON.items() if (n := counts[code])]
     if kept:
         found.append("rows kept that need a look: " + ", ".join(f"{n:,} {code}" for code, n in kept.items()))
     return [*found, *dict.fromkeys(note for part in parts for note in part.notes)]
@@ -131,7 +128,8 @@ def _what(parts: Sequence[Loaded], counts: Counter[str]) -> str:
     first = {problem.code: problem for part in reversed(parts) for problem in reversed(part.problems)}
     code = causes[0][0]
     what = f"all for {code}" if len(causes) == 1 else "for " + ", ".join(f"{code} {n:,}" for code, n in causes)
-    return f"{what} (first {first[code].place}, which {first[code].message}; {_CURES.get(code, 'fix these rows')})"
+    cure = f"; {_CURES[code]}" if code in _CURES else ""
+    return f"{what} (first {first[code].place}, which {first[code].message}{cure})"
 
 
 def require_few_lost(parts: Sequence[Loaded], most: float, *, way_out: str = "", listed: str = "") -> None:

@@ -76,13 +76,9 @@ def questions(records: Sequence[Record], response: str | None, words: Counter[tu
     ]
     for role in ("label", "group"):
         found += _alike(role, Counter(value for record in records if (value := getattr(record, role)) is not None))
-    answers = {record.response for record in records} if len(records) > 1 else set()
-    if (
-        response is not None
-        and len(answers) <= MAX_CODES
-        and 2 * len(answers) < len(records)
-        and all(map(is_number, answers))
-    ):
+    answers = {record.response for record in records}
+    are_few = 0 < 2 * len(answers) < len(records) and len(answers) <= MAX_CODES
+    if response is not None and are_few and all(map(is_number, answers)):
         listed = ", ".join(sorted(answers, key=float)[:8]) + (", ..." if len(answers) > 8 else "")
         found.append(
             f"{response!r} has {len(answers)} different values, all numbers ({listed}): are these codes? if so, "

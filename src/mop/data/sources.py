@@ -19,7 +19,7 @@ from typing import Any
 
 from mop.data import tables
 from mop.data.delimited import DELIMITERS, MAX_CELL, NOT_UTF8, header_and_rows
-from mop.data.formats import KINDS, content_of, refuse_misnamed, unknown_ending
+from mop.data.formats import KINDS, content_of, errors_of, refuse_misnamed, unknown_ending
 from mop.data.hub import is_offline
 from mop.data.tables import MAX_RATIO, MAX_UNPACKED_BYTES, Numbered, Row, zipped
 from mop.data.values import BadRow, stripped
@@ -82,8 +82,7 @@ def open_source(source: object, *, encoding: str = "auto", delimiter: str = "aut
     if _is_from("datasets", source):
         return _open_dataset(source, name="")
     if _is_from("pandas", source):
-        tables.check_frame(source)
-        frame: Any = source
+        frame = tables.checked_frame(source)
         columns = _names(frame.columns)
         return Source("", "row", columns, lambda wanted: tables.frame_rows(frame, wanted, columns))
     if tables.is_table(source):
@@ -194,9 +193,7 @@ def _json_rows(path: Path, encoding: str) -> Numbered:
 
 
 def _open_text(path: Path, encoding: str, *, newline: str = "\n") -> io.TextIOWrapper:
-    # surrogateescape keeps a row countable: a broken byte becomes a lone surrogate, which no encoding can hold.
-    errors = "replace" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
-    return io.TextIOWrapper(_open_bytes(path), encoding, errors, newline=newline)
+    return io.TextIOWrapper(_open_bytes(path), encoding, errors_of(encoding), newline=newline)
 
 
 def _missing_file(path: Path) -> str:

@@ -148,18 +148,20 @@ def zipped(names: Sequence[str], columns: Sequence[Sequence[object]], n_rows: in
         yield dict(zip(names, cells, strict=True))
 
 
-def check_frame(frame: Any) -> None:
-    """Refuse what pandas has besides frames.
+def checked_frame(frame: Any) -> Any:
+    """A DataFrame of pandas; a named index is a column of it, as it is in the files that pandas writes.
 
     Raises
     ------
     DataError
-        If it is none.
+        If it is something else of pandas.
     """
     if getattr(frame, "ndim", 0) != 2 or not hasattr(frame, "iloc"):
         raise DataError(
             f"records cannot be read from a pandas {type(frame).__name__}; pass a DataFrame with a column for each part"
         )
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    return frame.reset_index(named) if named else frame
 
 
 def frame_rows(frame: Any, wanted: Sequence[str], names: Sequence[str]) -> Numbered:
