@@ -25,17 +25,18 @@ def people(opened: Source, wanted: Sequence[str]) -> Numbered:
     if len(names) < 2:  # one name may be what a person says
         names.update(itertools.islice(opened.columns or (), 2))
     rows = opened.rows(tuple(dict.fromkeys([*wanted, *sorted(names - set(wanted))])))
-    after_header = True
+    after_header, is_import = True, None
     first = next(iter(opened.rows(opened.columns or ())), (0, None))[1] if opened.is_export else None
     is_explained = isinstance(first, Mapping) and _explains(first)
     nothing: Iterable[tuple[int, Row | BadRow]] = [(0, {})]
     for (number, row), (_, following) in itertools.pairwise(itertools.chain(rows, nothing)):
         if isinstance(row, BadRow):
-            after_header = False
+            after_header, is_import = False, None
             yield number, row
             continue
-        is_question = after_header and _is_import(following)
-        after_header = is_explained or is_question or _is_import(row) or _repeats(row, names)
+        was_import = _is_import(row) if is_import is None else is_import
+        is_import = _is_import(following)
+        after_header = is_explained or (after_header and is_import) or was_import or _repeats(row, names)
         is_explained = False
         if after_header:
             yield number, HEADER_ROW
@@ -44,7 +45,9 @@ def people(opened: Source, wanted: Sequence[str]) -> Numbered:
 
 
 def _is_import(row: Row | BadRow) -> bool:
-    return isinstance(row, Mapping) and any(isinstance(v, str) and _IMPORT_ID.match(v) for v in row.values())
+    return isinstance(row, Mapping) and any(
+        isinstance(v, str) and "{" in v[:9] and _IMPORT_ID.match(v) for v in row.values()
+    )
 
 
 def _repeats(row: Row, names: set[str]) -> bool:
