@@ -49,7 +49,7 @@ def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, caps
     out = capsys.readouterr().out
     assert "zero-shot" in out
     assert out.startswith(f"{run_folder} is up to date (6 stages)\nrecords: 160 of 160 rows are usable")
-    assert "\nlog-likelihood of test records: -" in out
+    assert ", which the fit never saw: -" in out
     lines = out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("method"))
     assert lines[at].split()[1:4] == ["energy", "↓", "FID"]
@@ -67,7 +67,7 @@ def test_a_stage_names_the_next_one(run_folder, capsys):
     assert f"{run_folder} is up to date (3 stages)\n" in out
     assert re.search(
         r"\nfit: .+, one temperature \d\.\d\d, 3 personas · \d+ scores in \d rounds?"
-        r" · cross-validated -\d+\.\d\d nats a record, [+-]\d\.\d\d over uniform", out
+        r" · cross-validated on its own records -\d+\.\d\d nats a record, [+-]\d\.\d\d over equal weights", out
     )  # fmt: skip
     assert f"\nnext: mop simulate {run_folder}\n" in out
 

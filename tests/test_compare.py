@@ -19,10 +19,8 @@ from mop.runs.compare import (
     _draw_further,
     _open_bench,
     balanced,
-    best_rivals,
     compare,
     draw_piece,
-    over_seeds,
     pieces,
     refuse_few_texts,
 )
@@ -384,51 +382,12 @@ def test_contexts_that_run_out_are_gone_through_again_with_other_keys():
     assert {r.key for r in balanced(rows, 2)} < {r.key for r in balanced(rows, 4)}
 
 
-def test_the_best_rival_is_chosen_in_the_rivals_favour():
-    rows = {
-        "zero-shot": {"energy": 0.3, "fid_excess": 0.1, "mauve": 0.9, "kl_cosine": 0.2, "f1": 0.5},
-        "zerogen": {"energy": 0.2, "fid_excess": 0.2, "mauve": 0.1, "kl_cosine": 0.3, "f1": 0.6},
-        "few-shot": {"energy": 0.1, "fid_excess": 0.0, "mauve": 1.0, "kl_cosine": 0.0, "f1": 0.9},
-    }
-    assert best_rivals(rows, list(rows)) == {
-        "energy": "zerogen", "fid_excess": "zero-shot", "mauve": "zero-shot", "kl_cosine": "zero-shot",
-        "f1": "zerogen",
-    }  # fmt: skip
-
-
 def test_a_method_without_texts_is_named_with_what_to_do():
     texts = {"mop": ["a"] * 4, "zerogen": ["", " ", "b", ""]}
     drawn = {name: [SimpleNamespace(response=text) for text in rows] for name, rows in texts.items()}
     refuse_few_texts({"mop": drawn["mop"]})
     with pytest.raises(DataError, match=r"zerogen has 1 texts of 4 .*compare\.methods, or lower compare\.min_words"):
         refuse_few_texts(drawn)
-
-
-def test_over_seeds_gives_the_mean_and_a_student_interval():
-    arms = [
-        {"energy": v, "mauve": 0.5, "kl_cosine": 0.1, "sense": -4.0, "n": 9, "energy_interval": [0, 1]}
-        for v in (0.2, 0.3, 0.4)
-    ]
-    found = over_seeds(arms)
-    assert found["energy"] == pytest.approx(0.3)
-    assert found["energy_spread"] == pytest.approx(0.1)
-    assert (found["sense"], found["sense_interval"]) == (-4.0, [-4.0, -4.0])
-    reach = 4.302653 * 0.1 / 3**0.5  # t at 0.975 with 2 degrees of freedom
-    assert found["energy_interval"] == pytest.approx([0.3 - reach, 0.3 + reach])
-    assert over_seeds([{**arms[0], "mauve": v} for v in (0.8, 1.0)])["mauve_interval"][1] == 1.0
-    assert over_seeds(arms[:1])["energy_interval"] == [0, 1]
-    # Both can be below 0: their means are those of the populations.
-    low, high = over_seeds([{**arms[0], "energy": v} for v in (-0.01, 0.01)])["energy_interval"]
-    assert low == pytest.approx(-high)
-    # A figure that a seed could not have is none of the method's.
-    partly = [{**arms[0], "near_copies": 0.2}, {**arms[1], "near_copies": None}]
-    assert "near_copies" not in over_seeds(partly)
-
-
-def test_an_excess_over_the_floor_has_the_error_of_the_floor_however_many_seeds():
-    arms = [{"fid_excess": 0.05, "n": 9} for _ in range(3)]
-    floor = {"fid_excess_interval": [-0.02 * 2**0.5, 0.02 * 2**0.5]}  # of a difference of two such sets
-    assert over_seeds(arms, floor)["fid_excess_interval"] == pytest.approx([0.03, 0.07])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def comparison(name, *, source=None, **more):
     document = {
         "n_responses": 4, "n_golden": 9, "encoder": name, "classifier": name, "lm": name, "source": source or name,
         "floor": {"energy": 0.0}, "real": {name: {"f1": 0.5, "f1_interval": [0.4, 0.6], "n_train": 5}},
-        "notes": [name], "settings": {name: {"a": name}},
+        "best": {"energy": name}, "notes": [name], "settings": {name: {"a": name}},
     }  # fmt: skip
     return comparison_page(document, rows, {}, {"golden": [[0, 0]], name: [[1, 1]], "b": [[2, 0]]}, **more)
 

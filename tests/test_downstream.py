@@ -9,7 +9,7 @@ from mop.errors import ConfigError, DataError
 from mop.evaluate.downstream import (
     Labelled,
     _resampled_f1,
-    _retrained_sd,
+    _retrained_errors,
     downstream_f1,
     fine_tuned_predictions,
     logistic_predictions,
@@ -64,7 +64,7 @@ def covered(n_train, n_test, repeats):
         (vectors, labels), (tests, truth) = draw(rng, n_train, 0.25), draw(rng, n_test, 0.0)
         predicted = logistic_predictions(vectors, labels, tests)
         of_test = np.std(_resampled_f1(truth, predicted, 60, seed), ddof=1)
-        sds.append((of_test, _retrained_sd(vectors, labels, tests, truth, seed)))
+        sds.append((of_test, np.linalg.norm(_retrained_errors(vectors, labels, tests, truth, seed))))
         f1s.append(macro_f1(truth, predicted))
     off = np.abs(np.array(f1s) - np.mean(f1s))
     both = np.hypot(*np.array(sds).T)

@@ -303,8 +303,8 @@ def test_the_share_of_cut_texts_is_shown_where_the_figures_are(finished, tmp_pat
     assert f" · cut at the length limit: mop {share:.0%}, zero-shot " in shown
     note = f"mop: {share:.0%} of the texts were cut at 3 tokens"
     assert note in caplog.text
-    page = (path / "report.html").read_text()
-    assert note in page
+    page, note = (path / "report.html").read_text(), f"Of the texts, {share:.0%} by mop"
+    assert page.count(note) == page.count("If a higher limit cuts as many") == 1
     assert "Share of answers cut at the length limit." in page
     assert note not in (finished[0] / "report.html").read_text()
     out = tmp_path / "texts.jsonl"

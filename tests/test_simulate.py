@@ -164,7 +164,7 @@ def test_many_cut_texts_are_warned_about(caplog, mean_length, is_said):
     assert (share > CUT_SHARE) == is_said
     note = f"mop: {share:.0%} of the texts were cut at 12 tokens"
     assert (note in caplog.text) == is_said
-    assert ("Raise simulate.max_tokens" in caplog.text) == is_said
+    assert ("raise simulate.max_tokens" in caplog.text) == is_said
 
 
 def test_failed_draws_are_neither_cut_nor_counted():
@@ -172,9 +172,10 @@ def test_failed_draws_are_neither_cut_nor_counted():
     rows = [replace(row, finish_reason=reason) for reason in ("stop", "length", "refused", "failed")]
     assert cut_share(rows) == 0.5
     assert cut_share(rows[2:]) == 0
-    assert cut_notes("mop", 0.05, 50) == []
-    (note,) = cut_notes("mop", 0.06, 50)
-    assert note.startswith("mop: 6% of the texts were cut at 50 tokens")
+    assert cut_notes({"mop": 0.05, "zero-shot": 0.0}, 50) == []
+    (note,) = cut_notes({"mop": 0.06, "zero-shot": 0.5, "few-shot": 0.01}, 50)
+    assert note.startswith("Of the texts, 6% by mop, 50% by zero-shot were cut at 50 tokens")
+    assert note.count("simulate.tau_factor") == 1
 
 
 def test_a_tuple_of_one_agent_is_that_agent():

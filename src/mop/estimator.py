@@ -501,7 +501,8 @@ class MixtureOfPersonas:
             ``personas`` and ``exemplars`` (the ``n_exemplars`` likeliest), each with its posterior; the
             score table behind them as ``components`` (the ``n_components`` likeliest): ``persona``,
             ``exemplar``, ``log_lik`` at the persona's temperature, ``log_weight``, ``posterior``;
-            ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or estimate), ``n_scored``.
+            ``log_lik`` (nats) with ``standard_error``, ``kind`` (exact or estimate), ``n_scored`` (different
+            components) of ``n_drawn``.
         """
         import numpy as np
 
@@ -530,6 +531,7 @@ class MixtureOfPersonas:
             "kind": "exact" if table.is_exact else "estimate",
             "is_exact": table.is_exact,
             "n_scored": len(components),
+            "n_drawn": table.persona.shape[1],
             "n_tokens": int(table.n_tokens[0]),
             "personas": [
                 {"persona": personas[k].key, "posterior": float(by_persona[k]), "description": personas[k].description}

@@ -45,10 +45,11 @@ def run(result: dict[str, Any]) -> str:
     held = metrics["held_out"]
     lines += [
         *([result["fit"]["says"]] if "says" in result["fit"] else []),
-        *_metric_lines(metrics["methods"], 18),
+        *_said_first(metrics),
+        *_metric_lines(metrics["methods"], 18, is_closed=bool(metrics.get("closed"))),
         *_metric_notes(metrics),
-        f"log-likelihood of test records: {held['mop']:.2f} nats a record, {held['gain']:+.2f} over uniform weights "
-        f"(95 % interval {_range(held['gain_interval'], '+.2f')})",
+        f"log-likelihood of {held['n_records']} test records, which the fit never saw: {held['mop']:.2f} nats a "
+        f"record, {held['gain']:+.2f} over equal weights (95 % interval {_range(held['gain_interval'], '+.2f')})",
         *_reference_lines(held),
         f"report: {run}/report.html",
         f"next: open {run}/report.html, or: mop sample {run} -n 1000 --out FILE.jsonl",
@@ -68,6 +69,10 @@ def _personas_line(info: Mapping[str, Any]) -> str:
     return f"{_n(info['n_personas'], 'persona')}{doubtful} · read or edit them in personas.jsonl"
 
 
+CHOSEN = {"uniform": "equal weights", "unconditional": "weights that ignore the context"}
+"""What a fit chose, in words."""
+
+
 def _fit_line(info: Mapping[str, Any]) -> str:
     taus, rounds = info.get("temperatures"), info.get("n_rounds")
     if taus is None:  # a fit of an earlier version
@@ -78,11 +83,12 @@ def _fit_line(info: Mapping[str, Any]) -> str:
         temperature = f", temperatures {taus[0]:.2f} to {taus[1]:.2f}"
     gain = info.get("gain_over_uniform")
     bound = info.get("certificate")
+    chosen = CHOSEN.get(info["chosen"], info["chosen"])
     return (
-        f"{info['chosen']}{temperature}, {_n(info['n_personas'], 'persona')} · {info['n_cells']:,} scores"
+        f"{chosen}{temperature}, {_n(info['n_personas'], 'persona')} · {info['n_cells']:,} scores"
         + (f" in {_n(rounds, 'round')}" if rounds else "")
-        + f" · cross-validated {info['valid']:.2f} nats a record"
-        + ("" if gain is None else f", {gain:+.2f} over uniform")
+        + f" · cross-validated on its own records {info['valid']:.2f} nats a record"
+        + ("" if gain is None else f", {gain:+.2f} over equal weights")
         + ("" if bound is None else f" · other fixed weights could add at most {bound:.2f}")
     )
 
@@ -101,7 +107,7 @@ def _simulate_line(info: Mapping[str, Any]) -> str:
 def _evaluate_line(info: Mapping[str, Any]) -> str:
     figures = ", ".join(f"{title} {info[name]:{form}}" for name, title, form in _SHOWN if name in info)
     return (
-        f"{figures} · test records: {info['held_out_gain']:+.2f} nats a record over uniform weights "
+        f"{figures} · test records: {info['held_out_gain']:+.2f} nats a record over equal weights "
         f"(95 % interval {_range(info['held_out_gain_interval'], '+.2f')})"
     )
 
@@ -135,16 +141,20 @@ def _lost(result: Mapping[str, Any]) -> str:
 
 
 _SHOWN = (
-    ("energy", "energy ↓", ".4f"), ("fid_excess", "FID excess ↓", ".3f"), ("fid", "FID ↓", ".3f"),
+    ("valid_answers", "valid ↑", ".1%"), ("total_variation", "TV ↓", ".3f"), ("energy", "energy ↓", ".4f"),
+    ("fid_excess", "FID excess ↓", ".3f"), ("fid", "FID ↓", ".3f"),
     ("mauve", "MAUVE ↑", ".3f"), ("kl_cosine", "KL-cos ↓", ".3f"), ("sense", "sense", ".2f"),
     ("improbable", "improbable", ".1%"), ("mean_words", "words", ".1f"),
 )  # fmt: skip
 """(figure, title, form) of a table in the terminal."""
 
 
-def _metric_lines(rows: Mapping[str, Mapping[str, Any]], width: int) -> list[str]:
+def _metric_lines(rows: Mapping[str, Mapping[str, Any]], width: int, *, is_closed: bool) -> list[str]:
     """A head, and a line for each method."""
-    shown = [(name, title, form) for name, title, form in _SHOWN if _has(rows, name)]
+    from mop.report.verdicts import FOR_FREE_TEXTS
+
+    left_out = FOR_FREE_TEXTS if is_closed else ()
+    shown = [(name, title, form) for name, title, form in _SHOWN if _has(rows, name) and name not in left_out]
     lines = [f"{'method':<{width}}" + "".join(f"{title:>{len(title) + 2}}" for _, title, _ in shown)]
     for method, row in rows.items():
         cells = [
@@ -157,6 +167,15 @@ def _metric_lines(rows: Mapping[str, Mapping[str, Any]], width: int) -> list[str
 
 def _has(rows: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     return any(row.get(name) is not None for row in rows.values())
+
+
+def _said_first(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know before any distance: how many texts have something wrong."""
+    from mop.report.verdicts import closed_sentences, quality_sentence, respondent_sentence
+
+    closed, methods = metrics.get("closed"), metrics["methods"]
+    said = [*closed_sentences(closed, methods), quality_sentence(methods, is_closed=bool(closed))]
+    return [*filter(None, [*said, respondent_sentence(metrics.get("respondents"))])]
 
 
 def _metric_notes(metrics: Mapping[str, Any]) -> list[str]:
@@ -174,36 +193,37 @@ def _metric_notes(metrics: Mapping[str, Any]) -> list[str]:
 
 def compare(result: dict[str, Any]) -> str:
     """Of a comparison, its tables."""
-    place = f"{result['run']}/compare"
-    lines = []
+    from mop.report.table import compared_on
+
+    place, lines = f"{result['run']}/compare", []
     tables = [("comparison", result)]
     if "ablations" in result:
         tables.append(("ablations", result["ablations"]))
     for _, found in tables:
         rows = {**found["methods"], "floor": found["floor"]}
-        head, *shown = _metric_lines(rows, 20)
+        head, *shown = _metric_lines(rows, 20, is_closed=bool(result.get("closed")))
         lines.append(f"{head}{'F1 ↑':>8}{'LM tokens':>12}")
         for line, row in zip(shown, rows.values(), strict=True):
             f1 = f"{row['f1']:>8.3f}" if row.get("f1") is not None else f"{'':>8}"
             tokens = f"{row['lm_tokens']:>12,}" if "lm_tokens" in row else ""
             lines.append(f"{line}{f1}{tokens}".rstrip())
-        lines.append(f"of {found['n_responses']} texts of each method against {result['n_golden']}")
+        lines += [compared_on(found, result["n_golden"]), *found.get("verdicts", [])]
         lines += [f"- {note}" for note in found["notes"]]
-    lines += [f"table: {place}/{name}.md, .tex" for name, _ in tables]
+    lines += [f"table: {place}/{name}.md, .tex; short: {name}-short.md, .tex" for name, _ in tables]
     return "\n".join([*lines, f"page: {place}/comparison.html, all figures: comparison.json"])
 
 
 def _reference_lines(held: dict[str, Any]) -> list[str]:
     """A table of what the mixture gains over simpler models."""
+    from mop.evaluate.likelihood import reference_name
+
     rows = held.get("references") or {}
     head = f"{'compared with':<24}{'nats/record':>12}{'gain':>9}{'95 % interval':>20}{'per token':>11}"
     lines = [head] if rows else []
     for name, row in rows.items():
-        if row.get("best_of"):
-            name = f"best of {row['best_of']} components"
         lines.append(
-            f"{name:<24}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}{_range(row['gain_interval'], '+.2f'):>20}"
-            f"{row['gain_per_token']:>+11.4f}"
+            f"{reference_name(name, row):<24}{row['log_lik']:>12.2f}{row['gain']:>+9.2f}"
+            f"{_range(row['gain_interval'], '+.2f'):>20}{row['gain_per_token']:>+11.4f}"
         )
     return lines
 
@@ -238,7 +258,7 @@ def score(result: dict[str, Any]) -> str:
     if not result["is_exact"]:
         lines.append(f"  lower bound      {result['lower_bound']:10.3f}  (on average, from the scored components)")
     lines += [
-        f"  uniform weights  {result['mop-uniform']:10.3f}",
+        f"  equal weights    {result['mop-uniform']:10.3f}",
         f"  gain             {result['gain']:+10.3f}  (95 % interval {_range(result['gain_interval'], '+.3f')})",
         *_reference_lines(result),
     ]
@@ -266,7 +286,8 @@ def explain(result: dict[str, Any]) -> str:
         f"response {_line(result['response'])}",
         f"log-lik  {result['log_lik']:.2f} nats in {result['n_tokens']} tokens, "
         + ("exact" if result["is_exact"] else f"estimated with standard error {result['standard_error']:.2f}")
-        + f" from {result['n_scored']} components",
+        + f" from {result['n_scored']} components"
+        + ("" if result["is_exact"] else f", all that are different among {result['n_drawn']} drawn"),
         "",
     ]
     lines += [f"{row['posterior']:7.1%}  {row['persona']}  {_line(row['description'])}" for row in result["personas"]]
@@ -285,7 +306,7 @@ def match(result: dict[str, Any]) -> str:
     """Of personas, their weights before and now."""
     about = result["persona_weights"]
     lines = [
-        f"persona weights for {about['model']}, {about['kind']}: "
+        f"mixture weights of the personas (shares of simulated responses) for {about['model']}, {about['kind']}: "
         f"{about['samples_per_persona']} samples a persona, {about['n_targets']} real responses",
         f"  {'before':>7} {'now':>7}",
     ]
@@ -296,7 +317,7 @@ def match(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"distance of samples and real responses (squared MMD): {about['mmd2']:.4f} now, "
-        f"{about['mmd2_before']:.4f} with the weights before, {about['mmd2_uniform']:.4f} with uniform ones",
+        f"{about['mmd2_before']:.4f} with the weights before, {about['mmd2_uniform']:.4f} with equal ones",
         f"mixture: {result['out']}",
         f"next: mop sample {result['run']} --mixture {result['out']} -n 1000 --out FILE.jsonl",
     ]

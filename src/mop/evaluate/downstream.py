@@ -73,8 +73,9 @@ def downstream_f1(
     dict
         ``f1`` (macro-averaged over the labels of the test texts, 0 to 1), ``f1_interval`` (95 %,
         over fresh training texts and fresh test records), ``accuracy``, ``n_train``, ``n_test``,
-        ``classifier``. A fine-tuned transformer is trained once: its ``f1_interval`` is over test
-        records alone, and too short for a comparison of methods.
+        ``classifier``, and ``f1_errors``, what each resample adds to the error (see `mop.evaluate.paired`). A
+        fine-tuned transformer is trained once: its ``f1_interval`` is over test records alone, and too short for a
+        comparison of methods.
 
     Raises
     ------
@@ -103,20 +104,21 @@ def downstream_f1(
             "classifier needs at least one of each; simulate more"
         )
     train = Labelled([train.texts[i].strip() for i in kept], [train.labels[i] for i in kept])
-    sd_train = 0.0
+    of_training: list[float] = []
     if len(set(train.labels)) == 1:
         predicted = [train.labels[0]] * len(test.texts)  # nothing to learn
     elif classifier == LOGISTIC:
         vectors, tests = embed(train.texts), embed([text.strip() for text in test.texts])
         predicted = logistic_predictions(vectors, train.labels, tests)
-        sd_train = _retrained_sd(vectors, train.labels, tests, test.labels, seed)
+        of_training = _retrained_errors(vectors, train.labels, tests, test.labels, seed)
     else:
         predicted = fine_tuned_predictions(train, test.texts, model=classifier, seed=seed, progress=progress)
     f1 = macro_f1(test.labels, predicted)
-    sd_test = float(np.std(_resampled_f1(test.labels, predicted, n_bootstrap, seed), ddof=1))
+    errors = [*_errors(_resampled_f1(test.labels, predicted, n_bootstrap, seed)), *of_training]
     return {
         "f1": f1,
-        "f1_interval": interval(f1, sd_test, sd_train, low=0.0, high=1.0),
+        "f1_interval": interval(f1, float(np.linalg.norm(errors)), low=0.0, high=1.0),
+        "f1_errors": errors,
         "accuracy": float(np.mean([a == b for a, b in zip(test.labels, predicted, strict=True)])),
         "n_train": len(train.texts),
         "n_test": len(test.texts),
@@ -155,16 +157,22 @@ def _resampled_f1(truth: Sequence[str], predicted: Sequence[str], n_bootstrap: i
     return [_macro_f1(a[row], b[row]) for row in rows]
 
 
-def _retrained_sd(
+def _errors(replicates: Sequence[float]) -> list[float]:
+    """Errors whose squares sum to the variance of the replicates."""
+    values = np.asarray(replicates, dtype=np.float64)
+    return [float(value) for value in (values - values.mean()) / np.sqrt(len(values) - 1)]
+
+
+def _retrained_errors(
     vectors: FloatArray, labels: Sequence[str], test_vectors: FloatArray, test_labels: Sequence[str], seed: int
-) -> float:
-    """Standard deviation of F1 over resampled training texts; see `downstream_f1`."""
+) -> list[float]:
+    """Errors of F1 over resampled training texts; see `downstream_f1`."""
     f1s = []
     for again in range(N_RETRAINED):
         rows = rng_of(seed, "downstream", "train", again).integers(len(vectors), size=len(vectors))
         predicted = logistic_predictions(vectors[rows], [labels[i] for i in rows], test_vectors)
         f1s.append(macro_f1(test_labels, predicted))
-    return float(np.std(f1s, ddof=1))
+    return _errors(f1s)
 
 
 def logistic_predictions(vectors: FloatArray, labels: Sequence[str], test_vectors: FloatArray) -> list[str]:

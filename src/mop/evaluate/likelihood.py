@@ -7,7 +7,7 @@ score curve.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -464,6 +464,19 @@ REFERENCES: dict[str, str] = {
     "zero-shot": "neither persona nor exemplar",
 }
 """What a fitted mixture is compared with, and what each is."""
+
+
+def reference_name(name: str, row: Mapping[str, Any]) -> str:
+    """What a reference is called where people read: the same in the terminal and in the report.
+
+    Examples
+    --------
+    >>> reference_name("mop-uniform", {}), reference_name("single-component", {"best_of": 8})
+    ('equal weights', 'best of 8 components')
+    """
+    if name == "single-component":
+        return f"best of {row['best_of']} components" if row.get("best_of") else "best component"
+    return {"mop-uniform": "equal weights", "unconditional": "context ignored"}.get(name, name)
 
 
 def references(

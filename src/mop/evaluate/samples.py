@@ -69,6 +69,8 @@ class Evaluation:
     """Set name to the rows of the texts that were used, in the caller's numbering."""
     vectors: dict[str, FloatArray]
     """Set name to the embeddings of those rows, shape (n, D)."""
+    limited_by: str | None = None
+    """The set that has no more than n texts, where others have."""
     closed: dict[str, Any] | None = None
     """Where questions are closed (`mop.data.answers.options_of`): ``options`` as they are spelled, ``n_real`` answers
     that say so, and ``shares`` of the options, and last of what is none, by method, ``floor`` and ``golden``."""
@@ -251,6 +253,7 @@ def evaluate(
         n=n,
         n_golden=len(golden.texts),
         notes=_notes({name: filled[name] for name in scored}, scored, n, vectors[GOLDEN].shape),
+        limited_by=min(scored, key=lambda name: len(filled[name])) if any(len(filled[m]) > n for m in scored) else None,
         histograms=histograms,
         rows=rows,
         vectors=vectors,
@@ -474,8 +477,11 @@ def _notes(
                 f"{name}: {n_received - len(rows)} of {n_received} texts are empty; they are counted, not compared"
             )
     if max(map(len, filled.values())) > n:
-        smallest = min(filled, key=lambda name: len(filled[name]))
-        notes.append(f"every set is compared on {n} texts, because {smallest} has no more that are not empty")
+        smallest, most = min(filled, key=lambda name: len(filled[name])), max(map(len, filled.values()))
+        notes.append(
+            f"every set is compared on {n} texts, because {smallest} has no more that are not empty; others have up to "
+            f"{most}, and without {smallest} all figures would be of more"
+        )
     if min(n, n_golden) < n_dimensions:
         notes.append(
             f"FID from {n} against {n_golden} texts in {n_dimensions} dimensions is dominated by "

@@ -118,6 +118,9 @@ class ReportData:
     closed: Mapping[str, Any] | None = None
     """Of closed questions: ``options``, ``n_real`` answers that know them, and ``shares``: a method, ``floor`` or
     ``golden`` (real answers) to the share of each option, and last of what is none of them."""
+    best: Mapping[str, str | None] | None = None
+    """Metric to the method that is clearly the best on it, beyond a paired interval, which alone is marked; None: not
+    known, the best values are marked."""
     respondents: Mapping[str, Any] | None = None
     """Draws whose persona contradicts the person who is asked; see `mop.evaluate.respondents.contradictions`."""
     side_by_side: Sequence[Mapping[str, Any]] = ()
@@ -682,7 +685,10 @@ def render_report(data: ReportData) -> str:
         n_simulated=_n_simulated(data),
         methods=methods,
         guides={name: _guide(name) for name in (*METRICS, *metrics)},
-        best={name: best({m: data.methods[m] for m in methods}, name) for name in metrics},
+        best={
+            name: best({m: data.methods[m] for m in methods}, name) if data.best is None else {data.best.get(name)}
+            for name in metrics
+        },
         tables={kind: [name for name in metrics if _guide(name).table == kind] for kind in ("main", "paper", "side")},
         kinds=kinds,
         series=series,

@@ -14,7 +14,7 @@ import numpy as np
 from mop.config import RunConfig, config_to_dict
 from mop.data.catalogue import EMBEDDED
 from mop.data.records import read_records
-from mop.evaluate.likelihood import REFERENCES
+from mop.evaluate.likelihood import REFERENCES, reference_name
 from mop.metrics.bootstrap import odds_interval
 from mop.mixture.fitted import FittedMixture, load_mixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
@@ -77,10 +77,14 @@ def report_data(
             name: row | ({"cut_share": cut[name]} if name in cut else {}) for name, row in metrics["methods"].items()
         },
         closed=metrics.get("closed"),
+        best=metrics.get("best"),
         respondents=metrics.get("respondents"),
         side_by_side=side_by_side(asked, drawn),
         held_out={key: held_out[key] for key in ("mop", "mop-uniform", "gain", "gain_interval")},
-        references=[{"name": name, "what": _what(name, row), **row} for name, row in held_out["references"].items()],
+        references=[
+            {"name": reference_name(name, row), "what": _what(name, row), **row}
+            for name, row in held_out["references"].items()
+        ],
         fit_notes=fit_notes(fitted.info),
         map_points=_points(found["map"], golden, drawn),
         personas=_personas(fitted, found["gates"][0], metrics.get("respondents") or {}),
@@ -102,9 +106,7 @@ def report_data(
             ],
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
             "Sampling": config.simulate.departures(),
-            "Texts cut at the length limit": [
-                note for name, share in cut.items() for note in cut_notes(name, share, config.simulate.max_tokens)
-            ],
+            "Texts cut at the length limit": cut_notes(cut, config.simulate.max_tokens),
             "Draws that failed or were refused": [
                 f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left out "
                 "of every figure; no other persona answered instead."
@@ -228,6 +230,11 @@ def _what(name: str, row: Mapping[str, Any]) -> str:
 def fit_notes(info: Mapping[str, Any]) -> list[str]:
     """What the fit found out about itself, a sentence each."""
     notes = [fit_sentence(info)] if info.get("gain") else []
+    if notes and info["gain"]["kind"] != "uniform":
+        notes.append(
+            "Two gains stand side by side: this one is cross-validated on the records of the fit, the one above is of "
+            "test records that no fit has seen. They agree within their errors where nothing went wrong."
+        )
     if info.get("stopped"):
         notes.append(f"The fit chose: {info['chosen']}. It ended because {info['stopped']}.")
     notes += [f"{line}." for line in headroom_lines(info.get("headroom"))]

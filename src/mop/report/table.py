@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mop.evaluate.samples import FLOOR
 from mop.report import plots
 from mop.report.document import ends, flat, html, number, printable
 from mop.report.names import page_title
-from mop.report.page import METRICS, MOP, PLAIN, best, score_figure, titled
+from mop.report.page import METRICS, MOP, PLAIN, score_figure, titled
 from mop.report.palette import REAL, series_of
 from mop.report.reading import bin_table, lengths, side_by_side
 from mop.types import Record, Response
@@ -26,6 +27,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 """Method to figures and costs by name."""
 
 COLUMNS = (
+    "valid_answers",
+    "total_variation",
     "energy",
     "fid_excess",
     "fid",
@@ -34,15 +37,24 @@ COLUMNS = (
     "f1",
     "sense",
     "improbable",
+    "wrong_label",
+    "cut_share",
     "mean_words",
     "empty",
     "near_copies",
 )
 """Figures of the table, by their names in `mop.report.page.METRICS`."""
-FIRST = ("valid_answers", "total_variation", "energy", "fid_excess", "f1", "mauve", "sense", "mean_words")
-"""Figures by how much a reader wants them: the page shows the first `N_FIRST` there are, the others on request."""
-N_FIRST = 5
-DRAWN = ("energy", "fid_excess", "mauve", "f1")
+FIRST = (
+    "valid_answers", "total_variation", "energy", "fid_excess", "f1", "mauve", "cut_share", "sense", "mean_words",
+)  # fmt: skip
+"""Figures by how much a reader wants them: the page shows the first `N_FIRST` there are, the others on request; the
+short table has the first `N_SHORT`."""
+N_FIRST, N_SHORT = 5, 6
+BEST_IS_CLEAR = (
+    "Bold is a method that is better than every other, beyond the 95 % interval of their difference on the same "
+    "questions; in a column without bold none is."
+)
+DRAWN = ("total_variation", "energy", "fid_excess", "mauve", "f1")
 """Ranked figures that the page draws."""
 COSTS: Mapping[str, str] = {
     "lm_calls": "LM calls",
@@ -74,66 +86,87 @@ def _costs(rows: Rows) -> list[str]:
     return [name for name in COSTS if any(values.get(name) for values in rows.values())]
 
 
-def _winners(rows: Rows) -> dict[str, set[str]]:
-    """The best methods on each figure; none on shares, of which most are 0 for most methods."""
-    return {name: set() if METRICS[name].is_share else best(rows, name) for name in _columns(rows)}
-
-
-def compared_on(n: int, n_golden: int) -> str:
-    """Return on how many texts figures rest, as a sentence."""
-    return f"Figures are of {n:,} texts of each method against {n_golden:,} real ones that no method saw."
+def compared_on(found: Mapping[str, Any], n_golden: int) -> str:
+    """Return on how many texts the figures of a table rest, and why not on more, as a sentence."""
+    limit = found.get("limited_by")
+    why = f" ({FLOOR_NAME if limit == FLOOR else limit} has no more)" if limit else ""
+    n = f"{found['n_responses']:,}"
+    return f"Figures are of {n} texts of each method{why} against {n_golden:,} real ones that no method saw."
 
 
 def _grid(
-    rows: Rows, floor: Mapping[str, Any], plain: Callable[[str], str], show: Callable[[str, str, bool], str]
+    rows: Rows,
+    floor: Mapping[str, Any],
+    best: Mapping[str, str | None],
+    is_short: bool,
+    plain: Callable[[str], str],
+    show: Callable[[str, str, bool], str],
 ) -> list[list[str]]:
-    """Titles, a line of cells per method, and the floor.
+    """Titles, a line of cells per method, and other real texts.
 
     ``plain`` escapes a text, and ``show`` joins a figure and its interval, knowing if the figure is the best.
     """
     columns, costs = _columns(rows), _costs(rows)
-    winners = _winners(rows)
-    titles = ["method", *map(titled, columns), "seeds", *(COSTS[name] for name in costs), "sees real texts"]
+    if is_short:
+        columns = [name for name in FIRST if name in columns][:N_SHORT]
+    further = [] if is_short else ["seeds", *(COSTS[name] for name in costs), "sees real texts"]
+    titles = ["method", *map(titled, columns), *further]
     lines = [list(map(plain, titles))]
     for method, values in rows.items():
         figures = [
             show(
                 plain(number(values.get(name))),
                 plain(ends(values.get(f"{name}_interval"))),
-                method in winners[name],
+                method == best.get(name),
             )
             for name in columns
         ]
         about = [number(values.get(name)) for name in ("n_seeds", *costs)]
-        lines.append([plain(method), *figures, *map(plain, about), "yes" if values.get("sees_real") else "no"])
+        about.append("yes" if values.get("sees_real") else "no")
+        lines.append([plain(method), *figures, *(map(plain, about) if further else [])])
     last = [plain(number(floor.get(name))) for name in columns]
-    return [*lines, [FLOOR_NAME, *last, *[""] * (len(costs) + 2)]]
+    return [*lines, [FLOOR_NAME, *last, *[""] * len(further)]]
 
 
-def markdown_table(rows: Rows, floor: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """Return the table in Markdown: a row per method, the floor last; the best of a column is bold; then notes."""
+def markdown_table(
+    rows: Rows,
+    floor: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    *,
+    best: Mapping[str, str | None],
+    is_short: bool = False,
+) -> str:
+    """Return the table in Markdown: a row per method, other real texts last; the best of a column is bold; then notes.
+
+    ``best`` is a figure to the method that is clearly the best on it, if one is; the short form has at most
+    `N_SHORT` figures and no costs.
+    """
 
     def show(text: str, spread: str, is_best: bool) -> str:
         text = f"**{text}**" if is_best else text
         return f"{text} ({spread})" if spread else text
 
-    lines = _grid(rows, floor, lambda text: text.replace("|", r"\|"), show)
+    lines = _grid(rows, floor, best, is_short, lambda text: text.replace("|", r"\|"), show)
     lines.insert(1, ["---"] * len(lines[0]))
     said = ["", *(f"- {note}" for note in notes)] if notes else []
     return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), *said]) + "\n"
 
 
-def latex_table(rows: Rows, floor: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """Return the table in LaTeX (``booktabs``), the best of a column in bold, intervals in small type.
-
-    Notes become comments.
-    """
+def latex_table(
+    rows: Rows,
+    floor: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    *,
+    best: Mapping[str, str | None],
+    is_short: bool = False,
+) -> str:
+    """Return the table of `markdown_table` in LaTeX (``booktabs``), intervals in small type, notes as comments."""
 
     def show(text: str, spread: str, is_best: bool) -> str:
         text = rf"\textbf{{{text}}}" if is_best else text
         return rf"{text} {{\scriptsize ({spread})}}" if spread else text
 
-    grid = _grid(rows, floor, latex, show)
+    grid = _grid(rows, floor, best, is_short, latex, show)
     titles, *body, last = [" & ".join(line) + r" \\" for line in grid]
     start = r"\begin{tabular}{l" + "r" * (len(grid[0]) - 1) + "}"
     said = [f"% {' '.join(note.split())}" for note in notes]
@@ -222,8 +255,9 @@ def comparison_page(
             "floor": found["floor"],
             "columns": {name: titled(name) for name in shown(of)},
             "costs": {name: COSTS[name] for name in _costs(of)},
-            "best": _winners(of),
-            "said": compared_on(found["n_responses"], document["n_golden"]),
+            "best": {name: {found.get("best", {}).get(name)} for name in _columns(of)},
+            "said": f"{compared_on(found, document['n_golden'])} {BEST_IS_CLEAR}",
+            "verdicts": found.get("verdicts", []),
             "notes": found["notes"],
         }
         for title, of, found in (("Methods", rows, document), ("Ablations", ablations, document.get("ablations")))

@@ -15,6 +15,8 @@ QUALITY: Mapping[str, str] = {
     "improbable": "are less probable than 99 in 100 real ones",
 }
 """Shares of texts that have something wrong, in words."""
+FOR_FREE_TEXTS = ("fid_excess", "fid", "mauve", "kl_cosine")
+"""What is not meant for answers to closed questions."""
 WEIGHT = "mixture weight (share of simulated responses)"
 """What the weight of a persona is called. It is no share of a population."""
 

@@ -8,7 +8,6 @@ written. What is done is kept: the same command goes on where it was.
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,18 +22,19 @@ import numpy as np
 
 from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.remote import RemoteGenerator
-from mop.config import MIN_TEXTS, RIVALS, CompareConfig, RunConfig, config_to_dict, method_and_tau
+from mop.config import MIN_TEXTS, CompareConfig, RunConfig, config_to_dict, method_and_tau
 from mop.errors import ConfigError, DataError
 from mop.evaluate.downstream import Labelled, check_classifier, downstream_f1
 from mop.evaluate.map import text_map
 from mop.evaluate.samples import FLOOR, Evaluation, evaluate
 from mop.evaluate.sense import JUDGED
 from mop.mixture.fitted import FittedMixture, load_mixture
-from mop.own_parts import is_own, stamp_of
+from mop.own_parts import stamp_of
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
 from mop.report.plots import save_figures
-from mop.report.table import Rows, compared_on, comparison_page, latex_table, markdown_table
+from mop.report.table import BEST_IS_CLEAR, Rows, compared_on, comparison_page, latex_table, markdown_table
+from mop.report.verdicts import closed_sentences
 from mop.rivals.attributes import ATTRIBUTES
 from mop.rivals.methods import (
     METHODS_VERSION,
@@ -47,6 +47,7 @@ from mop.rivals.picle_lora import check_lora
 from mop.rivals.progen import check_labels
 from mop.rivals.zerogen import find_domain
 from mop.runs.ablations import KEEPS_PERSONAS, ablated, changes_nothing, draw_ablation, variant_settings
+from mop.runs.comparison import arms_by_method, best_rivals, differences, over_seeds, verdicts
 from mop.runs.stages import (
     bring_up,
     bring_up_to_the_fit,
@@ -58,7 +59,7 @@ from mop.runs.stages import (
 )
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.rows import read_responses, write_responses
-from mop.simulate.write import is_drawn
+from mop.simulate.write import cut_notes, is_drawn
 from mop.storage.files import hash_of, read_json, write_atomic, write_json
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Cost, Tally
@@ -66,17 +67,11 @@ from mop.types import FloatArray, Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
-MAIN = {"energy": -1, "fid_excess": -1, "mauve": 1, "kl_cosine": -1, "f1": 1}
-"""The figures that decide, and whether more (1) or less (-1) is better."""
-SIDE = ("fid", "sense", "improbable", "mean_words", "failed", "empty", "refusals", "near_copies",
-        "duplicates", "distinct_2", "self_bleu_4", "kl_cosine_reverse")  # fmt: skip
 SEES_REAL = ("mop", "mop-uniform", "few-shot", "few-shot-3", "persona-only", "picle", "picle-prompted")
 """Methods that see real texts (the exemplars); the others see none."""
-RANGES = {"fid": (0.0, math.inf), "mauve": (0.0, 1.0), "kl_cosine": (0.0, math.inf), "f1": (0.0, 1.0)}
-"""Least and most that a figure can be, where there are such ends."""
 QUICK_SEEDS, QUICK_SUBSAMPLES = 2, 2
 """k-means seeds and subsamples of the first look, which only chooses the best rivals."""
-JUDGE_VERSION = 5
+JUDGE_VERSION = 6
 """Raised when a judgement of the same responses would be another one."""
 MAP_TEXTS = 200
 """Texts of each method on the map."""
@@ -241,17 +236,6 @@ def refuse_few_texts(responses: Mapping[str, Sequence[Response]]) -> None:
                 f"{name} has {found} texts of {len(rows)} that are not empty; {MIN_TEXTS} are the least to compare; "
                 "leave it out of compare.methods, or lower compare.min_words; what was drawn is kept"
             )
-
-
-def best_rivals(rows: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> dict[str, str]:
-    """For each main figure the rival that is best on it; chosen in the rivals' favour, on the golden texts."""
-    rivals = [m for m in methods if (name := method_and_tau(m)[0]) in RIVALS or is_own(name)]
-    best = {}
-    for metric, better in MAIN.items():
-        have = [m for m in rivals if m in rows and rows[m].get(metric) is not None]
-        if have:
-            best[metric] = max(have, key=lambda m: better * rows[m][metric])
-    return best
 
 
 # ------------------------------------------------------------------------------------------ the pieces
@@ -554,12 +538,20 @@ class _Bench:
             if name == encoders[0]:
                 result["notes"] = list(evaluation.notes)
                 result["n"], result["n_golden"] = evaluation.n, evaluation.n_golden
+                result["limited_by"], result["closed"] = evaluation.limited_by, evaluation.closed
                 result["map"] = {} if is_quick else self._map(evaluation)
                 result["downstream"] = self._downstream(
                     # As many texts of each method as the other figures are of.
                     {arm: [rows[i] for i in evaluation.rows[arm]] for arm, rows in responses.items()},
                     vectors_of,
                 )
+                result["errors"] = {
+                    arm: {key: [float(f"{value:.5g}") for value in of] for key, of in errors.items()}
+                    for arm, errors in evaluation.errors.items()
+                    if not is_quick
+                }
+                for arm, of in result["downstream"].items():
+                    result["errors"].get(arm, {})["f1"] = of.pop("f1_errors")
         return result
 
     def _map(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -598,6 +590,8 @@ class _Bench:
         """Write table and page in all forms; return the document."""
         headline = found["encoders"][0]
         rows = self._rows(found)
+        cut: Rows = {} if ablations is None else self._rows(ablations)
+        rivals, (pairs, best) = best_rivals(rows, self.methods), differences(found, rows)
         document: dict[str, Any] = {
             "n_responses": found["n"],
             "n_golden": found["n_golden"],
@@ -613,21 +607,29 @@ class _Bench:
             "floor": found["scores"][headline][FLOOR],
             "real": {name: found["downstream"][name] for name in ("real train", "real exemplars")
                      if name in found["downstream"]},
-            "best_rivals": best_rivals(rows, self.methods),
+            "best_rivals": rivals,
+            "pairs": pairs,
+            "best": best,
+            "verdicts": verdicts(pairs, rivals, is_closed=found["closed"] is not None),
+            "closed": found["closed"],
+            "limited_by": found["limited_by"],
             "other_encoders": {
                 name: scores for name, scores in found["scores"].items() if name != headline
             },
             "arms": found["rows"],
-            "notes": [*self.all_notes(), *found["notes"]],
+            "notes": [*closed_sentences(found["closed"], {**rows, FLOOR: found["scores"][headline][FLOOR]}),
+                      *self.all_notes(), *self._cut_notes({**cut, **rows}), *found["notes"]],
         }  # fmt: skip
-        cut: Rows = {}
         if ablations is not None:
-            cut = self._rows(ablations)
+            pairs, best = differences(ablations, cut)
             same = [name for name in self.config.compare.ablations if changes_nothing(self.config, name)]
             document["ablations"] = {
                 "n_responses": ablations["n"],
                 "floor": ablations["scores"][headline][FLOOR],
                 "methods": cut,
+                "pairs": pairs,
+                "best": best,
+                "limited_by": ablations["limited_by"],
                 "notes": [
                     *(
                         f"mop.{name} is mop itself under these settings: it differs in its random numbers alone."
@@ -642,13 +644,15 @@ class _Bench:
         if ablations is None:
             for form in ("md", "tex", "json"):  # of an earlier comparison
                 (self.place / f"ablations.{form}").unlink(missing_ok=True)
+                (self.place / f"ablations-short.{form}").unlink(missing_ok=True)
         else:
             tables["ablations"] = (cut, document["ablations"])
         for name, (some, of) in tables.items():
-            said = [compared_on(of["n_responses"], document["n_golden"]), *of["notes"]]
+            said = [compared_on(of, document["n_golden"]), BEST_IS_CLEAR, *of.get("verdicts", []), *of["notes"]]
             for form, table in (("md", markdown_table), ("tex", latex_table)):
-                text = table(some, of["floor"], said)
-                write_atomic(self.place / f"{name}.{form}", text.encode())
+                for end, is_short in (("", False), ("-short", True)):
+                    text = table(some, of["floor"], [] if is_short else said, best=of["best"], is_short=is_short)
+                    write_atomic(self.place / f"{name}{end}.{form}", text.encode())
         files = {method: self.file(self.arm(method, 0)) for method in rows}
         texts = {method: [row for row in read_responses(file) if is_drawn(row)] for method, file in files.items()}
         page, figures = comparison_page(document, rows, cut, found["map"], texts=texts, real=self.contexts)
@@ -669,18 +673,23 @@ class _Bench:
         departures = replace(settings, same_label=settings.same_label and self.has_labels).departures()
         return [*([surrogate] if self.work.models.is_surrogate else []), sense, *departures, *self.notes]
 
+    def _cut_notes(self, rows: Rows) -> list[str]:
+        """Which methods were cut, and what to do about it, once for all of them."""
+        shares = {name: float(row.get("cut_share") or 0.0) for name, row in rows.items()}
+        return cut_notes(shares, self.config.simulate.max_tokens)
+
     def means(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Figures of each method over its seeds."""
         floor = found["scores"][found["encoders"][0]][FLOOR]
         return {
             method: over_seeds([found["rows"][name] for name in names], floor)
-            for method, names in _arms_by_method(found).items()
+            for method, names in arms_by_method(found).items()
         }
 
     def _rows(self, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """One row per method: means over its arms, what it cost."""
         means = self.means(found)
-        for method, names in _arms_by_method(found).items():
+        for method, names in arms_by_method(found).items():
             values = means[method]
             values |= self._cost(method, names, found["n_asked"])
             base = method.partition("@")[0]
@@ -742,53 +751,6 @@ def labelled(rows: Sequence[Response | Record]) -> Labelled:
     return Labelled([row.response for row in rows], [str(row.label) for row in rows])
 
 
-def _arms_by_method(found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The arms of each row of a table: a method at all its seeds, or one changed version of MoP."""
-    names: dict[str, list[str]] = {}
-    for name, method in found["arms"].items():
-        names.setdefault(name if name.startswith("mop.") else method, []).append(name)
-    return names
-
-
 def asked_of(folder: RunFolder, stage: str) -> dict[str, Cost]:
     """Calls and tokens that a finished stage of a run rests on, by the name they were drawn or scored under."""
     return {name: Cost(*cost) for name, cost in folder.stage_info(stage)["asked"].items()}
-
-
-def over_seeds(arms: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Mean figures of one method over its seeds.
-
-    With one seed the intervals are those of the evaluation (over the choice of texts; of training
-    texts and test records for F1). With more, ``NAME_interval`` is mean ± t · sd / √n over the seeds
-    (95 %), that of ``fid_excess`` with the error of the floor besides, which all seeds share. It is kept
-    within the range of the figure, and ``NAME_spread`` is the standard deviation.
-
-    Parameters
-    ----------
-    arms : sequence of mapping
-        The figures at each seed.
-    floor : mapping, optional
-        Those of other real texts.
-    """
-    names = [name for name in (*MAIN, *SIDE) if all(arm.get(name) is not None for arm in arms)]
-    found: dict[str, Any] = {"n_seeds": len(arms), "n": arms[0]["n"]}
-    for name in names:
-        values = np.array([arm[name] for arm in arms], dtype=np.float64)
-        found[name] = float(values.mean())
-        if len(arms) == 1:
-            if f"{name}_interval" in arms[0]:
-                found[f"{name}_interval"] = arms[0][f"{name}_interval"]
-            continue
-        if name not in (*MAIN, "fid", "sense"):
-            continue
-        from scipy.stats import t
-
-        sd = float(values.std(ddof=1))
-        reach = float(t.ppf(0.975, len(arms) - 1)) * sd / math.sqrt(len(arms))
-        if name == "fid_excess" and floor is not None:
-            # The floor's own interval is that of a difference of two such sets.
-            reach = math.hypot(reach, floor["fid_excess_interval"][1] / math.sqrt(2))
-        found[f"{name}_spread"] = sd
-        low, high = RANGES.get(name, (-math.inf, math.inf))
-        found[f"{name}_interval"] = [max(low, found[name] - reach), min(high, found[name] + reach)]
-    return found

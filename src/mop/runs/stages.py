@@ -25,6 +25,7 @@ from mop.data.splits import split_to_fit
 from mop.errors import ArtifactError
 from mop.evaluate.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
 from mop.evaluate.map import text_map
+from mop.evaluate.paired import clear_winners
 from mop.evaluate.respondents import Respondents, attributes_of, contradictions
 from mop.evaluate.samples import FLOOR, HISTOGRAM_EDGES, Sample, evaluate
 from mop.evaluate.sense import log_lik_per_token
@@ -344,6 +345,7 @@ def make_metrics(work: Work) -> Made:
             "failed": {name: len(rows) - len(responses[name]) for name, rows in every.items()},
             "outcomes": {name: outcomes(rows) for name, rows in every.items()},
             "closed": evaluation.closed,
+            "best": clear_winners(evaluation.methods, evaluation.errors),
             "respondents": about_respondents(work, responses["mop"]),
             "written_by": work.lm.name,
             "scored_by": work.scorer.name,

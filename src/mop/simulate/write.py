@@ -118,8 +118,11 @@ def simulate(
             )
         failed.check()
     failed.tell("their rows say so, and no other persona answers instead")
-    for note in cut_notes(method, n_cut / max(1, n_drawn), drawing.decoding.max_tokens):
-        logger.warning("%s", note)
+    if n_cut > CUT_SHARE * n_drawn:
+        logger.warning(
+            "%s: %.0f%% of the texts were cut at %d tokens; raise simulate.max_tokens (in Python, max_tokens of the "
+            "decoding)", method, 100 * n_cut / n_drawn, drawing.decoding.max_tokens,
+        )  # fmt: skip
 
 
 def is_drawn(response: Response) -> bool:
@@ -133,12 +136,13 @@ def cut_share(responses: Iterable[Response]) -> float:
     return reasons.count("length") / max(1, len(reasons))
 
 
-def cut_notes(method: str, share: float, max_tokens: int) -> list[str]:
-    """What to know about a method's cut texts: a sentence for a share above `CUT_SHARE`, else nothing."""
-    if share <= CUT_SHARE:
+def cut_notes(shares: Mapping[str, float], max_tokens: int) -> list[str]:
+    """What to know about cut texts, one note for all methods; none where no share is above `CUT_SHARE`."""
+    many = ", ".join(f"{share:.0%} by {name}" for name, share in shares.items() if share > CUT_SHARE)
+    if not many:
         return []
     return [
-        f"{method}: {share:.0%} of the texts were cut at {max_tokens} tokens, and cut ones count in every figure. "
+        f"Of the texts, {many} were cut at {max_tokens} tokens, and cut ones count in every figure. "
         "Raise simulate.max_tokens (in Python, max_tokens of the decoding). If a higher limit cuts as many, these "
         "texts do not end: lower the temperature (simulate.tau_factor for mop, NAME@TAU for other methods)."
     ]
