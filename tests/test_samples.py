@@ -107,7 +107,9 @@ def test_all_are_compared_at_the_size_of_the_smallest():
     assert evaluation.n == 25
     assert {len(v) for name, v in evaluation.vectors.items() if name != "golden"} == {25}
     assert evaluation.methods["long"]["n_received"] == 40
-    assert "every set is compared on 25 texts, because short has no more that are not empty" in evaluation.notes
+    assert evaluation.limited_by == "short"
+    (note,) = [note for note in evaluation.notes if "because short has no more that are not empty" in note]
+    assert "others have up to 40" in note
     assert np.array_equal(evaluation.rows["long"], evaluation.rows["floor"])
     assert len(set(evaluation.rows["long"].tolist())) == 25
 
