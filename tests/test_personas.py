@@ -175,16 +175,52 @@ def test_other_scripts_give_whole_words_or_letter_pairs(texts, word):
     assert word in persona.description
 
 
-def test_stop_words_are_english_only_if_the_texts_are():
+def test_stop_words_are_those_of_the_language_of_the_texts():
     texts = ["la mer on la voit danser", "la mer on la voit au loin", "la mer a des reflets"]
     (persona,) = keyword_personas(records_of(texts), grouped([0, 0, 0]))
-    assert "typical words are la mer" in persona.description
+    assert "typical words are voit and mer." in persona.description
+    texts = ["more mer la", "more mer voit", "more la mer"]  # of no language that is known: nothing is left out
+    (persona,) = keyword_personas(records_of(texts), grouped([0, 0, 0]))
+    assert "more" in persona.description
+
+
+JAPANESE = ["夏は花火が楽しい", "地下鉄が混む", "花火とアイスクリーム", "地下鉄とタクシー"]
+JAPANESE += ["アイスクリームが好き", "タクシーは高い"]
+CHINESE = ["天气很冷", "菜很贵", "天气好冷", "菜太贵", "天气真冷", "菜贵"]
+
+
+@pytest.mark.trial("13-texts-without-words")
+@pytest.mark.parametrize(
+    ("texts", "first", "second", "doubts"),
+    [
+        (["❤️ so", "👎🏽!", "❤❤", "👎", "❤", "👎"], "words are ❤.", "words are 👎.", {"few-words"}),
+        (JAPANESE, "words are 花火 and アイスクリーム.", "words are 地下鉄 and タクシー.", set()),
+        (CHINESE, "pairs of letters are 天气.", None, {"few-words"}),
+        (["so it is as it was", "and we are"] * 3, "a writer.", "a writer.", {"few-words", "function-words"}),
+        (["3/5", "(4)"] * 3, "You are a writer.", "You are a writer.", {"few-words", "function-words"}),
+    ],
+)
+def test_texts_without_words_give_pieces_that_mean_something_or_a_doubt(texts, first, second, doubts):
+    personas = keyword_personas(records_of(texts), grouped([0, 1] * 3))
+    for persona, expected in zip(personas, (first, second), strict=True):
+        assert expected is None or persona.description.endswith(expected)
+        assert doubts <= set(persona.doubts)
+
+
+def test_personas_made_of_the_options_of_a_closed_question_are_in_doubt(tmp_path):
+    answers = ["Very good", "Rather bad", "very good.", "Rather bad", "Very good", "rather bad"]
+    personas = keyword_personas(records_of(answers), grouped([0, 1] * 3))
+    assert all("options" in persona.doubts for persona in personas)
+    save_personas(personas, tmp_path / "p.jsonl")
+    assert all("options" in persona.doubts for persona in read_personas(tmp_path / "p.jsonl"))
+    free = keyword_personas(records_of(HORROR + ROMANCE), TWO)
+    assert not any("options" in persona.doubts for persona in free)
 
 
 def test_texts_without_any_word_still_make_a_persona():
     (persona,) = keyword_personas(records_of(["!!!", "???", "12"]), grouped([0, 0, 0]))
     assert persona.description == "You are a writer."
-    assert persona.doubts == ("too-short",)
+    assert persona.doubts == ("too-short", "few-words", "function-words")
 
 
 def test_a_label_that_could_be_chance_is_not_told():
@@ -226,7 +262,7 @@ def test_a_cluster_of_one_or_two_records_is_in_doubt():
 
 def test_equal_descriptions_are_in_doubt():
     personas = keyword_personas(records_of(["!!!"] * 6), TRIPLES)
-    assert [p.doubts for p in personas] == [("too-short", "duplicate")] * 2
+    assert [p.doubts for p in personas] == [("too-short", "few-words", "options", "function-words", "duplicate")] * 2
 
 
 def test_a_clustering_of_other_records_is_refused():

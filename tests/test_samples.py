@@ -313,3 +313,55 @@ def test_a_map_places_real_and_synthetic_texts_but_not_the_floor(evaluation):
     for name, (rows, plane) in places.items():
         assert plane.shape == (12, 2)
         assert set(rows) <= set(evaluation.rows[name])
+
+
+@pytest.mark.trial("14-metrics-small-n")
+@pytest.mark.parametrize("nothing", [None, float("nan"), 7])
+@pytest.mark.parametrize("where", ["golden", "floor", "m"])
+def test_what_is_no_text_is_named_with_its_place(nothing, where):
+    sets = {"m": list(GOOD), "floor": list(FLOOR), "golden": list(GOLDEN)}
+    sets[where][3] = nothing
+    with pytest.raises(DataError, match=f"the texts of '{where}' hold {nothing!r} at index 3"):
+        judged({"m": sets["m"]}, sets["golden"], sets["floor"])
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("advice", ["leave it out", "pass ''"])
+def test_the_advice_for_what_is_no_text_works(advice):
+    texts = [*GOOD, None]
+    with pytest.raises(DataError, match=advice):
+        judged({"m": texts})
+    followed = GOOD if advice == "leave it out" else [*GOOD, ""]
+    found = judged({"m": followed})
+    assert found.methods["m"]["empty"] == pytest.approx(0.0 if advice == "leave it out" else 1 / 41)
+
+
+@pytest.mark.advice
+def test_a_method_with_few_texts_can_be_left_out_as_advised():
+    with pytest.raises(DataError, match="'few' has 2 texts .* leave the method out"):
+        judged({"good": GOOD, "few": ["", "a", "b"]})
+    assert list(judged({"good": GOOD}).methods) == ["good", "floor"]
+
+
+@pytest.mark.trial("14-metrics-small-n")
+@pytest.mark.parametrize(
+    ("texts", "golden"),
+    [(list("abcd"), GOLDEN), (["a good film"] * 40, GOLDEN), ([""] * 30 + list("abcde"), GOLDEN), (GOOD, ["one"] * 40)],
+)
+def test_few_equal_and_empty_texts_have_finite_figures(texts, golden):
+    found = judged({"m": texts}, golden)
+    assert json.dumps(found.methods, allow_nan=False)
+    assert found.notes
+
+
+def test_closed_answers_have_valid_ones_and_shares():
+    people = ["Yes", "No", "Not sure", "yes."] * 15
+    ours = ["yes", "Yes; No", "maybe so", "NO"] * 10
+    found = judged({"m": ours}, people, people[:40])
+    assert found.closed["options"] == ["Yes", "No", "Not sure"]
+    assert found.closed["n_real"] == 100
+    assert found.methods["m"]["valid_answers"] == pytest.approx(0.5)
+    assert found.methods["m"]["total_variation"] == pytest.approx(0.5)
+    assert found.methods["floor"]["valid_answers"] == 1.0
+    assert found.closed["shares"]["m"] == [0.25, 0.25, 0.0, 0.5]
+    assert judged({"m": ours}).closed is None

@@ -167,6 +167,17 @@ def test_many_cut_texts_are_warned_about(caplog, mean_length, is_said):
     assert ("raise simulate.max_tokens" in caplog.text) == is_said
 
 
+@pytest.mark.advice
+def test_with_a_higher_limit_as_advised_nothing_is_cut(caplog):
+    for limit in (4, 400):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            run(
+                RECORDS, agents_for(RECORDS), model=FakeModel(BETAS, mean_length=8), decoding=Decoding(max_tokens=limit)
+            )
+        assert ("raise simulate.max_tokens (in Python, max_tokens of the decoding)" in caplog.text) == (limit == 4)
+
+
 def test_failed_draws_are_neither_cut_nor_counted():
     (row,) = run(RECORDS[:1], [Agent(None, (), 1.0)])
     rows = [replace(row, finish_reason=reason) for reason in ("stop", "length", "refused", "failed")]

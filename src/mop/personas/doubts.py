@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from mop.personas.function_words import FUNCTION_WORDS
 from mop.personas.units import is_finished, is_unspaced, units_of
 from mop.types import Persona
 
@@ -16,6 +17,7 @@ FEW_RECORDS = 3
 MAX_CHARACTERS = 1200
 MIN_WORDS = 5
 COPIED_WORDS = 8
+FEW_WORDS = 2
 SHOWN_CHARACTERS = 5000  # of all records that a model writes from; chosen to fit 2,048 tokens
 
 DOUBTS: Mapping[str, str] = MappingProxyType(
@@ -33,6 +35,9 @@ DOUBTS: Mapping[str, str] = MappingProxyType(
         "instruction": "holds an order to the reader, such as 'ignore previous instructions'",
         "unfinished": "does not end like a sentence",
         "few-records": f"its cluster has fewer than {FEW_RECORDS} records: perhaps one person",
+        "few-words": f"its cluster has fewer than {FEW_WORDS} words that set it apart",
+        "options": "its typical words are answers to a closed question, not how somebody writes",
+        "function-words": "says nothing of anybody: function words alone",
         "duplicate": "another persona has the same description",
     }
 )
@@ -105,6 +110,7 @@ _INSTRUCTION = _any_of(
 )
 
 
+_SAYS_NOTHING = FUNCTION_WORDS["en"] | {"person", "somebody", "typical", "whose", "words", "write", "writer"}
 _ENGLISH = frozenset(["the", "a", "an", "and", "is", "of", "who", "with", "by", "to", "for", "that"])
 
 
@@ -136,6 +142,7 @@ def doubts(description: str, sources: Sequence[str] = ()) -> tuple[str, ...]:
     - ``refusal``, ``chatter``, ``placeholder``, ``link``, ``control``, ``instruction``: patterns
       for English and for chat formats; other languages are not covered.
     - ``voice``: has two of twelve common English words and does not begin with *you*.
+    - ``function-words``: nothing but English function words and those of "a writer whose typical words are".
     - ``copied``: 8 words in a row are those of a source; or all of a source that has 5 to 7.
     - ``unfinished``: the last character, closing quotes and brackets aside, ends no sentence.
 
@@ -162,6 +169,9 @@ def doubts(description: str, sources: Sequence[str] = ()) -> tuple[str, ...]:
             found.add(name)
     if len(_ENGLISH.intersection(words)) >= 2 and not re.match(r"\W*you(?!r\b)", description, re.I):
         found.add("voice")
+    has_signs = any(unicodedata.category(character) == "So" for character in description)  # emoji say something
+    if words and _SAYS_NOTHING.issuperset(words) and not has_signs:
+        found.add("function-words")
     if any(_is_copied(words, units_of(source), scale) for source in sources):
         found.add("copied")
     if not is_finished(description):

@@ -20,7 +20,7 @@ _FIELDS = tuple(field.name for field in fields(Persona))
 # A person's "a film student" needs no full stop to be a good persona.
 _OF_WRITERS_ONLY = frozenset({"too-short", "unfinished", "chatter", "voice"})
 # Findings that cannot be made again from the description alone.
-_KEPT = frozenset({"copied", "few-records"})
+_KEPT = frozenset({"copied", "few-records", "few-words", "options"})
 
 
 def save_personas(personas: Sequence[Persona], path: Path | str) -> None:

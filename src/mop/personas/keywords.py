@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mop.data.answers import options_of
 from mop.personas.cluster import Clustering
-from mop.personas.doubts import mark_duplicates, security_doubts
+from mop.personas.doubts import FEW_WORDS, doubts_in_order, mark_duplicates, security_doubts
 from mop.personas.from_cluster import members_of, persona_of
+from mop.personas.function_words import function_words
 from mop.personas.units import UNSPACED, unit_pattern
 from mop.types import Persona, Record
 
@@ -36,15 +39,37 @@ class _Term:
     """One space stands between this word and the term before it."""
 
 
+_EMOJI = (
+    "(?P<emoji>[\u2600-\u27bf\u2b00-\u2bff\U0001f1e6-\U0001faff](?:[\ufe0f\U0001f3fb-\U0001f3ff]"
+    "|\u200d[\u2600-\u27bf\U0001f300-\U0001faff])*)"
+)
+_KANA = re.compile("[\u3041-\u30ff]")
+# In Japanese, what is written in Chinese characters or in katakana is a word or most of one; the rest is grammar.
+_JAPANESE = "(?P<run>[\u3005\u4e00-\u9fff]{2,}|[\u30a1-\u30fa\u30fc]{2,})"
+
+
+@functools.cache
+def _term_pattern(is_japanese: bool) -> re.Pattern[str]:
+    parts = (_EMOJI, *([_JAPANESE] if is_japanese else []), unit_pattern().pattern)
+    return re.compile("|".join(parts))
+
+
 def _terms(text: str) -> list[_Term]:
-    """Words with a letter in them; in scripts without spaces, overlapping pairs of letters."""
+    """Words with a letter in them, and emoji.
+
+    Of Japanese, stretches of Chinese characters and of katakana; in other scripts without spaces, overlapping pairs of
+    letters.
+    """
     terms: list[_Term] = []
     last: re.Match[str] | None = None
     text = unicodedata.normalize("NFC", text)
-    for match in unit_pattern().finditer(text):
+    is_japanese = _KANA.search(text) is not None
+    for match in _term_pattern(is_japanese).finditer(text):
         surface = match.group()
-        if match["sign"] is not None:
-            if last is not None and last["sign"] is not None and last.end() == match.start():
+        if match["emoji"] is not None or (is_japanese and match["run"] is not None):
+            terms.append(_Term(surface, re.sub("[\ufe0f\U0001f3fb-\U0001f3ff]", "", surface), False))
+        elif match["sign"] is not None:
+            if not is_japanese and last is not None and last["sign"] is not None and last.end() == match.start():
                 terms.append(_Term(last.group() + surface, last.group() + surface, False))
         elif any(map(str.isalpha, surface)):
             follows = last is not None and last["sign"] is None and text[last.end() : match.start()] == " "
@@ -55,14 +80,15 @@ def _terms(text: str) -> list[_Term]:
 
 
 def _stop_words(keys: Iterable[str]) -> frozenset[str]:
-    """Take the English list if the texts are mostly English; elsewhere the weights alone do it."""
+    """Take the list of the language of the texts; where none is known, the weights alone do it."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     counts = Counter(keys)
+    listed = function_words(counts.elements())
     n_stop = sum(n for key, n in counts.items() if key in ENGLISH_STOP_WORDS)
     if not counts or n_stop < _ENGLISH_SHARE * counts.total():
-        return frozenset()
-    listed = frozenset(ENGLISH_STOP_WORDS) | _MORE_STOP_WORDS
+        return listed
+    listed = listed | ENGLISH_STOP_WORDS | _MORE_STOP_WORDS
     return frozenset(
         key for key in counts if key in listed or len(key) < 2 or _ENGLISH_TAILS.sub("", key) in listed | {""}
     )
@@ -212,6 +238,11 @@ def _and(items: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
 
+def _is_pair(word: str) -> bool:
+    """Whether it is two letters of a script without spaces, which need not be a word."""
+    return re.fullmatch(f"[{UNSPACED}]{{2}}", word) is not None
+
+
 def _label_sentence(here: Counter[str], everywhere: Counter[str]) -> str:
     """Name the label that is commoner in a cluster than among all records, if one is."""
     if not here or len(everywhere) < 2:
@@ -262,16 +293,21 @@ def keyword_personas(records: Sequence[Record], clustering: Clustering) -> list[
     """
     members = members_of(records, clustering)
     # Terms are found twice, since kept they would take 8 kB a record.
+    options = options_of(record.response for record in records)
     stop = _stop_words(term.key for record in records for term in _terms(record.response))
     vocabularies = [_vocabulary((_terms(records[i].response) for i in rows), stop) for rows in members]
     weights = class_tf_idf([vocabulary.counts for vocabulary in vocabularies])
     total = sum((vocabulary.counts for vocabulary in vocabularies), Counter())
     labels = [Counter(label for i in rows if (label := records[i].label) is not None) for rows in members]
     every_label = sum(labels, Counter())
+    is_japanese = any(_KANA.search(record.response) for record in records)
     personas = []
     for k, rows in enumerate(members):
         words = _keywords(vocabularies[k], weights[k], total, len(rows))
-        opening = f"You are a writer whose typical words are {_and(words)}." if words else "You are a writer."
+        what = "pairs of letters" if not is_japanese and any(map(_is_pair, words)) else "words"
+        opening = f"You are a writer whose typical {what} are {_and(words)}." if words else "You are a writer."
         description = " ".join(filter(None, (opening, _label_sentence(labels[k], every_label))))
-        personas.append(persona_of(k, description, records, clustering, "keywords"))
+        persona = persona_of(k, description, records, clustering, "keywords")
+        found = {name for name, is_so in (("few-words", len(words) < FEW_WORDS), ("options", options)) if is_so}
+        personas.append(replace(persona, doubts=doubts_in_order({*persona.doubts, *found})))
     return mark_duplicates(personas)
