@@ -179,9 +179,9 @@ def test_stop_words_are_those_of_the_language_of_the_texts():
     texts = ["la mer on la voit danser", "la mer on la voit au loin", "la mer a des reflets"]
     (persona,) = keyword_personas(records_of(texts), grouped([0, 0, 0]))
     assert "typical words are voit and mer." in persona.description
-    texts = ["more mer la", "more mer voit", "more la mer"]  # of no language that is known: nothing is left out
+    texts = ["bu ev", "bu deniz", "bu ev"]  # of no language that is known: nothing is left out
     (persona,) = keyword_personas(records_of(texts), grouped([0, 0, 0]))
-    assert "more" in persona.description
+    assert persona.description == "You are a writer whose typical words are bu ev."
 
 
 JAPANESE = ["夏は花火が楽しい", "地下鉄が混む", "花火とアイスクリーム", "地下鉄とタクシー"]
