@@ -586,8 +586,8 @@ def test_a_bad_line_is_named(tmp_path, text, message):
 def test_a_missing_file_and_a_strange_name_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\); give the path of a .jsonl"):
         read_personas(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"mine.csv: the name must end in .jsonl or .txt; rename it"):
-        read_personas(write(tmp_path, "x", "mine.csv"))
+    with pytest.raises(DataError, match=r"mine.docx: they are read from .jsonl, .txt, .csv, .tsv, .json; write one"):
+        read_personas(write(tmp_path, "x", "mine.docx"))
     with pytest.raises(DataError, match=r"p.json: the name must end in .jsonl; rename it"):
         save_personas([EDITED], tmp_path / "p.json")
 

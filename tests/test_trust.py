@@ -20,7 +20,7 @@ from mop.errors import ConfigError
 from mop.estimator import MixtureOfPersonas
 from mop.mixture.fitted import load_mixture, save_mixture
 from mop.runs.sample import sample
-from mop.runs.trust import remember, require_word, said_by, servers_of
+from mop.runs.trust import parts_of, refuse_address, remember, require_word, said_by, servers_of
 from mop.runs.work import read_config
 
 KEY = "canary-key-0a1b2c3d4e5f"
@@ -323,3 +323,23 @@ def test_what_a_match_makes_here_is_used_with_its_own_server(fitted, theirs, tmp
     assert main(shlex.split(verb)) == OK
     assert len(theirs.heard) > before
     assert load_mixture(Path(out)).info["lm"] == name
+
+
+def test_python_code_that_a_received_folder_names_needs_the_users_word(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOP_CACHE", str(tmp_path / "cache"))
+    named = ["model.encoder=mine:Encoder", 'compare.methods=["mine:rival@0.5", "zero-shot"]']
+    config = resolve_config(preset="quick", assignments=named)
+    assert parts_of(config) == [("model.encoder", "mine:Encoder"), ("compare.methods", "mine:rival@0.5")]
+    assert parts_of(resolve_config(preset="demo")) == []
+    with pytest.raises(
+        ConfigError, match=r"would run Python code: 'mine:Encoder' \(model\.encoder\) and .* add --trust"
+    ):
+        require_word(config, tmp_path / "run")
+    require_word(config, tmp_path / "run", trusts=True)
+    require_word(config, tmp_path / "run", said={"model.encoder", "compare.methods"})
+    remember(config, tmp_path / "run")
+    require_word(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="would run Python code"):
+        require_word(config, tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"names 'mine:model', which is Python code.*--lm mine:model"):
+        refuse_address("mine:model", None, tmp_path / "run" / "mixture", say="--lm NAME")

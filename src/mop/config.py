@@ -261,7 +261,7 @@ class PersonaConfig(Section):
     """keywords (from the cluster's words), llm (the language model summarises), file; for ablations
     record (the record nearest the centre is the persona) and random (a random record is)."""
     path: str | None = None
-    """Your personas (JSONL, or one a line in a .txt), for writer = "file"."""
+    """Your personas, for writer = "file": JSONL, one a line in a .txt, or agents of other tools (CSV, JSON)."""
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)

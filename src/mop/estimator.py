@@ -677,7 +677,7 @@ class MixtureOfPersonas:
         Parameters
         ----------
         folder : str or Path
-            What `save` or ``mop fit`` wrote (``RUN/mixture``).
+            What `save` wrote, or the folder of a run that is fitted.
         lm, scorer, encoder : optional
             Instead of those it was fitted with. Another encoder must give the same embeddings.
             A served ``lm`` is to be named here: a mixture from elsewhere does not choose where records and keys go.
@@ -687,12 +687,16 @@ class MixtureOfPersonas:
             those of the fit unless given.
         """
         from mop.mixture.fitted import load_mixture
+        from mop.own_parts import refuse_own
         from mop.runs.trust import refuse_address
 
         for name in ("n_personas", "task", "personas"):
             if name in params:
                 raise ConfigError(f"{name} is that of the saved mixture; leave it out")
-        fitted = load_mixture(Path(folder))
+        place = Path(folder).expanduser()
+        if (place / "mixture").is_dir():  # a run
+            place /= "mixture"
+        fitted = load_mixture(place)
         if scorer is None and lm is not None:
             scorer = ""
         chosen: dict[str, Any] = {"lm": lm, "scorer": scorer, "encoder": encoder}
@@ -703,6 +707,8 @@ class MixtureOfPersonas:
                     f"the mixture in {folder} was fitted with a ready-made {name} that has no name; "
                     f"pass one: MixtureOfPersonas.load(folder, {name}=...)"
                 )
+            if value is None:
+                refuse_own(known, place, say=f"MixtureOfPersonas.load(FOLDER, {name}='NAME')")
             chosen[name] = known if value is None else value
         chosen["scorer"] = chosen["scorer"] or None
         for name in ("seed", "score_components"):  # so that it scores as it did
@@ -711,7 +717,7 @@ class MixtureOfPersonas:
         model = cls(n_personas=len(fitted.personas), **chosen, task=fitted.task, **params)
         if lm is None:
             variable = model._remote_settings().api_key_env
-            refuse_address(model.lm, variable, Path(folder), say="MixtureOfPersonas.load(FOLDER, lm='NAME')")
+            refuse_address(model.lm, variable, place, say="MixtureOfPersonas.load(FOLDER, lm='NAME')")
         model.mixture_ = fitted
         return model
 

@@ -146,6 +146,7 @@ def _open_fitted(
             work.folder.checked(work.folder.mixture),
             lm=config.model.lm,
             scorer=work.scorer,
+            encoder=work.encoder,
             store=work.store.path,
             score_components=args.components,
             progress=work.progress,

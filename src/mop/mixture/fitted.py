@@ -276,6 +276,15 @@ def _check_of(document: Mapping[str, Any]) -> str:
     return hash_of({name: value for name, value in document.items() if name != "check"})
 
 
+def _way_to_one(folder: Path) -> str:
+    """Where a mixture lies instead, or how to get one."""
+    if (folder / "config.json").is_file() and (folder / "manifest.json").is_file():
+        return f"it is a run that is not fitted; fit it with: mop fit {folder}"
+    near = [found.parent for form in ("*", "*/*") for found in Path().glob(f"{form}/mixture/mixture.json")]
+    where = f", such as {near[0]}" if near else ", or of a run: mop fit RUN --config FILE makes one"
+    return f"give the folder that MixtureOfPersonas.save wrote{where}"
+
+
 class _DamagedError(Exception):
     """What is wrong with a saved mixture, without where it lies and what to do."""
 
@@ -289,10 +298,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         for name in ("mixture.json", "gate.safetensors"):
             refuse_link(folder / name)
             if not (folder / name).is_file():
-                raise ArtifactError(
-                    f"{folder} holds no fitted mixture: {name} is missing; "
-                    "give the folder that `mop fit` or `save` wrote"
-                )
+                raise ArtifactError(f"{folder} holds no fitted mixture: {name} is missing; {_way_to_one(folder)}")
         weights = (folder / "gate.safetensors").read_bytes()
     try:
         document = read_json(folder / "mixture.json")

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mop.errors import DataError
+from mop.personas.agents import LISTS, OURS, agent_row, agents_of
 from mop.personas.doubts import doubts, doubts_in_order, mark_duplicates
 from mop.personas.from_cluster import persona_key
 from mop.storage.files import write_jsonl
 from mop.types import Persona
 
+_SUFFIXES = (".jsonl", ".txt", ".csv", ".tsv", ".json")
 _FIELDS = tuple(field.name for field in fields(Persona))
 # A person's "a film student" needs no full stop to be a good persona.
 _OF_WRITERS_ONLY = frozenset({"too-short", "unfinished", "chatter", "voice"})
@@ -52,7 +54,8 @@ def read_personas(path: Path | str) -> list[Persona]:
     ----------
     path : path
         ``.jsonl``: one object per line, of which only ``description`` is needed. ``.txt``: one
-        description per line. UTF-8; blank lines are skipped.
+        description per line. ``.csv``, ``.tsv``, ``.json``: agents of other tools, see `mop.personas.agents`; such a
+        file is known by its content under another name, too. UTF-8; blank lines are skipped.
 
     Returns
     -------
@@ -88,17 +91,23 @@ def read_personas(path: Path | str) -> list[Persona]:
 
 def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read (file:line, checked row) of every line that is not blank."""
-    if path.suffix not in {".jsonl", ".txt"}:
-        raise DataError(f"personas cannot be read from {path}: the name must end in .jsonl or .txt; rename it")
+    if path.suffix not in _SUFFIXES:
+        raise DataError(
+            f"personas cannot be read from {path}: they are read from {', '.join(_SUFFIXES)}; write one persona on "
+            "each line of a .txt file"
+        )
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"the persona file {path} cannot be read ({error.strerror}); give the path of a .jsonl or .txt file"
         ) from error
-    rows = []
+    agents = _agents(raw, path)
+    rows = agents or []
     # Lines end at \n alone: str.splitlines would also cut at characters that a text may hold.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(
+        [] if agents is not None else raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1
+    ):
         where = f"{path}:{number}"
         try:
             text = line.decode("utf-8").strip()
@@ -107,11 +116,33 @@ def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
                 f"{where}: byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8"
             ) from error
         if text:
-            row = {"description": text} if path.suffix == ".txt" else _parse(text, where)
+            row = {"description": text} if path.suffix == ".txt" and text[0] != "{" else _parse(text, where)
             rows.append((where, row))
     if not rows:
         raise DataError(f"{path} has no personas; write one description per line")
     return rows
+
+
+def _agents(raw: bytes, path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """Rows of a table or one JSON document, checked; None if it is something else."""
+    try:
+        text = raw.decode("utf-8-sig")
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        found = None if path.suffix == ".jsonl" and _is_line(first) else agents_of(text, path)
+    except UnicodeDecodeError:
+        return None  # the line is named where lines are read
+    for where, row in found or []:
+        _check_row(row, where)
+    return found
+
+
+def _is_line(text: str) -> bool:
+    """Whether this is a line of JSON Lines, and no whole list of agents."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return isinstance(error, RecursionError)
+    return not isinstance(found, dict) or not set(LISTS).intersection(found)
 
 
 def _refuse_repeated(row: Mapping[str, Any], name: str, first: dict[str, str], where: str) -> None:
@@ -147,6 +178,12 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         raise DataError(
             f'{where}: a line holds {_shown(row)} instead of an object; write it as {{"description": "You are ..."}}'
         )
+    row = row if OURS.intersection(row) else agent_row(row)
+    _check_row(row, where)
+    return row
+
+
+def _check_row(row: Mapping[str, Any], where: str) -> None:
     for name in row:
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
@@ -157,7 +194,6 @@ def _parse(text: str, where: str) -> dict[str, Any]:
             raise DataError(f"{where}: {name} is {_shown(row[name])}, but must be {wanted}; correct the line")
     if "description" not in row:
         raise DataError(f'{where}: no description; every persona needs one, as in {{"description": "You are ..."}}')
-    return row
 
 
 def _shown(value: object) -> str:

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from mop.backends.remote import parse_name
 from mop.config import RunConfig
 from mop.data.pull import cache_folder
 from mop.errors import ConfigError
+from mop.own_parts import is_own, refuse_own
 from mop.redact import without_password
 
 _SERVED = "openai:"
@@ -71,8 +73,18 @@ def require_word(config: RunConfig, folder: Path, *, said: Collection[str] = (),
     ConfigError
         Naming each server and variable in full, and how to say yes or no.
     """
+    if trusts:
+        return
+    parts = [part for part in parts_of(config) if part[0] not in said and not _is_marked(folder, part[1], None)]
+    if parts:
+        code = " and ".join(f"{name!r} ({setting})" for setting, name in parts)
+        raise ConfigError(
+            f"the settings in {folder / 'config.json'} are not from a command on this machine, and would run "
+            f"Python code: {code}. If you know that code, add --trust (asked once for this folder; in Python: "
+            "read_config(PATH, trusts=True)). If not, name another with --set"
+        )
     asked = [server for server in servers_of(config) if server.unsaid(said)]
-    if trusts or all(_is_marked(folder, server.name, server.variable) for server in asked):
+    if all(_is_marked(folder, server.name, server.variable) for server in asked):
         return
     raise ConfigError(
         f"the settings in {folder / 'config.json'} are not from a command on this machine, and would send "
@@ -82,11 +94,23 @@ def require_word(config: RunConfig, folder: Path, *, said: Collection[str] = (),
     )
 
 
+def parts_of(config: RunConfig) -> list[tuple[str, str]]:
+    """Setting and name of each part of one's own (`mop.own_parts`) that a configuration names."""
+    found = []
+    for section in ("model", "simulate", "evaluate", "compare"):
+        for name, value in asdict(getattr(config, section)).items():
+            values = value if isinstance(value, list | tuple) else [value]
+            found += [(f"{section}.{name}", v) for v in values if isinstance(v, str) and is_own(v.partition("@")[0])]
+    return found
+
+
 def remember(config: RunConfig, folder: Path) -> None:
     """Mark a run folder as this user's, with the servers that a command has named for it, and its mixture too."""
     for server in servers_of(config):
         if server.unsaid(()):
             _set_mark(folder, server.name, server.variable)
+    for _, name in parts_of(config):
+        _set_mark(folder, name, None)
     remember_mixture(config.model.lm, config.remote.api_key_env, folder / "mixture")
 
 
@@ -105,6 +129,7 @@ def refuse_address(name: object, variable: str | None, folder: Path, *, say: str
     ------
     ConfigError
     """
+    refuse_own(name, folder, say=say)
     if isinstance(name, str) and name.startswith(_SERVED) and not _is_marked(folder, name, variable):
         shown = without_password(name)
         raise ConfigError(
