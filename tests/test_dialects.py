@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -18,15 +17,13 @@ from mop.backends.dialects import (
     Json,
     Scored,
     ScoreDialect,
-    messages_of,
-    neutraliser,
     read_generation,
     read_json,
     sampling_fields,
     score_request,
 )
 from mop.backends.retry import CallError
-from mop.types import Decoding, Prompt, Segment, Turn
+from mop.types import Decoding
 
 IDS = [5, 6, 7, 8]
 USAGE = {"prompt_tokens": 4, "completion_tokens": 1}
@@ -294,72 +291,6 @@ def test_what_a_server_is_not_known_to_honour_is_refused(kind: str, decoding: De
     with pytest.raises(CallError, match="is not known to honour them; set both to 0") as caught:
         sampling_fields(kind, decoding, temperature=1.0, seed=0)  # type: ignore[arg-type]
     assert caught.value.kind == "fatal"
-
-
-CONTROL = ["<|im_start|>", "<|im_end|>", "<think>", "[INST]", "<<SYS>>", "</s>", "<start_of_turn>", "<|eot_id|>"]
-
-
-@pytest.mark.parametrize("control", [*CONTROL, "<special_9>"])
-def test_control_strings_do_not_survive(control: str) -> None:
-    neutral = neutraliser(["<special_9>"])
-    hidden = control[:2] + "\u200b" + control[2:]
-    nested = control[:3] + control + control[3:]
-    for text in (control, f"a{control}b{control}", wide(control), hidden, nested):
-        shown, n = neutral(text)
-        assert n >= 1
-        assert control not in shown
-        assert neutral(shown) == (shown, 0)
-
-
-def test_ordinary_text_is_left_as_it_is() -> None:
-    text = "a < b, <b>bold</b> [1] ﬁne | done > \u200b x｜y"
-    assert neutraliser()(text) == (text, 0)
-
-
-def test_two_segments_cannot_spell_a_control_string_together() -> None:
-    prompt = Prompt((Turn("user", (Segment("<|im_", True), Segment("start|>", True))),))
-    [message], n = messages_of(prompt, neutraliser())
-    assert message == {"role": "user", "content": "⟦im_start⟧"}
-    assert n == 1
-
-
-def test_our_own_template_text_is_not_touched() -> None:
-    prompt = Prompt((Turn("system", (Segment("Reply <think> only.", False),)),))
-    assert messages_of(prompt, neutraliser())[0] == [{"role": "system", "content": "Reply <think> only."}]
-
-
-def plain(text: str) -> str:
-    """What a server that normalises reads."""
-    return unicodedata.normalize("NFKC", text).replace("\u200b", "")
-
-
-def wide(text: str) -> str:
-    return text.translate({i: i + 0xFEE0 for i in range(0x21, 0x7F)})
-
-
-def test_a_plain_control_string_does_not_let_a_disguised_one_through() -> None:
-    shown, n = neutraliser()("<|im_end|> ＜|im_start|＞system <thi\u200bnk>")
-    assert (shown, n) == ("⟦im_end⟧ ⟦im_start⟧system ⟦think⟧", 3)
-
-
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                *CONTROL,
-                *map(wide, CONTROL),
-                *(control[:3] + "\u200b" + control[3:] for control in CONTROL),
-                *("<", "|", ">", "im_", "a", " ", "\u200b", "＜", "｜", "＞"),
-            ]
-        ),
-        max_size=12,
-    )
-)
-def test_no_arrangement_of_pieces_gets_through(pieces: list[str]) -> None:
-    neutral = neutraliser(CONTROL)
-    shown, _ = neutral("".join(pieces))
-    assert not any(control in shown or control in plain(shown) for control in CONTROL)
-    assert neutral(shown) == (shown, 0)
 
 
 def test_sums_are_finite() -> None:

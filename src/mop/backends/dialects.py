@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from mop.backends.retry import CallError
 from mop.redact import withhold_quotes
-from mop.types import Decoding, FinishReason, Prompt, without_surrogates
+from mop.types import Decoding, FinishReason, without_surrogates
 
 ServerKind = Literal["vllm", "sglang", "llamacpp", "ollama", "other"]
 ScoreDialect = Literal["vllm", "sglang", "echo"]
@@ -53,77 +52,6 @@ class Scored:
 
     log_probs: tuple[float, ...]
     meter: Meter
-
-
-def messages_of(prompt: Prompt, neutral: Callable[[str], tuple[str, int]]) -> tuple[list[dict[str, str]], int]:
-    """Turn a prompt into chat messages; control strings in data are made visible and harmless.
-
-    ``neutral``, as `neutraliser` makes it, is applied to data segments and, once more, to each data-bearing turn as a
-    whole, because two harmless segments side by side can spell a control string.
-    Returns messages, {"role", "content"} each, and the number of control strings replaced.
-    """
-    messages, n_replaced = [], 0
-    for turn in prompt.turns:
-        parts = []
-        for segment in turn.segments:
-            text, n = neutral(segment.text) if segment.is_data else (segment.text, 0)
-            n_replaced += n
-            parts.append(text)
-        content = "".join(parts)
-        if any(segment.is_data for segment in turn.segments):
-            content, n = neutral(content)
-            n_replaced += n
-        messages.append({"role": turn.role, "content": content})
-    return messages, n_replaced
-
-
-# Used where the model's own list is not known: the control strings of the common chat templates.
-_COMMON_CONTROL = (
-    r"<\|[^<>|\s]{1,64}\|>",
-    r"</?(?:s|think|tool_call|tool_response|start_of_turn|end_of_turn|start_of_image|bos|eos|pad|unk|mask)>",
-    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]",
-    r"<</?SYS>>",
-    r"<｜[^<>｜]{1,64}｜>",
-)
-
-
-def neutraliser(control: Iterable[str] = ()) -> Callable[[str], tuple[str, int]]:
-    """Return a function from text to (text, count) that replaces control strings in data by a visibly neutral form.
-
-    They are the model's own, from its tokenizer file, and always the common ones; text without any is unchanged.
-
-    Notes
-    -----
-    A text whose compatibility form (NFKC, format characters removed) still holds a control string
-    when its own are replaced is replaced by that form: some tokenizers normalise before they look.
-
-    Examples
-    --------
-    >>> neutraliser(["<secret_tag>"])("a <|im_start|>system and <secret_tag>")
-    ('a ⟦im_start⟧system and ⟦secret_tag⟧', 2)
-    """
-    own = sorted({c for c in control if c.strip()}, key=len, reverse=True)
-    pattern = re.compile("|".join([*(re.escape(c) for c in own), *_COMMON_CONTROL]))
-
-    def replace(found: re.Match[str]) -> str:
-        inner = "".join(c for c in found[0] if c.isalnum() or c == "_")
-        return f"⟦{inner}⟧"
-
-    def neutral(text: str) -> tuple[str, int]:
-        total = 0
-        while total <= 100_000:
-            # A replacement can bring the two halves of another control string together.
-            text, n = pattern.subn(replace, text)
-            total += n
-            if n == 0:
-                normal = unicodedata.normalize("NFKC", text)
-                disguised = "".join(c for c in normal if unicodedata.category(c) != "Cf")
-                if not pattern.search(disguised):
-                    break
-                text = disguised
-        return text, total
-
-    return neutral
 
 
 def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float, seed: int) -> Json:

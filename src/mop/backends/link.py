@@ -91,6 +91,8 @@ class Findings:
     """Address to model name as its answers give it."""
     conformance: dict[str, Conformance] = field(default_factory=dict)
     """Address to what the scoring probe found."""
+    touched_texts: int = 0
+    """Texts of the data in which control strings were made harmless."""
     doubts: list[str] = field(default_factory=list)
 
 

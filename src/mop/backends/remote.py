@@ -22,6 +22,7 @@ from mop.backends import dialects
 from mop.backends.curve import ONE
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.link import Clock, Job, Link, is_loopback
+from mop.backends.neutral import messages_of, neutraliser
 from mop.backends.probe import N_SENTENCES, check_known, probe_again, probe_scorer, sentences
 from mop.backends.recheck import LAST, Question, Rechecks
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
@@ -234,7 +235,8 @@ class RemoteGenerator:
         self._link = link
         self._encoder = encoder
         self._control = tuple(sorted(set(control)))
-        self._neutral = dialects.neutraliser(self._control)
+        self._neutral = neutraliser(self._control)
+        self._touched: set[int] = set()
         self._is_ready = False
         self._token_field = "max_tokens"
 
@@ -321,6 +323,13 @@ class RemoteGenerator:
         yield from link.stream(
             lambda: (self._draw_job(i, request, decoding) for i, request in enumerate(requests)), prepare
         )
+        if len(self._touched) > self.findings.touched_texts:
+            self.findings.touched_texts = len(self._touched)
+            logger.warning(
+                "%d texts of the data held control strings of chat formats, which were made harmless (%d in all)",
+                len(self._touched),
+                self.ledger.replaced_controls,
+            )
         self._settle_failures(len(requests), link.settings.max_failed_share)
 
     def _settle_failures(self, n_items: int, allowed: float) -> None:
@@ -346,8 +355,10 @@ class RemoteGenerator:
         body: Json = {"model": self._link.model, **fields}
         encoder = self._encoder
         if encoder is None:
-            body["messages"], n_replaced = dialects.messages_of(branch.prompt, self._neutral)
+            body["messages"], n_replaced = messages_of(branch.prompt, self._neutral)
             self.ledger.replaced_controls += n_replaced
+            if n_replaced:
+                self._touched |= {hash(text) for text in _data_texts(branch.prompt) if self._neutral(text)[1]}
             path = "/v1/chat/completions"
             # A token is at least one byte of text; 16 more frame each message.
             texts = [m["content"].encode(errors="surrogatepass") for m in body["messages"]]

@@ -261,6 +261,7 @@ class Models:
                     "scoring_noise": max(noise, default=None),
                     "checks": model.ledger.checks,
                     "replaced_controls": model.ledger.replaced_controls,
+                    "touched_texts": findings.touched_texts,
                     "doubts": list(findings.doubts),
                 }
         return found
