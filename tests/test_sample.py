@@ -455,3 +455,16 @@ def test_a_row_that_cannot_be_answered_is_named(labelled, tmp_path, capsys):
     assert f"{tmp_path}/c.csv:3 has no" in said
     contexts_of(tmp_path / "c.csv", [ROWS[0]], NAMES)
     assert answered(capsys, *command)[0] == OK
+
+
+def test_contexts_out_of_a_spreadsheet_are_read_as_records_are(labelled, tmp_path):
+    config, path = labelled
+    lines = ["sep=;", " film ;mood;who;w;cinema;note;;", "Up;good;a;0,5;c1;größer;;", "Heat; bad;b;1,5;c2;;;"]
+    (tmp_path / "c.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
+    sample(config, path, tmp_path / "o.jsonl", contexts=tmp_path / "c.csv")
+    found = list(read_responses(tmp_path / "o.jsonl"))
+    assert [(row.id, row.label, row.weight, row.group) for row in found] == [
+        ("a", "good", 0.5, "c1"), ("b", "bad", 1.5, "c2"),
+    ]  # fmt: skip
+    assert [row.context for row in found] == ["A good verdict on Up.", "A bad verdict on Heat."]
+    assert [row.attributes.get("note") for row in found] == ["größer", None]

@@ -22,6 +22,7 @@ from mop.data.labels import known_labels
 from mop.data.losses import NO_PERSON
 from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
+from mop.data.values import stripped
 from mop.errors import ConfigError, DataError
 from mop.metrics.words import Copies
 from mop.mixture.fitted import FittedMixture, load_mixture
@@ -235,14 +236,14 @@ def _of_each_class(population: Sequence[Record], n: int, config: RunConfig) -> l
 
 def _in_order(source: str | Path, config: RunConfig, n: int | None, labels: Sequence[str]) -> list[Record]:
     """The contexts of a source in order, each row one, from the start again as often as ``n`` needs."""
-    data, columns = config.data, _columns(source)
-    roles = {role: getattr(data, role) for role in ("label", "key", "weight", "group")}
-    roles = {role: name for role, name in roles.items() if name in columns}
-    others = [name for name in columns if name not in roles.values() and name != data.context]
-    form = {name: getattr(data, name) for name in ("encoding", "delimiter", "decimal")}
-    loaded = load_records(
-        source, context=data.context, response=None, duplicates="keep", attributes=others, **roles, **form
-    )
+    data = config.data
+    columns = _columns(source, encoding=data.encoding, delimiter=data.delimiter)
+    roles = {role: stripped(getattr(data, role) or "") for role in ("label", "key", "weight", "group")}
+    asked: dict[str, Any] = {role: name for role, name in roles.items() if name in columns}
+    others = [name for name in columns if name and columns.count(name) == 1]  # spreadsheets have nameless ones
+    others = [name for name in others if name not in asked.values() and name != stripped(data.context)]
+    asked |= {name: getattr(data, name) for name in ("encoding", "delimiter", "decimal")}
+    loaded = load_records(source, context=data.context, response=None, duplicates="keep", attributes=others, **asked)
     if data.strict:
         loaded.require_clean()
     lost = [problem for problem in loaded.problems if not problem.is_kept and problem.code not in NO_PERSON]
@@ -264,8 +265,8 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None, labels: Sequ
     return [found[row] if turn == 0 else replace(found[row], key=f"{found[row].key}/{turn + 1}") for turn, row in turns]
 
 
-def _columns(source: str | Path) -> tuple[str, ...]:
-    opened = open_source(source)
+def _columns(source: str | Path, **form: str) -> tuple[str, ...]:
+    opened = open_source(source, **form)
     if opened.columns is not None:
         return opened.columns
     rows = (row for _, row in opened.rows(()) if not isinstance(row, BadRow))  # JSON has no header
