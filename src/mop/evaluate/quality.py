@@ -80,7 +80,8 @@ class ClosedAnswers:
         """
         row, share = self._rows(texts, weight)
         found = self._shares(row, share)
-        valid, is_valid = 1.0 - float(found[-1]), (row >= 0).astype(np.float64)
+        is_valid = (row >= 0).astype(np.float64)
+        valid = min(1.0, float(share @ is_valid))
         sign = np.sign(found - self.shares) / 2  # TV = Σ_o sign_o (q_o - p_o)
         golden_row, golden_share = self._golden
         errors = np.concatenate(

@@ -252,7 +252,7 @@ def evaluate(
         methods=scores,
         n=n,
         n_golden=len(golden.texts),
-        notes=_notes({name: filled[name] for name in scored}, scored, n, vectors[GOLDEN].shape),
+        notes=_notes({name: filled[name] for name in scored}, scored, n, None if closed else vectors[GOLDEN].shape),
         limited_by=min(scored, key=lambda name: len(filled[name])) if any(len(filled[m]) > n for m in scored) else None,
         histograms=histograms,
         rows=rows,
@@ -465,10 +465,9 @@ def _wording(texts: Sequence[str], shown: Sequence[Shown], known: words.Copies |
 
 
 def _notes(
-    filled: Mapping[str, list[int]], samples: Mapping[str, Sample], n: int, golden: tuple[int, ...]
+    filled: Mapping[str, list[int]], samples: Mapping[str, Sample], n: int, golden: tuple[int, ...] | None
 ) -> tuple[str, ...]:
-    """Say what was left out and what the sizes, (n_golden, D) of the golden vectors, forbid to conclude."""
-    n_golden, n_dimensions = golden
+    """Say what was left out, and what the sizes (n_golden, D) of golden vectors, if they count, forbid to conclude."""
     notes = []
     for name, rows in filled.items():
         n_received = len(samples[name].texts)
@@ -482,6 +481,9 @@ def _notes(
             f"every set is compared on {n} texts, because {smallest} has no more that are not empty; others have up to "
             f"{most}, and without {smallest} all figures would be of more"
         )
+    if golden is None:
+        return tuple(notes)
+    n_golden, n_dimensions = golden
     if min(n, n_golden) < n_dimensions:
         notes.append(
             f"FID from {n} against {n_golden} texts in {n_dimensions} dimensions is dominated by "

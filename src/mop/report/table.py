@@ -18,6 +18,7 @@ from mop.report.names import page_title
 from mop.report.page import METRICS, MOP, PLAIN, score_figure, titled
 from mop.report.palette import REAL, series_of
 from mop.report.reading import bin_table, lengths, side_by_side
+from mop.report.verdicts import FOR_FREE_TEXTS
 from mop.types import Record, Response
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ def _columns(rows: Rows) -> list[str]:
     return [name for name in COLUMNS if any(values.get(name) is not None for values in rows.values())]
 
 
+def _first(columns: Sequence[str]) -> list[str]:
+    """Those of `FIRST` that there are; of closed questions, without what is not meant for them."""
+    left_out = FOR_FREE_TEXTS if "valid_answers" in columns else ()
+    return [name for name in FIRST if name in columns and name not in left_out]
+
+
 def _costs(rows: Rows) -> list[str]:
     """The costs that any row has."""
     return [name for name in COSTS if any(values.get(name) for values in rows.values())]
@@ -108,7 +115,7 @@ def _grid(
     """
     columns, costs = _columns(rows), _costs(rows)
     if is_short:
-        columns = [name for name in FIRST if name in columns][:N_SHORT]
+        columns = _first(columns)[:N_SHORT]
     further = [] if is_short else ["seeds", *(COSTS[name] for name in costs), "sees real texts"]
     titles = ["method", *map(titled, columns), *further]
     lines = [list(map(plain, titles))]
@@ -245,7 +252,7 @@ def comparison_page(
 
     def shown(of: Rows) -> list[str]:
         columns = _columns(of)
-        first = [name for name in FIRST if name in columns][:N_FIRST]
+        first = _first(columns)[:N_FIRST]
         return first + [name for name in columns if name not in first]
 
     tables = [
