@@ -1,5 +1,6 @@
 """The Python face behaves like an estimator."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -544,3 +545,170 @@ def test_an_unusable_record_is_named(model):
         model.score([Record(key="k", context="c", response="")])
     with pytest.raises(DataError, match="the record 'k' has the weight nan"):
         model.score([Record(key="k", context="c", response="r", weight=math.nan)])
+
+
+# ----------------------------------------------------- what scikit-learn and a notebook ask of an estimator
+
+TOY = {"n_personas": 2, "lm": "fake", "encoder": "fake", "settings": "quick", "score_components": 4}
+ROWS = [{"context": "AB"[i % 2], "response": f"{['loud', 'calm', 'warm', 'dull'][i % 4]} {i}"} for i in range(36)]
+
+
+@pytest.mark.trial("30-sklearn-protocol")
+def test_not_fitted_is_scikit_learns_error_too():
+    import pickle
+
+    from sklearn.exceptions import NotFittedError as Theirs
+    from sklearn.utils.validation import check_is_fitted
+
+    for ask in (lambda m: m.score(ROWS), lambda m: m.sample(["A"]), lambda m: m.predict(ROWS), lambda m: m.summary()):
+        with pytest.raises(Theirs, match="no weights yet") as error:
+            ask(MixtureOfPersonas(**TOY))
+        assert isinstance(error.value, NotFittedError | ValueError)
+        assert isinstance(pickle.loads(pickle.dumps(error.value)), Theirs)
+    with pytest.raises(Theirs):
+        check_is_fitted(MixtureOfPersonas(**TOY))
+
+
+@pytest.mark.trial("30-sklearn-protocol")
+def test_the_likeliest_persona_is_predicted(model):
+    held = reviews(64)[48:]
+    assert model.predict(held).tolist() == model.predict_proba(held).argmax(axis=1).tolist()
+
+
+@pytest.mark.trial("30-sklearn-protocol")
+@pytest.mark.parametrize("value", [np.array([1, 2]), np.array(["a", "b"]), [np.zeros(2)]])
+def test_it_can_be_shown_with_any_parameter(value):
+    assert "personas=" in repr(MixtureOfPersonas(personas=value))
+
+
+@pytest.mark.trial("30-sklearn-protocol")
+@pytest.mark.parametrize("n", [4, 5, 7, 8])
+def test_a_few_records_are_fitted_or_refused_and_give_no_nan(n):
+    small = {"components_per_record": 2, "records_per_component": 2, "valid_components": 3}
+    model = MixtureOfPersonas(**{**TOY, "settings": small})
+    with contextlib.suppress(ConfigError, DataError):  # with a message of ours
+        model.fit(ROWS[:n])
+        assert np.isfinite(model.score_samples(ROWS)).all()
+        assert "nan" not in str(model.summary()).lower()
+
+
+@pytest.mark.trial("30-sklearn-protocol")
+@pytest.mark.advice
+def test_a_number_of_samples_is_no_context_and_the_contexts_that_are_told_work(model):
+    with pytest.raises(
+        DataError, match=r"contexts to respond to are expected, got the number 3; .*give so many"
+    ) as error:
+        model.sample(3)
+    call = str(error.value).partition("such as ")[2]
+    assert len(eval(f"model.{call}", {"model": model})) == 3
+
+
+@pytest.mark.advice
+def test_too_few_records_tell_how_many_are_needed_and_so_many_are_enough():
+    with pytest.raises(DataError, match="give at least 7 records") as error:
+        MixtureOfPersonas(**{**TOY, "n_personas": 1}).fit(ROWS[:3])
+    n = int(str(error.value).partition("at least ")[2].split()[0])
+    assert MixtureOfPersonas(**{**TOY, "n_personas": 1}).fit(ROWS[:n]).score(ROWS) < 0
+
+
+def test_a_notebook_shows_parameters_and_personas_and_nothing_of_the_data_is_markup():
+    nasty = "<img src=x onerror=alert(1)>"
+    rows = [{"context": nasty, "response": f"{nasty} {i}"} for i in range(24)]
+    model = MixtureOfPersonas(**TOY, task="<b>task</b>", personas=[nasty, "You are calm."]).fit(rows)
+    page = model._repr_html_() + model.sample([nasty])._repr_html_()
+    assert "<img" not in page
+    assert "<b>task" not in page
+    assert "MixtureOfPersonas" in page
+    assert "&lt;img src=x" in page
+    assert len(repr(model.mixture_)) < 200
+    assert len(model.summary().to_frame()) == 2
+    assert list(model.sample(["a", "b"]).to_frame().context) == ["a", "b"]
+
+
+def test_stages_are_logged_with_their_counts(caplog):
+    with caplog.at_level("INFO", logger="mop"):
+        MixtureOfPersonas(**TOY).fit(ROWS).sample(["A"])
+    said = [r.message for r in caplog.records if r.name == "mop.estimator"]
+    assert [line for line in said if line.endswith("begins")] == [
+        f"{name}: begins" for name in ("records", "personas", "fit", "simulate")
+    ]
+    assert any(line.startswith("personas: done in") and line.endswith(", 2 personas") for line in said)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_what_progress_raises_stops_the_work_and_what_is_stored_is_not_asked_again(tmp_path, caplog):
+    def stop(what, done, total):
+        if what.startswith("fit") and done > 0:
+            raise StoppedError
+
+    model = MixtureOfPersonas(**TOY, store=tmp_path / "kept.sqlite", progress=stop)
+    with caplog.at_level("INFO", logger="mop"), pytest.raises(StoppedError):
+        model.fit(ROWS)
+    assert "fit: stopped after" in caplog.text
+    assert not hasattr(model, "mixture_")
+    model.progress = None
+    assert model.fit(ROWS).score(ROWS) == MixtureOfPersonas(**TOY).fit(ROWS).score(ROWS)
+
+
+def test_settings_can_be_a_dict_or_a_preset_and_writers_those_of_a_run(tmp_path):
+    as_dict = MixtureOfPersonas(**{**TOY, "settings": {"n_rounds": 1, "components_per_record": 4}}).fit(ROWS)
+    as_config = MixtureOfPersonas(**{**TOY, "settings": FitConfig(n_rounds=1, components_per_record=4)}).fit(ROWS)
+    assert as_dict.score(ROWS) == as_config.score(ROWS)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("name,age\nCleo,52\nDan,19\n")
+    model = MixtureOfPersonas(**TOY, writer="file", personas=mine).fit(ROWS)
+    assert [persona.description for persona in model.mixture_.personas] == ["name: Cleo; age: 52", "name: Dan; age: 19"]
+    for writer in ("record", "random"):
+        assert MixtureOfPersonas(**TOY, writer=writer).fit(ROWS).mixture_.personas[0].writer == writer
+
+
+def test_a_pickle_leaves_progress_out():
+    import pickle
+
+    model = MixtureOfPersonas(**TOY, progress=lambda what, done, total: None)
+    assert pickle.loads(pickle.dumps(model)).progress is None
+
+
+@pytest.mark.advice
+def test_the_folder_of_a_run_is_loaded_and_what_is_none_says_what_to_do(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model.save(tmp_path / "runs" / "mine" / "mixture")
+    assert MixtureOfPersonas.load("runs/mine").score(reviews(4)) == MixtureOfPersonas.load("runs/mine/mixture").score(
+        reviews(4)
+    )
+    with pytest.raises(
+        ArtifactError, match=r"give the folder that MixtureOfPersonas\.save wrote, such as (\S+)"
+    ) as error:
+        MixtureOfPersonas.load("runs/other")
+    told = str(error.value).rpartition("such as ")[2]
+    assert MixtureOfPersonas.load(told).mixture_.task == "a film review"
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("part", ["lm", "encoder"])
+def test_a_class_in_place_of_a_part_is_told_and_its_object_works(part):
+    kind = {"lm": FakeModel, "encoder": FakeEncoder}[part]
+    with pytest.raises(Exception, match=rf"the class {kind.__name__} is no .*; give (\w+)\(\)") as error:
+        MixtureOfPersonas(**{**TOY, part: kind}).fit(ROWS)
+    told = str(error.value).rpartition("give ")[2]
+    given = eval(told, {"FakeModel": FakeModel, "FakeEncoder": FakeEncoder})
+    assert MixtureOfPersonas(**{**TOY, part: given}).fit(ROWS).score(ROWS) < 0
+
+
+@pytest.mark.trial("30-sklearn-protocol")
+def test_tables_of_other_packages_are_the_same_records(model):
+    import pandas as pd
+    import pyarrow as pa
+
+    rows = [{"context": r.context, "response": r.response} for r in reviews(52)[48:]]
+    expected = model.score_samples(rows).tolist()
+    tables = [pd.DataFrame(rows), pa.Table.from_pylist(rows)]
+    with contextlib.suppress(ImportError):
+        import polars as pl
+
+        tables.append(pl.DataFrame(rows))
+    for table in tables:
+        assert model.score_samples(table).tolist() == expected

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mop.config import MIN_TEXTS
 from mop.data.answers import options_of
 from mop.errors import ConfigError, DataError
+from mop.evaluate.own import Metric, open_metrics, own_figures
 from mop.evaluate.quality import ClosedAnswers, wrong_labels
 from mop.metrics import distances, words
 from mop.metrics.distances import Gaussian, Shown, interval
@@ -27,6 +28,12 @@ FLOOR, GOLDEN = "floor", "golden"
 """The names of other real texts, which are scored, and of those that all are compared with."""
 HISTOGRAM_EDGES = tuple(np.linspace(-1, 1, distances.N_BINS + 1).round(6).tolist())
 """Edges of the cosine bins of `Evaluation.histograms`."""
+TAKEN = frozenset((
+    "energy", "fid", "fid_excess", "mauve", "kl_cosine", "kl_cosine_reverse", "sense", "improbable", "mean_words",
+    "refusals", "empty", "near_copies", "duplicates", "distinct_1", "distinct_2", "self_bleu_4", "n", "n_received",
+    "cut_share", "f1",
+))  # fmt: skip
+"""Names that a metric of the user's own cannot have."""
 KEPT_SHARE = 0.8
 """Share of the texts in a subsample; see `_subsamples`."""
 IMPROBABLE = 0.01
@@ -126,6 +133,7 @@ def evaluate(
     embed: Callable[[Sequence[str]], FloatArray],
     seed: int,
     others: Sequence[str] = (),
+    metrics: Mapping[str, Metric | str] | None = None,
     n_seeds: int = 5,
     n_bootstrap: int = 200,
     progress: Progress | None = None,
@@ -152,6 +160,9 @@ def evaluate(
         64-bit.
     others : sequence of str
         Further real texts, which tell whether questions are closed and what can be answered, and which texts repeat.
+    metrics : mapping, optional
+        Figures of your own: name to ``metric(texts, golden)``, or to ``module:function`` (``docs/plug.md``). They come
+        without an interval.
     n_seeds : int
         k-means runs behind MAUVE; its mean is reported.
     n_bootstrap : int
@@ -184,6 +195,7 @@ def evaluate(
         2 texts were judged.
     """
     _check_settings(methods, n_seeds, n_bootstrap)
+    own_metrics = open_metrics(metrics, TAKEN)
     scored = {**methods, FLOOR: floor}
     every = {**scored, GOLDEN: golden}
     for name, sample in every.items():
@@ -236,6 +248,7 @@ def evaluate(
             **{key: value for figures, _ in scored_so for key, value in figures.items()},
             **_sense(nats.get(name), least),
             **_wording(texts[name], shown, copies, seed=seed),
+            **own_figures(own_metrics, texts[name], texts[GOLDEN]),
             "n": n,
             "n_received": len(sample.texts),
             "empty": words.empty_share(sample.texts),
