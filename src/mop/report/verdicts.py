@@ -17,8 +17,6 @@ QUALITY: Mapping[str, str] = {
 """Shares of texts that have something wrong, in words."""
 FOR_FREE_TEXTS = ("fid_excess", "fid", "mauve", "kl_cosine")
 """What is not meant for answers to closed questions."""
-WEIGHT = "mixture weight (share of simulated responses)"
-"""What the weight of a persona is called. It is no share of a population."""
 
 
 def quality_sentence(methods: Mapping[str, Mapping[str, Any]], *, method: str = "mop", is_closed: bool = False) -> str:
