@@ -5,7 +5,7 @@ import pytest
 
 from mop.evaluate.quality import ClosedAnswers, share_interval, wrong_labels
 
-OPTIONS = ["yes", "no", "not sure"]
+OPTIONS = {"yes": "Yes", "no": "No", "not sure": "Not sure"}
 
 
 def answers(p, n, rng):
@@ -15,15 +15,15 @@ def answers(p, n, rng):
 
 def test_total_variation_is_what_would_have_to_change():
     closed = ClosedAnswers(OPTIONS, ["Yes"] * 50 + ["No"] * 50, None)
-    scores, _, shares = closed.scores(["yes."] * 20 + ["no"] * 10 + ["", "Yes; No"], None)
-    assert shares.tolist() == pytest.approx([20 / 32, 10 / 32, 0, 2 / 32])
+    scores, _ = closed.scores("m", ["yes."] * 20 + ["no"] * 10 + ["", "Yes; No"], None)
+    assert closed.found()["shares"]["m"] == pytest.approx([20 / 32, 10 / 32, 0, 2 / 32])
     assert scores["total_variation"] == pytest.approx((4 / 32 + 6 / 32 + 2 / 32) / 2)
     assert scores["valid_answers"] == pytest.approx(30 / 32)
 
 
 def test_weights_count_people():
-    closed = ClosedAnswers(OPTIONS, ["yes", "no"], np.array([3.0, 1.0]))
-    scores, _, _ = closed.scores(["yes", "no"], np.array([3.0, 1.0]))
+    closed = ClosedAnswers(OPTIONS, ["yes", "no"], [3.0, 1.0])
+    scores, _ = closed.scores("m", ["yes", "no"], [3.0, 1.0])
     assert closed.shares.tolist() == [0.75, 0.25, 0, 0]
     assert scores["total_variation"] == 0
 
@@ -33,7 +33,7 @@ def test_intervals_of_total_variation_and_of_valid_answers_hold_the_truth():
     truth, held, n = {"total_variation": 0.4, "valid_answers": 0.7}, {"total_variation": 0, "valid_answers": 0}, 300
     widths = []
     for _ in range(n):
-        scores, _, _ = ClosedAnswers(OPTIONS, answers(real, 150, rng), None).scores(answers(ours, 80, rng), None)
+        scores, _ = ClosedAnswers(OPTIONS, answers(real, 150, rng), None).scores("m", answers(ours, 80, rng), None)
         widths.append(np.ptp(scores["total_variation_interval"]))
         for name, value in truth.items():
             low, high = scores[f"{name}_interval"]

@@ -36,21 +36,27 @@ class ClosedAnswers:
 
     Parameters
     ----------
-    options : sequence of str, length O
+    options : mapping, length O
         See `mop.data.answers.options_of`.
     golden : sequence of str, length m
         Real answers.
-    weight : ndarray, shape (m,), optional
+    weight : sequence of float, length m, optional
         Survey weights of these.
     """
 
-    def __init__(self, options: Sequence[str], golden: Sequence[str], weight: Floats | None) -> None:
+    def __init__(self, options: Mapping[str, str], golden: Sequence[str], weight: Sequence[float] | None) -> None:
         self.options = options
         self._golden = self._rows(golden, weight)
         self.shares = self._shares(*self._golden)
         """(O + 1,) of real answers; the last is what is none of the options."""
+        self._of = {"golden": self.shares}
 
-    def _rows(self, texts: Sequence[str], weight: Floats | None) -> tuple[NDArray[np.int64], Floats]:
+    def found(self) -> dict[str, Any]:
+        """``options`` as they are spelled and ``shares`` of each set by its name, ``golden`` first; ready for JSON."""
+        shares = {name: [round(float(share), 6) for share in of] for name, of in self._of.items()}
+        return {"options": list(self.options.values()), "shares": shares}
+
+    def _rows(self, texts: Sequence[str], weight: Sequence[float] | None) -> tuple[NDArray[np.int64], Floats]:
         row = np.array(options_chosen(texts, self.options), np.int64)
         even = np.ones(len(row)) if weight is None else np.asarray(weight, np.float64)
         return row, even / even.sum()
@@ -59,8 +65,10 @@ class ClosedAnswers:
         n = len(self.options) + 1
         return np.asarray(np.bincount(row % n, share, n), dtype=np.float64)
 
-    def scores(self, texts: Sequence[str], weight: Floats | None) -> tuple[dict[str, Any], dict[str, Floats], Floats]:
-        """Figures of a set of answers, empty ones included.
+    def scores(
+        self, name: str, texts: Sequence[str], weight: Sequence[float] | None
+    ) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Figures of a set of answers, empty ones included; its shares are kept under its name.
 
         Returns
         -------
@@ -70,8 +78,6 @@ class ClosedAnswers:
             that of a sum of signs, over both samples (first order).
         dict
             What each answer (and golden answer) adds to the error of either; see `mop.evaluate.paired`.
-        ndarray, shape (O + 1,)
-            Shares of the options and of what is none.
 
         Notes
         -----
@@ -79,7 +85,7 @@ class ClosedAnswers:
         to change. Chance alone puts it above 0; the figure of other real texts says by how much.
         """
         row, share = self._rows(texts, weight)
-        found = self._shares(row, share)
+        found = self._of[name] = self._shares(row, share)
         is_valid = (row >= 0).astype(np.float64)
         valid = min(1.0, float(share @ is_valid))
         sign = np.sign(found - self.shares) / 2  # TV = Σ_o sign_o (q_o - p_o)
@@ -94,7 +100,7 @@ class ClosedAnswers:
             "total_variation": variation,
             "total_variation_interval": interval(variation, float(np.linalg.norm(errors)), low=0.0, high=1.0),
         }
-        return scores, {"valid_answers": share * (is_valid - valid), "total_variation": errors}, found
+        return scores, {"valid_answers": share * (is_valid - valid), "total_variation": errors}
 
 
 def wrong_labels(

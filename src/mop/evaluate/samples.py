@@ -219,11 +219,9 @@ def evaluate(
     scores: dict[str, dict[str, Any]] = {}
     histograms = {GOLDEN: real.histogram.tolist()}
     errors: dict[str, dict[str, NDArray[np.float64]]] = {}
-    known = [*golden.texts, *floor.texts, *others]
     copies = words.Copies(others) if others else None
-    options = options_of(known)
-    closed = ClosedAnswers(list(options), golden.texts, _even_or(golden.weights)) if options else None
-    shares = {} if closed is None else {GOLDEN: closed.shares}
+    known = [*golden.texts, *floor.texts, *others]
+    closed = ClosedAnswers(options, golden.texts, golden.weights) if (options := options_of(known)) else None
     asked = {
         name: (vectors[name], [sample.labels[i] for i in rows[name]])
         for name, sample in scored.items()
@@ -241,8 +239,7 @@ def evaluate(
         mauve = _mauve(of, real, [derive_seed(seed, "evaluate", "mauve", s) for s in range(n_seeds)])
         scored_so = [_energy(of, real), fid, mauve, kl]
         if closed is not None:
-            *of_answers, shares[name] = closed.scores(sample.texts, _even_or(sample.weights))
-            scored_so.append((of_answers[0], of_answers[1]))
+            scored_so.append(closed.scores(name, sample.texts, sample.weights))
         shown = [sample.shown[i] for i in rows[name]] if sample.shown is not None else [None] * n
         scores[name] = {
             **{key: value for figures, _ in scored_so for key, value in figures.items()},
@@ -270,13 +267,7 @@ def evaluate(
         histograms=histograms,
         rows=rows,
         vectors=vectors,
-        closed=None
-        if closed is None
-        else {
-            "options": list(options.values()),
-            "n_real": sum(bool(text.strip()) for text in known),
-            "shares": {name: np.round(of, 6).tolist() for name, of in shares.items()},
-        },
+        closed=None if closed is None else {"n_real": sum(bool(t.strip()) for t in known), **closed.found()},
         errors=errors,
     )
 
@@ -306,10 +297,6 @@ def _check_lengths(name: str, sample: Sample) -> None:
                 f"{name!r} has {len(of)} {what} and {len(sample.texts)} texts; each text needs its own; "
                 "pass lists of equal length"
             )
-
-
-def _even_or(weights: Sequence[float] | None) -> NDArray[np.float64] | None:
-    return None if weights is None else np.asarray(weights, np.float64)
 
 
 def _scaled(name: str, weights: Sequence[float] | None, rows: NDArray[np.intp]) -> NDArray[np.float64] | None:
