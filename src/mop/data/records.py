@@ -398,7 +398,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     Raises
     ------
     ArtifactError
-        If the file is missing, or a row is not such a record or repeats a key.
+        If the file is missing or empty, or a row is not such a record or repeats a key.
     """
     records: dict[str, Record] = {}
     for number, row in enumerate(read_jsonl(Path(path)), start=1):
@@ -408,6 +408,8 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
                 f"the fields {', '.join(_FIELDS)}, each key once; load the data again, or fix it"
             )
         records[row["key"]] = Record(**row)
+    if not records:
+        raise ArtifactError(f"{path} holds no record; load the data again, or put it back as it was")
     return list(records.values())
 
 

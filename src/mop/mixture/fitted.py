@@ -372,7 +372,9 @@ def _gates(
             f"{name} has shape {array.shape}, for {n_personas} personas and {n_exemplars} exemplars in mixture.json",
         )
         _check(
-            array.dtype.kind == ("i" if are_rows else "f") and bool(np.isfinite(array).all()),
+            array.dtype.kind == ("i" if are_rows else "f")
+            and array.dtype.itemsize >= 4
+            and bool(np.isfinite(array).all()),
             f"{name} holds something other than {'whole' if are_rows else 'finite'} numbers",
         )
     _check(n_personas > 0 and n_exemplars > 0, "mixture.json lists no persona or no exemplar")

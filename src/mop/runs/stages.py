@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from mop.data.own import distinct, numbered
 from mop.data.records import load_records, save_records
 from mop.data.split_files import load_splits, split_files
 from mop.data.splits import split_to_fit
-from mop.errors import ArtifactError
+from mop.errors import ArtifactError, MopError
 from mop.evaluate.likelihood import Likelihood, Table, references, score_for_likelihood, summarise
 from mop.evaluate.map import text_map
 from mop.evaluate.paired import clear_winners
@@ -482,7 +483,19 @@ def held_out_likelihood(work: Work) -> dict[str, Any]:
 
 def make_report(work: Work) -> Made:
     """One page for people."""
-    data = report_data(work.folder, work.config, versions=versions_now(), spent=work.store.spent())
+    try:
+        data = report_data(work.folder, work.config, versions=versions_now(), spent=work.store.spent())
+    except MopError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        made = " ".join(
+            shlex.quote(str(file))
+            for file in (work.folder.metrics, work.folder.evaluation, work.folder.records / "problems.json")
+        )
+        raise ArtifactError(
+            f"what the stages before the report made in {work.folder.path} is not what they make "
+            f"({type(error).__name__}: {error}); make it anew: rm -f {made}, then the same command again"
+        ) from error
     write_report(data, work.folder.report)
     save_figures(draw_figures(data), work.folder.figures)
     return [work.folder.report, work.folder.figures], {}

@@ -20,6 +20,7 @@ _FIELDS = tuple(field for field in dataclasses.fields(Response) if field.name !=
 _TAKEN = frozenset(field.name for field in dataclasses.fields(Response))
 _REQUIRED = frozenset(field.name for field in _FIELDS if field.default is dataclasses.MISSING)
 _PLAIN = {"int": int, "float": float}
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str | None": (str, type(None))}
 
 
 def row_of(response: Response) -> dict[str, Any]:
@@ -78,6 +79,10 @@ def read_responses(path: Path) -> Iterator[Response]:
         given = {name: value for name, value in row.items() if name in _TAKEN}
         further = {name: str(row[name]) for name in row.keys() - _TAKEN if row[name] not in (None, "")}
         try:
+            for field in _FIELDS:
+                kinds = _KINDS.get(str(field.type), str)
+                if field.name in given and (not isinstance(given[field.name], kinds) or given[field.name] is True):
+                    raise TypeError(f"{field.name} is {str(given[field.name])[:40]!r}")
             ordered = {name: further[name] for name in row if name in further}
             yield Response(**{**given, "attributes": ordered})
         except TypeError as error:

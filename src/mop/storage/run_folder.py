@@ -297,8 +297,9 @@ class RunFolder:
             for file, digest in entry["files"].items():
                 if (self.path / file).is_relative_to(path) and (fault := self._fault(file, digest)):
                     raise ArtifactError(
-                        f"{self.path / file}: {fault} stage {name!r}, so it is not used; put it back as it was, or "
-                        f"make it anew with: mop {name} {shlex.quote(str(self.path))}"
+                        f"{self.path / file}: {fault} stage {name!r}; it is not used; put it back as it was, or "
+                        f"make it anew with: mop {'personas' if name == 'records' else name} "
+                        f"{shlex.quote(str(self.path))}"
                     )
         return path
 
@@ -383,10 +384,15 @@ def _read_manifest(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
             if may_be_empty and not others:
                 return {}
             found = f"it has no manifest.json but holds {others[0]!r}" if others else "it is empty"
+            if "config.json" in others:
+                raise ArtifactError(f"{path} has lost its manifest.json; {_begin_anew(path)}")
             raise ArtifactError(
                 f"{path} is not a run folder: {found}; give a new or empty folder, or one that mop made"
             )
-    manifest = read_json(file)
+    try:
+        manifest = read_json(file)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}. {_begin_anew(path).capitalize()}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(
             f"{path} is not a run folder: its manifest.json was not written by mop; give a new or empty folder"
@@ -398,12 +404,15 @@ def _read_manifest(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
             "use the mop that made it, or give a new folder"
         )
     if not _is_whole(manifest) or (version > 1 and manifest.get("check") != _check_of(manifest)):
-        raise ArtifactError(
-            f"{file} is damaged or was changed by hand; put it back as it was. Or begin anew with what was paid for: "
-            f"mkdir NEW, then cp {shlex.quote(str(path))}/{_STORE}* NEW, then mop run NEW --config "
-            f"{shlex.quote(str(path / 'config.json'))}"
-        )
+        raise ArtifactError(f"{file} is damaged or was changed by hand; {_begin_anew(path)}")
     return manifest
+
+
+def _begin_anew(path: Path) -> str:
+    return (
+        f"put it back as it was, or begin anew with what was paid for: mkdir NEW && cp "
+        f"{shlex.quote(str(path))}/{_STORE}* NEW && mop run NEW --config {shlex.quote(str(path / 'config.json'))}"
+    )
 
 
 def _check_of(manifest: Mapping[str, Any]) -> str:
