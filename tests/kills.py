@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext, ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -70,6 +70,12 @@ class Count:
         """Whether nothing went wrong."""
         wrong = (self.lost, self.doubled, self.altered, self.asked_again, self.changed)
         return not any(wrong)
+
+
+REMOTE = ("mop.backends.remote", "mop.backends.fake_server", "mop.simulate.write", "mop.storage.store", "httpx")
+CHAIN = ("mop.pipeline", "torch", "safetensors.torch", "sklearn.cluster", "sklearn.manifold",
+         "scipy.optimize", "scipy.linalg", "pyarrow.parquet")  # fmt: skip
+"""What the two kinds of run import."""
 
 
 def chain(source: str, path: str) -> None:
@@ -167,13 +173,14 @@ def kill_again_and_again(
     folder: Path,
     seed: int,
     asked: Asked = NO_SERVER,
+    prepare: Callable[[Path], object] = Path.mkdir,
 ) -> Count:
     """Kill runs until there were so many kills; compare each run that got through.
 
     Kills come at a moment drawn evenly from a span. The span starts at a third of what an unbroken
     run takes, shrinks when runs get through unharmed and grows when one does not get on, so that
     starts, ends and every stage between are hit. With ``asked``, no start may ask for more items
-    than were missing from the store.
+    than were missing from the store. ``prepare`` makes the folder that a run begins with.
 
     Raises
     ------
@@ -185,6 +192,7 @@ def kill_again_and_again(
     first.join()
     begin = time.monotonic()
     whole = folder / "unbroken"
+    prepare(whole)
     child = context.Process(target=work, args=(source, str(whole)))
     child.start()
     child.join()
@@ -196,7 +204,7 @@ def kill_again_and_again(
     asked.since()  # forget the unbroken run
     while count.kills < kills:
         path = folder / f"run{count.runs}"
-        path.mkdir()
+        prepare(path)
         shutil.copy(whole / "store.sqlite.secret", path)  # so that equal questions have equal keys
         in_a_row = 0
         while True:
@@ -254,14 +262,10 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def prepare(*, for_chain: bool) -> ForkServerContext:
-    """A process that has everything imported; there is one per Python process, so this is called once."""
+def prepare(*, modules: Sequence[str] = REMOTE) -> ForkServerContext:
+    """A process that has modules imported; there is one per Python process, so this is called once."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["mop.backends.remote", "mop.backends.fake_server", "mop.simulate.write", "mop.storage.store", "httpx"]
-    if for_chain:
-        modules += ["mop.pipeline", "torch", "safetensors.torch", "sklearn.cluster", "sklearn.manifold",
-                    "scipy.optimize", "scipy.linalg", "pyarrow.parquet"]  # fmt: skip
-    context.set_forkserver_preload(modules)
+    context.set_forkserver_preload(list(modules))
     return context
 
 
@@ -320,7 +324,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    context = prepare(for_chain=arguments.chain > 0)
+    context = prepare(modules=(*REMOTE, *CHAIN) if arguments.chain > 0 else REMOTE)
     with tempfile.TemporaryDirectory(prefix="mop-kills-") as folder:
         counts = {}
         if arguments.remote:

@@ -230,4 +230,4 @@ def fuzz_folders(n: int, seed: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuzz_folders(300, 2), indent=1))
+    print(json.dumps(fuzz_folders(200, 0), indent=1))

@@ -390,6 +390,8 @@ def _gates(
         return paper.requires_grad_(False), None
     for name in shapes:
         kind = name.rpartition(".")[2]
+        if kind in ("hg", "all_he", "anchors", "slope", "log_tau"):
+            _check(bool((np.abs(state[name]) <= 1e6).all()), f"{name} holds a number beyond 1e6")
         if kind in ("persona", "exemplar", "prior", "bandwidth"):
             _check(bool((state[name] > 0).all()), f"{name} holds a number that is not above 0")
         elif kind in ("record_weight", "expected", "exposed"):

@@ -485,6 +485,8 @@ def make_report(work: Work) -> Made:
     """One page for people."""
     try:
         data = report_data(work.folder, work.config, versions=versions_now(), spent=work.store.spent())
+        write_report(data, work.folder.report)
+        save_figures(draw_figures(data), work.folder.figures)
     except MopError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -496,8 +498,6 @@ def make_report(work: Work) -> Made:
             f"what the stages before the report made in {work.folder.path} is not what they make "
             f"({type(error).__name__}: {error}); make it anew: rm -f {made}, then the same command again"
         ) from error
-    write_report(data, work.folder.report)
-    save_figures(draw_figures(data), work.folder.figures)
     return [work.folder.report, work.folder.figures], {}
 
 

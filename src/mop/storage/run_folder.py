@@ -376,7 +376,8 @@ def _read_manifest(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
     """The manifest of a run folder; an empty one for an empty folder, where that will do."""
     file = path / "manifest.json"
     with system_errors(path, "read"):
-        if not file.is_file() and not file.is_symlink():
+        refuse_link(file)
+        if not file.is_file():
             if not path.is_dir():
                 raise ArtifactError(f"{path} is not a run folder: there is no such folder; start a run there first")
             others = sorted(f.name for f in path.iterdir() if f.name != _LOCK and not f.name.endswith(TEMPORARY))
@@ -392,7 +393,9 @@ def _read_manifest(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
     try:
         manifest = read_json(file)
     except ArtifactError as error:
-        raise ArtifactError(f"{error}. {_begin_anew(path).capitalize()}") from error
+        if isinstance(error.__cause__, OSError):
+            raise
+        raise ArtifactError(f"{file} is damaged ({error.__cause__}); {_begin_anew(path)}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(
             f"{path} is not a run folder: its manifest.json was not written by mop; give a new or empty folder"
