@@ -13,7 +13,7 @@ import mop
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "mop"
 
-BASE = {"errors", "types", "randomness", "config", "prompts", "redact", "progress", "shown", "own_parts"}
+BASE = {"errors", "types", "randomness", "config", "prompts", "redact", "progress", "shown", "own_parts", "threads"}
 """Files at the root that everything may import; together they are ``base`` in the order."""
 
 ORDER = (

@@ -26,6 +26,7 @@ from mop.mixture.imputation import Effects, Variances
 from mop.mixture.kernel import Counts, KernelGate, cosines, mean_distance
 from mop.mixture.sums import Floats, best_beta, clustered_error, log_sum_exp
 from mop.randomness import derive_seed, rng_of
+from mop.threads import one_thread
 from mop.types import Progress
 
 if TYPE_CHECKING:
@@ -359,9 +360,7 @@ class Choice:
         """See `FitResult.persona_errors`."""
         if self.shape.kind == "uniform":
             return None
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits({"openblas": 1}):
+        with one_thread():
             return share_errors(self.refit, problem.weight / problem.weight.mean(), problem.clusters, seed=seed)
 
 
@@ -372,10 +371,8 @@ def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress:
     in equal weights, what likeness counts for, then belief and bandwidth of weights near a context. Weights that
     ignore the context, and equal ones, are preferred unless they lose by more than a standard error and `SMALLEST`.
     """
-    from threadpoolctl import threadpool_limits
-
     # Products are small, and threads that wait for each other make them several times slower.
-    with threadpool_limits({"openblas": 1}):
+    with one_thread():
         trial = _Trial(problem, cells, n_folds, seed, progress)
         trial.validate(Shape("uniform"))
         free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]

@@ -15,6 +15,7 @@ from mop.mixture.cells import Asked, Ints, Problem, ScoreCells
 from mop.mixture.em import FitResult, best_single_tau
 from mop.mixture.sums import Floats, spread_draw
 from mop.randomness import derive_seed, rng_of
+from mop.threads import one_thread
 from mop.types import Progress
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def fit_paper(
     for epoch in range(n_epochs):
         if progress is not None:
             progress("fit epochs", epoch, n_epochs)
-        top = _top_components(gate, problem)
+        with one_thread():
+            top = _top_components(gate, problem)
         pays = pays and asked.pays_for((i, int(c)) for i in range(n) for c in top[i])
         if not pays and not history:
             raise ConfigError(
@@ -103,28 +105,38 @@ def fit_paper(
         if not pays:
             stopped = f"{asked.n_tokens} of max_lm_tokens {settings.max_lm_tokens} are spent"
             break
-        history.append({"round": epoch, **_values(gate, asked, top, rest), "n_cells": asked.n_cells})
+        with one_thread():
+            values = _values(gate, asked, top, rest)
+        history.append({"round": epoch, **values, "n_cells": asked.n_cells})
         if history[-1]["valid"] > best_value + 1e-4:
             best_value, best_state, best_epoch = history[-1]["valid"], deepcopy(gate.state_dict()), epoch
         if epoch - best_epoch >= PATIENCE:
             stopped = f"no better value in {PATIENCE} epochs"
             break
-        order = rng_of(seed, "epoch", epoch).permutation(n_train)
-        for start in range(0, n_train, BATCH):
-            rows = order[start : start + BATCH]
-            optimizer.zero_grad()
-            weight = torch.as_tensor(problem.weight[rows])
-            loss = -(log_sum(gate, asked, rows, top[rows]) * weight).sum() / weight.sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if len(problem.betas) > 1:  # where the curves were measured: beyond, an interpolation means nothing
-                with torch.no_grad():
-                    gate.log_tau.clamp_(-math.log(problem.betas[-1]), -math.log(problem.betas[0]))
+        with one_thread():
+            _epoch(gate, asked, optimizer, top, rng_of(seed, "epoch", epoch).permutation(n_train))
     gate.load_state_dict(best_state)
     history[-1]["kept_round"] = best_epoch
     valid = asked.table(even).of(np.arange(n_train, n))
     uniform_tau = best_single_tau(valid, problem.weight[n_train:], problem.betas)[0]
     return FitResult(gate.requires_grad_(False), history, "paper", uniform_tau, asked.n_cells, asked.n_tokens, stopped)
+
+
+def _epoch(gate: Gate, asked: Asked, optimizer: Any, top: Ints, order: Ints) -> None:
+    """Pass once over the training records in this order."""
+    import torch
+
+    problem = asked.problem
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        optimizer.zero_grad()
+        weight = torch.as_tensor(problem.weight[rows])
+        loss = -(log_sum(gate, asked, rows, top[rows]) * weight).sum() / weight.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if len(problem.betas) > 1:  # where the curves were measured: beyond, an interpolation means nothing
+            with torch.no_grad():
+                gate.log_tau.clamp_(-math.log(problem.betas[-1]), -math.log(problem.betas[0]))
 
 
 class _Budgeted(Asked):
