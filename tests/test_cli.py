@@ -211,7 +211,7 @@ def test_score_with_another_model_holds_the_mixture_against_plain_prompts(run_fo
     assert main(command) == OK
     out = capsys.readouterr().out
     assert "with fake, temperatures refitted on 6 records" in out
-    for name in ("mop-uniform", "unconditional", "no-persona", "no-exemplar", "zero-shot"):
+    for name in ("equal weights", "context ignored", "no-persona", "no-exemplar", "zero-shot"):
         assert f"\n{name}" in out
 
 
