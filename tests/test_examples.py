@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("score", "data", "store", "prompts", "personas", "metrics", "report", "baselines", "plug")
+PAGES = ("score", "data", "store", "prompts", "personas", "metrics", "report", "baselines", "plug", "estimator")
 EXAMPLE = re.compile(
     r"^```python\n(.*?)^```\n(?:\n?(?:prints\n\n)?```(?:text)?\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
