@@ -210,7 +210,7 @@ def test_thoughts_within_the_text_are_no_response(text: str, is_chat: bool) -> N
     with pytest.raises(CallError, match="thoughts are no response") as caught:
         read_generation({"choices": [choice], "usage": USAGE}, is_chat=is_chat, max_tokens=50)
     assert caught.value.code == "reasoning"
-    assert ("on the server" in str(caught.value)) == is_chat
+    assert ("remote.fields.reasoning_effort" in str(caught.value)) == is_chat
 
 
 def test_a_complete_text_is_taken_as_it_is() -> None:

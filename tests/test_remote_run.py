@@ -111,8 +111,9 @@ def test_a_scorer_that_knows_one_temperature_only_says_so(source, tmp_path, capl
 def test_the_manifest_keeps_calls_and_tokens_by_stage(undisturbed):
     about = read_json(undisturbed / "manifest.json")["about"]
     stages = about["remote"]["lm"]
-    assert set(stages) == {"fit", "simulate"}
-    assert stages["simulate"]["calls"] == 2 * 24 + N_PROBES
+    assert set(stages) == {"probe", "fit", "simulate"}
+    assert stages["simulate"]["calls"] == 2 * 24
+    assert stages["probe"]["calls"] == N_PROBES + 24
     assert stages["fit"]["prompt_tokens"] > 1000
     assert about["servers"]["lm"]["reported_models"] == {"http://127.0.0.1:1/v1": "toy"}
     assert about["servers"]["lm"]["scoring_noise"] == 0.0
@@ -186,7 +187,7 @@ def test_averaging_agents_word_by_word_is_refused_before_any_work(source, tmp_pa
 def surrogate(source, tmp_path_factory):
     """A chat server writes, the toy model here scores; two of the first draws are filtered."""
     path = tmp_path_factory.mktemp("runs") / "surrogate"
-    faults = Faults(script=("ok",) * N_PROBES + ("filter", "400"))
+    faults = Faults(script=("ok",) * (N_PROBES + 1) + ("filter", "400"))
     config = quick(
         source, WRITER, 'model.scorer="fake"', "remote.max_failed_share=0.1", 'remote.dialect="openai-chat"',
         "remote.price_in=1.0", "remote.price_out=2.0",
@@ -278,7 +279,7 @@ def test_failed_draws_are_those_of_the_personas_that_were_drawn(surrogate, sourc
 
 def test_without_leave_a_failed_draw_stops_the_run_and_the_rest_is_kept(source, tmp_path):
     config = quick(source, WRITER, 'model.scorer="fake"', "simulate.controls=[]")
-    faults = Faults(script=("ok",) * N_PROBES + ("filter",))
+    faults = Faults(script=("ok",) * (N_PROBES + 1) + ("filter",))
     first, second = FakeServer("openai", faults=faults), FakeServer("openai")
     for server in (first, second):
         models = Models(config, lm=served(server, dialect="openai-chat"))
@@ -432,8 +433,8 @@ def test_a_served_scorer_stands_beside_a_served_writer(source, tmp_path):
         run(config, tmp_path / "run", until="simulate")
     spent = read_json(tmp_path / "run" / "manifest.json")["about"]["remote"]
     assert set(spent) == {"lm", "scorer"}
-    assert set(spent["lm"]) == {"simulate"}
-    assert set(spent["scorer"]) == {"fit"}
+    assert set(spent["lm"]) == {"probe", "simulate"}
+    assert set(spent["scorer"]) == {"probe", "fit"}
 
 
 def test_the_estimator_takes_a_scorer_and_server_settings(tmp_path):

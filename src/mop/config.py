@@ -218,6 +218,24 @@ class Ceilings(Section):
         )
 
 
+SAMPLING = (
+    "temperature", "top_p", "seed", "top_k", "min_p", "typical_p", "min_tokens",
+    "repeat_penalty", "repetition_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+"""Fields of a request that say how is drawn; some servers refuse some of them."""
+
+_NOT_YOURS = {
+    "is what is asked": ("model", "messages", "prompt", "input_ids"),
+    "would bring more than the one text that is read and counted": ("n", "best_of", "stream", "stream_options"),
+    "is what the ceilings are kept by; set simulate.max_tokens": ("max_tokens", "max_completion_tokens"),
+    "says where a text ends": ("stop", "stop_token_ids"),
+    "is how scores are asked for": ("echo", "logprobs", "top_logprobs", "prompt_logprobs", "return_token_ids",
+                                    "add_special_tokens", "cache_salt", "sampling_params"),
+    "would let the model do other things than write": ("tools", "tool_choice", "functions"),
+    "is a word of a client library; write what it holds as fields of their own": ("extra_body",),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSettings(Ceilings):
     """How to use a server."""
@@ -239,11 +257,32 @@ class RemoteSettings(Ceilings):
     """Seconds for one call, from connecting to the last byte."""
     max_failed_share: Annotated[float, Limits(least=0, most=1, hint="try 0.01")] = 0.0
     """Share of the draws that may fail for good (refused, filtered) without stopping the run; their rows say so."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of each request, as a table: seed = false or top_p = false leaves out one that the server refuses,
+    temperature = "fixed" draws at the server's own, and any other name is the vendor's own, sent as it stands
+    (reasoning_effort = "none")."""
 
     def __post_init__(self) -> None:
         Ceilings.__post_init__(self)
+        for name, value in self.fields.items():
+            _check_field(name, value)
         if self.api_key_env is not None:
             check_variable(self.api_key_env)
+
+
+def _check_field(name: str, value: Any) -> None:
+    """Refuse a field of a request that would break accounting or safety, or whose value cannot be meant."""
+    for reason, names in _NOT_YOURS.items():
+        if name in names:
+            raise ConfigError(f"fields.{name} {reason}; leave it out of fields")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"fields.{name} = {value!r} cannot be sent as JSON ({error}); give another value") from None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in SAMPLING and not (is_number or value is False or (name, value) == ("temperature", "fixed")):
+        also = ', "fixed" (the same)' if name == "temperature" else ""
+        raise ConfigError(f"fields.{name} must be false (to leave it out){also} or a number, got {value!r}")
 
 
 MAX_PERSONAS = 24
@@ -753,19 +792,22 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
             return float(value)
         if option in (int, str, bool) and type(value) is option:
             return value
+        if typing.get_origin(option) is Mapping and isinstance(value, Mapping):
+            return dict(value)
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
             item = typing.get_args(option)[0]
             return tuple(_coerce(item, v, f"{name}[{i}]") for i, v in enumerate(value))
     if any(typing.get_origin(option) is tuple for option in options):
         raise ConfigError(f'{name} must be a list, such as ["a", "b"], got {_short(value)}')
     wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace("NoneType", "nothing")
+    wanted = wanted.replace("Mapping", "table, such as {seed = false},")
     raise ConfigError(f"{name} must be of type {wanted}, got {_short(value)} ({type(value).__name__})")
 
 
 def _parse_assignment(text: str) -> dict[str, Any]:
     path, sign, raw = text.partition("=")
     keys = path.strip().split(".")
-    if not sign or not all(keys) or len(keys) > 2:
+    if not sign or not all(keys) or len(keys) > 2 + ("fields" in keys[1:2]):
         raise ConfigError(f"--set takes section.key=value, got {_short(text)}; for example --set fit.n_rounds=3")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]

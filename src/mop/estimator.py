@@ -213,12 +213,16 @@ class MixtureOfPersonas:
         DataError
             If there are too few records or groups for the personas or the splits, no persona, or one twice.
         """
+        from mop.backends.rehearsal import likely_taus
+        from mop.backends.remote import rehearse
         from mop.data.own import distinct, numbered
         from mop.mixture.fit import fit_mixture
         from mop.personas.given import personas_given
         from mop.personas.write import write_personas
 
         self._check_parameters()
+        scorer = self._open_scorer()
+        rehearse(self._open_lm(), [scorer], likely_taus(scorer), Decoding())
         with stage(logger, "records") as counts:
             parts = self._divided(self._within_window(_records(records, on_unusable="warn", drops_repeated=True)))
             parts["exemplars"] = numbered(parts["exemplars"])  # responses name them

@@ -269,6 +269,14 @@ def values_prompt(task: str, dimension: str, n: int) -> Prompt:
 # Other layouts
 
 
+def fold_system(prompt: Prompt) -> Prompt:
+    """Put the system text before the first user turn, for models without a system role."""
+    if not prompt.turns or prompt.turns[0].role != "system":
+        return prompt
+    system, first, *rest = prompt.turns
+    return Prompt((Turn(first.role, (*system.segments, _ours("\n\n"), *first.segments)), *rest))
+
+
 def plain(prompt: Prompt) -> tuple[Segment, ...]:
     """Return the prompt as running text, for a base model without a chat template.
 

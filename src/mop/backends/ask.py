@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mop.backends.base import Failure, Fallible, Generator, Recognisable, Scorer, batches_of
+from mop.backends.base import Failure, Fallible, Generator, Recognisable, Scorer, batches_of, what_now
 from mop.backends.quarantine import Quarantine, recover
 from mop.errors import BackendError
 from mop.storage.store import Store, generation_key, score_key
@@ -259,8 +259,7 @@ class FailedDraws:
             raise BackendError(
                 f"{self._model} could not draw {len(self._failures)} of the {self._n} {self._what} "
                 f"of {self._method} ({self._codes()}), and at most {self._allowed} may fail; the "
-                f"first: {self._failures[0].message}; the others are kept, so run the same command "
-                "to try these again, or allow a share with remote.max_failed_share"
+                f"first: {self._failures[0].message}; the others are kept; {what_now(self._failures)}"
             )
 
     def tell(self, consequence: str) -> None:

@@ -108,6 +108,16 @@ class Failure:
     code: str
     """Short stable name for counts: ``content_filter``, ``http-400``, ``nulls``."""
     message: str
+    is_final: bool = False
+    """Whether it would fail again if it were asked again."""
+
+
+def what_now(failures: Iterable[Failure]) -> str:
+    """What a person can do about items that failed; not to try again what fails again."""
+    share = "allow a share with remote.max_failed_share"
+    if all(failure.is_final for failure in failures):
+        return f"asked again these fail again, so change what they are refused for, or {share}"
+    return f"run the same command to try these again, or {share}"
 
 
 @runtime_checkable

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from mop.backends.retry import CallError
+from mop.config import SAMPLING
 from mop.redact import withhold_quotes
 from mop.types import Decoding, FinishReason, without_surrogates
 
@@ -88,6 +89,17 @@ def sampling_fields(kind: ServerKind, decoding: Decoding, *, temperature: float,
             code="decoding",
         )
     return fields
+
+
+def with_fields(body: Json, fields: Mapping[str, Any]) -> Json:
+    """Return a request with the user's fields (``remote.fields``): false leaves out one of ours, others are added."""
+    body = dict(body)
+    for name, value in fields.items():
+        if name in SAMPLING and (value is False or value == "fixed"):
+            body.pop(name, None)
+        else:
+            body[name] = value
+    return body
 
 
 def score_request(
@@ -386,8 +398,8 @@ def _is_thought(value: object) -> bool:
 
 def _thinking(*, is_chat: bool) -> CallError:
     advice = (
-        "switch thinking off on the server (vLLM: --default-chat-template-kwargs "
-        "'{\"enable_thinking\": false}'; llama.cpp: --reasoning-budget 0), or set dialect "
+        'switch thinking off with remote.fields.reasoning_effort = "none" (Ollama and hosted models that know it) or '
+        "remote.fields.chat_template_kwargs = {enable_thinking = false} (vLLM, SGLang, llama.cpp), or set dialect "
         "'openai-completions' and the model's own tokenizer, which fill in its template here, with "
         "thinking off"
         if is_chat

@@ -31,6 +31,7 @@ from mop.backends.probe import Conformance
 from mop.backends.retry import (
     CallError,
     Endpoint,
+    Refusals,
     RetryPolicy,
     Tries,
     choose_endpoint,
@@ -135,6 +136,7 @@ class _Work(Generic[T]):
     """For the checks of addresses that missed theirs; items go on beside them."""
     late_checks: list[asyncio.Task[None]] = field(default_factory=list)
     again: list[Job[T]] = field(default_factory=list)
+    refusals: Refusals = field(default_factory=Refusals)
     ceiling: CeilingError | None = None
     checking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -598,20 +600,33 @@ class Link:
         for job in work.jobs:
             await work.has_room()
             await self._check_all(client, work)
+            while not work.refusals.may_begin():
+                await self._change()
             if work.ceiling is not None:
                 return
+            work.refusals.begun += 1
             try:
                 emit((job.index, await self.obtain(client, job)))
+                work.refusals.note(None)
             except CallError as error:
                 if error.kind == "fatal":
                     raise
+                if work.refusals.note(error):
+                    raise CallError(
+                        f"stopped: call after call is refused in the same words, so asking on cannot help: {error}; "
+                        "see what the server takes with mop doctor --probe; a field that it refuses is left out with "
+                        "remote.fields.NAME = false",
+                        kind="fatal",
+                        code="refused",
+                    ) from None
                 # A bad answer to the same question with the same seed was asked for often enough.
                 if error.kind in ("transient", "throttled") and not is_last_round:
                     work.again.append(job)
                 else:
-                    self.failures[job.index] = Failure(error.code, str(error))
+                    self.failures[job.index] = Failure(error.code, str(error), is_final=error.kind == "item")
             except CeilingError as error:
                 work.ceiling = error
+            self._finished.set()
 
     async def _check_all(self, client: httpx.AsyncClient, work: _Work[Any]) -> None:
         """Check every address, if enough was answered since the last time."""

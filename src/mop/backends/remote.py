@@ -19,19 +19,21 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from mop.backends import dialects
+from mop.backends.base import what_now
 from mop.backends.curve import ONE
 from mop.backends.dialects import Json, Meter, ScoreDialect
 from mop.backends.link import Clock, Job, Link, is_loopback
 from mop.backends.neutral import messages_of, neutraliser
 from mop.backends.probe import N_SENTENCES, check_known, probe_again, probe_scorer, sentences
 from mop.backends.recheck import LAST, Question, Rechecks
+from mop.backends.rehearsal import Ask, Form, check_sampling, check_temperature, find_form
 from mop.backends.retry import CallError, Endpoint, RetryPolicy
 from mop.backends.spending import PILOT_ITEMS
 from mop.backends.tokens import PromptEncoder, open_tokens
 from mop.backends.toy import ToyEncoder
-from mop.config import RemoteSettings
+from mop.config import SAMPLING, RemoteSettings
 from mop.errors import BackendError, ConfigError, PromptTooLongError, require
-from mop.prompts import PROMPT_VERSION, simulation_prompt
+from mop.prompts import PROMPT_VERSION, fold_system, simulation_prompt
 from mop.randomness import derive_seed
 from mop.redact import Secret, withhold_quotes, without_password
 from mop.types import Branch, Decoding, GenerateRequest, Generation, Prompt, Score, ScoreRequest
@@ -44,7 +46,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STOP_IDS = 512  # servers walk this list for every token
-_PROBE_DRAWS = ((2, 7), (24, 7), (24, 7), (24, 8), (24, 9))  # max_tokens and seed
+_NOT_FIELDS = frozenset(("model", "messages", "prompt", "stream", "max_tokens", "stop", "stop_token_ids",
+                         "return_token_ids", "add_special_tokens", "cache_salt"))  # fmt: skip
 
 
 def open_remote(
@@ -128,6 +131,21 @@ def open_remote(
     if dialect == "openai-completions":
         return RemoteGenerator(link, encoder, control)
     return RemoteModel(link, encoder, control, dialect)
+
+
+def rehearse(writer: object, scorers: Iterable[object], temperatures: Iterable[float], decoding: Decoding) -> None:
+    """Ask those of some models that are served what they will be asked, before anything else is paid for.
+
+    Raises
+    ------
+    BackendError
+        If one does not take it; the message names the setting that helps.
+    """
+    if isinstance(writer, RemoteGenerator):
+        writer.rehearse(temperatures, decoding)
+    for scorer in scorers:
+        if isinstance(scorer, RemoteModel):
+            scorer.rehearse_scores()
 
 
 def parse_name(name: str) -> tuple[str, tuple[str, ...]]:
@@ -237,8 +255,9 @@ class RemoteGenerator:
         self._control = tuple(sorted(set(control)))
         self._neutral = neutraliser(self._control)
         self._touched: set[int] = set()
-        self._is_ready = False
-        self._token_field = "max_tokens"
+        self._form = Form()
+        self._asked: dict[str, tuple[float, float]] = {}
+        """Address to the lowest and the highest temperature that it was asked for."""
 
     @property
     def generate_identity(self) -> str:
@@ -255,6 +274,8 @@ class RemoteGenerator:
         }
         if self._encoder is None:
             parts["control"] = self._control
+        if self._link.settings.fields:
+            parts["fields"] = dict(self._link.settings.fields)
         return f"{kind} {json.dumps(parts, sort_keys=True, ensure_ascii=True)}"
 
     @property
@@ -288,6 +309,18 @@ class RemoteGenerator:
         """Fill `findings` by asking the server what it is; free of charge."""
         self._link.detect()
 
+    def rehearse(self, temperatures: Iterable[float], decoding: Decoding) -> None:
+        """Ask now what draws will ask; `generate` does it otherwise.
+
+        Raises
+        ------
+        BackendError
+            If the server does not take it; the message names the setting that helps.
+        """
+        wanted = set(temperatures)
+        for _ in self._link.stream(lambda: (), lambda client: self._rehearse(client, wanted, decoding)):
+            pass
+
     def generate(
         self, requests: Sequence[GenerateRequest], decoding: Decoding
     ) -> Iterator[list[tuple[int, Generation]]]:
@@ -314,14 +347,11 @@ class RemoteGenerator:
                 )
 
         async def prepare(client: httpx.AsyncClient) -> None:
-            await self._link.find_kind(client)
-            # What this kind of server cannot do is said before the probe is paid for.
-            dialects.sampling_fields(self.findings.kind, decoding, temperature=1.0, seed=0)
-            await self._probe_generation(client)
+            await self._rehearse(client, {request.branches[0].temperature for request in requests}, decoding)
 
         link = self._link
         yield from link.stream(
-            lambda: (self._draw_job(i, request, decoding) for i, request in enumerate(requests)), prepare
+            lambda: (self._draw_job(i, request, decoding, self._form) for i, request in enumerate(requests)), prepare
         )
         if len(self._touched) > self.findings.touched_texts:
             self.findings.touched_texts = len(self._touched)
@@ -342,20 +372,21 @@ class RemoteGenerator:
         kind = PromptTooLongError if codes == ["too-long"] else BackendError
         raise kind(
             f"{len(failures)} of {n_items} items failed ({', '.join(codes)}); first, item {min(failures)}: "
-            f"{first.message}; the others are kept; run the same command to try these again, or allow a share with "
-            "max_failed_share"
+            f"{first.message}; the others are kept; {what_now(failures.values())}"
         )
 
-    def _draw_job(self, index: int, request: GenerateRequest, decoding: Decoding) -> Job[Generation]:
+    def _draw_job(self, index: int, request: GenerateRequest, decoding: Decoding, form: Form) -> Job[Generation]:
         """Turn a request into a call; its seed is its own, so a repeated call asks for the same draw."""
         branch = request.branches[0]
         kind = self.findings.kind
         fields = dialects.sampling_fields(kind, decoding, temperature=branch.temperature, seed=request.seed)
-        fields[self._token_field] = fields.pop("max_tokens")
-        body: Json = {"model": self._link.model, **fields}
+        fields[form.token_field] = fields.pop("max_tokens")
+        body: Json = dialects.with_fields({"model": self._link.model, **fields}, self._link.settings.fields)
+        body = {name: value for name, value in body.items() if name not in form.without}
         encoder = self._encoder
         if encoder is None:
-            body["messages"], n_replaced = messages_of(branch.prompt, self._neutral)
+            prompt = fold_system(branch.prompt) if form.is_folded else branch.prompt
+            body["messages"], n_replaced = messages_of(prompt, self._neutral)
             self.ledger.replaced_controls += n_replaced
             if n_replaced:
                 self._touched |= {hash(text) for text in _data_texts(branch.prompt) if self._neutral(text)[1]}
@@ -395,30 +426,60 @@ class RemoteGenerator:
         max_bytes = dialects.answer_bytes(0 if encoder is None else max_in, decoding.max_tokens)
         return Job(index, path, body, read, max_in, decoding.max_tokens, private, seed, index >= 0, max_bytes)
 
-    async def _probe_generation(self, client: httpx.AsyncClient) -> None:
-        """Find out whether it keeps to max_tokens and seed, and whether it samples at all."""
-        if self._is_ready:
-            return
-        link = self._link
-        prompt = simulation_prompt("Write some random words.")
+    async def _rehearse(self, client: httpx.AsyncClient, temperatures: set[float], decoding: Decoding) -> None:
+        """Find out in which form every address takes what will be asked, and whether it samples at all."""
+        link, added = self._link, self._link.settings.fields
+        await link.find_kind(client)
+        # What this kind of server cannot do is said before anything is paid for.
+        dialects.sampling_fields(self.findings.kind, decoding, temperature=1.0, seed=0)
+        # The farthest from 1 comes first: one draw shows most.
+        ends = {min(temperatures), max(temperatures)} if temperatures and "temperature" not in added else set()
+        is_new = not self._asked
         for endpoint in link.endpoints:
-            texts = []
-            for max_tokens, seed in _PROBE_DRAWS:
-                request = GenerateRequest((Branch(prompt, 1.0),), seed)
-                decoding = Decoding(max_tokens=max_tokens)
-                texts.append((await self._probe_draw(client, request, decoding, endpoint)).text)
-            if not any(texts):
-                raise BackendError(
-                    f"{endpoint.url} writes nothing: {len(texts)} draws are empty; see what the model answers to "
-                    "'Write some random words.', and use a chat model, or the tokenizer that is its own"
-                )
-            if len(set(texts[1:])) == 1:
-                raise BackendError(
-                    f"{endpoint.url} does not sample: {len(texts) - 1} draws of 24 tokens at temperature 1 with 3 "
-                    "seeds are one and the same text; a population needs a server that draws at random, so switch "
-                    "sampling on in the server's own settings"
-                )
-            link.findings.is_seeded = texts[1] == texts[2] and link.findings.is_seeded is not False
+            low, high = self._asked.get(endpoint.url, (1.0, 1.0))
+            taus = sorted((tau for tau in ends if not low <= tau <= high), key=lambda tau: -abs(math.log(tau)))
+
+            async def ask(request: GenerateRequest, n: int, form: Form, endpoint: Endpoint = endpoint) -> Generation:
+                short = dataclasses.replace(decoding, max_tokens=n, min_tokens=min(n, decoding.min_tokens))
+                return await link.obtain(client, self._draw_job(-1, request, short, form), endpoint)
+
+            if endpoint.url not in self._asked:
+                await self._find_form(ask, taus.pop(0) if taus else 1.0, endpoint.url)
+                is_seeded = await check_sampling(ask, self._form, endpoint.url)
+                link.findings.is_seeded = is_seeded and link.findings.is_seeded is not False
+            for tau in taus:
+                await check_temperature(ask, tau, self._form, endpoint.url)
+            self._asked[endpoint.url] = min(low, *ends, 1.0), max(high, *ends, 1.0)
+        if is_new:
+            self._doubt_what_cannot_be_seen()
+
+    async def _find_form(self, ask: Ask, tau: float, where: str) -> None:
+        trial = self._draw_job(-1, GenerateRequest((Branch(simulation_prompt("a"), tau),), 7), Decoding(), Form())
+        found = await find_form(
+            ask,
+            tau,
+            fields=[name for name in trial.body if name not in _NOT_FIELDS],
+            added=self._link.settings.fields,
+            is_chat=self._encoder is None,
+            where=where,
+        )
+        # One form for all addresses: they are of one model.
+        name = found.token_field if found.token_field != Form().token_field else self._form.token_field
+        self._form = Form(name, is_folded=found.is_folded or self._form.is_folded)
+        if name != Form().token_field:
+            logger.info("%s knows the length limit as %s", where, name)
+        if found.is_folded:
+            self._link.doubt(f"{where} takes no system turn: task and persona stand before the first user turn instead")
+
+    def _doubt_what_cannot_be_seen(self) -> None:
+        link, fields = self._link, self._link.settings.fields
+        if "temperature" in fields:
+            link.doubt(
+                f"{link.name}: the mixture's temperatures are not sent (remote.fields.temperature = "
+                f"{fields['temperature']!r}): every draw comes at the server's own, whatever its row says"
+            )
+        if own := [name for name in fields if name in SAMPLING and name not in ("temperature", "seed")]:
+            link.doubt(f"{link.name}: {', '.join(own)} as remote.fields says, or as the server has it, in every draw")
         names = sorted(set(link.findings.reported_models.values()))
         if len(names) > 1:
             link.doubt(
@@ -435,18 +496,6 @@ class RemoteGenerator:
                 f"{link.name}: data is sent as chat messages, so control strings in it are replaced, and nothing else "
                 "keeps a record from speaking as the system"
             )
-        self._is_ready = True
-
-    async def _probe_draw(
-        self, client: httpx.AsyncClient, request: GenerateRequest, decoding: Decoding, endpoint: Endpoint
-    ) -> Generation:
-        try:
-            return await self._link.obtain(client, self._draw_job(-1, request, decoding), endpoint)
-        except CallError as error:
-            if error.kind != "item" or "max_completion_tokens" not in str(error):
-                raise
-        self._token_field = "max_completion_tokens"  # newer hosted models know no other name
-        return await self._link.obtain(client, self._draw_job(-1, request, decoding), endpoint)
 
 
 class RemoteModel(RemoteGenerator):
@@ -559,6 +608,8 @@ class RemoteModel(RemoteGenerator):
         make: Callable[[tuple[float, ...]], T],
     ) -> Job[T]:
         path, body = dialects.score_request(self._dialect, self._link.model, ids, start, salt=self._link.salt)
+        if path != "/generate":  # its fields have other places
+            body = dialects.with_fields(body, self._link.settings.fields)
 
         def read(answer: Json) -> tuple[T, Meter]:
             scored = dialects.read_scores(self._dialect, answer, ids, start, token_text=lambda i: self._ids.text([i]))
@@ -576,6 +627,11 @@ class RemoteModel(RemoteGenerator):
             return await self._link.obtain(client, job, endpoint, is_brief=is_brief)
 
         return ask
+
+    def rehearse_scores(self) -> None:
+        """Ask the questions that come before the first score now; `score` does it otherwise."""
+        for _ in self._link.stream(lambda: (), self._probe_scoring):
+            pass
 
     async def _probe_scoring(self, client: httpx.AsyncClient) -> None:
         link = self._link

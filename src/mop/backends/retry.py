@@ -80,6 +80,35 @@ class RetryPolicy:
 
 
 @dataclass(slots=True)
+class Refusals:
+    """Whether a server refuses not one item but all of them: in the same words, from the first dozen calls on."""
+
+    begun: int = 0
+    _words: str = ""
+    _in_row: int = 0
+    _is_mixed: bool = False
+    """Whether some call ended otherwise; from then on it takes more of them."""
+
+    def may_begin(self) -> bool:
+        """Whether another item may be begun: not before one of the first dozen ended well, or each in its own words."""
+        return self._is_mixed or self.begun < _FIRST_CALLS
+
+    def note(self, error: CallError | None) -> bool:
+        """Note how an item ended; True if the run should stop."""
+        words = ""
+        if error is not None and (_REFUSAL.fullmatch(error.code) or error.code == "reasoning"):
+            words = error.code + re.sub(r"\d+", "0", str(error))
+        self._in_row = self._in_row + 1 if words and words == self._words else bool(words)
+        self._is_mixed |= not words or bool(self._words and words != self._words)
+        self._words = words
+        return self._in_row >= (_MANY_CALLS if self._is_mixed else _FIRST_CALLS)
+
+
+_REFUSAL = re.compile(r"(?:http|error)-(?:400|405|413|415|422|501)")
+_FIRST_CALLS, _MANY_CALLS = 12, 100
+
+
+@dataclass(slots=True)
 class Tries:
     """What one item has been through."""
 

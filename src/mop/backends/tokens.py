@@ -19,8 +19,8 @@ from typing import Any
 from mop.backends.chat_template import check_template, within_limits
 from mop.backends.weights import reading
 from mop.errors import BackendError, ConfigError, DataError, require
-from mop.prompts import PLAIN_END, PLAIN_LEAD, flatten, plain
-from mop.types import Prompt, Role, Segment, Turn
+from mop.prompts import PLAIN_END, PLAIN_LEAD, flatten, fold_system, plain
+from mop.types import Prompt, Role, Segment
 
 _FIXED_DATE = "01 Jan 2025"
 # Some templates print today's date, which would give every day its own scores. Reasoning
@@ -108,7 +108,7 @@ class PromptEncoder:
             for segment in plain(prompt):
                 ids += self._encode(segment)
         else:
-            turns = prompt.turns if self._has_system else _without_system(prompt.turns)
+            turns = prompt.turns if self._has_system else fold_system(prompt).turns
             roles = tuple(turn.role for turn in turns)
             skeleton = self._skeleton(roles)
             if skeleton is None:
@@ -361,15 +361,6 @@ def _hidden(token: int) -> str:
 def _touches(merge: str | list[str], hidden: set[str]) -> bool:
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return not hidden.isdisjoint((left, right, left + right))
-
-
-def _without_system(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Put the system text before the first user turn, for templates without a system role."""
-    if not turns or turns[0].role != "system":
-        return turns
-    system, first, *rest = turns
-    joint = Segment("\n\n", is_data=False)
-    return (Turn(first.role, (*system.segments, joint, *first.segments)), *rest)
 
 
 def _start_ids(tokenizer: Any) -> list[int]:

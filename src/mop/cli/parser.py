@@ -223,7 +223,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
         help="a served model, openai:MODEL@URL; may be given several times",
     )  # fmt: skip
     parser.add_argument("--api-key-env", metavar="VARIABLE", help="variable that holds its key")
-    parser.add_argument("--dialect", default="auto", help="auto, openai-chat, openai-completions, vllm, sglang or echo")
+    parser.add_argument("--dialect", help="auto (default), openai-chat, openai-completions, vllm, sglang or echo")
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",
@@ -234,6 +234,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
         "--probe", action="store_true",
         help="draw and score a few words there, which may cost money (about 30 short calls)",
     )  # fmt: skip
+    _set_option(parser)
 
 
 def _fake_server_options(parser: argparse.ArgumentParser) -> None:

@@ -248,13 +248,12 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
 
 def doctor(args: argparse.Namespace) -> dict[str, Any]:
     """Look at this machine, and at servers."""
-    from mop.config import RemoteSettings
+    from mop.config import resolve_config
     from mop.runs.doctor import examine
 
-    settings = RemoteSettings(
-        api_key_env=args.api_key_env, dialect=args.dialect, tokenizer=args.tokenizer,
-        allow_remote_data=args.allow_remote_data,
-    )  # fmt: skip
+    named = {name: getattr(args, name) for name in ("api_key_env", "dialect", "tokenizer", "allow_remote_data")}
+    settings = resolve_config(assignments=args.assignments).remote
+    settings = replace(settings, **{name: value for name, value in named.items() if value})
     result = examine(args.server, settings=settings, probe=args.probe)
     bad = [finding["what"] for finding in result["findings"] if finding["status"] == "problem"]
     return {**result, "problems": bad}

@@ -182,6 +182,7 @@ def _open_bench(config: RunConfig, path: Path, *, progress: Progress | None, mod
         place = work.folder.path / "compare"
         bench = _Bench(work, place)
         bench.check()
+        models.will_draw = True
         bring_up(work, "fit")
         (place / "responses").mkdir(parents=True, exist_ok=True)
         yield bench

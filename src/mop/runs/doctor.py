@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from mop import __version__
 from mop.backends import open_model
+from mop.backends.rehearsal import LIKELY_TAUS
 from mop.backends.remote import RemoteGenerator, RemoteModel, parse_name
 from mop.config import RemoteSettings
 from mop.errors import MopError
-from mop.prompts import simulation_prompt
 from mop.redact import without_password
-from mop.types import Branch, Decoding, GenerateRequest, ScoreRequest
+from mop.types import Decoding
 
 Status = Literal["ok", "note", "problem"]
 Finding = dict[str, str]
@@ -51,8 +51,8 @@ def examine(
     cache : Path, optional
         Cache folder, instead of the usual one.
     probe : bool
-        Draw one text from every server, and score one where it can, with all the checks that come
-        before the first real call: about 6 short draws and 25 short scores, which may cost money.
+        Ask every server what a run asks first: persona, exemplar, temperatures, and known questions where it can
+        score: about 6 short draws and 25 short scores, which may cost money.
 
     Returns
     -------
@@ -236,11 +236,9 @@ def _server(name: str, settings: RemoteSettings, *, probe: bool) -> Iterator[Fin
 
 
 def _probed(name: str, model: RemoteGenerator) -> Iterator[Finding]:
-    """Draw one text, score one text: what comes before the first real call is what is of interest."""
-    prompt = simulation_prompt("Write some random words.")
+    """Ask what a run asks before it pays for anything: persona, exemplar, temperatures, and known questions."""
     try:
-        for _ in model.generate([GenerateRequest((Branch(prompt, 1.0),), 0)], Decoding(max_tokens=8)):
-            pass
+        model.rehearse(LIKELY_TAUS, Decoding())
     except MopError as error:
         yield _finding("servers", f"{name}, draws", "problem", str(error))
     else:
@@ -251,8 +249,7 @@ def _probed(name: str, model: RemoteGenerator) -> Iterator[Finding]:
     if not isinstance(model, RemoteModel):
         return
     try:
-        for _ in model.score([ScoreRequest(prompt, "rain")]):
-            pass
+        model.rehearse_scores()
     except MopError as error:
         yield _finding("servers", f"{name}, scores", "problem", str(error))
     else:

@@ -83,8 +83,9 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
             began, earlier = time.monotonic(), _stopped_after(folder, name, inputs_hash)
             paid = _n_paid(work.store)
             sizes = folder.stage_info("records") if "records" in folder.stages else {}
-            work.progress.begin(name, planned_calls(config, name, until, sizes=sizes))
             try:
+                work.rehearse(name, until)
+                work.progress.begin(name, planned_calls(config, name, until, sizes=sizes))
                 with work.store.tally() as tally:
                     files, headline = stage(work)
             except BaseException:
@@ -508,4 +509,5 @@ TO_THE_FIT: Mapping[str, Stage] = {"records": make_records, "personas": make_per
 def bring_up_to_the_fit(config: RunConfig, path: Path, *, models: Models, progress: Progress | None = None) -> None:
     """Open a run and do the stages up to the fit that are not done."""
     with open_work(config, path, models, until="fit", progress=progress) as work:
+        work.models.will_draw = True
         bring_up(work, "fit")

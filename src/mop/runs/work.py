@@ -18,7 +18,8 @@ from mop.backends import open_model
 from mop.backends.base import Generator, LanguageModel, Scorer, as_generator, as_scorer
 from mop.backends.encoder import TextEncoder, embed, open_encoder
 from mop.backends.ledger import Ledger
-from mop.backends.remote import RemoteGenerator
+from mop.backends.rehearsal import likely_taus
+from mop.backends.remote import RemoteGenerator, rehearse
 from mop.backends.spending import Planned, Spending
 from mop.config import SPLITS, RemoteSettings, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.data.catalogue import EMBEDDED
@@ -35,7 +36,7 @@ from mop.runs.trust import remember, require_word
 from mop.storage.files import hash_of, read_json, sha256, system_errors
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
-from mop.types import Progress, Record
+from mop.types import Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +161,9 @@ class Models:
         self._config = config
         self._lm = lm
         self._scorer = scorer
+        self.will_draw = False
+        """Whether draws follow that are no stage of the run."""
+        self.is_rehearsed = False
 
     @cached_property
     def generator(self) -> LanguageModel | Generator:
@@ -244,6 +248,20 @@ class Models:
             if isinstance(model, RemoteGenerator)
         }
 
+    def rehearse(self, stages: Collection[str]) -> None:
+        """Ask servers what these stages will ask of them, once: a refusal comes before anything is paid for."""
+        config, self.is_rehearsed = self._config, True
+        writes = config.personas.writer == "llm" and "personas" in stages
+        taus = {1.0} if writes else set()
+        if "simulate" in stages or self.will_draw:
+            taus |= likely_taus(self.scorer, config.simulate.tau_factor)
+            taus |= {tau for name in config.simulate.controls if (tau := method_and_tau(name)[1]) is not None}
+        scorers: list[object] = [self.scorer] if {"fit", "evaluate"} & set(stages) else []
+        scorers += [self.judge] if "evaluate" in stages else []
+        names = ("max_tokens", "min_tokens", "top_p", "top_k")
+        decoding = Decoding(**{name: getattr(config.simulate, name) for name in names})
+        rehearse(self.generator if taus else None, scorers, taus, decoding)
+
     def servers(self) -> dict[str, dict[str, Any]]:
         """What was found out about the servers that were called, by role; for the manifest."""
         found = {}
@@ -277,6 +295,14 @@ class Work:
     models: Models
     progress: Spending
     """Called as ``progress(what, done, total)``."""
+
+    def rehearse(self, first: str, until: str) -> None:
+        """Before the first stage that calls models: see `Models.rehearse`; what it costs is entered as ``probe``."""
+        stages = list(STAGE_VERSIONS)
+        stages = stages[stages.index(first) : stages.index(until) + 1]
+        if first not in ("records", "report") and not self.models.is_rehearsed:
+            self.progress.begin("probe", planned_calls(self.config, first, until))
+            self.models.rehearse(stages)
 
     @property
     def lm(self) -> Generator:
