@@ -29,8 +29,15 @@ from results_file import ROOT, write_results_file
 SRC = ROOT / "src" / "mop"
 ARCHITECTURE = ROOT / "tests" / "test_architecture.py"
 CORE_LINES = 28_000
-CAPABILITIES = {"strangers' inputs and first hours": 3_000}
-"""What came after the core, each with the lines it may have."""
+CAPABILITIES = {
+    "any table, the same people in every format": 1_300,
+    "identity, sizes and windows through the chain": 1_000,
+    "servers that err, lie or change": 1_700,
+    "run folders and models from elsewhere": 1_200,
+    "own parts, and the first hour": 800,
+    "figures that mean what readers take them for": 1_200,
+}
+"""What came after the core, each with the lines it may have; 3,000 are a reason to look again."""
 
 LIMITS = {
     "src_lines": CORE_LINES + sum(CAPABILITIES.values()),

@@ -99,7 +99,6 @@ def fuzz(**_: Any) -> Figures:
     """Damaged inputs of all kinds."""
     from trust.errnos import inject
     from trust.folders import fuzz_folders
-
     from trust.fuzz import tracebacks
 
     kinds = {**tracebacks(), "folders": fuzz_folders(1000, 0), "errnos": inject(500, 0)}

@@ -356,14 +356,15 @@ class Choice:
             "freest_error": free_error,
         }
 
+    @one_thread()
     def persona_errors(self, problem: Problem, *, seed: int) -> list[float] | None:
         """See `FitResult.persona_errors`."""
         if self.shape.kind == "uniform":
             return None
-        with one_thread():
-            return share_errors(self.refit, problem.weight / problem.weight.mean(), problem.clusters, seed=seed)
+        return share_errors(self.refit, problem.weight / problem.weight.mean(), problem.clusters, seed=seed)
 
 
+@one_thread()
 def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress: Progress | None = None) -> Choice:
     """Cross-validate shapes, then fit the best to all records.
 
@@ -371,27 +372,25 @@ def choose(problem: Problem, cells: Cells, n_folds: int, *, seed: int, progress:
     in equal weights, what likeness counts for, then belief and bandwidth of weights near a context. Weights that
     ignore the context, and equal ones, are preferred unless they lose by more than a standard error and `SMALLEST`.
     """
-    # Products are small, and threads that wait for each other make them several times slower.
-    with one_thread():
-        trial = _Trial(problem, cells, n_folds, seed, progress)
-        trial.validate(Shape("uniform"))
-        free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]
-        for shape in free:
+    trial = _Trial(problem, cells, n_folds, seed, progress)
+    trial.validate(Shape("uniform"))
+    free = [Shape("unconditional", fixed) for fixed in PRIORS_FIXED]
+    for shape in free:
+        trial.validate(shape)
+    best = max(free, key=trial.mean)
+    if mean_distance(problem.hx) > 1e-5:
+        likeness = [replace(best, kind="context", slope=slope) for slope in SLOPES[1:]]
+        for shape in likeness:
             trial.validate(shape)
-        best = max(free, key=trial.mean)
-        if mean_distance(problem.hx) > 1e-5:
-            likeness = [replace(best, kind="context", slope=slope) for slope in SLOPES[1:]]
-            for shape in likeness:
+        start = max([best, *likeness], key=trial.mean)
+        for bandwidth in BANDWIDTHS:
+            for local in PRIORS_LOCAL:
+                shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
                 trial.validate(shape)
-            start = max([best, *likeness], key=trial.mean)
-            for bandwidth in BANDWIDTHS:
-                for local in PRIORS_LOCAL:
-                    shape = replace(start, kind="context", local=local, bandwidth=bandwidth)
-                    trial.validate(shape)
-                    loss, error = mean_and_error(trial.values[start] - trial.values[shape], problem)
-                    if loss > 2 * error:
-                        break  # clearly worse, and weaker beliefs more so
-        return trial.choice()
+                loss, error = mean_and_error(trial.values[start] - trial.values[shape], problem)
+                if loss > 2 * error:
+                    break  # clearly worse, and weaker beliefs more so
+    return trial.choice()
 
 
 class FilledIn:

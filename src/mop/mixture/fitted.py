@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from mop.errors import ArtifactError, ConfigError, DataError
 from mop.mixture.kernel import Counts, KernelGate
 from mop.mixture.sums import Floats
 from mop.storage.files import hash_of, mode_of, read_json, refuse_link, system_errors, write_atomic, write_json
+from mop.storage.typed import DamagedError, check, is_a, of_row
 from mop.types import Persona, Progress, Record
 
 if TYPE_CHECKING:
@@ -247,29 +248,29 @@ def load_mixture(folder: Path) -> FittedMixture:
     document, state = _read(folder)
     try:
         for name, kind in (("task", str), ("info", dict), ("personas", list), ("exemplars", list)):
-            _check(isinstance(document.get(name), kind), f"mixture.json has no {name} of type {kind.__name__}")
+            check(isinstance(document.get(name), kind), f"mixture.json has no {name} of type {kind.__name__}")
         info = document["info"]
         _check_info(info)
-        personas = tuple(_of_row(Persona, row) for row in document["personas"])
-        exemplars = tuple(_of_row(Record, row) for row in document["exemplars"])
+        personas = tuple(of_row(Persona, row) for row in document["personas"])
+        exemplars = tuple(of_row(Record, row) for row in document["exemplars"])
         gate, free = _gates(state, len(personas), len(exemplars))
-    except _DamagedError as error:
+    except DamagedError as error:
         raise ArtifactError(f"the fitted mixture in {folder} is damaged: {error}; fit again") from error
     return FittedMixture(personas, exemplars, gate, document["task"], info, free)
 
 
 def _check_info(info: Mapping[str, Any]) -> None:
     """Stop at what a later use of the mixture would stumble over."""
-    _check(isinstance(info.get("encoder_identity"), str), "info has no encoder_identity that is a text")
-    _check(_is_a(info.get("uniform_tau"), float) and 0 < info["uniform_tau"] < np.inf, "info has no uniform_tau")
+    check(isinstance(info.get("encoder_identity"), str), "info has no encoder_identity that is a text")
+    check(is_a(info.get("uniform_tau"), float) and 0 < info["uniform_tau"] < np.inf, "info has no uniform_tau")
     matched = info.get("persona_weights", {"kind": ""})
-    _check(isinstance(matched, dict) and isinstance(matched.get("kind"), str), "info has no kind of persona_weights")
+    check(isinstance(matched, dict) and isinstance(matched.get("kind"), str), "info has no kind of persona_weights")
     for name, kind in (("lm", str | None), ("scorer", str | None), ("encoder", str | None), ("seed", int),
                        ("score_components", int), ("betas", list)):  # fmt: skip
         value = info.get(name)
-        _check(name not in info or _is_a(value, kind), f"info has {str(value)[:40]!r} as {name}")
+        check(name not in info or is_a(value, kind), f"info has {str(value)[:40]!r} as {name}")
     betas = info.get("betas", [])
-    _check(all(_is_a(beta, float) for beta in betas), f"info has {str(betas)[:40]!r} as betas")
+    check(all(is_a(beta, float) for beta in betas), f"info has {str(betas)[:40]!r} as betas")
 
 
 def _check_of(document: Mapping[str, Any]) -> str:
@@ -283,10 +284,6 @@ def _way_to_one(folder: Path) -> str:
     near = [found.parent for form in ("*", "*/*") for found in Path().glob(f"{form}/mixture/mixture.json")]
     where = f", such as {near[0]}" if near else ", or of a run: mop fit RUN --config FILE makes one"
     return f"give the folder that MixtureOfPersonas.save wrote{where}"
-
-
-class _DamagedError(Exception):
-    """What is wrong with a saved mixture, without where it lies and what to do."""
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -324,33 +321,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     return document, state
 
 
-def _check(is_right: bool, message: str) -> None:
-    if not is_right:
-        raise _DamagedError(message)
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value of a JSON file is of the type of a field: a list for a tuple of texts, 1 for 1.0."""
-    if get_origin(hint) is tuple:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if get_origin(hint) is Mapping:
-        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
-    kinds = get_args(hint) or (hint,)
-    return isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
-
-
-def _of_row(cls: type, row: Any) -> Any:
-    """A persona or record of what JSON holds of it."""
-    hints = get_type_hints(cls)
-    _check(isinstance(row, dict) and set(row) <= set(hints), f"a {cls.__name__} is {str(row)[:60]!r}")
-    for name, value in row.items():
-        _check(_is_a(value, hints[name]), f"{name} of a {cls.__name__} is {str(value)[:60]!r}")
-    try:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-    except TypeError as error:  # a field is missing
-        raise _DamagedError(str(error)) from error
-
-
 def _gates(
     state: dict[str, NDArray[Any]], n_personas: int, n_exemplars: int
 ) -> tuple[KernelGate | Gate, KernelGate | None]:
@@ -360,25 +330,25 @@ def _gates(
     missing = sorted(set(shapes) - set(state))
     # Earlier versions kept biases of the paper's gates; where they are 0 they say nothing.
     unknown = sorted(name for name in set(state) - set(shapes) if np.any(state[name]))
-    _check(not missing and not unknown, f"weights are missing ({missing}) or unknown ({unknown})")
+    check(not missing and not unknown, f"weights are missing ({missing}) or unknown ({unknown})")
     sizes = {"1": 1, "K": n_personas, "N": n_exemplars}
     for name, letters in shapes.items():
         array, are_rows = state[name], name.endswith((".row", ".column"))
         fits = array.ndim == len(letters) and all(
             sizes.setdefault(letter, size) == size for letter, size in zip(letters, array.shape, strict=True)
         )
-        _check(
+        check(
             fits,
             f"{name} has shape {array.shape}, for {n_personas} personas and {n_exemplars} exemplars in mixture.json",
         )
-        _check(
+        check(
             array.dtype.kind == ("i" if are_rows else "f")
             and array.dtype.itemsize >= 4
             and bool(np.isfinite(array).all()),
             f"{name} holds something other than {'whole' if are_rows else 'finite'} numbers",
         )
-    _check(n_personas > 0 and n_exemplars > 0, "mixture.json lists no persona or no exemplar")
-    _check(sizes["E"] in (sizes["D"], 2 * sizes["D"]), "embeddings of personas and exemplars have different sizes")
+    check(n_personas > 0 and n_exemplars > 0, "mixture.json lists no persona or no exemplar")
+    check(sizes["E"] in (sizes["D"], 2 * sizes["D"]), "embeddings of personas and exemplars have different sizes")
     if is_paper:
         import torch
 
@@ -391,15 +361,15 @@ def _gates(
     for name in shapes:
         kind = name.rpartition(".")[2]
         if kind in ("hg", "all_he", "anchors", "slope", "log_tau"):
-            _check(bool((np.abs(state[name]) <= 1e6).all()), f"{name} holds a number beyond 1e6")
+            check(bool((np.abs(state[name]) <= 1e6).all()), f"{name} holds a number beyond 1e6")
         if kind in ("persona", "exemplar", "prior", "bandwidth"):
-            _check(bool((state[name] > 0).all()), f"{name} holds a number that is not above 0")
+            check(bool((state[name] > 0).all()), f"{name} holds a number that is not above 0")
         elif kind in ("record_weight", "expected", "exposed"):
-            _check(bool((state[name] >= 0).all()), f"{name} holds a number below 0")
+            check(bool((state[name] >= 0).all()), f"{name} holds a number below 0")
     for factor, n_options in (("of_persona", n_personas), ("of_exemplar", n_exemplars)):
         for name, n in (("row", sizes["A"]), ("column", n_options)):
             array = state[f"{factor}.{name}"]
-            _check(bool(((array >= 0) & (array < n)).all()), f"{factor}.{name} names one beyond the {n} that there are")
+            check(bool(((array >= 0) & (array < n)).all()), f"{factor}.{name} names one beyond the {n} that there are")
     fields: dict[str, Any] = {name: state[name] for name in _KERNEL if "." not in name}
     fields |= {name: float(state[name][0]) for name, letters in _KERNEL.items() if letters == "1"}
     for factor in ("of_persona", "of_exemplar"):

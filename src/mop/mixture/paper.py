@@ -93,8 +93,7 @@ def fit_paper(
     for epoch in range(n_epochs):
         if progress is not None:
             progress("fit epochs", epoch, n_epochs)
-        with one_thread():
-            top = _top_components(gate, problem)
+        top = _top_components(gate, problem)
         pays = pays and asked.pays_for((i, int(c)) for i in range(n) for c in top[i])
         if not pays and not history:
             raise ConfigError(
@@ -105,16 +104,13 @@ def fit_paper(
         if not pays:
             stopped = f"{asked.n_tokens} of max_lm_tokens {settings.max_lm_tokens} are spent"
             break
-        with one_thread():
-            values = _values(gate, asked, top, rest)
-        history.append({"round": epoch, **values, "n_cells": asked.n_cells})
+        history.append({"round": epoch, **_values(gate, asked, top, rest), "n_cells": asked.n_cells})
         if history[-1]["valid"] > best_value + 1e-4:
             best_value, best_state, best_epoch = history[-1]["valid"], deepcopy(gate.state_dict()), epoch
         if epoch - best_epoch >= PATIENCE:
             stopped = f"no better value in {PATIENCE} epochs"
             break
-        with one_thread():
-            _epoch(gate, asked, optimizer, top, rng_of(seed, "epoch", epoch).permutation(n_train))
+        _epoch(gate, asked, optimizer, top, rng_of(seed, "epoch", epoch).permutation(n_train))
     gate.load_state_dict(best_state)
     history[-1]["kept_round"] = best_epoch
     valid = asked.table(even).of(np.arange(n_train, n))
@@ -122,6 +118,7 @@ def fit_paper(
     return FitResult(gate.requires_grad_(False), history, "paper", uniform_tau, asked.n_cells, asked.n_tokens, stopped)
 
 
+@one_thread()
 def _epoch(gate: Gate, asked: Asked, optimizer: Any, top: Ints, order: Ints) -> None:
     """Pass once over the training records in this order."""
     import torch
@@ -164,6 +161,7 @@ class _Budgeted(Asked):
         return True
 
 
+@one_thread()
 def _top_components(gate: Gate, problem: Problem) -> Ints:
     """The `TOP_M` components with the largest π_k Ω_kj of every record, flat numbers (n, M)."""
     import torch
@@ -210,6 +208,7 @@ def log_sum(gate: Gate, asked: Asked, rows: Ints, component: Ints, offset: Float
     return torch.logsumexp(log_w + log_lik + (0.0 if offset is None else torch.as_tensor(offset)), dim=1)
 
 
+@one_thread()
 def _values(gate: Gate, asked: Asked, top: Ints, rest: list[int]) -> dict[str, float]:
     """Mean bounds of both parts, and mean validation log p(y|x): the others are estimated from ``rest``."""
     import torch
