@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mop import redact as module
 from mop.errors import ConfigError
 from mop.redact import RedactingFilter, Secret, redact, withhold_quotes, without_password
 
@@ -69,6 +70,33 @@ def test_a_known_secret_is_hidden_in_every_spelling(spelling: str) -> None:
     assert shown.startswith("before ")
     assert "canary" not in shown
     assert base64.b64encode(KEY.encode()).decode()[:12] not in shown
+
+
+@pytest.mark.audit("H1")
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        base64.b64encode(b"Bearer " + KEY.encode()).decode(),
+        base64.urlsafe_b64encode(b"xx" + KEY.encode()).decode(),
+        KEY.encode().hex(),
+        KEY.encode().hex().upper(),
+        KEY.upper(),
+        KEY.lower(),
+        KEY[::-1],
+        KEY[:20],
+        KEY[-14:],
+    ],
+)
+def test_a_secret_is_hidden_in_odd_spellings_and_in_part(spelling: str) -> None:
+    Secret(KEY, source="MY_KEY")
+    for text in (redact(f"got {spelling}."), withhold_quotes(f"got {spelling}.", ())):
+        assert not any(spelling[i : i + 12] in text for i in range(len(spelling) - 11))
+
+
+@pytest.mark.audit("H1")
+def test_a_secret_spelt_with_points_between_is_withheld() -> None:
+    Secret(KEY, source="MY_KEY")
+    assert withhold_quotes(f"key {'.'.join(KEY)}", ()).startswith("[withheld")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +173,36 @@ WORDS = "I lost my job in May, and my son José left."
 )
 def test_a_message_that_quotes_a_record_is_withheld(message: str) -> None:
     assert withhold_quotes(message, [WORDS]) == "[withheld: the server's message repeats the request]"
+
+
+@pytest.mark.audit("H1")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "mysonjose",
+        "lostmyjob",
+        "cannot parse 'my son'",
+        "bad value `lost my`",
+        "I%20lost%20my%20job%20in%20May",
+        "m&#121; son Jos&eacute; left",
+    ],
+)
+def test_a_code_or_a_quotation_from_a_record_is_withheld(message: str) -> None:
+    assert withhold_quotes(message, [WORDS]).startswith("[withheld")
+
+
+@pytest.mark.audit("H1")
+def test_a_number_from_a_record_is_withheld() -> None:
+    assert withhold_quotes("call 0441992 again", ["ring me at (04) 41 99 27"]).startswith("[withheld")
+    assert withhold_quotes("at most 4096 tokens", ["ring me at 04 40 96"]) == "at most 4096 tokens"
+
+
+@pytest.mark.audit("M7")
+def test_no_more_of_a_foreign_message_is_looked_at_than_can_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(module, "_letters", lambda text: looked.append(len(text)) or text)
+    withhold_quotes("ab " * 300_000, ["cd " * 1000])
+    assert sum(looked) < 30_000
 
 
 def test_a_short_text_is_withheld_when_it_occurs_whole() -> None:

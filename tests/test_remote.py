@@ -1548,6 +1548,98 @@ def test_key_and_words_appear_in_no_log_error_or_traceback(
     assert "canary sings" not in everything
 
 
+def _spoilt(where: str, text: str) -> Callable[[int, dict[str, object]], Reply]:
+    """An answer that says a text in a place where a server may say what it likes."""
+    letters = "".join(filter(str.isalnum, text))[:60]
+
+    def rule(number: int, request: dict[str, object]) -> Reply | None:
+        if number <= N_PROBES:
+            return None
+        if where in ("code", "type"):
+            return Reply(200, json.dumps({"error": {"message": "no", where: letters}}).encode())
+        if where == "status":
+            return error_reply(400, "no", letters)
+        if where == "header":
+            return error_reply(429, "no", None, **{"x-said": text, "retry-after": "99999"})
+        usage = {"prompt_tokens": 5, "completion_tokens": 3}
+        choice: dict[str, Any] = {"message": {"content": "well"}, "finish_reason": "stop"}
+        answer: dict[str, Any] = {"choices": [choice], "model": "toy", "usage": usage}
+        if where == "finish_reason":
+            choice["finish_reason"] = "".join(filter(str.isalpha, text))[:40]
+        elif where == "model":
+            answer["model"] = text
+        else:
+            usage["completion_tokens"] = int("".join(filter(str.isdigit, text)))
+        return Reply(200, json.dumps(answer).encode())
+
+    return rule
+
+
+@pytest.mark.audit("H1")
+@pytest.mark.parametrize("where", ["code", "type", "status", "header", "finish_reason", "model", "usage"])
+@pytest.mark.parametrize("what", ["key", "words"])
+def test_nothing_that_a_server_says_anywhere_brings_out_key_or_words(
+    where: str, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, words = "canary-key-8123456789-abcdef", "Quuxworth of 0171-555-238901 sings in the old house"
+    monkeypatch.setenv("TOY_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    server = Particular("openai", _spoilt(where, key if what == "key" else words))
+    model = connect(server, settings=RemoteSettings(dialect="openai-chat", api_key_env="TOY_KEY"))
+    with pytest.raises(BackendError) as caught:
+        drawn(model, [GenerateRequest((Branch(simulation_prompt(words), 1.0),), 1)])
+    said = [str(caught.value), repr(caught.value.args), caplog.text, repr(model.failures), repr(model.findings)]
+    said += [str(getattr(caught.value, "code", ""))]
+    for secret in (key, "8123456789", "Quuxworth", "0171555", "171555238901", key[:14]):
+        assert not any(secret in text for text in said)
+
+
+@pytest.mark.audit("H1")
+def test_what_the_http_library_logs_of_our_calls_quotes_no_server(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with start(FakeServer("openai")) as running:
+        model = open_remote(f"openai:toy@{running.url}", RemoteSettings(dialect="openai-chat"))
+        drawn(model, draw_requests(2))
+    assert not [record for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
+
+
+@pytest.mark.audit("M7")
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"a": [' + b"[]," * 100_000 + b"1]}", "too-large"),
+        (json.dumps({"choices": [{"message": {"content": "x" * 60_000}, "finish_reason": "stop"}],
+                     "usage": {"prompt_tokens": 5, "completion_tokens": 3}}).encode(), "token-length"),
+        ('{"choices": []}'.encode("utf-16"), "json"),
+    ],
+)  # fmt: skip
+def test_an_answer_larger_than_what_was_asked_for_is_refused(body: bytes, code: str) -> None:
+    server = Particular("openai", lambda number, _: Reply(200, body) if number > N_PROBES else None)
+    model = connect(server, settings=RemoteSettings(dialect="openai-chat", max_failed_share=1.0))
+    drawn(model, draw_requests(1), max_tokens=8)
+    assert [failure.code for failure in model.failures.values()] == [code]
+
+
+@pytest.mark.audit("M7")
+def test_of_a_long_error_only_the_beginning_is_read() -> None:
+    read = 0
+
+    class Long(InProcess):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            async def chunks() -> AsyncIterator[bytes]:
+                nonlocal read
+                for _ in range(1000):
+                    read += 65_536
+                    yield b"a" * 65_536
+
+            return httpx.Response(400, content=chunks())
+
+    model = connect_by(Long(FakeServer("openai")))
+    with pytest.raises(BackendError, match="no readable reason"):
+        drawn(model, draw_requests(1))
+    assert read < 100 * 65_536
+
+
 def test_identities_name_the_model_and_not_the_address() -> None:
     one = connect(FakeServer("vllm"))
     two = connect(FakeServer("vllm"), FakeServer("vllm"))

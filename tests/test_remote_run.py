@@ -292,7 +292,7 @@ def test_without_leave_a_failed_draw_stops_the_run_and_the_rest_is_kept(source, 
                 run(config, tmp_path / "run", until="simulate", models=models)
         else:
             run(config, tmp_path / "run", until="simulate", models=models)
-    assert second.calls == 1 + N_PROBES
+    assert second.calls == 1 + N_PROBES + 1
     assert {row["finish_reason"] for row in rows_of(tmp_path / "run")} <= {"stop", "length"}
 
 

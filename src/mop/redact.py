@@ -238,7 +238,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).lower()))
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).lower()))
 
 
 def _windows(text: str, width: int) -> Iterator[str]:

@@ -117,7 +117,7 @@ def what_now(failures: Iterable[Failure]) -> str:
     share = "allow a share with remote.max_failed_share"
     if all(failure.is_final for failure in failures):
         return f"asked again these fail again, so change what they are refused for, or {share}"
-    return f"run the same command to try these again, or {share}"
+    return f"once the server answers as it should, run the same command to try these again, or {share}"
 
 
 @runtime_checkable
