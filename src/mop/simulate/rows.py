@@ -11,6 +11,7 @@ from typing import Any
 
 from mop.errors import ArtifactError
 from mop.storage.files import read_jsonl, write_atomic, write_jsonl
+from mop.storage.typed import DamagedError, of_row
 from mop.types import Response, guarded, unguarded, without_surrogates
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
@@ -20,7 +21,6 @@ _FIELDS = tuple(field for field in dataclasses.fields(Response) if field.name !=
 _TAKEN = frozenset(field.name for field in dataclasses.fields(Response))
 _REQUIRED = frozenset(field.name for field in _FIELDS if field.default is dataclasses.MISSING)
 _PLAIN = {"int": int, "float": float}
-_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str | None": (str, type(None))}
 
 
 def row_of(response: Response) -> dict[str, Any]:
@@ -79,17 +79,14 @@ def read_responses(path: Path) -> Iterator[Response]:
         given = {name: value for name, value in row.items() if name in _TAKEN}
         further = {name: str(row[name]) for name in row.keys() - _TAKEN if row[name] not in (None, "")}
         try:
-            for field in _FIELDS:
-                kinds = _KINDS.get(str(field.type), str)
-                if field.name in given and (not isinstance(given[field.name], kinds) or given[field.name] is True):
-                    raise TypeError(f"{field.name} is {str(given[field.name])[:40]!r}")
             ordered = {name: further[name] for name in row if name in further}
-            yield Response(**{**given, "attributes": ordered})
-        except TypeError as error:
+            response = of_row(Response, {**given, "attributes": ordered})
+        except DamagedError as error:
             raise ArtifactError(
                 f"{path}, row {number}: not a response ({error}); expected the columns "
                 f"{', '.join(f.name for f in _FIELDS)}; simulate again"
             ) from error
+        yield response
 
 
 def holds_responses(path: Path) -> int | None:

@@ -144,6 +144,11 @@ def mode_of(path: Path) -> int:
     return 0o600 if any(path.is_relative_to(folder) for folder in PRIVATE) else 0o666
 
 
+def check_of(document: Mapping[str, Any]) -> str:
+    """What a JSON document holds as its ``check``: the hash of all else in it."""
+    return hash_of({name: value for name, value in document.items() if name != "check"})
+
+
 @contextmanager
 def _replacing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """Yield a temporary neighbour of ``path`` that takes its place if all goes well."""

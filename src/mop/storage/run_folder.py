@@ -23,6 +23,7 @@ from mop.errors import ArtifactError
 from mop.storage.files import (
     PRIVATE,
     TEMPORARY,
+    check_of,
     hash_of,
     read_json,
     refuse,
@@ -347,7 +348,7 @@ class RunFolder:
     def _write_manifest(self) -> None:
         self.require_write()
         self._manifest["format_version"] = FORMAT_VERSION
-        self._manifest["check"] = _check_of(self._manifest)
+        self._manifest["check"] = check_of(self._manifest)
         write_json(self.manifest, self._manifest)
 
 
@@ -406,7 +407,7 @@ def _read_manifest(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
             f"{path} has format version {version!r}, this mop reads and writes {FORMAT_VERSION}; "
             "use the mop that made it, or give a new folder"
         )
-    if not _is_whole(manifest) or (version > 1 and manifest.get("check") != _check_of(manifest)):
+    if not _is_whole(manifest) or (version > 1 and manifest.get("check") != check_of(manifest)):
         raise ArtifactError(f"{file} is damaged or was changed by hand; {_begin_anew(path)}")
     return manifest
 
@@ -416,10 +417,6 @@ def _begin_anew(path: Path) -> str:
         f"put it back as it was, or begin anew with what was paid for: mkdir NEW && cp "
         f"{shlex.quote(str(path))}/{_STORE}* NEW && mop run NEW --config {shlex.quote(str(path / 'config.json'))}"
     )
-
-
-def _check_of(manifest: Mapping[str, Any]) -> str:
-    return hash_of({name: value for name, value in manifest.items() if name != "check"})
 
 
 def _is_whole(manifest: Mapping[str, Any]) -> bool:
