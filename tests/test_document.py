@@ -12,13 +12,14 @@ from mop.report.table import comparison_page
 from mop.types import Record, Response
 
 
-def comparison(name, *, source=None, **more):
+def comparison(name, *, source=None, about=None, **more):
     """A page in which a hostile text stands everywhere."""
     rows = {name: {"energy": 0.1, "energy_interval": [0.0, 0.2], "n_seeds": 1, "lm_calls": 3}, "b": {"energy": 0.2}}
     document = {
         "n_responses": 4, "n_golden": 9, "encoder": name, "classifier": name, "lm": name, "source": source or name,
         "floor": {"energy": 0.0}, "real": {name: {"f1": 0.5, "f1_interval": [0.4, 0.6], "n_train": 5}},
         "best": {"energy": name}, "notes": [name], "settings": {name: {"a": name}},
+        **(about or {}),
     }  # fmt: skip
     return comparison_page(document, rows, {}, {"golden": [[0, 0]], name: [[1, 1]], "b": [[2, 0]]}, **more)
 
@@ -85,6 +86,16 @@ def test_hostile_texts_stand_side_by_side_and_do_nothing(tmp_path):
         assert browser.run("document.documentElement.dataset.pwned") is None
         assert (browser.dialogs, browser.complaints) == ([], [])
         assert browser.requests == [(tmp_path / "c.html").as_uri()]
+
+
+def test_a_comparison_of_closed_answers_shows_their_shares_in_per_cent():
+    closed = {"options": ["Yes", "No"], "n_real": 9,
+              "shares": {"golden": [0.6, 0.4, 0.0], "mop": [0.5, 0.25, 0.25], "b": [1.0, 0.0, 0.0]}}  # fmt: skip
+    page, figures = comparison("mop", about={"closed": closed, "verdicts": ["MAUVE: mop against zero-shot"]})
+    assert list(figures) == ["metrics", "map", "options"]
+    table = page.partition('id="options"')[2].partition("</table>")[0]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", table)[:3] == ["60 %", "50 %", "100 %"]
+    assert '<li dir="auto">MAUVE: mop against zero-shot</li>' in page
 
 
 def test_a_comparison_explains_its_figures_and_its_methods():

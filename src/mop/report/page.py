@@ -460,6 +460,15 @@ def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
+def option_shares(
+    closed: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[str, str, list[str], dict[str, list[float]]]:
+    """What a figure of the answers to closed questions shows; see `_shares`."""
+    shares = closed["shares"]
+    found = {REAL: shares[GOLDEN], **{name: shares[name] for name in methods if name in shares}}
+    return "answer", "real texts", [*closed["options"], "none of them"], found
+
+
 def _shares(data: ReportData) -> dict[str, tuple[str, str, list[str], dict[str, list[float]]]]:
     """Figure by name: what its rows and its grey bars are, the rows, and their shares by set."""
     found: dict[str, tuple[str, str, list[str], dict[str, list[float]]]] = {}
@@ -476,9 +485,7 @@ def _shares(data: ReportData) -> dict[str, tuple[str, str, list[str], dict[str, 
             shares | {name: [_value(of, label) for label in rows] for name, of in labels.items()},
         )
     if data.closed is not None:
-        of = data.closed["shares"]
-        shares = {REAL: of[GOLDEN], **{name: of[name] for name in methods if name in of}}
-        found["options"] = "answer", "real texts", [*data.closed["options"], "none of them"], shares
+        found["options"] = option_shares(data.closed, methods)
     return found
 
 
@@ -558,7 +565,7 @@ def _step_name(history: Sequence[Mapping[str, float]]) -> str:
     return next((name for name in ("epoch", "round") if all(name in row for row in history)), "step")
 
 
-_ALT: Mapping[str, str] = {
+ALT: Mapping[str, str] = {
     "metrics": "Each method's score with its interval, one panel per metric; numbers in the table.",
     "map": "Map of real and simulated texts as points in the plane.",
     "exemplars": "Cumulative share of draws against the most used exemplars; key numbers above.",
@@ -604,23 +611,11 @@ def _script_data(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
 def _response_fields(row: Response, persona: int, exemplars: list[int]) -> list[object]:
     """Return one response in the order that ``report.js`` names."""
     return [
-        row.id,
-        row.method,
-        row.context,
-        row.response,
-        row.label,
-        persona,
-        row.persona,
-        exemplars,
-        row.exemplar,
-        _finite(row.temperature),
-        _finite(math.exp(row.log_pi)),
-        _finite(math.exp(row.log_omega)),
-        row.finish_reason,
-        row.n_tokens,
-        str(row.seed),  # 64 bits do not fit the numbers of a browser
+        row.id, row.method, row.context, row.response, row.label, persona, row.persona, exemplars, row.exemplar,
+        _finite(row.temperature), _finite(math.exp(row.log_pi)), _finite(math.exp(row.log_omega)), row.finish_reason,
+        row.n_tokens, str(row.seed),  # 64 bits do not fit the numbers of a browser
         row.model,
-    ]
+    ]  # fmt: skip
 
 
 def _finite(value: float) -> float | None:
@@ -678,7 +673,7 @@ def render_report(data: ReportData) -> str:
     return html(
         "report.html",
         lambda width: _page_figures(data, width),
-        _ALT,
+        ALT,
         script_data=_script_data(data, names),
         data=data,
         summary=summary(data),

@@ -10,20 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 COLOURS: Mapping[str, str] = {
-    "ink": "#20242a",
-    "muted": "#68707b",
-    "rule": "#d8dbe0",
-    "real": "#8b929c",
-    "series-1": "#0b62a4",
-    "series-2": "#ec6720",
-    "series-3": "#2a9b63",
-    "series-4": "#844975",
-    "series-5": "#9a5727",
-    "series-6": "#5e87f4",
-    "series-7": "#62003b",
-    "series-8": "#48286c",
-    "heat": "#0c63a5",
-}
+    "ink": "#20242a", "muted": "#68707b", "rule": "#d8dbe0", "real": "#8b929c", "heat": "#0c63a5",
+    "series-1": "#0b62a4", "series-2": "#ec6720", "series-3": "#2a9b63", "series-4": "#844975",
+    "series-5": "#9a5727", "series-6": "#5e87f4", "series-7": "#62003b", "series-8": "#48286c",
+}  # fmt: skip
 """Role to colour. Every colour occurs once, because `mop.report.plots.themed_svg` finds the role by the colour.
 
 Any two series, and real texts, keep apart under the three common kinds of colour blindness (a test says how far)."""

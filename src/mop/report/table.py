@@ -15,9 +15,9 @@ from mop.evaluate.samples import FLOOR
 from mop.report import plots
 from mop.report.document import ends, flat, html, number, printable
 from mop.report.names import page_title
-from mop.report.page import METRICS, MOP, PLAIN, score_figure, titled
+from mop.report.page import ALT, METRICS, MOP, PLAIN, option_shares, score_figure, titled
 from mop.report.palette import REAL, series_of
-from mop.report.reading import bin_table, lengths, side_by_side
+from mop.report.reading import bin_table, lengths, side_by_side, turned
 from mop.report.verdicts import FOR_FREE_TEXTS
 from mop.types import Record, Response
 
@@ -28,22 +28,9 @@ Rows = Mapping[str, Mapping[str, Any]]
 """Method to figures and costs by name."""
 
 COLUMNS = (
-    "valid_answers",
-    "total_variation",
-    "energy",
-    "fid_excess",
-    "fid",
-    "mauve",
-    "kl_cosine",
-    "f1",
-    "sense",
-    "improbable",
-    "wrong_label",
-    "cut_share",
-    "mean_words",
-    "empty",
-    "near_copies",
-)
+    "valid_answers", "total_variation", "energy", "fid_excess", "fid", "mauve", "kl_cosine", "f1", "sense",
+    "improbable", "wrong_label", "cut_share", "mean_words", "empty", "near_copies",
+)  # fmt: skip
 """Figures of the table, by their names in `mop.report.page.METRICS`."""
 FIRST = (
     "valid_answers", "total_variation", "energy", "fid_excess", "f1", "mauve", "cut_share", "sense", "mean_words",
@@ -70,11 +57,7 @@ COSTS: Mapping[str, str] = {
 
 FLOOR_NAME = "other real texts"
 
-_ALT = {
-    "metrics": "Each method's score with its interval, one panel per metric; numbers in the table.",
-    "map": "One map per method: its texts over real texts in grey.",
-    "lengths": "How many words texts have, each method over the real texts; numbers in the table.",
-}
+_ALT = {**ALT, "map": "One map per method: its texts over real texts in grey."}
 
 
 def _columns(rows: Rows) -> list[str]:
@@ -236,31 +219,27 @@ def comparison_page(
     points = np.array([xy for of in places.values() for xy in of], dtype=np.float64)
     kinds = [REAL if kind == plots.GOLDEN else kind for kind, of in places.items() for _ in of]
     series = series_of([*rows, *kinds, *ablations])
+    closed = None if document.get("closed") is None else option_shares(document["closed"], list(rows))
     sizes = lengths([row.response for row in real], [row for of in texts.values() for row in of])
 
     def draw(width: float) -> dict[str, Figure]:
         ranked = [name for name in _columns(rows) if name in DRAWN]
-        x_label = "words of a text"
         found = {
             "metrics": score_figure(rows, document["floor"], ranked, series=series, width=width),
             "map": plots.map_panels_figure(points, kinds, series=series, width=width),
-            "lengths": None
-            if sizes is None
-            else plots.histogram_figure(*sizes, series=series, x_label=x_label, width=width),
         }
+        if sizes is not None:
+            found["lengths"] = plots.histogram_figure(*sizes, series=series, x_label="words of a text", width=width)
+        if closed is not None:
+            found["options"] = plots.shares_figure(closed[3], closed[2], series=series, width=width)
         return {name: figure for name, figure in found.items() if figure is not None}
-
-    def shown(of: Rows) -> list[str]:
-        columns = _columns(of)
-        first = _first(columns)[:N_FIRST]
-        return first + [name for name in columns if name not in first]
 
     tables = [
         {
             "title": title,
             "rows": of,
             "floor": found["floor"],
-            "columns": {name: titled(name) for name in shown(of)},
+            "columns": {name: titled(name) for name in [*_first(_columns(of))[:N_FIRST], *_columns(of)]},
             "costs": {name: COSTS[name] for name in _costs(of)},
             "best": {name: {found.get("best", {}).get(name)} for name in _columns(of)},
             "said": f"{compared_on(found, document['n_golden'])} {BEST_IS_CLEAR}",
@@ -270,6 +249,10 @@ def comparison_page(
         for title, of, found in (("Methods", rows, document), ("Ablations", ablations, document.get("ablations")))
         if found is not None
     ]
+    figure_tables = {} if sizes is None else {"lengths": bin_table("words", *sizes)}
+    if closed is not None:
+        names = ["real texts" if name == REAL else name for name in closed[3]]
+        figure_tables["options"] = turned("answer", names, closed[2], list(closed[3].values()))
     task = document["settings"].get("data", {}).get("task", "")
     page = html(
         "compare.html",
@@ -283,7 +266,7 @@ def comparison_page(
         settings=flat(document["settings"]),
         series=series,
         beside=side_by_side(real, texts),
-        figure_tables={} if sizes is None else {"lengths": bin_table("words", *sizes)},
+        figure_tables=figure_tables,
         guides=METRICS,
     )
     return page, draw(plots.WIDE)
