@@ -184,6 +184,7 @@ class Store:
         file = None if self.path == ":memory:" else Path(self.path)
         self.can_keep: Final = file is None or not file.exists() or _can_write(file)
         """Whether what is put is still there after closing."""
+        self._has_said = False
         if file is not None and self.can_keep:
             with system_errors(file):
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, mode_of(file)))
@@ -195,7 +196,6 @@ class Store:
             with self._translated():
                 if file is not None and not self.can_keep:
                     _copy(file, self._db)
-                    _log.warning("%s cannot be written to: new answers are not kept", file)
                 self._prepare()
         except BaseException:
             self._db.close()
@@ -439,6 +439,9 @@ class Store:
     def _put(self, kind: str, rows: Sequence[tuple[bytes, bytes, int]], stage: str | None = None) -> None:
         """Add rows of key, payload and tokens; the stage pays for those that were not there."""
         paid = []
+        if rows and not self.can_keep and not self._has_said:
+            self._has_said = True
+            _log.warning("%s cannot be written to: new answers are not kept", self.path)
         with self._translated(), self._transaction():
             for key, payload, n_tokens in rows:
                 if self._insert(kind, key, payload, _checksum(key, payload)):
