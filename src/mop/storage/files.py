@@ -41,7 +41,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
     **dict.fromkeys(
         (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
-        f"a folder stands where a file belongs, or a file where a folder does; move it away, or give another place",
+        "a folder stands where a file belongs, or a file where a folder does; move it away, or give another place",
     ),
     errno.ELOOP: f"a link is there, and none is followed inside a run folder; remove it, then {_AGAIN}",
 }
