@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from chromium import CHROMIUM, Browser
-from mop.report.document import effective, ends, flat, number, percent, printable
+from mop.report.document import effective, ends, flat, number, percent, printable, signed
 from mop.report.palette import COLOURS
 from mop.report.table import comparison_page
 from mop.types import Record, Response
@@ -26,6 +26,10 @@ def comparison(name, *, source=None, about=None, **more):
 
 def test_a_missing_number_is_a_dash():
     assert [number(None), percent(None), ends(None)] == ["–", "–", ""]
+
+
+def test_a_sign_stands_before_a_digit():
+    assert [signed(v) for v in (0.5, -0.5, 0.0, 0.00001)] == ["+0.500", "−0.500", "0.000", "<0.0001"]
 
 
 def test_equal_shares_are_as_varied_as_they_are_many():

@@ -63,8 +63,8 @@ def ends(interval: Sequence[float] | None, is_signed: bool = False) -> str:
 
 
 def signed(value: object) -> str:
-    """Return a number with its sign."""
-    return ("+" if isinstance(value, int | float) and value > 0 else "") + number(value)
+    """Return a number with its sign; what is too small for one is `number`'s."""
+    return ("+" if isinstance(value, int | float) and value >= 0.00005 else "") + number(value)
 
 
 def percent(share: float | None) -> str:
