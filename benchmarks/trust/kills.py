@@ -72,7 +72,7 @@ WORKS: dict[str, Callable[[str, str], None]] = {"run": run, "sample": sample, "m
 
 
 def kills(n: int = 300, seed: int = 0, *, state: Path | None = None) -> dict[str, int]:
-    """Kill each of the four commands n / 4 times.
+    """Kill the four commands n times in all, the longer ones less often.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ def kills(n: int = 300, seed: int = 0, *, state: Path | None = None) -> dict[str
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done: dict[str, dict[str, int]] = json.loads(state.read_text()) if state is not None and state.is_file() else {}
+    shares = {"run": n // 6, "compare": n // 6, "sample": n // 3}
+    shares["match"] = n - sum(shares.values())
     context = killing.prepare(modules=MODULES)
     with tempfile.TemporaryDirectory(prefix="mop-kills-") as name:
         place = Path(name)
@@ -99,7 +101,7 @@ def kills(n: int = 300, seed: int = 0, *, state: Path | None = None) -> dict[str
             folder.mkdir()
             prepare: Callable[[Path], object] = Path.mkdir if kind == "run" else lambda path: fresh(base, path)
             count = killing.kill_again_and_again(
-                context, work, str(base), FILES[kind], kills=-(-n // len(WORKS)), folder=folder, seed=seed,
+                context, work, str(base), FILES[kind], kills=shares[kind], folder=folder, seed=seed,
                 prepare=prepare,
             )  # fmt: skip
             killing.say(count.line(kind))
