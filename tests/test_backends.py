@@ -58,7 +58,7 @@ def test_a_servers_tokenizer_brings_its_control_strings(tmp_path):
         model = open_model(name, dialect="openai-chat", tokenizer=str(tmp_path))
         list(model.generate([GenerateRequest((Branch(prompt, 1.0),), 3)], Decoding(max_tokens=4)))
         sent = fake.requests[-1]["messages"][-1]["content"]
-    assert sent.endswith("say ⟦ownmark⟧ aloud")
+    assert sent.endswith("say ⟨own-mark> aloud")
 
 
 def test_the_toy_models_tokenizer_has_a_name():

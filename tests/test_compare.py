@@ -446,7 +446,7 @@ def on_a_server(source, *more):
 
 def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are_left_out(source, tmp_path):
     config = on_a_server(source, 'model.scorer="fake"', 'compare.ablations=["k-2"]')
-    faults = Faults(script=("ok",) * N_PROBES + ("filter", "400"))
+    faults = Faults(script=("ok",) * (N_PROBES + 1) + ("filter", "400"))
     server = FakeServer("openai", faults=faults)
     lm = served(server, dialect="openai-chat", price_in=1.0, price_out=2.0)
     found = compare(config, tmp_path / "run", models=Models(config, lm=lm))
@@ -486,7 +486,7 @@ def test_agents_that_average_words_are_refused_before_a_server_is_asked(source, 
 
 def test_a_rival_without_likelihoods_needs_no_scorer(source, tmp_path):
     config = on_a_server(source, "compare.ablations=[]")
-    server = FakeServer("openai", faults=Faults(script=("ok",) * N_PROBES + ("filter",)))
+    server = FakeServer("openai", faults=Faults(script=("ok",) * (N_PROBES + 1) + ("filter",)))
     models = Models(config, lm=served(server, dialect="openai-chat"))
     for method in ("picle-prompted", "mop-uniform"):
         with pytest.raises(ScoringUnsupportedError):
