@@ -467,7 +467,7 @@ def test_a_server_writes_for_every_arm_another_model_scores_and_failed_draws_are
     about = read_json(tmp_path / "run" / "manifest.json")["about"]
     spent = about["remote"]["lm"]
     assert set(spent) == {
-        "compare/zerogen", "compare/picle-prompted", "compare/mop", "compare/mop.k-2"
+        "probe", "compare/zerogen", "compare/picle-prompted", "compare/mop", "compare/mop.k-2"
     }  # fmt: skip
     assert sum(row["calls"] for row in spent.values()) == server.calls
     assert found["methods"]["mop"]["money"] == pytest.approx(spent["compare/mop"]["cost"], abs=1e-6)
