@@ -7,7 +7,7 @@ tests     trials_right, audit_faults, advice_followed: tests of the project that
 tables    rows_lost_silently, format_differences: generated tables in six formats
 fuzz      tracebacks: damaged settings, files, commands, answers of servers, run folders; failing system calls
 clients   clients_ok: openai, LangChain and inspect-ai against the fake server
-kills     kills_lost, kills_doubled: processes killed at random moments
+kills     kills_lost (rows lost or altered, files with other bytes), kills_doubled: 300 SIGKILLs at random moments
 pace      pace_429: time with 5 % of refusals for load, of the time without
 
 Each part writes its figures to ``--out`` (``benchmarks/results/trust.json``) when it is done, so that parts may be
@@ -54,6 +54,8 @@ LIMITS: Mapping[str, tuple[str, float]] = {
     "audit_faults": ("at least", len(AUDIT)),
     "pace_429": ("at most", 1.5),
 }
+
+N_KILLS = 300
 
 Figures = dict[str, dict[str, Any]]
 
@@ -111,23 +113,28 @@ def clients(**_: Any) -> Figures:
     """Real clients."""
     from trust.clients import clients_ok
 
-    return {"clients_ok": clients_ok()}
+    found = clients_ok()
+    return {"clients_ok": {"value": found["clients_ok"], "clients": found["clients"]}}
 
 
 def killed(**_: Any) -> Figures:
     """Processes killed at random moments."""
     from trust.kills import kills
 
-    found = kills(300)
-    n = found["kills"]
-    return {"kills_lost": {"value": found["lost"], "of": n}, "kills_doubled": {"value": found["doubled"], "of": n}}
+    found = kills(N_KILLS)
+    of = {"of": found["kills"]}
+    return {
+        "kills_lost": {"value": found["lost"] + found["altered"] + found["changed"], **of},
+        "kills_doubled": {"value": found["doubled"], **of},
+    }
 
 
 def pace(**_: Any) -> Figures:
     """Refusals for load that do not depend on the load."""
     from trust.pace import pace_429
 
-    return {"pace_429": pace_429()}
+    found = pace_429()
+    return {"pace_429": {"value": found.pop("pace_429"), **found}}
 
 
 PARTS: Mapping[str, Callable[..., Figures]] = {
