@@ -213,7 +213,7 @@ def settings_for(most: float, n_components: int, budget: int = 0) -> FitConfig:
         n_rounds=rounds,
         components_per_record=each,
         valid_components=each,
-        records_per_component=16 if most < n_components else 10**9,
+        records_per_component=16 if most < n_components else 10**8,
         max_lm_tokens=budget,
     )
 
