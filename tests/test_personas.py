@@ -604,3 +604,11 @@ def test_naughty_strings_survive_the_whole_way(tmp_path):
     personas = random_personas(records, 200, seed=0)
     save_personas(personas, tmp_path / "b.jsonl")
     assert [p.description for p in read_personas(tmp_path / "b.jsonl")] == [p.description for p in personas]
+
+
+@pytest.mark.trial("27-terminal-escapes")
+def test_letters_that_drive_a_terminal_are_no_words():
+    from mop.personas.keywords import _terms
+
+    text = "\x1b[2J\x1b]0;all clear\x07\x1b[31mgood\x1b[0m schools \x9b1;4mhere\x1b]8;;x\x1b\\ now [31m"
+    assert [term.key for term in _terms(text)] == ["good", "schools", "here", "now", "31m"]

@@ -43,6 +43,8 @@ _EMOJI = (
     "(?P<emoji>[\u2600-\u27bf\u2b00-\u2bff\U0001f1e6-\U0001faff](?:[\ufe0f\U0001f3fb-\U0001f3ff]"
     "|\u200d[\u2600-\u27bf\U0001f300-\U0001faff])*)"
 )
+_ESCAPES = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?")
+"""What drives a terminal: its letters are no words."""
 _KANA = re.compile("[\u3041-\u30ff]")
 # In Japanese, what is written in Chinese characters or in katakana is a word or most of one; the rest is grammar.
 _JAPANESE = "(?P<run>[\u3005\u4e00-\u9fff]{2,}|[\u30a1-\u30fa\u30fc]{2,})"
@@ -62,7 +64,7 @@ def _terms(text: str) -> list[_Term]:
     """
     terms: list[_Term] = []
     last: re.Match[str] | None = None
-    text = unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", _ESCAPES.sub(" ", text))
     is_japanese = _KANA.search(text) is not None
     for match in _term_pattern(is_japanese).finditer(text):
         surface = match.group()
