@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from mop.cli import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, build_parser, main
 from mop.cli.parser import VERBS
+from mop.storage.files import hash_of, sha256
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,25 @@ def test_what_drives_a_terminal_is_shown_and_not_sent(tmp_path, capsys):
     assert r"title \u001b]0;mine\u0007" in out
     for text in (out, err):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+
+
+@pytest.mark.advice
+def test_figures_of_somebody_else_are_an_error_of_ours(run_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["held_out"]["mop"] = "many"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["stages"]["evaluate"]["files"]["metrics.json"] = sha256(run / "metrics.json")
+    manifest["check"] = hash_of({name: value for name, value in manifest.items() if name != "check"})
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["run", str(run)]) == FAILED
+    said = capsys.readouterr().err
+    assert "are not as mop writes them (ValueError" in said
+    (run / "metrics.json").unlink()
+    assert main(["evaluate", str(run), "--quiet"]) == OK
+    assert main(["run", str(run)]) == OK
 
 
 def test_a_letter_that_the_terminal_lacks_ends_no_command(source):

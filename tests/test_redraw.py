@@ -102,7 +102,7 @@ def test_more_failed_draws_than_allowed_stop_the_method_and_the_rest_is_kept():
     with pytest.raises(
         BackendError,
         match=r"scripted could not draw 1 of the 4 responses of m \(http-400\), and at most 0 may "
-        r"fail; the first: bad; the others are kept, so run the same command to try these again",
+        r"fail; the first: bad; the others are kept; once the server answers as it should, run the same command",
     ):
         write(reviews(4), faulty, accept, store)
     sound = Scripted(lambda i, prompt: "fine")

@@ -495,8 +495,8 @@ def one_that_misses_its_check(*, is_hanging: bool) -> tuple[Told, RemoteModel]:
 def test_an_address_that_missed_a_check_is_used_again(is_hanging: bool) -> None:
     """For draws, which have no check, at once; for scores when it has passed, also in short calls."""
     transport, model = one_that_misses_its_check(is_hanging=is_hanging)
-    # The check does not hold up the others for a whole deadline; what hangs itself comes last.
-    assert np.diff(transport.answered_s[:700]).max() < 40
+    # The check does not hold up the others for a whole deadline; what hangs itself, up to 64 calls, comes last.
+    assert np.diff(transport.answered_s[:620]).max() < 40
     before = transport.servers[2].calls
     drawn(model, draw_requests(100), max_tokens=3)
     assert transport.servers[2].calls > before + 20

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mop.cli.parser import build_parser, checked
 from mop.cli.show import print_text
 from mop.cli.verbs import Terminated
-from mop.errors import ConfigError, MopError
+from mop.errors import ArtifactError, ConfigError, MopError
 from mop.runs.interrupts import import_whole
 from mop.shown import visible
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             print_text(json.dumps(result, ensure_ascii=False, allow_nan=False))
         elif not args.quiet:
-            print_text(args.show(result))
+            print_text(_shown(args, result))
         return FAILED if result.get("problems") else OK
     except ConfigError as error:
         return _complain(args, type(error).__name__, str(error), USAGE)
@@ -68,6 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _shown(args: argparse.Namespace, result: dict[str, Any]) -> str:
+    """Text of a result; what a run folder holds may have been written by somebody else."""
+    try:
+        return str(args.show(result))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if not (Path(getattr(args, "run", "")) / "metrics.json").is_file():
+            raise
+        raise ArtifactError(
+            f"the figures in {args.run} are not as mop writes them ({type(error).__name__}: {error}); delete "
+            f"{args.run}/metrics.json and make them anew: mop evaluate {args.run}"
+        ) from error
 
 
 def _complain(args: argparse.Namespace, kind: str, message: str, code: int) -> int:
