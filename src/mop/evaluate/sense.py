@@ -27,6 +27,7 @@ def log_lik_per_token(
     judge: Scorer,
     store: Store,
     task: str = "",
+    most: int | None = JUDGED,
     progress: Progress | None = None,
 ) -> list[float]:
     """Log-likelihood per token of each text under a model without persona and exemplar, at temperature 1.
@@ -41,13 +42,15 @@ def log_lik_per_token(
         Only what is not in it is scored.
     task : str
         What the texts are, for the prompt.
+    most : int, optional
+        How many are judged at the most; None: all.
     progress : callable, optional
 
     Returns
     -------
     list of float, length n
         Nats per token, the end of the turn included; nan for an empty text and for those after the
-        first `JUDGED` that are not empty.
+        first ``most`` that are not empty.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def log_lik_per_token(
             f"got {len(contexts)} contexts and {len(texts)} texts to judge; each text answers one "
             "context; pass lists of equal length"
         )
-    rows = [i for i, text in enumerate(texts) if text.strip()][:JUDGED]
+    rows = [i for i, text in enumerate(texts) if text.strip()][:most]
     table = score_table(
         [Record(key=str(i), context=contexts[i], response=texts[i].strip()) for i in rows],
         [(None, None)],

@@ -106,7 +106,7 @@ def sample(
     if per_class is not None and (n is not None or contexts is not None):
         raise ConfigError("--per-class says which contexts are answered, and how many; leave out -n and --contexts")
     run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
-    _check_free(out, run, contexts)
+    check_free(out, run, contexts)
     folder = mixture or run.mixture
     fitted = load_mixture(folder if mixture else run.checked(folder))
     made_for: str = fitted.info.get("lm") or config.model.lm
@@ -153,7 +153,7 @@ def sample(
     }
 
 
-def _check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
+def check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
     """Refuse a name that is none for responses, a folder that is not there, and to write over anything else."""
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"responses go to a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, got {str(out)!r}")
