@@ -22,8 +22,8 @@ STAGE_VERBS = {
 }
 """Verb to the last stage of the chain that it does, and what a person gets."""
 
-VERBS = ("demo", *STAGE_VERBS, "compare", "sample", "score", "explain", "match", "verify", "pull", "config", "doctor",
-         "fake-server")  # fmt: skip
+VERBS = ("demo", *STAGE_VERBS, "compare", "sample", "calibrate", "score", "explain", "match", "verify", "pull",
+         "config", "doctor", "fake-server")  # fmt: skip
 
 _OUT = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
 _OUT.add_argument("--out")
@@ -66,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
         "as many new texts as you like, each with the persona and the exemplar that wrote it",
     )  # fmt: skip
     _sample_options(sample)
+
+    calibrate = _verb(
+        commands, "calibrate", "new texts that together match real ones, or known shares",
+        "More texts are drawn than asked for; those that the target has more often are picked more often.",
+    )  # fmt: skip
+    _calibrate_options(calibrate)
 
     score = _verb(commands, "score", "how likely real texts are under the fitted mixture")
     _fitted_options(score)
@@ -215,6 +221,24 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--lm", metavar="NAME", help="the model that writes (default: the run's, or that of --mixture)")
     parser.add_argument("--seed", type=int, help="of the draws (default: the run's)")
+
+
+def _calibrate_options(parser: argparse.ArgumentParser) -> None:
+    _run_options(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="texts: .jsonl, .parquet or .csv")
+    parser.add_argument("-n", type=_count, metavar="N", required=True, help="texts wanted")
+    parser.add_argument("--draws", type=_count, default=4, metavar="N", help="draws for each of them (default 4)")
+    parser.add_argument(
+        "--target", metavar="FILE",
+        help="real texts, with the run's columns (default: the records that the run has seen; never its golden ones)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--margins", type=Path, metavar="FILE",
+        help="known shares, met exactly: a TOML file with a table for each column, such as [label] neg = 0.61; "
+        "alone, or with --target",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="write all draws, each with its weight, and pick none")
+    parser.add_argument("--no-adapt", action="store_true", help="draw blindly: no pilot, no agents drawn more often")
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:

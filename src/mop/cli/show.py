@@ -337,6 +337,26 @@ def sample(result: dict[str, Any]) -> str:
     )
 
 
+def calibrate(result: dict[str, Any]) -> str:
+    """Of calibrated texts, where they are, and what the weights cost and gain."""
+    lines = [
+        f"{result['file']}: {result['n_responses']} of {result['n_drawn']} texts{_lost(result)}",
+        f"weights: an effective {result['effective']:.0f} of {result['n_drawn']} draws "
+        f"({result['effective_share']:.0%}), the largest {result['largest']:.1f} times the mean, "
+        f"{result['divergence']:.2f} nats from equal ones",
+    ]
+    if "coverage" in result:
+        lines.append(
+            f"{result['coverage']:.0%} of the target's texts have a draw near them · telling draws from real texts: "
+            f"{result['log_loss']:.3f} nats (0.693: nobody can)"
+        )
+    lines.append(
+        f"energy distance to {result['n_golden']} golden texts, which the weights have not seen: "
+        f"{result['energy_raw']:.4f} as drawn, {result['energy']:.4f} calibrated"
+    )
+    return "\n".join(lines)
+
+
 def config(result: dict[str, Any]) -> str:
     """Of settings, values and meanings, as a TOML file that can be used."""
     from mop.config import SECTIONS, describe

@@ -232,6 +232,19 @@ def sample(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any
     )  # fmt: skip
 
 
+@_with_progress
+def calibrate(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
+    """Write calibrated texts."""
+    from mop.runs.calibrate import calibrate, read_target
+
+    config = _settings(args)
+    target = read_target(config, args.target, args.margins)
+    return calibrate(
+        config, args.run, args.out, n=args.n, factor=args.draws, target=target, keep_all=args.all,
+        is_adaptive=not args.no_adapt, progress=progress,
+    )  # fmt: skip
+
+
 def config(args: argparse.Namespace) -> dict[str, Any]:
     """Resolve the settings."""
     from mop.config import config_to_dict, resolve_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import RunConfig
+from mop.data.records import load_records
 from mop.errors import ConfigError, DataError
 from mop.evaluate.sense import log_lik_per_token
 from mop.metrics.distances import energy_distance
@@ -22,7 +24,7 @@ from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import respond
 from mop.runs.sample import check_free, drawn_contexts
 from mop.runs.stages import counts_of, ingredients_of
-from mop.runs.work import Models, Work, open_work
+from mop.runs.work import COLUMNS, Models, Work, open_work
 from mop.simulate.calibrate import Ratio, coverage, density_ratio, divergence, effective_size, pick, wanted_more
 from mop.simulate.margins import balanced
 from mop.simulate.rows import write_responses
@@ -133,6 +135,47 @@ def calibrate(
             100 * found.told["coverage"],
         )
     return told
+
+
+def read_target(config: RunConfig, records: str | None, margins: Path | None) -> Target | None:
+    """The target of files; None if none is given.
+
+    Raises
+    ------
+    ConfigError
+        If margins are no TOML with a table of shares for each column.
+    DataError
+        If records cannot be read.
+    """
+    if records is None and margins is None:
+        return None
+    real: list[Record] = []
+    if records is not None:
+        columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS if name != "attributes"}
+        loaded = load_records(records, **columns)
+        loaded.warn(records)
+        real = loaded.records
+    return Target(real, None if margins is None else _read_margins(margins))
+
+
+def _read_margins(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)[:200]
+        raise ConfigError(f"margins cannot be read from {path}: {reason}; {_MARGINS}") from error
+    for column, shares in found.items():
+        is_table = isinstance(shares, dict) and shares
+        if not is_table or not all(
+            isinstance(share, int | float) and not isinstance(share, bool) for share in shares.values()
+        ):
+            raise ConfigError(f"margins of {column!r} in {path} are no table of numbers; {_MARGINS}")
+    if not found:
+        raise ConfigError(f"{path} holds no margins; {_MARGINS}")
+    return {column: {name: float(share) for name, share in shares.items()} for column, shares in found.items()}
+
+
+_MARGINS = "write a table for each column, a line for each category, such as: [label], and below it neg = 0.61"
 
 
 def seen_records(work: Work) -> list[Record]:
@@ -259,4 +302,4 @@ def _against_golden(work: Work, drawn: Sequence[Response], kept: Sequence[Respon
         vectors = work.embed([row.response.strip() for row in some])
         return energy_distance(golden, vectors, synthetic_weight=np.array([row.weight for row in some])).distance
 
-    return {"energy_raw": apart(drawn), "energy": apart(kept)}
+    return {"n_golden": len(golden), "energy_raw": apart(drawn), "energy": apart(kept)}
