@@ -36,6 +36,7 @@ CAPABILITIES = {
     "run folders and models from elsewhere": 1_200,
     "own parts, and the first hour": 800,
     "figures that mean what readers take them for": 1_200,
+    "calibrated draws": 800,
 }
 """What came after the core, each with the lines it may have; 3,000 are a reason to look again."""
 

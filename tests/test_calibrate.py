@@ -3,16 +3,24 @@
 import numpy as np
 import pytest
 
-from mop.errors import DataError
+from conftest import quick_run
+from mop.cli import OK, USAGE, main
+from mop.errors import ConfigError, DataError
 from mop.randomness import rng_of
+from mop.runs.calibrate import Target, calibrate, read_target
 from mop.simulate.calibrate import (
     coverage,
     density_ratio,
     effective_size,
     inclusion,
     pick,
-    wanted_more,
 )
+from mop.simulate.rows import read_responses
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return quick_run(tmp_path_factory.mktemp("calibrate"), "fit")
 
 
 def clouds(n=3000, m=1500, shift=1.0, dim=6, seed=0):
@@ -139,6 +147,58 @@ def test_strata_keep_their_shares():
         )
 
 
-def test_options_whose_texts_are_wanted_are_drawn_more():
-    weight, option = np.array([3.0] * 50 + [0.5] * 50), np.array([0] * 50 + [1] * 50)
-    assert wanted_more(weight, option, 3) == pytest.approx([155 / 55, 30 / 55, 1.0])
+def test_of_more_draws_as_many_as_wanted_are_picked_and_again_the_same(finished, tmp_path):
+    config, path = finished
+    told = calibrate(config, path, tmp_path / "a.jsonl", n=12, factor=5)
+    rows = list(read_responses(tmp_path / "a.jsonl"))
+    assert len({row.id for row in rows}) == told["n_responses"] == 12
+    assert told["n_drawn"] == 60
+    assert all(row.response.strip() and row.persona and row.exemplar for row in rows)
+    assert 0 < told["effective_share"] <= 1
+    assert {"coverage", "log_loss", "exponent", "divergence", "largest", "energy", "energy_raw"} <= set(told)
+    calibrate(config, path, tmp_path / "b.jsonl", n=12, factor=5)
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_margins_are_met_by_the_weights_of_all_draws(finished, tmp_path):
+    config, path = finished
+    wanted = {"persona": {"p000": 0.5, "p001": 0.2, "p002": 0.3}}
+    calibrate(config, path, tmp_path / "a.jsonl", n=15, target=Target(margins=wanted), keep_all=True)
+    rows = list(read_responses(tmp_path / "a.jsonl"))
+    assert len(rows) == 60
+    weight = np.array([row.weight for row in rows])
+    for name, share in wanted["persona"].items():
+        assert weight[[row.persona == name for row in rows]].sum() / weight.sum() == pytest.approx(share, abs=1e-6)
+
+
+def test_the_command_says_what_weights_cost_and_gain(finished, tmp_path, capsys):
+    _, path = finished
+    (tmp_path / "m.toml").write_text("[persona]\np000 = 0.6\np001 = 0.4\n")
+    command = [
+        "calibrate",
+        str(path),
+        "-n",
+        "8",
+        "--out",
+        str(tmp_path / "a.csv"),
+        "--margins",
+        str(tmp_path / "m.toml"),
+    ]
+    assert main(command) == OK
+    out = capsys.readouterr().out
+    assert "a.csv: 8 of 32 texts" in out
+    assert "weights: an effective " in out
+    assert "golden texts, which the weights have not seen: " in out
+    assert {row.persona for row in read_responses(tmp_path / "a.csv")} == {"p000", "p001"}
+    (tmp_path / "m.toml").write_text("[sex]\nf = 0.6\n")
+    assert main(command) != OK
+    assert "the texts have no column 'sex', which has a margin" in capsys.readouterr().err
+    assert main([*command, "--draws", "1"]) == USAGE
+
+
+@pytest.mark.parametrize("text", ["", "label = 3", "[label]\nneg = 'x'", "[label", "[label]\n"])
+def test_margins_that_are_none_are_refused(finished, tmp_path, text):
+    config, _ = finished
+    (tmp_path / "m.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"write a table for each column"):
+        read_target(config, None, tmp_path / "m.toml")

@@ -238,7 +238,6 @@ def _calibrate_options(parser: argparse.ArgumentParser) -> None:
         "alone, or with --target",
     )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="write all draws, each with its weight, and pick none")
-    parser.add_argument("--no-adapt", action="store_true", help="draw blindly: no pilot, no agents drawn more often")
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:

@@ -240,9 +240,8 @@ def calibrate(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, 
     config = _settings(args)
     target = read_target(config, args.target, args.margins)
     return calibrate(
-        config, args.run, args.out, n=args.n, factor=args.draws, target=target, keep_all=args.all,
-        is_adaptive=not args.no_adapt, progress=progress,
-    )  # fmt: skip
+        config, args.run, args.out, n=args.n, factor=args.draws, target=target, keep_all=args.all, progress=progress
+    )
 
 
 def config(args: argparse.Namespace) -> dict[str, Any]:

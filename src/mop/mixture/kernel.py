@@ -118,8 +118,6 @@ class KernelGate:
     """h"""
     shown: Ints | None = None
     """Rows of the exemplars that may be drawn; None: all N."""
-    tilt: tuple[Floats, Floats] | None = None
-    """(K,) and (N,) factors on the weights of personas and exemplars, see `tilted`; no part of a saved mixture."""
 
     @classmethod
     def fixed(
@@ -171,16 +169,10 @@ class KernelGate:
         return nearness(hx, self.anchors, self.bandwidth) * self.record_weight
 
     def _log_pi(self, kappa: Floats) -> Floats:
-        weight = self.of_persona.local(kappa, self.persona, self.prior)
-        if self.tilt is not None:
-            weight = weight * self.tilt[0]
-            weight /= weight.sum(axis=1, keepdims=True)
-        return np.asarray(np.log(weight))
+        return np.asarray(np.log(self.of_persona.local(kappa, self.persona, self.prior)))
 
     def _log_omega(self, hx: Vectors, kappa: Floats, own: Ints | None) -> Floats:
         weight = self.of_exemplar.local(kappa, self.without_anchors(hx), self.prior)
-        if self.tilt is not None:
-            weight = weight * self.tilt[1]
         if self.shown is not None:
             weight = weight[:, self.shown]
         if own is not None:
@@ -199,10 +191,6 @@ class KernelGate:
         """The same gate over some of its exemplars; their weights keep their proportions."""
         every = np.arange(len(self.all_he)) if self.shown is None else self.shown
         return replace(self, shown=every[list(rows)])
-
-    def tilted(self, persona: Floats, exemplar: Floats) -> KernelGate:
-        """The same with weights of every context multiplied by factors (K,) and (N,), > 0, and brought to 1 again."""
-        return replace(self, tilt=(persona, exemplar))
 
     def with_temperatures(self, tau: float | Floats) -> KernelGate:
         """The same weights with other temperatures: one for all, or (K,)."""

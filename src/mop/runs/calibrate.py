@@ -18,14 +18,11 @@ from mop.errors import ConfigError, DataError
 from mop.evaluate.sense import log_lik_per_token
 from mop.metrics.distances import energy_distance
 from mop.metrics.words import words
-from mop.mixture.fitted import FittedMixture
-from mop.mixture.kernel import KernelGate
-from mop.rivals.ingredients import Ingredients
 from mop.rivals.methods import respond
-from mop.runs.sample import check_free, drawn_contexts
+from mop.runs.sample import check_free, drawn_contexts, make_room
 from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.work import COLUMNS, Models, Work, open_work
-from mop.simulate.calibrate import Ratio, coverage, density_ratio, divergence, effective_size, pick, wanted_more
+from mop.simulate.calibrate import Ratio, coverage, density_ratio, divergence, effective_size, pick
 from mop.simulate.margins import balanced
 from mop.simulate.rows import write_responses
 from mop.storage.run_folder import RunFolder
@@ -58,7 +55,6 @@ def calibrate(
     factor: int = 4,
     target: Target | None = None,
     keep_all: bool = False,
-    is_adaptive: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draw ``factor`` × n texts from the mixture of a run, weight them to a target, and write n of them.
@@ -80,8 +76,6 @@ def calibrate(
         its test or golden records.
     keep_all : bool
         Write all draws, each with its weight, instead of n that are picked by their weights.
-    is_adaptive : bool
-        After the first n draws, draw personas and exemplars whose texts are wanted more often.
 
     Returns
     -------
@@ -101,18 +95,12 @@ def calibrate(
         raise ConfigError(f"the number of draws for a text is from 2 to 100, got {factor}; 4 is a good one")
     run = RunFolder.open(path)
     check_free(out, run, None)
+    make_room(out, factor * n if keep_all else n)
     with open_work(config, path, Models(config), until="records", also=("lm", "judge"), progress=progress) as work:
         work.progress.begin("calibrate")
         wanted = target or Target(seen_records(work))
         contexts = drawn_contexts(work.records("train"), factor * n, seed=config.seed, data=config.data)
-        given = ingredients_of(work, "mop")
-        first = list(respond("mop", contexts[:n] if is_adaptive else contexts, given))
-        if is_adaptive:
-            pilot = _weigh(work, first, wanted)
-            rest = respond("mop", contexts[n:], replace(given, mixture=tilted(given, first, pilot.weight)))
-            drawn = [*first, *rest]
-        else:
-            drawn = first
+        drawn = list(respond("mop", contexts, ingredients_of(work, "mop")))
         found = _weigh(work, drawn, wanted)
         kept = (
             [replace(row, weight=row.weight * weight) for row, weight in zip(drawn, found.weight.tolist(), strict=True)]
@@ -269,28 +257,6 @@ def _picked(drawn: Sequence[Response], weight: Floats, n: int, seed: int) -> lis
     has_labels = all(row.label is not None for row in drawn)
     strata = [str(row.label) for row in drawn] if has_labels else None
     return pick(weight, n, keys=[row.id for row in drawn], strata=strata, seed=seed)
-
-
-def tilted(given: Ingredients, drawn: Sequence[Response], weight: Floats) -> FittedMixture:
-    """The mixture with more of the personas and exemplars whose first texts are wanted.
-
-    An exemplar counts by what is left after its persona. The paper's gates stay as they are.
-    """
-    fitted = given.mixture
-    if fitted is None:
-        raise DataError("a mixture is needed to draw from; fit first")
-    gate = fitted.gate
-    if not isinstance(gate, KernelGate):
-        return fitted
-    place = {persona.key: k for k, persona in enumerate(fitted.personas)}
-    shown = {exemplar.key: j for j, exemplar in enumerate(fitted.exemplars)}
-    rows = [i for i, row in enumerate(drawn) if row.persona in place and row.exemplar]
-    k = np.array([place[str(drawn[i].persona)] for i in rows], dtype=np.int64)
-    j = np.array([shown[str(drawn[i].exemplar).split()[0]] for i in rows], dtype=np.int64)
-    own = weight[rows]
-    of_persona = wanted_more(own, k, len(fitted.personas))
-    of_exemplar = wanted_more(own / of_persona[k], j, len(fitted.exemplars))
-    return replace(fitted, gate=gate.tilted(of_persona, of_exemplar))
 
 
 def _against_golden(work: Work, drawn: Sequence[Response], kept: Sequence[Response]) -> dict[str, float]:

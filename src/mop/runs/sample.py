@@ -122,7 +122,7 @@ def sample(
             asked = _of_each_class(work.records("train"), per_class, config)
         elif asked is None:
             asked = drawn_contexts(work.records("train"), n, seed=config.seed, data=config.data)
-        replaced = _replaced(out, len(asked))
+        replaced = make_room(out, len(asked))
         window = window_of(
             work.lm, n_shown=config.simulate.exemplars_per_prompt, max_tokens=config.simulate.max_tokens,
             task=config.data.task, personas=[persona.description for persona in fitted.personas],
@@ -178,7 +178,7 @@ def check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
     raise ConfigError(f"{str(out)!r} {what}; give another name, or move it away")
 
 
-def _replaced(out: Path, n: int) -> int:
+def make_room(out: Path, n: int) -> int:
     """How many responses of an earlier sample make room for n; never more than n."""
     there = holds_responses(out) or 0 if out.exists() else 0
     if there > n:

@@ -266,13 +266,3 @@ def inclusion(weight: Floats, n: int) -> Floats:
         if not above.any():
             return np.where(is_sure, 1.0, probability)
         is_sure |= above
-
-
-def wanted_more(weight: Floats, option: Ints, n_options: int, *, prior: float = 5.0) -> Floats:
-    """How much more often each option (a persona, an exemplar) should be drawn, (n_options,): its mean weight.
-
-    Shrunk towards 1 as if ``prior`` draws of weight 1 had been seen; 1 for an option that was never drawn.
-    """
-    total = np.bincount(option, weights=weight, minlength=n_options)
-    count = np.bincount(option, minlength=n_options)
-    return np.asarray((total + prior) / (count + prior))
