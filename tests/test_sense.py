@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-import mop.evaluate.sense
 from mop.backends.fake import FakeModel
 from mop.errors import DataError
 from mop.evaluate.sense import log_lik_per_token
@@ -23,8 +22,8 @@ def by_hand(context, text):
     return float(score.log_lik[1]) / score.n_tokens
 
 
-def judge(contexts, texts, store):
-    return log_lik_per_token(contexts, texts, judge=FakeModel(BETAS), store=store, task=TASK)
+def judge(contexts, texts, store, **more):
+    return log_lik_per_token(contexts, texts, judge=FakeModel(BETAS), store=store, task=TASK, **more)
 
 
 def test_it_is_the_mean_over_tokens_under_the_plain_prompt_at_temperature_one():
@@ -43,11 +42,11 @@ def test_what_the_store_has_is_not_scored_again():
         assert store.spent()["judge"].calls == 2
 
 
-def test_only_the_first_texts_that_are_not_empty_are_judged(monkeypatch):
-    monkeypatch.setattr(mop.evaluate.sense, "JUDGED", 2)
+@pytest.mark.parametrize(("most", "last"), [(2, True), (None, False)])
+def test_only_the_first_texts_that_are_not_empty_are_judged(most, last):
     with Store(":memory:") as store:
-        found = judge(["Film."] * 4, ["", "good", "fun", "dull"], store)
-    assert [math.isnan(value) for value in found] == [True, False, False, True]
+        found = judge(["Film."] * 4, ["", "good", "fun", "dull"], store, most=most)
+    assert [math.isnan(value) for value in found] == [True, False, False, last]
 
 
 def test_each_text_needs_its_context():
