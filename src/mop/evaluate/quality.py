@@ -122,10 +122,10 @@ def wrong_labels(
     -------
     dict
         Set name to ``wrong_label``, ``wrong_label_interval`` and ``labels_found``, the share of each label; empty where
-        there is no label, or one only.
+        there is no label, one only, or more than one for every two records.
     """
     known = [i for i, label in enumerate(labels) if label is not None]
-    if len({labels[i] for i in known}) < 2:
+    if not 2 <= len({labels[i] for i in known}) <= len(known) / 2:  # names of records are no classes
         return {}
     rows = {name: [i for i, label in enumerate(of) if label is not None] for name, (_, of) in asked.items()}
     some = {name: of for name, of in rows.items() if of}
