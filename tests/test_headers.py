@@ -1,11 +1,13 @@
 """Rows in which nobody stands."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 
 from mop.data.records import load_records
+from mop.errors import DataError
 
 NAMES = ["StartDate", "ResponseId", "Q1", "Q2_TEXT"]
 QUESTIONS = ["Start Date", "Response ID", "Where do you live?", "What would you change?"]
@@ -64,3 +66,94 @@ def test_an_import_id_in_json_is_no_person(tmp_path):
     rows = [dict(zip(NAMES, row, strict=True)) for row in (QUESTIONS, IMPORT_IDS, *answers(5))]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert load_records(path, context="Q1", response="Q2_TEXT").counts == {"header_row": 2}
+
+
+BELOW = {
+    "surveymonkey": (
+        "Respondent ID,Where?,How was it?,Score",
+        ",Response,Open-Ended Response,Response",
+        "{i},town,fine {i},4",
+    ),
+    "surveymonkey, words": (
+        "Respondent ID,Where?,How was it?,Score",
+        ",Response,Open-Ended Response,",
+        "r{i},town,fine {i},4",
+    ),
+    "limesurvey": (
+        "id,Where?,q1,Score",
+        "Response ID,In which part?,How was it in the end?,Your score",
+        "{i},town,fine {i},4",
+    ),
+    "limesurvey, words": (
+        "id,Where?,q1,Score",
+        "Response ID,In which part?,How was it?,Your score",
+        "r{i},town,fine {i},x{i}",
+    ),
+}
+
+
+@pytest.mark.trial("08-qualtrics-header")
+@pytest.mark.parametrize("tool", BELOW)
+@pytest.mark.parametrize("with_key", [False, True])
+def test_what_other_tools_write_below_the_names_is_no_person(tmp_path, tool, with_key):
+    names, below, row = BELOW[tool]
+    path = tmp_path / "export.csv"
+    path.write_text("\n".join([names, below, *(row.format(i=i) for i in range(12))]))
+    columns = names.split(",")
+    key = {"key": columns[0]} if with_key else {}
+    for source in (path, pd.read_csv(path, dtype=str)):
+        found = load_records(source, context="Where?", response=columns[2], label="Score", **key)
+        assert (len(found), found.counts, found.n_lost) == (12, {"header_row": 1}, 0)
+        assert "Response" not in {record.label for record in found}
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "row"),
+    [
+        ("id,text,age", "0,Why do you ask?,refused", "{i},fine {i},3{i}"),
+        ("text,age,town", "Why do you ask?,32,South End", "fine {i},3{i},North"),
+        ("text,town", "Is it over?,South End", "fine {i},North"),
+        ("id,text,town", ",nothing much to say,North", "r{i},fine {i},North"),
+        ("text,age,income", "no idea,refused,refused", "fine {i},3{i},{i}00"),
+    ],
+)
+def test_an_odd_first_person_is_a_person(tmp_path, names, first, row):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([names, first, *(row.format(i=i) for i in range(12))]))
+    found = load_records(path, context="text:Say.", response="text")
+    assert (len(found), found.counts) == (13, {})
+
+
+@pytest.mark.parametrize("last", ["Total,120,", "TOTAL:,,x", "Summe,7,x"])
+def test_a_last_row_of_totals_is_no_person(tmp_path, last):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["id,text,label", *(f"r{i},fine {i},x" for i in range(9)), last]))
+    for source in (path, pd.read_csv(path)):
+        found = load_records(source, context="text:Say.", response="text", label="label")
+        assert (len(found), found.counts, found.n_lost) == (9, {"totals_row": 1}, 0)
+
+
+@pytest.mark.parametrize("last", ["Total,every word of it,x", "total,fine,"])
+def test_who_says_total_is_a_person(tmp_path, last):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["answer,text,label", *(f"r{i},fine {i}," for i in range(9)), last]))
+    assert len(load_records(path, context="text:Say.", response="text")) == 10
+
+
+@pytest.mark.advice
+def test_lines_before_the_names_are_said_and_can_be_removed(tmp_path):
+    path = tmp_path / "t.csv"
+    lines = [
+        "Export of 2024-01-01",
+        "",
+        "made by a program; version 3",
+        "text,label",
+        *(f"fine {i},x" for i in range(9)),
+    ]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="no column 'text'") as caught:
+        load_records(path, context="text:Say.", response="text")
+    line = re.search(r"the names stand in line (\d+): remove the lines before it$", str(caught.value))
+    assert line is not None
+    path.write_text("\n".join(lines[int(line[1]) - 1 :]))
+    assert len(load_records(path, context="text:Say.", response="text")) == 9

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from mop.data.records import load_records
+from mop.errors import DataError
 
 
 def test_labels_that_differ_by_case_are_asked_about():
@@ -52,3 +53,32 @@ def test_days_in_milliseconds_are_dates(tmp_path):
     found = load_records(tmp_path / "t.jsonl", context="Wave of {wave}", response="y")
     assert [r.context for r in found] == ["Wave of 2024-02-15", "Wave of 2024-03-01", "Wave of "]
     assert found.notes == ("'wave' holds milliseconds since 1970 and is read as dates",)
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_weights_that_may_be_thousands_are_asked_about_in_files_of_semicolons_too(tmp_path, decimal):
+    path = tmp_path / "w.csv"
+    path.write_text("text;w\n" + "".join(f"fine {i};1.1{i:02d}\n" for i in range(20)))
+    columns = {"context": "text:Say.", "response": "text", "weight": "w"}
+    with pytest.raises(
+        DataError, match=r'like 1\.234 throughout: .* data\.decimal = "\."; else set data\.decimal = ","'
+    ):
+        load_records(path, **columns)
+    found = load_records(path, **columns, decimal=decimal)
+    assert [record.weight for record in found][:2] == ([1.1, 1.101] if decimal == "." else [1100.0, 1101.0])
+
+
+@pytest.mark.parametrize(
+    ("separator", "weights", "read"),
+    [(";", ["2,5", "1.234,5"], [2.5, 1234.5]), (";", ["1.000,5", "1.001,5"], [1000.5, 1001.5]),
+     (",", ['"1,234.5"', "2.5"], [1234.5, 2.5]), (",", ['"1,234,567"', "3.25"], [1234567.0, 3.25]),
+     (";", ["1 234,5", "7,25"], [1234.5, 7.25])],
+)  # fmt: skip
+def test_thousands_marks_lose_nobody(tmp_path, separator, weights, read):
+    path = tmp_path / "w.csv"
+    rows = "".join(f"fine {i}{separator}{weights[i % 2]}\n" for i in range(20))
+    path.write_text(f"text{separator}w\n{rows}")
+    found = load_records(path, context="text:Say.", response="text", weight="w")
+    assert (len(found), found.counts) == (20, {})
+    assert [record.weight for record in found][:2] == read

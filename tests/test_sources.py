@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mop.data import sources, tables
+from mop.data.records import load_records
 from mop.data.sources import BadRow, open_source
 from mop.errors import DataError, MissingDependencyError
 
@@ -305,3 +306,16 @@ def test_a_data_set_of_the_hub_library_gives_rows_and_class_names():
     assert list(open_source(dataset.to_iterable_dataset()).rows(("x", "label"))) == rows
     with pytest.raises(DataError, match=r"with the splits 'train', 'test'.*dataset\['train'\]"):
         open_source(datasets.DatasetDict(train=dataset, test=dataset))
+
+
+def test_rows_in_one_field_of_an_object_are_read_and_it_is_said(tmp_path):
+    rows = [{"x": "c", "y": f"fine {i}"} for i in range(9)]
+    for indent in (None, 2):
+        path = tmp_path / "t.json"
+        path.write_text(json.dumps({"total": 9, "next": None, "tags": ["a"], "data": rows}, indent=indent))
+        found = load_records(path, context="x", response="y")
+        assert [record.response for record in found] == [row["y"] for row in rows]
+        assert any("are those of its field 'data'" in note for note in found.notes)
+    path.write_text(json.dumps({"a": rows, "b": rows}))
+    with pytest.raises(DataError):
+        load_records(path, context="x", response="y")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mop.data.records import load_records
-from mop.data.values import BadRow, decimal_of, is_rounded, kinds_of, plain, spelled, stripped, weight_of
+from mop.data.values import BadRow, decimal_of, is_rounded, kinds_of, plain, spelled, stripped, weight_of, why_no_weight
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,32 @@ def test_ids_that_went_through_a_float_are_known(value, expected):
 
 @pytest.mark.parametrize(
     ("value", "mark", "weight"),
-    [("0,53", ",", 0.53), ("0.53", ".", 0.53), ("0,53", ".", None), ("1_000", ".", None), ("1.234,5", ",", None),
+    [("0,53", ",", 0.53), ("0.53", ".", 0.53), ("0,53", ".", None), ("1_000", ".", None), ("1.234,5", ",", 1234.5),
+     ("1.234", ",", 1234.0), ("1,234.5", ".", 1234.5), ("1 234,5", ",", 1234.5), ("1'234", ".", 1234.0),
+     ("1,23", ".", None), ("12.34", ",", 12.34), ("3%", ".", None),
      (2, ".", 2.0), (Decimal("0.5"), ",", 0.5), ("\u0661", ".", None),
      ("1e400", ".", None), (True, ".", None), (" 2 ", ".", 2.0), (-1, ".", None)],
 )  # fmt: skip
 def test_weights_are_numbers(value, mark, weight):
     assert weight_of(value, mark) == weight
+
+
+@pytest.mark.parametrize(
+    ("value", "mark", "why"),
+    [
+        (None, ".", "it is missing: fill it in"),
+        ("3%", ".", "write the numbers without percent signs"),
+        ("0,53", ".", 'for decimal commas set data.decimal = ","'),
+        ("0,5,3", ",", "write plain numbers"),
+        (1e308, ".", "the least is 1e-100, the largest 1e100: divide all by one number"),
+        (0, ".", "the least is 1e-100, the largest 1e100: leave out those who do not count"),
+        (10**400, ".", "divide all by one number"),
+        (True, ".", "write plain numbers"),
+    ],
+)
+def test_each_bad_weight_has_its_own_cure(value, mark, why):
+    assert weight_of(value, mark) is None
+    assert why in why_no_weight(value, mark)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,7 @@ NO_DELIMITER = "\x1f"
 MAX_JOINED = 20
 """Lines that may be one row whose quotes go wrong."""
 
-NOT_UTF8 = BadRow(
-    "encoding", "has bytes of another encoding than the rest; set data.encoding, or save the file as UTF-8"
-)
+NOT_UTF8 = BadRow("encoding", "has bytes of another encoding than the rest")
 
 _OURS = ["id", "context", "response", "label", "persona", "exemplar", "temperature"]
 """How the columns of a CSV begin that `mop.simulate.rows` wrote: its cells may be guarded."""

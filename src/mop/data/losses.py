@@ -13,13 +13,12 @@ from mop.types import Record
 
 logger = logging.getLogger(__name__)
 
-NO_PERSON = {"header_row": "further header row", "blank_row": "blank row"}
+NO_PERSON = {"header_row": "further header row", "blank_row": "blank row", "totals_row": "totals row"}
 """Rows that are left out and no loss: nobody stands in them."""
 
 _CURES = {
-    "encoding": "set data.encoding to what the file was saved as, such as cp1252, or save it as UTF-8",
-    "cells": "set data.delimiter if it was mistaken; else let the program that wrote the file quote its cells",
-    "bad_weight": 'weights are numbers above 0; for decimal commas set data.decimal = ","',
+    "encoding": "files of different encodings were joined, as it seems: save each as UTF-8 and join them again",
+    "cells": "set data.delimiter if it was mistaken; else let the program that wrote the file use double quotes",
     "duplicate": 'if different people gave equal answers, set data.duplicates = "keep" (duplicates="keep" of '
     "load_records), or name a column that tells them apart as data.key, data.weight or data.group",
     "duplicate_key": "a key names one record; what names a person or a film is data.group",

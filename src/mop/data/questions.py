@@ -26,7 +26,7 @@ def decimal_mark(opened: Source, weight: str | None, decimal: Decimals) -> str:
     ConfigError
         If ``decimal`` is none of the marks.
     DataError
-        If all that there is to go by is like ``1,234``.
+        If all that there is to go by is like ``1,234``, or in a file of semicolons like ``1.234``.
     """
     if decimal not in {"auto", ".", ","}:
         raise ConfigError(f"data.decimal must be auto, '.' or ',', got {decimal!r}")
@@ -38,13 +38,14 @@ def decimal_mark(opened: Source, weight: str | None, decimal: Decimals) -> str:
             if not isinstance(value, str):
                 return "."
             texts.append(value)
-    found = decimal_of(texts)
-    if found is None and opened.delimiter != ";":
+    found = decimal_of(texts, delimiter=opened.delimiter)
+    if found is None:
+        mark, other = ("point", ".") if opened.delimiter == ";" else ("comma", ",")
         raise DataError(
-            f"the weights in {weight!r} are like 1,234 throughout: are these decimal commas? "
-            'if so, set data.decimal = ","; else write the numbers without commas'
+            f"the weights in {weight!r} are like 1{other}234 throughout: are these decimal {mark}s? "
+            f'if so, set data.decimal = "{other}"; else set data.decimal = "{"," if other == "." else "."}"'
         )
-    return found or ","
+    return found
 
 
 def column_kinds(opened: Source, names: Iterable[str]) -> dict[str, str]:

@@ -24,9 +24,9 @@ from mop.data.headers import people
 from mop.data.losses import Loaded, RowProblem, sayings
 from mop.data.own import content_name
 from mop.data.questions import WORDS, column_kinds, decimal_mark, questions
-from mop.data.sources import BadRow, Row, Source, open_source
+from mop.data.sources import BadRow, Row, Source, line_with, open_source
 from mop.data.splits import split_records
-from mop.data.values import Decimals, is_rounded, plain, spelled, stripped, weight_of
+from mop.data.values import Decimals, is_rounded, plain, spelled, stripped, weight_of, why_no_weight
 from mop.errors import ArtifactError, ConfigError, DataError
 from mop.storage.files import read_jsonl, write_jsonl
 from mop.types import Record, without_surrogates
@@ -297,11 +297,11 @@ class _Reader:
 
     def weight(self, row: Row, name: str) -> float:
         """Take a finite number above 0."""
-        weight = weight_of(plain(row.get(name)), self.decimal)
+        value = plain(row.get(name))
+        weight = weight_of(value, self.decimal)
         if weight is None:
-            raise _Unusable(
-                "bad_weight", f"has no finite number above 0 in {name!r}, which holds the weight (1e-100 to 1e100)"
-            )
+            why = why_no_weight(value, self.decimal)
+            raise _Unusable("bad_weight", f"has no finite number above 0 in {name!r}, which holds the weight; {why}")
         return weight
 
 
@@ -354,8 +354,11 @@ def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, s
             listed = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
             near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"set {role} to one of them"
+            below = line_with(source.name, [*asked]) if source.unit == "line" and source.delimiter else None
             if len(columns) == 1 and source.delimiter:
                 advice = "if its cells are separated by another character, set data.delimiter"
+            if below is not None:
+                advice = f"the names stand in line {below}: remove the lines before it"
             raise DataError(
                 f"{where} has no column {name!r}, which {role} asks for; its columns are {listed}; {advice}"
             )

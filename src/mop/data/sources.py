@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -161,6 +162,10 @@ def _open_file(path: Path, encoding: str, delimiter: str) -> Source:
         return Source(str(path), "line", tuple(header), rows, content.note, delimiter)
     if kind == ".json" and _is_array(path, content.encoding):
         return Source(str(path), "row", None, lambda _: _array_rows(path, content.encoding), content.note)
+    if kind == ".json" and (wrapped := _wrapped(path, content.encoding)):
+        name, items = wrapped
+        note = " ".join(filter(None, (content.note, f"the rows of {path} are those of its field {name!r}")))
+        return Source(str(path), "row", None, lambda _: enumerate(map(_checked, items), start=1), note)
     return Source(str(path), "line", None, lambda _: _json_rows(path, content.encoding), content.note)
 
 
@@ -194,6 +199,16 @@ def _json_rows(path: Path, encoding: str) -> Numbered:
 
 def _open_text(path: Path, encoding: str, *, newline: str = "\n") -> io.TextIOWrapper:
     return io.TextIOWrapper(_open_bytes(path), encoding, errors_of(encoding), newline=newline)
+
+
+def line_with(path: str, names: Sequence[str]) -> int | None:
+    """Which of the first lines of a text holds all these names as cells; None for none."""
+    with _open_text(Path(path).expanduser(), "utf-8", newline="") as text:
+        for number, line in enumerate(itertools.islice(text, 50), start=1):
+            cells = {stripped(cell).strip('"') for cell in re.split(r"[,;\t|]", line)}
+            if cells >= set(names):
+                return number
+    return None
 
 
 def _missing_file(path: Path) -> str:
@@ -255,11 +270,26 @@ def _is_array(path: Path, encoding: str) -> bool:
         return text.read(1024).lstrip("\ufeff \t\r\n").startswith("[")
 
 
+def _wrapped(path: Path, encoding: str) -> tuple[str, list[object]] | None:
+    """The one list of objects in a file that is one object, as interfaces of the web give: its field and its items."""
+    with _open_text(path, encoding) as text:
+        try:
+            whole = _DECODER.decode(text.read().lstrip("\ufeff"))
+        except (ValueError, RecursionError):  # an object a line, most often
+            return None
+    lists = (
+        [(name, v) for name, v in whole.items() if isinstance(v, list) and v and all(isinstance(i, dict) for i in v)]
+        if isinstance(whole, dict)
+        else []
+    )
+    return lists[0] if len(lists) == 1 else None
+
+
 def _array_rows(path: Path, encoding: str) -> Numbered:
     with _open_text(path, encoding) as text:
         whole = text.read().lstrip("\ufeff")
         if without_surrogates(whole) != whole:
-            raise DataError(f"{path} {NOT_UTF8.message}")
+            raise DataError(f"{path} {NOT_UTF8.message}; set data.encoding, or save the file as UTF-8")
         try:
             items = _DECODER.decode(whole)
         except (ValueError, RecursionError) as error:

@@ -172,29 +172,77 @@ WEIGHTS = 1e-100, 1e100
 
 
 def weight_of(value: object, decimal: str) -> float | None:
-    """A number above 0 and finite, of a number or a text; None for all else, also for ``1_000``."""
+    """A number above 0 and finite, of a number or a text; None for all else, also for ``1_000``.
+
+    Examples
+    --------
+    >>> weight_of("1.234,5", ","), weight_of("1,234.5", ".")
+    (1234.5, 1234.5)
+    """
+    weight = _as_float(value, decimal)
+    return weight if weight is not None and WEIGHTS[0] <= weight <= WEIGHTS[1] else None
+
+
+def why_no_weight(value: object, decimal: str) -> str:
+    """What is wrong with a weight that `weight_of` refuses, and what to do."""
+    if value is None:
+        return "it is missing: fill it in, or name no column as data.weight"
+    weight = _as_float(value, decimal)
+    if weight is not None:
+        too = "leave out those who do not count" if weight <= 0 else "divide all by one number"
+        return f"the least is 1e-100, the largest 1e100: {too}"
+    text = stripped(value) if isinstance(value, str) else ""
+    if text.endswith("%"):
+        return "write the numbers without percent signs"
+    if decimal != "," and _COMMA.fullmatch(text):
+        return 'for decimal commas set data.decimal = ","'
+    return "write plain numbers"
+
+
+def _as_float(value: object, decimal: str) -> float | None:
     if isinstance(value, str):
         text = value.strip(BLANKS)
+        if _GROUPED[decimal].fullmatch(text):
+            fraction = _fraction(text, decimal)
+            text = re.sub(r"[.,\s'’]", "", text.removesuffix(fraction)) + fraction
         text = text.replace(",", ".") if decimal == "," and "." not in text else text
         value = float(text) if _NUMBER.fullmatch(text) else None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:
-        weight = float(value)
+        return float(value)
     except OverflowError:
-        return None
-    return weight if WEIGHTS[0] <= weight <= WEIGHTS[1] else None
+        return math.inf
 
 
+def _fraction(text: str, decimal: str) -> str:
+    whole, mark, rest = text.rpartition(decimal)
+    return mark + rest if whole else ""
+
+
+_GROUPED = {
+    ",": re.compile(r"[+-]?\d{1,3}(?:[.\s'’]\d{3})+(?:,\d+)?", re.ASCII),
+    ".": re.compile(r"[+-]?\d{1,3}(?:[,\s'’]\d{3})+(?:\.\d+)?", re.ASCII),
+}
+"""Numbers with thousands marks, by the mark of their decimals."""
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)
-_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}", re.ASCII)
+_THREE = {",": re.compile(r"[1-9]\d{0,2},\d{3}", re.ASCII), ".": re.compile(r"[1-9]\d{0,2}\.\d{3}", re.ASCII)}
 
 
-def decimal_of(texts: Sequence[str]) -> Literal[".", ","] | None:
-    """Which mark the numbers of a column have, by all of them; None if ``1,234`` is all there is to go by."""
+def decimal_of(texts: Sequence[str], *, delimiter: str = "") -> Literal[".", ","] | None:
+    """Which mark the numbers of a column have, by all of them; None if it cannot be told.
+
+    It cannot if all numbers with a comma are like ``1,234``, unless semicolons separate the cells: who writes decimal
+    points separates by commas. Then it cannot if all with a point are like ``1.234``.
+    """
     core = [text.strip(BLANKS) for text in texts]
-    commas = [text for text in core if _COMMA.fullmatch(text)]
-    points = sum("." in text and _NUMBER.fullmatch(text) is not None for text in core)
-    if len(commas) <= points:
+    commas = [
+        t for t in core if _COMMA.fullmatch(t) or ("," in t and "," in t[t.rfind(".") :] and _GROUPED[","].fullmatch(t))
+    ]
+    points = [t for t in core if "." in t and (_NUMBER.fullmatch(t) or ("," in t and _GROUPED["."].fullmatch(t)))]
+    points = [text for text in points if text not in commas]
+    marks, other = (commas, ",") if len(commas) > len(points) else (points, ".")
+    if not marks:
         return "."
-    return None if all(map(_THOUSANDS.fullmatch, commas)) else ","
+    is_open = all(map(_THREE[other].fullmatch, marks)) and (other == ",") == (delimiter != ";")
+    return None if is_open else "," if other == "," else "."
