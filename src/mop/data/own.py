@@ -7,7 +7,7 @@ An exemplar's context is not repeated, so exemplars get numbers (`numbered`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -20,8 +20,12 @@ from mop.types import Record
 
 def content_name(context: str, group: str | None) -> str:
     """What a record without a key is named after: a digest of context and group."""
-    # Loaded text has no NUL, so that the joint is not to be mistaken.
-    return blake2b("\0".join((context, "", group or "")).encode("utf-8"), digest_size=16).digest()[:8].hex()
+    return digest((context, "", group or ""))[:8].hex()
+
+
+def digest(parts: Iterable[str]) -> bytes:
+    """16 bytes that stand for texts without NUL, which joins them."""
+    return blake2b("\0".join(parts).encode("utf-8"), digest_size=16).digest()
 
 
 def numbered(exemplars: Sequence[Record]) -> list[Record]:

@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import numpy as np
 from mop.data.delimited import CsvRow
 from mop.data.headers import people
 from mop.data.losses import Loaded, RowProblem, sayings
-from mop.data.own import content_name
+from mop.data.own import content_name, digest
 from mop.data.questions import WORDS, column_kinds, decimal_mark, questions
 from mop.data.sources import BadRow, Row, Source, line_with, open_source
 from mop.data.splits import split_records
@@ -317,7 +316,7 @@ class _Names:
 
     def key(self, own: str | None, identity: tuple[str, str, str], number: int) -> str:
         """Return the row's own key, or one made of its context and group."""
-        content = _digest(part.strip() for part in identity)
+        content = digest(part.strip() for part in identity)
         first = self._first.get(content)
         if first is not None and not self._keeps_duplicates:
             message = f"has the context, response and group of {self._source.place(first)}"
@@ -335,11 +334,6 @@ class _Names:
         name = content_name(identity[0], identity[2])
         self._named[name] += 1
         return f"{name}-{self._named[name]}" if self._named[name] > 1 else name
-
-
-def _digest(parts: Iterable[str]) -> bytes:
-    # Loaded text has no NUL, so that the joint is not to be mistaken.
-    return blake2b("\0".join(parts).encode("utf-8"), digest_size=16).digest()
 
 
 def _check_columns(source: Source, columns: Sequence[str], asked: Mapping[str, str]) -> None:
