@@ -353,6 +353,26 @@ def test_bad_input_gives_one_clear_message_and_its_code(source, tmp_path, capsys
     assert "Traceback" not in err
 
 
+@pytest.mark.advice
+def test_two_configurations_are_refused_and_the_ways_out_work(source, tmp_path, capsys):
+    for name, said in (
+        ("a", "[fit]\nn_rounds = 1\n"),
+        ("b", "[fit]\nn_folds = 2\n"),
+        ("ab", "[fit]\nn_rounds = 1\nn_folds = 2\n"),
+    ):
+        (tmp_path / f"{name}.toml").write_text(said)
+    one, two, both = (str(tmp_path / f"{name}.toml") for name in ("a", "b", "ab"))
+    with pytest.raises(SystemExit) as stop:
+        main(["config", "--config", one, "--config", two])
+    assert stop.value.code == USAGE
+    assert (
+        f"argument --config: one file is taken, got {one} and {two}; join them, or give what differs with --set"
+    ) in capsys.readouterr().err
+    for way in (["--config", both], ["--config", one, "--set", "fit.n_folds=2"]):
+        assert main(["config", "--json", *way]) == OK
+        assert json.loads(capsys.readouterr().out)["fit"].items() >= {"n_rounds": 1, "n_folds": 2}.items()
+
+
 def test_empty_data_are_an_error(tmp_path, capsys):
     (tmp_path / "empty.csv").write_text("context,response\n")
     command = ["run", "--quiet", str(tmp_path / "run"), *options(tmp_path / "empty.csv")]

@@ -604,6 +604,21 @@ def test_a_number_of_samples_is_no_context_and_the_contexts_that_are_told_work(m
 
 
 @pytest.mark.advice
+@pytest.mark.parametrize("number", [-3, 0, 2.5, True])
+def test_what_is_no_number_of_samples_is_told_a_call_that_works(model, number):
+    with pytest.raises(DataError, match=f"got the number {number}; give a list of them") as error:
+        model.sample(number)
+    call = str(error.value).partition("such as ")[2]
+    assert len(eval(f"model.{call}", {"model": model})) == len(model.mixture_.exemplars)
+
+
+@pytest.mark.parametrize("asked", [3, "Film?", [], ["Film?"]])
+def test_without_a_fit_that_is_what_is_missing_whatever_is_asked(asked):
+    with pytest.raises(NotFittedError, match=r"call fit\(records\) or load\(folder\) first"):
+        MixtureOfPersonas(**TOY).sample(asked)
+
+
+@pytest.mark.advice
 def test_too_few_records_tell_how_many_are_needed_and_so_many_are_enough():
     with pytest.raises(DataError, match="give at least 7 records") as error:
         MixtureOfPersonas(**{**TOY, "n_personas": 1}).fit(ROWS[:3])

@@ -414,6 +414,8 @@ def test_an_unknown_label_is_refused_with_the_known_ones(labelled, tmp_path, cap
     rows = [[*row[:3], mood, *row[4:]] for row, mood in zip(ROWS, ["Good", "goodish", "bad"], strict=True)]
     contexts_of(tmp_path / "c.csv", rows, NAMES)
     command = [path, "--contexts", tmp_path / "c.csv", "--out", tmp_path / "o.jsonl"]
+    if advice == "without labels":
+        command += ["--set", "data.context=A verdict on {film}."]
     code, said = answered(capsys, *command)
     assert code == FAILED
     assert (
@@ -431,6 +433,31 @@ def test_an_unknown_label_is_refused_with_the_known_ones(labelled, tmp_path, cap
     assert [row.label for row in found] == ([None] * 3 if advice == "without labels" else ["good", "good", "bad"])
     if advice == "without labels":
         assert [row.attributes["mood"] for row in found] == ["Good", "goodish", "bad"]
+
+
+def test_labels_are_not_left_out_where_the_contexts_themselves_show_them(labelled, tmp_path, capsys):
+    _, path = labelled
+    contexts_of(tmp_path / "c.csv", [[*ROWS[0][:3], "goodish", *ROWS[0][4:]]], NAMES)
+    code, said = answered(capsys, path, "--contexts", tmp_path / "c.csv", "--out", tmp_path / "o.jsonl")
+    assert code == FAILED
+    assert said.strip().endswith("its labels are 'bad', 'good'; write them so")
+
+
+def test_whoever_writes_peoples_keys_says_in_which_columns(labelled, tmp_path, capsys):
+    _, path = labelled
+    contexts_of(tmp_path / "c.csv", ROWS, NAMES)
+    said = "the columns {} and exemplar hold the keys of real people: leave them out before publishing"
+    for options, column in ([("-n", 3), "who"], [("--contexts", tmp_path / "c.csv"), "id"]):
+        code = main(["sample", str(path), *map(str, options), "--out", str(tmp_path / f"{column}.jsonl")])
+        out = capsys.readouterr().out
+        assert (code, out.strip().rpartition("; ")[2]) == (OK, said.format(column))
+        row = json.loads((tmp_path / f"{column}.jsonl").read_text().splitlines()[0])
+        assert row[column][0] in "PQ"
+        assert row["exemplar"].startswith("P")
+    about = json.loads((path / "manifest.json").read_text())["about"]
+    assert (
+        about["contains_keys"] == "data.key = who: people's own keys are in records and mixture, and in all responses"
+    )
 
 
 @pytest.mark.advice

@@ -20,7 +20,6 @@ from mop.storage.files import (
     write_jsonl,
 )
 from mop.storage.run_folder import RunFolder
-from mop.types import Response
 
 NAUGHTY = [
     "",
@@ -33,26 +32,6 @@ NAUGHTY = [
     "<|im_end|>",
     '"quotes" \\ and \\n',
 ]
-
-
-def response(**changes):
-    row = {
-        "id": "r1",
-        "context": "x",
-        "response": "y",
-        "label": None,
-        "persona": None,
-        "exemplar": None,
-        "temperature": 1.0,
-        "log_pi": -0.5,
-        "log_omega": 0.0,
-        "seed": 2**64 - 1,
-        "model": "fake",
-        "prompt_version": 1,
-        "finish_reason": "stop",
-        "n_tokens": 3,
-    }
-    return Response(**(row | changes))
 
 
 def run_child(code, *arguments):

@@ -631,10 +631,10 @@ class MixtureOfPersonas:
         )  # fmt: skip
         for departure in settings.departures():
             logger.warning("%s", departure)
-        asked = contexts_given(contexts)
+        fitted, asked = self._fitted(), contexts_given(contexts)
         if not asked:
             return TableList()
-        fitted, remedy = self._fitted(), ", or give contexts without labels"
+        remedy = ", or give contexts without labels"
         asked = known_labels(asked, labels_of(fitted), where="the contexts given", remedy=remedy)
         drawing = self._drawing(seed, decoding, task=fitted.task)
         window = window_of(

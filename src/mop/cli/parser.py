@@ -185,9 +185,20 @@ def _run_options(parser: argparse.ArgumentParser, *, begins: bool = False) -> No
     )  # fmt: skip
 
 
+class _Once(argparse.Action):
+    """An option that refuses to be given twice, where the last would win in silence."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if (first := getattr(namespace, self.dest)) is not None:
+            raise argparse.ArgumentError(
+                self, f"one file is taken, got {first} and {values}; join them, or give what differs with --set"
+            )
+        setattr(namespace, self.dest, values)
+
+
 def _settings_options(parser: argparse.ArgumentParser, *, has_presets: bool = True) -> None:
     parser.add_argument(
-        "--config", type=Path, metavar="FILE",
+        "--config", type=Path, metavar="FILE", action=_Once,
         help="settings: a TOML file, or the config.json of a run (default: those of RUN)",
     )  # fmt: skip
     parser.set_defaults(preset=None)

@@ -331,9 +331,17 @@ def sample(result: dict[str, Any]) -> str:
     return (
         f"{result['file']}: {result['n_responses']} responses by {_n(result['personas'], 'persona')}{_lost(result)}"
         f"{before}\n"
-        f"written by {result['lm']}{other}\n"
+        f"written by {result['lm']}{other}\n{_of_real_people(result)}"
+    )
+
+
+def _of_real_people(result: Mapping[str, Any]) -> str:
+    """What a file of responses has of the people whose records were given."""
+    names = " and ".join(result["key_columns"])
+    return (
         f"exemplars are real records: audit before publishing; {result['near_copies']} of "
         f"{result['n_responses']} texts repeat a real one"
+        + (f"; the columns {names} hold the keys of real people: leave them out before publishing" if names else "")
     )
 
 
@@ -354,7 +362,7 @@ def calibrate(result: dict[str, Any]) -> str:
         f"energy distance to {result['n_golden']} golden texts, which the weights have not seen: "
         f"{result['energy_raw']:.4f} as drawn, {result['energy']:.4f} calibrated"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, _of_real_people(result)])
 
 
 def config(result: dict[str, Any]) -> str:

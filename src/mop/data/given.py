@@ -115,14 +115,19 @@ def refuse_lopsided(records: Sequence[Record]) -> None:
         )
 
 
+_SOME = "sample([record.context for record in model.mixture_.exemplars])"
+
+
 def contexts_given(contexts: Iterable[str | Record | Mapping[str, Any]]) -> list[Record]:
     """Records as they are, strings and rows (of a DataFrame too) under their place."""
     if isinstance(contexts, str):
         raise DataError(f"several contexts are expected, got the one string {contexts!r}; put it into a list")
     if isinstance(contexts, Number):
+        is_count = str(contexts).lstrip("0").isdecimal()  # a whole number from 1
+        how = f"for so many responses give so many contexts, such as {_SOME[:-1]}[:{contexts}])"
         raise DataError(
-            f"contexts to respond to are expected, got the number {contexts!r}; for so many responses give so many "
-            f"contexts, such as sample([record.context for record in model.mixture_.exemplars][:{contexts}])"
+            f"contexts to respond to are expected, got the number {contexts!r}; "
+            f"{how if is_count else f'give a list of them, such as {_SOME}'}"
         )
     if not hasattr(contexts, "columns") and not hasattr(contexts, "column_names"):
         if not isinstance(contexts, Iterable):

@@ -202,6 +202,12 @@ def _parse_context(context: str, columns: Sequence[str] | None) -> _Template:
     return [*template, (literal, None)]
 
 
+def without_labels(context: str | None, label: str | None) -> str:
+    """How to do without labels, at the end of a message; nothing where the contexts themselves show the label."""
+    shown = {name for _, name in _parse_context(context or "", None)}
+    return "" if stripped(label or "") in shown else ", or leave labels out with --set data.label="
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reader:
     """Makes records of rows; what is known of the columns as wholes is decided before."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from mop.data.labels import known_labels
 from mop.data.losses import Loaded
-from mop.data.records import load_records
+from mop.data.records import load_records, without_labels
 from mop.data.splits import split_to_fit
 from mop.errors import DataError
 from mop.types import Record
@@ -109,7 +109,7 @@ def load_splits(
         )
     keeps = columns.get("duplicates") == "keep" or columns.get("key") or columns.get("weight")
     _refuse_shared(splits, by_text=columns.get("duplicates") == "drop" or not keeps)
-    remedy = ", or leave labels out: --set data.label="
+    remedy = without_labels(columns.get("context"), columns.get("label"))
     # Records of a run were divided by chance: a rare label may be in one part alone.
     is_of_run = (files["exemplars"].parent / "problems.json").is_file()
     for name in () if is_of_run else ("test", "golden"):

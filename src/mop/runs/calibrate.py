@@ -19,7 +19,7 @@ from mop.evaluate.sense import log_lik_per_token
 from mop.metrics.distances import energy_distance
 from mop.metrics.words import words
 from mop.rivals.methods import respond
-from mop.runs.sample import check_free, drawn_contexts, make_room
+from mop.runs.sample import check_free, drawn_contexts, make_room, real_in
 from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.work import COLUMNS, Models, Work, open_work
 from mop.simulate.calibrate import Ratio, coverage, density_ratio, divergence, effective_size, pick
@@ -84,7 +84,8 @@ def calibrate(
         ``effective`` (Kish, of the draws with a text) and ``effective_share``, ``largest`` weight (mean 1),
         ``divergence`` in nats from equal weights, ``coverage`` (share of the target near a draw), ``log_loss``,
         ``exponent`` and ``penalty`` of the density ratio, ``energy_raw`` and ``energy`` to the run's golden records,
-        which the calibration has not seen, of all draws and of what is written.
+        which the calibration has not seen, of all draws and of what is written, ``near_copies`` and ``key_columns`` as
+        of `mop.runs.sample.sample`.
 
     Raises
     ------
@@ -113,6 +114,7 @@ def calibrate(
             "n_drawn": len(drawn),
             **counts_of(kept),
             **found.told,
+            **real_in(kept, seen_records(work), config.data.key),
             **_against_golden(work, drawn, kept),
         }
         work.describe()

@@ -20,7 +20,7 @@ from mop.backends.window import window_of
 from mop.config import DataConfig, RunConfig
 from mop.data.labels import known_labels
 from mop.data.losses import NO_PERSON
-from mop.data.records import load_records
+from mop.data.records import load_records, without_labels
 from mop.data.sources import BadRow, open_source
 from mop.data.values import stripped
 from mop.errors import ConfigError, DataError
@@ -32,10 +32,10 @@ from mop.runs.stages import counts_of, ingredients_of
 from mop.runs.trust import refuse_address
 from mop.runs.work import Models, open_work
 from mop.simulate.draw import labels_of
-from mop.simulate.rows import SUFFIXES, holds_responses, write_responses
+from mop.simulate.rows import SUFFIXES, column_of, holds_responses, write_responses
 from mop.simulate.write import is_drawn
 from mop.storage.run_folder import RunFolder
-from mop.types import Progress, Record
+from mop.types import Progress, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ def sample(
         ``file``, ``mixture``, ``lm``, the counts of `mop.runs.stages.counts_of`, ``personas`` (how many answered),
         ``fitted_to``: the model whose likelihoods the weights are from, or ``surrogate: ...`` (see
         `mop.simulate.refit`), ``replaced``: how many responses the file had before,
-        ``near_copies``: how many repeat a real record (see `mop.metrics.words.Copies`).
+        ``near_copies``: how many repeat a real record (see `mop.metrics.words.Copies`), ``key_columns``: which columns
+        hold people's own keys (``data.key``).
 
     Raises
     ------
@@ -138,8 +139,7 @@ def sample(
         responses = list(respond("mop", asked, given))
         write_responses(out, responses)
         real = [*fitted.exemplars, *(work.records("train") if mixture is None else ())]
-        copies, drawn = Copies([record.response for record in real]), [one for one in responses if is_drawn(one)]
-        n_copies = sum(copies.has(one.response) for one in drawn)
+        about_people = real_in(responses, real, config.data.key)
         work.describe()
     return {
         "file": str(out),
@@ -149,8 +149,18 @@ def sample(
         "personas": len({response.persona for response in responses if is_drawn(response)}),
         "fitted_to": _fitted_to(fitted, made_for),
         "replaced": replaced,
-        "near_copies": n_copies,
+        **about_people,
     }
+
+
+def real_in(responses: Sequence[Response], real: Sequence[Record], key: str | None) -> dict[str, Any]:
+    """What a file of responses has of real people: ``near_copies`` and ``key_columns``, as `sample` returns them."""
+    copies = Copies([record.response for record in real])
+    columns: list[str] = []
+    if key is not None:
+        columns = [column_of(key) if any(key in row.attributes for row in responses) else "id", "exemplar"]
+    n_copies = sum(copies.has(row.response) for row in responses if is_drawn(row))
+    return {"near_copies": n_copies, "key_columns": columns}
 
 
 def check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
@@ -258,7 +268,7 @@ def _in_order(source: str | Path, config: RunConfig, n: int | None, labels: Sequ
         kept = [problem for problem in loaded.problems if problem.code == code]
         told = ", ".join(problem.place for problem in kept[:5]) + (", ..." if loaded.counts[code] > 5 else "")
         logger.warning("%d of the contexts: %s (%s); answered as they are", loaded.counts[code], code, told)
-    remedy = ", or leave labels out with --set data.label="
+    remedy = without_labels(data.context, data.label)
     found = known_labels(loaded.records, labels, where=str(source), remedy=remedy)
     n = len(found) if n is None else n
     turns = [divmod(i, len(found)) for i in range(n)]

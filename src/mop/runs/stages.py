@@ -119,8 +119,9 @@ def bring_up(work: Work, until: str, stages: Mapping[str, Stage] | None = None) 
     if not folder.can_write:
         return result
     write_json(folder.config, config_to_dict(config))
-    folder.describe(contains_real_records=_real_records(folder))
-    folder.describe(seed=config.seed, models=work.identities(), versions=versions_now())
+    folder.describe(
+        contains_real_records=_real_records(folder), seed=config.seed, models=work.identities(), versions=versions_now()
+    )
     work.describe()
     return result
 

@@ -408,7 +408,12 @@ class Work:
         """Enter in the manifest what was found out about servers, and what was drawn and scored."""
         if not self.folder.can_write:
             return
+        key = self.config.data.key
+        keys = {
+            "contains_keys": f"data.key = {key}: people's own keys are in records and mixture, and in all responses"
+        }
         self.folder.describe(
+            **(keys if key else {}),
             stored=self.store.counts() if self.store.path == str(self.folder.store) else {},
             servers={**self.folder.about.get("servers", {}), **self.models.servers()},
             spent={stage: list(cost) for stage, cost in self.store.spent().items()},

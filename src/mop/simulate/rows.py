@@ -43,6 +43,11 @@ def row_of(response: Response) -> dict[str, Any]:
     return row
 
 
+def column_of(name: str) -> str:
+    """Where `row_of` puts a record's column of this name."""
+    return f"given_{name}" if name in _TAKEN else name
+
+
 def write_responses(path: Path, responses: Iterable[Response]) -> int:
     """Write responses in the form that the file's name asks for; it appears, whole, after the last; return how many.
 
