@@ -60,7 +60,7 @@ N_KILLS = 300
 Figures = dict[str, dict[str, Any]]
 
 
-def marked_tests(**_: Any) -> Figures:
+def marked_tests() -> Figures:
     """Run the tests with a mark, and count what they are about."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
@@ -94,7 +94,7 @@ def outcomes(report: Path) -> dict[str, bool]:
     return found
 
 
-def tables(**_: Any) -> Figures:
+def tables() -> Figures:
     """Broken tables in six formats."""
     from trust.tables import format_differences, rows_lost_silently
 
@@ -102,7 +102,7 @@ def tables(**_: Any) -> Figures:
     return {"rows_lost_silently": lost, "format_differences": unlike}
 
 
-def fuzz(**_: Any) -> Figures:
+def fuzz() -> Figures:
     """Damaged inputs of all kinds."""
     from trust.errnos import inject
     from trust.folders import fuzz_folders
@@ -114,7 +114,7 @@ def fuzz(**_: Any) -> Figures:
     return {"tracebacks": {"value": len(slips), "of": sum(cases.values()), "cases": cases, "slips": slips[:20]}}
 
 
-def clients(**_: Any) -> Figures:
+def clients() -> Figures:
     """Real clients."""
     from trust.clients import clients_ok
 
@@ -122,7 +122,7 @@ def clients(**_: Any) -> Figures:
     return {"clients_ok": {"value": found["clients_ok"], "clients": found["clients"]}}
 
 
-def killed(**_: Any) -> Figures:
+def killed() -> Figures:
     """Processes killed at random moments."""
     from trust.kills import kills
 
@@ -134,7 +134,7 @@ def killed(**_: Any) -> Figures:
     }
 
 
-def pace(**_: Any) -> Figures:
+def pace() -> Figures:
     """Refusals for load that do not depend on the load."""
     from trust.pace import pace_429
 
@@ -142,7 +142,7 @@ def pace(**_: Any) -> Figures:
     return {"pace_429": {"value": found.pop("pace_429"), **found}}
 
 
-PARTS: Mapping[str, Callable[..., Figures]] = {
+PARTS: Mapping[str, Callable[[], Figures]] = {
     "tests": marked_tests, "tables": tables, "fuzz": fuzz, "clients": clients, "kills": killed, "pace": pace,
 }  # fmt: skip
 
@@ -164,7 +164,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/trust.json")
     args = parser.parse_args(argv)
-    claims = _claims(args.out)
     for part in args.only:
         began = time.monotonic()
         print(f"-- {part}", flush=True)

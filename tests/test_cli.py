@@ -14,7 +14,7 @@ import pytest
 
 from mop.cli import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, build_parser, main
 from mop.cli.parser import VERBS
-from mop.storage.files import hash_of, sha256
+from mop.storage.files import check_of, sha256
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_figures_of_somebody_else_are_an_error_of_ours(run_folder, tmp_path, cap
     (run / "metrics.json").write_text(json.dumps(metrics))
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["evaluate"]["files"]["metrics.json"] = sha256(run / "metrics.json")
-    manifest["check"] = hash_of({name: value for name, value in manifest.items() if name != "check"})
+    manifest["check"] = check_of(manifest)
     (run / "manifest.json").write_text(json.dumps(manifest))
     assert main(["run", str(run)]) == FAILED
     said = capsys.readouterr().err

@@ -30,7 +30,7 @@ from mop.mixture.fitted import (
 from mop.mixture.gate import Gate
 from mop.mixture.kernel import Counts, KernelGate
 from mop.simulate.draw import Similar, draw_agents
-from mop.storage.files import hash_of
+from mop.storage.files import check_of
 from mop.types import Persona, Record
 
 MODES = {
@@ -361,7 +361,7 @@ def _edit(folder, change, *, is_signed=True):
     document = json.loads((folder / "mixture.json").read_text())
     change(document)
     if is_signed:  # as somebody would who knows how it is made
-        document["check"] = hash_of({name: value for name, value in document.items() if name != "check"})
+        document["check"] = check_of(document)
     (folder / "mixture.json").write_text(json.dumps(document))
 
 

@@ -19,7 +19,7 @@ from mop.errors import ArtifactError
 from mop.estimator import MixtureOfPersonas
 from mop.metrics.words import Copies, near_copy_share
 from mop.runs.work import Models, open_work, read_config
-from mop.storage.files import hash_of, read_jsonl, system_errors, write_atomic
+from mop.storage.files import check_of, read_jsonl, system_errors, write_atomic
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store, embedding_key
 from mop.types import Generation
@@ -306,7 +306,7 @@ def test_a_manifest_that_lacks_something_is_damaged_even_if_its_check_agrees(run
     change(manifest)
     for is_signed in (False, True):
         if is_signed:
-            manifest["check"] = hash_of({name: value for name, value in manifest.items() if name != "check"})
+            manifest["check"] = check_of(manifest)
         (run / "manifest.json").write_text(json.dumps(manifest))
         for verb in ("verify", "explain", "run"):
             assert "manifest.json is damaged or was changed by hand" in refused(capsys, verb, run)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trust.small_run import call, fresh, make_run
+from trust.small_run import call, fresh, make_run, slip_of
 
 MARK = "MARK-OF-HERE"
 ODD: tuple[Any, ...] = (
@@ -59,12 +59,12 @@ def _changed(document: Any, rng: random.Random) -> str:
 
 def _signed(text: str, rng: random.Random) -> str:
     """Half of the time, with the check that somebody would put there who knows how it is made."""
-    from mop.storage.files import hash_of
+    from mop.storage.files import check_of
 
     try:
         document = json.loads(text)
         if isinstance(document, dict) and "check" in document and rng.random() < 0.5:
-            document["check"] = hash_of({name: value for name, value in document.items() if name != "check"})
+            document["check"] = check_of(document)
         return json.dumps(document)
     except (ValueError, RecursionError):
         return text
@@ -107,7 +107,7 @@ def in_weights(run: Path, rng: random.Random) -> str:
     import numpy as np
     from safetensors.numpy import load, save
 
-    from mop.storage.files import hash_of
+    from mop.storage.files import check_of
 
     file = run / "mixture" / "gate.safetensors"
     state = load(file.read_bytes())
@@ -138,7 +138,7 @@ def in_weights(run: Path, rng: random.Random) -> str:
     document = json.loads(document_file.read_text())
     file.write_bytes(weights)
     document["weights"] = hashlib.sha256(weights).hexdigest()
-    document["check"] = hash_of({name: value for name, value in document.items() if name != "check"})
+    document["check"] = check_of(document)
     document_file.write_text(json.dumps(document))
     return f"weights {name}"
 
@@ -159,14 +159,14 @@ def in_tree(run: Path, rng: random.Random) -> str:
 
 def _agree(run: Path) -> None:
     """Let the manifest agree with the files, as somebody would who knows how it is made."""
-    from mop.storage.files import hash_of
+    from mop.storage.files import check_of
 
     try:
         manifest = json.loads((run / "manifest.json").read_text())
         for entry in manifest["stages"].values():
             for file in entry["files"]:
                 entry["files"][file] = hashlib.sha256((run / file).read_bytes()).hexdigest()
-        manifest["check"] = hash_of({name: value for name, value in manifest.items() if name != "check"})
+        manifest["check"] = check_of(manifest)
         (run / "manifest.json").write_text(json.dumps(manifest))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         pass  # it is the manifest that is damaged
@@ -201,8 +201,8 @@ def call_load(mixture: Path) -> str:
         model.score([{"context": "Film: Film 3. Verdict: good.", "response": "A quiet film."}])
     except MopError:
         return ""
-    except Exception as error:  # noqa: BLE001 - every traceback is a finding
-        return f"{type(error).__name__}: {str(error)[:120]}"
+    except BaseException as error:  # noqa: BLE001 - every traceback is a finding
+        return slip_of(error)
     return ""
 
 

@@ -1,7 +1,7 @@
 """Hostile settings, commands, files and answers of servers: how many end in a traceback instead of our own error.
 
-    python benchmarks/trust/fuzz.py            # a thousand or so of each
-    python benchmarks/trust/fuzz.py --share 0.1
+    PYTHONPATH=src:benchmarks python -m trust.fuzz            # a thousand or so of each
+    PYTHONPATH=src:benchmarks python -m trust.fuzz --share 0.1
 
 A case is right if it works, or ends in an error of ours or in a usage error of the command line. Everything
 runs in this process, so that a slip is seen as the exception that it is; a case of over 30 seconds counts as a
@@ -20,7 +20,6 @@ import random
 import signal
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ from mop.errors import MopError
 from mop.personas.files import read_personas
 from mop.prompts import simulation_prompt
 from mop.types import Branch, Decoding, GenerateRequest, ScoreRequest
+from trust.small_run import slip_of
 
 Case = tuple[str, Callable[[], object]]
 LIMIT_S = 30
@@ -84,12 +84,8 @@ def count(cases: Iterator[Case]) -> dict[str, Any]:
                 refused += found in (1, 2)
             except (MopError, SystemExit):
                 refused += 1
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                what = f"{type(error).__name__}: {str(error)[:200]!r} at {Path(at.filename).name}:{at.lineno}"
-                slips.append({"case": name, "error": what})
+            except BaseException as error:  # noqa: BLE001 - every traceback is a finding
+                slips.append({"case": name, "error": slip_of(error)})
             finally:
                 signal.alarm(0)
             if n % 250 == 0:
@@ -353,7 +349,7 @@ def altered(value: Any, rng: random.Random) -> Any:
         if rng.random() < 0.2:
             return [*value, value[at]]
         return [*value[:at], altered(value[at], rng), *value[at + 1 :]]
-    return rng.choice([choice for choice in HOSTILE if choice is not Ellipsis])
+    return rng.choice(HOSTILE)
 
 
 def answers(n: int, seed: int) -> Iterator[Case]:

@@ -6,11 +6,8 @@ import contextlib
 import csv
 import io
 import shutil
-import sys
 import traceback
 from pathlib import Path
-
-from mop.errors import MopError
 
 WORDS = {
     "good": ["quiet", "loud", "slow", "brave", "odd", "warm", "sharp", "bright", "kind", "calm"],
@@ -61,24 +58,29 @@ def fresh(base: Path, target: Path) -> Path:
     return target
 
 
-def call(argv: list[str]) -> str:
-    """What a command of mop ends with if it is no message of ours: the last line of a traceback; empty if all is well.
+def slip_of(error: BaseException) -> str:
+    """Kind, words and place of what ended a command and is no message of ours.
 
     Raises
     ------
     KeyboardInterrupt
         Of the person who runs this.
     """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {str(error)[:200]!r} at {Path(place.filename).name}:{place.lineno}"
+
+
+def call(argv: list[str]) -> str:
+    """What a command of mop ends with if it is no message of ours, as of `slip_of`; empty if all is well."""
     from mop.cli.command import main
 
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             main(argv)
-    except (MopError, SystemExit) as error:  # main turns MopError into a message; argparse exits
-        return "" if isinstance(error, SystemExit) else f"{type(error).__name__} left the command line: {error}"
-    except KeyboardInterrupt:
-        raise
+    except SystemExit:  # of argparse
+        return ""
     except BaseException as error:  # noqa: BLE001 - every traceback is a finding
-        place = traceback.extract_tb(sys.exc_info()[2])[-1]
-        return f"{type(error).__name__}: {str(error)[:120]} ({Path(place.filename).name}:{place.lineno})"
+        return slip_of(error)
     return ""

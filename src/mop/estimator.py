@@ -264,9 +264,10 @@ class MixtureOfPersonas:
         from mop.backends.window import window_of
 
         window = window_of(self._open_scorer(), n_shown=1, max_tokens=1, task=self.task)
-        beyond = {} if window is None else window.beyond(records)
+        if window is None:
+            return records
+        beyond = window.beyond(records)
         for row, tokens in beyond.items():
-            assert window is not None
             logger.warning(
                 "record %r has %d tokens, and %s takes %d in all: left out", records[row].key, tokens,
                 window.model.name, window.size,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mop.config import RunConfig
     from mop.estimator import MixtureOfPersonas
     from mop.progress import ProgressDisplay
+    from mop.runs.work import Work
     from mop.types import Record
 
 
@@ -116,28 +117,15 @@ def pull(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
 @contextmanager
 def _open_fitted(
     args: argparse.Namespace, progress: ProgressDisplay
-) -> Iterator[tuple[MixtureOfPersonas, list[Record], dict[str, str]]]:
-    """The mixture of a run with its models and account, the records in question, and which model scores and writes."""
-    from mop.data.losses import require_few_lost
-    from mop.data.records import load_records, read_records
+) -> Iterator[tuple[MixtureOfPersonas, list[Record], Work]]:
+    """The mixture of a run with its models and account, the records in question, and the run."""
     from mop.estimator import MixtureOfPersonas
-    from mop.runs.work import COLUMNS, Models, open_work
-    from mop.storage.run_folder import RunFolder
+    from mop.runs.work import Models, open_work, records_like
 
     config = _settings(args)
     if (lm := getattr(args, "lm", None)) is not None:
         config = replace(config, model=replace(config.model, lm=lm, scorer=""))
-    if args.records is None:
-        folder = RunFolder.open(args.run)
-        records = read_records(folder.checked(folder.records / "test.jsonl"))
-    else:
-        columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS if name != "attributes"}
-        loaded = load_records(args.records, **columns)
-        if config.data.strict:
-            loaded.require_clean()
-        loaded.warn(args.records)
-        require_few_lost([loaded], config.data.max_lost)
-        records = loaded.records
+    records = None if args.records is None else records_like(config, args.records)
     with open_work(
         config, args.run, Models(config), until="records", also=("scorer",), progress=progress, beside=True
     ) as work:
@@ -151,23 +139,25 @@ def _open_fitted(
             score_components=args.components,
             progress=work.progress,
         )
-        yield model, records, {"scored_by": config.model.scorer or config.model.lm, "written_by": config.model.lm}
+        yield model, work.records("test") if records is None else records, work
         work.describe()
+
+
+def _who(work: Work) -> dict[str, str]:
+    """Which model scores and which writes."""
+    lm = work.config.model.lm
+    return {"scored_by": work.config.model.scorer or lm, "written_by": lm}
 
 
 @_with_progress
 def score(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]:
     """Score records under the fitted mixture."""
-    from mop.data.records import read_records
-    from mop.storage.run_folder import RunFolder
-
     if args.refit_tau < 0:
         raise ConfigError(f"--refit-tau must be 0 or more records, got {args.refit_tau}")
-    with _open_fitted(args, progress) as (model, records, names):
+    with _open_fitted(args, progress) as (model, records, work):
         sample: list[Record] = []
         if args.refit_tau:
-            folder = RunFolder.open(args.run)
-            known = read_records(folder.checked(folder.records / "valid.jsonl"))
+            known = work.records("valid")
             sample = known[: args.refit_tau]
             if len(sample) < args.refit_tau:
                 logging.getLogger(__name__).warning(
@@ -175,7 +165,7 @@ def score(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, Any]
                 )
             model.refit_tau(sample)
         found = model.score_report(records, plain=not args.no_references)
-        return {"lm": args.lm, "refitted_on": len(sample), **names, **found}
+        return {"lm": args.lm, "refitted_on": len(sample), **_who(work), **found}
 
 
 @_with_progress
@@ -187,7 +177,7 @@ def explain(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, An
         raise ConfigError("--text is a record of its own; give it or --key, not both")
     if args.context and args.text is None:
         raise ConfigError("--context goes with --text; a record has a context of its own")
-    with _open_fitted(args, progress) as (model, records, names):
+    with _open_fitted(args, progress) as (model, records, work):
         if args.text is not None:
             found = [Record(key="--text", context=args.context, response=args.text)]
             if not args.context and records and records[0].context:
@@ -203,7 +193,7 @@ def explain(args: argparse.Namespace, progress: ProgressDisplay) -> dict[str, An
                 f"none {where} has the key {args.key!r}; keys look like {records[0].key!r}; give other records with "
                 "--records FILE"
             )
-        return {**model.explain(found[0]), **names}
+        return {**model.explain(found[0]), **_who(work)}
 
 
 @_with_progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
@@ -231,7 +230,7 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
         "personas": [asdict(persona) for persona in fitted.personas],
         "exemplars": [asdict(record) for record in fitted.exemplars],
     }
-    document["check"] = check_of(json.loads(json.dumps(document, allow_nan=False)))
+    document["check"] = check_of(document)
     write_atomic(folder / "gate.safetensors", weights)
     write_json(folder / "mixture.json", document)
 

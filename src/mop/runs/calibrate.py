@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mop.config import RunConfig
-from mop.data.records import load_records
 from mop.errors import ConfigError, DataError
 from mop.evaluate.sense import log_lik_per_token
 from mop.metrics.distances import energy_distance
 from mop.metrics.words import words
 from mop.rivals.methods import respond
-from mop.runs.sample import check_free, drawn_contexts, make_room, real_in
+from mop.runs.sample import drawn_contexts, make_room, real_in, responses_there
 from mop.runs.stages import counts_of, ingredients_of
-from mop.runs.work import COLUMNS, Models, Work, open_work
+from mop.runs.work import Models, Work, open_work, records_like
 from mop.simulate.calibrate import Ratio, coverage, density_ratio, divergence, effective_size, pick
 from mop.simulate.margins import balanced
 from mop.simulate.rows import write_responses
@@ -95,34 +94,33 @@ def calibrate(
     if not 2 <= factor <= 100:
         raise ConfigError(f"the number of draws for a text is from 2 to 100, got {factor}; 4 is a good one")
     run = RunFolder.open(path)
-    check_free(out, run, None)
-    make_room(out, factor * n if keep_all else n)
+    make_room(out, responses_there(out, run, None), factor * n if keep_all else n)
     with open_work(config, path, Models(config), until="records", also=("lm", "judge"), progress=progress) as work:
         work.progress.begin("calibrate")
         wanted = target or Target(seen_records(work))
         contexts = drawn_contexts(work.records("train"), factor * n, seed=config.seed, data=config.data)
         drawn = list(respond("mop", contexts, ingredients_of(work, "mop")))
-        found = _weigh(work, drawn, wanted)
+        weight, cost = _weigh(work, drawn, wanted)
         kept = (
-            [replace(row, weight=row.weight * weight) for row, weight in zip(drawn, found.weight.tolist(), strict=True)]
+            [replace(row, weight=row.weight * times) for row, times in zip(drawn, weight.tolist(), strict=True)]
             if keep_all
-            else [drawn[row] for row in _picked(drawn, found.weight, n, config.seed)]
+            else [drawn[row] for row in _picked(drawn, weight, n, config.seed)]
         )
         write_responses(out, kept)
         told = {
             "file": str(out),
             "n_drawn": len(drawn),
             **counts_of(kept),
-            **found.told,
+            **cost,
             **real_in(kept, seen_records(work), config.data.key),
             **_against_golden(work, drawn, kept),
         }
         work.describe()
-    if found.told.get("coverage", 1.0) < FEW_REACHED:
+    if cost.get("coverage", 1.0) < FEW_REACHED:
         logger.warning(
             "only %.0f %% of the target's texts have a draw near them: the rest cannot be reached by weights; choose "
             "records, personas or a model that are nearer to the target",
-            100 * found.told["coverage"],
+            100 * cost["coverage"],
         )
     return told
 
@@ -139,12 +137,7 @@ def read_target(config: RunConfig, records: str | None, margins: Path | None) ->
     """
     if records is None and margins is None:
         return None
-    real: list[Record] = []
-    if records is not None:
-        columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS if name != "attributes"}
-        loaded = load_records(records, **columns)
-        loaded.warn(records)
-        real = loaded.records
+    real = [] if records is None else records_like(config, records)
     return Target(real, None if margins is None else _read_margins(margins))
 
 
@@ -173,15 +166,8 @@ def seen_records(work: Work) -> list[Record]:
     return [record for split in ("exemplars", "train", "valid") for record in work.records(split)]
 
 
-@dataclass(frozen=True)
-class _Weighed:
-    weight: Floats
-    """(n,) mean 1 over the draws with a text; 0 for those without."""
-    told: dict[str, Any]
-
-
-def _weigh(work: Work, drawn: Sequence[Response], target: Target) -> _Weighed:
-    """Weights of draws under a target."""
+def _weigh(work: Work, drawn: Sequence[Response], target: Target) -> tuple[Floats, dict[str, Any]]:
+    """Weights of draws (n,) under a target, mean 1 over those with a text and 0 for the others; and what they cost."""
     rows = [i for i, row in enumerate(drawn) if row.response.strip()]
     if not rows:
         raise DataError("no draw has a text, so there is nothing to calibrate; look at the draws with: mop sample")
@@ -202,7 +188,7 @@ def _weigh(work: Work, drawn: Sequence[Response], target: Target) -> _Weighed:
         "largest": float(weight.max()),
         "divergence": divergence(weight),
     }
-    return _Weighed(every, told)
+    return every, told
 
 
 def _ratio(work: Work, drawn: Sequence[Response], real: Sequence[Record]) -> tuple[Ratio, float]:

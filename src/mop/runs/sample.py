@@ -107,7 +107,7 @@ def sample(
     if per_class is not None and (n is not None or contexts is not None):
         raise ConfigError("--per-class says which contexts are answered, and how many; leave out -n and --contexts")
     run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
-    check_free(out, run, contexts)
+    there = responses_there(out, run, contexts)
     folder = mixture or run.mixture
     fitted = load_mixture(folder if mixture else run.checked(folder))
     made_for: str = fitted.info.get("lm") or config.model.lm
@@ -123,7 +123,7 @@ def sample(
             asked = _of_each_class(work.records("train"), per_class, config)
         elif asked is None:
             asked = drawn_contexts(work.records("train"), n, seed=config.seed, data=config.data)
-        replaced = make_room(out, len(asked))
+        make_room(out, there, len(asked))
         window = window_of(
             work.lm, n_shown=config.simulate.exemplars_per_prompt, max_tokens=config.simulate.max_tokens,
             task=config.data.task, personas=[persona.description for persona in fitted.personas],
@@ -148,7 +148,7 @@ def sample(
         **counts_of(responses),
         "personas": len({response.persona for response in responses if is_drawn(response)}),
         "fitted_to": _fitted_to(fitted, made_for),
-        "replaced": replaced,
+        "replaced": there,
         **about_people,
     }
 
@@ -163,8 +163,14 @@ def real_in(responses: Sequence[Response], real: Sequence[Record], key: str | No
     return {"near_copies": n_copies, "key_columns": columns}
 
 
-def check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
-    """Refuse a name that is none for responses, a folder that is not there, and to write over anything else."""
+def responses_there(out: Path, run: RunFolder, contexts: str | Path | None) -> int:
+    """How many responses of an earlier sample a file holds.
+
+    Raises
+    ------
+    ConfigError
+        If its name is none for responses, its folder is not there, or it holds anything else.
+    """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"responses go to a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, got {str(out)!r}")
     if not out.parent.is_dir():
@@ -173,30 +179,28 @@ def check_free(out: Path, run: RunFolder, contexts: str | Path | None) -> None:
             f"(mkdir -p {shlex.quote(str(out.parent))}), or give a file in another one"
         )
     if not out.exists():
-        return
-    place, own = out.resolve(), (run.path / name for name in ("methods", "compare"))
+        return 0
+    found, place, own = holds_responses(out), out.resolve(), (run.path / name for name in ("methods", "compare"))
     if contexts is not None and Path(contexts).exists() and place == Path(contexts).resolve():
         what = "holds the contexts that are to be answered"
     elif place in (run.responses.resolve(), run.responses_parquet.resolve()) or any(
         place.is_relative_to(folder.resolve()) for folder in own
     ):
         what = "is a file of the run itself"
-    elif not out.is_file() or (out.stat().st_size and holds_responses(out) is None):
+    elif not out.is_file() or (out.stat().st_size and found is None):
         what = "holds something else than responses"
     else:
-        return
+        return found or 0
     raise ConfigError(f"{str(out)!r} {what}; give another name, or move it away")
 
 
-def make_room(out: Path, n: int) -> int:
-    """How many responses of an earlier sample make room for n; never more than n."""
-    there = holds_responses(out) or 0 if out.exists() else 0
+def make_room(out: Path, there: int, n: int) -> None:
+    """Refuse to replace responses of an earlier sample by fewer."""
     if there > n:
         raise ConfigError(
             f"{str(out)!r} holds {there} responses, and {n} would take their place; give another name, move it away, "
             f"or ask for as many: -n {there}"
         )
-    return there
 
 
 def drawn_contexts(

@@ -23,8 +23,9 @@ from mop.backends.remote import RemoteGenerator, rehearse
 from mop.backends.spending import Planned, Spending
 from mop.config import SPLITS, RemoteSettings, RunConfig, config_from_dict, config_to_dict, method_and_tau
 from mop.data.catalogue import EMBEDDED
+from mop.data.losses import require_few_lost
 from mop.data.pull import resolve
-from mop.data.records import read_records
+from mop.data.records import load_records, read_records
 from mop.data.split_files import split_files
 from mop.errors import ArtifactError, ConfigError
 from mop.evaluate.sense import JUDGED
@@ -47,6 +48,23 @@ COLUMNS = (
     "context", "response", "label", "key", "weight", "group", "attributes", "duplicates",
     "encoding", "delimiter", "decimal")  # fmt: skip
 """Settings of ``data`` that `mop.data.records.load_records` takes."""
+
+
+def records_like(config: RunConfig, source: str) -> list[Record]:
+    """Records of a source with the columns of a run.
+
+    Raises
+    ------
+    DataError
+        If they cannot be read, or too many rows would be left out.
+    """
+    columns: dict[str, Any] = {name: getattr(config.data, name) for name in COLUMNS if name != "attributes"}
+    loaded = load_records(source, **columns)
+    if config.data.strict:
+        loaded.require_clean()
+    loaded.warn(source)
+    require_few_lost([loaded], config.data.max_lost)
+    return loaded.records
 
 
 @contextmanager

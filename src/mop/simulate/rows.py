@@ -20,6 +20,7 @@ SUFFIXES = (".jsonl", ".parquet", ".csv")
 _FIELDS = tuple(field for field in dataclasses.fields(Response) if field.name != "attributes")
 _TAKEN = frozenset(field.name for field in dataclasses.fields(Response))
 _REQUIRED = frozenset(field.name for field in _FIELDS if field.default is dataclasses.MISSING)
+_HINTS = {field.name: str(field.type) for field in _FIELDS}
 _PLAIN = {"int": int, "float": float}
 
 
@@ -82,10 +83,9 @@ def read_responses(path: Path) -> Iterator[Response]:
     """
     for number, row in enumerate(_rows(path), start=1):
         given = {name: value for name, value in row.items() if name in _TAKEN}
-        further = {name: str(row[name]) for name in row.keys() - _TAKEN if row[name] not in (None, "")}
+        further = {name: str(value) for name, value in row.items() if name not in _TAKEN and value not in (None, "")}
         try:
-            ordered = {name: further[name] for name in row if name in further}
-            response = of_row(Response, {**given, "attributes": ordered})
+            response = of_row(Response, {**given, "attributes": further})
         except DamagedError as error:
             raise ArtifactError(
                 f"{path}, row {number}: not a response ({error}); expected the columns "
@@ -124,15 +124,14 @@ def _parquet(names: list[str], rows: list[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    hints = {field.name: str(field.type) for field in _FIELDS}
     numbers = {"float": pa.float64(), "int": pa.int64()}
     schema = pa.schema(
         [
             pa.field(
                 name,
                 # a seed fills all 64 bits
-                pa.uint64() if name == "seed" else numbers.get(hints.get(name, ""), pa.string()),
-                nullable="None" in hints.get(name, "None"),
+                pa.uint64() if name == "seed" else numbers.get(_HINTS.get(name, ""), pa.string()),
+                nullable="None" in _HINTS.get(name, "None"),
             )
             for name in names
         ]
@@ -153,15 +152,14 @@ def _csv(names: list[str], rows: list[dict[str, Any]]) -> bytes:
 
 
 def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
-    hints = {field.name: str(field.type) for field in _FIELDS}
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             csv.field_size_limit(max(csv.field_size_limit(), 2**24))
             for row in csv.DictReader(lines, restval="", strict=True):
                 cells = {unguarded(name): unguarded(cell) for name, cell in row.items()}
                 yield {
-                    name: _PLAIN[hints[name]](cell) if hints.get(name) in _PLAIN
-                    else None if not cell and "None" in hints.get(name, "") else cell
+                    name: _PLAIN[_HINTS[name]](cell) if _HINTS.get(name) in _PLAIN
+                    else None if not cell and "None" in _HINTS.get(name, "") else cell
                     for name, cell in cells.items()
                 }  # fmt: skip
     except (OSError, ValueError, TypeError, csv.Error) as error:
