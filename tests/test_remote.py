@@ -70,7 +70,7 @@ class FastLoop(asyncio.SelectorEventLoop):
         self.skipped_s = 0.0
 
     def time(self) -> float:
-        return super().time() + self.skipped_s
+        return self.skipped_s
 
 
 class _Eager(selectors.DefaultSelector):
@@ -495,8 +495,8 @@ def one_that_misses_its_check(*, is_hanging: bool) -> tuple[Told, RemoteModel]:
 def test_an_address_that_missed_a_check_is_used_again(is_hanging: bool) -> None:
     """For draws, which have no check, at once; for scores when it has passed, also in short calls."""
     transport, model = one_that_misses_its_check(is_hanging=is_hanging)
-    # The check does not hold up the others for a whole deadline; what hangs itself, up to 64 calls, comes last.
-    assert np.diff(transport.answered_s[:620]).max() < 40
+    # The check does not hold up the others for a whole deadline; what hangs itself comes last.
+    assert np.diff(transport.answered_s[:700]).max() < 40
     before = transport.servers[2].calls
     drawn(model, draw_requests(100), max_tokens=3)
     assert transport.servers[2].calls > before + 20
@@ -833,10 +833,10 @@ def test_a_429_pauses_the_whole_endpoint() -> None:
     drawn(model, draw_requests(n), max_tokens=3)
     served = [t for t, status in transport.calls if status == 200]
     assert len(served) == n + N_PROBES
-    assert len(transport.calls) < 1.2 * n
+    assert len(transport.calls) < 1.15 * n
     after = transport.calls[len(transport.calls) // 2 :]
     n_refused = sum(status == 429 for _, status in after)
-    assert n_refused / len(after) <= 0.06
+    assert n_refused / len(after) <= 0.05
     assert (len(after) - n_refused) / (after[-1][0] - after[0][0]) >= 0.8 * 20.0
 
 
@@ -868,8 +868,8 @@ def test_a_true_limit_is_kept_and_few_calls_are_wasted(per_s: float) -> None:
     n = 900
     assert len(drawn(model, draw_requests(n), max_tokens=3)) == n
     rest = transport.calls[len(transport.calls) * 2 // 3 :]
-    assert len(rest) / (rest[-1][0] - rest[0][0]) <= 1.1 * per_s
-    assert sum(status == 429 for _, status in rest) <= 0.08 * len(rest)
+    assert len(rest) / (rest[-1][0] - rest[0][0]) <= 1.06 * per_s
+    assert sum(status == 429 for _, status in rest) <= 0.06 * len(rest)
     assert len(transport.calls) <= 1.2 * n
 
 
@@ -1076,7 +1076,7 @@ def test_a_429_with_another_code_is_waited_for() -> None:
     model = connect(server, settings=RemoteSettings(dialect="openai-chat"), clock=clock)
     assert len(drawn(model, draw_requests(40), max_tokens=3)) == 40
     assert clock.loop is not None
-    assert clock.loop.skipped_s >= 4.9
+    assert clock.loop.skipped_s >= 5.0
 
 
 def test_a_changed_fingerprint_is_a_doubt_once_for_each_address_and_stops_nothing(

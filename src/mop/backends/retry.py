@@ -36,9 +36,9 @@ class CallError(BackendError):
         self.retry_after_s = retry_after_s
 
 
-# The time between calls shrinks by a four-hundredth with each success and grows by a twentieth with each complaint: in
-# balance, one call in twenty is refused at the most. Away from the limit that was met it shrinks by a fiftieth.
-_FASTER, _SLOWER, _RECOVERING = 1.0 - 1.0 / 400.0, 1.05, 1.0 - 1.0 / 50.0
+# The time between calls shrinks by a five-hundredth with each success and grows by a twentieth with each complaint: in
+# balance, one call in twenty-five is refused. Away from the limit that was met it shrinks by a fiftieth.
+_FASTER, _SLOWER, _RECOVERING = 1.0 - 1.0 / 500.0, 1.05, 1.0 - 1.0 / 50.0
 _SLOWEST_S = 1.0  # a server that takes less than a call a second says so by Retry-After
 _MET = ((6, 10), (9, 30))
 """Refused calls, and of how many in the order of sending, that are a limit. Where one call in twenty is refused at
