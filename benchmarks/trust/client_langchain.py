@@ -1,9 +1,8 @@
 """What LangChain's classes for OpenAI ask of a server, checked; prints one JSON document."""
 
-import json
 import sys
-from importlib.metadata import version
 
+from client_check import check, report
 from langchain_openai import ChatOpenAI, OpenAI
 
 there = {
@@ -15,16 +14,6 @@ there = {
     "seed": 5,
 }
 model, plain = ChatOpenAI(temperature=0.6, **there), OpenAI(**there)
-checks = {}
-
-
-def check(name, call):
-    """Note whether a call gives True."""
-    try:
-        said = call()
-        checks[name] = "" if said is True else f"got {said!r}"[:200]
-    except Exception as error:  # noqa: BLE001 - every failure is a finding
-        checks[name] = f"{type(error).__name__}: {error}"[:200]
 
 
 def scored():
@@ -44,4 +33,4 @@ check("completions", lambda: len(plain.invoke("a bench")) > 0)
 check("completions, several", lambda: len(plain.generate(["a bench", "a boat"]).generations) == 2)
 check("completions, n", lambda: len(OpenAI(n=2, best_of=2, **there).generate(["a bench"]).generations[0]) == 2)
 check("completions, streamed", lambda: "".join(plain.stream("a bench")) == plain.invoke("a bench"))
-print(json.dumps({"version": version("langchain-openai"), "checks": checks}))
+report("langchain-openai")

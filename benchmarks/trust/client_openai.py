@@ -1,23 +1,13 @@
 """What the openai package asks of a server, checked; prints one JSON document."""
 
-import json
 import sys
 
 import openai
+from client_check import check, report
 
 client = openai.OpenAI(base_url=sys.argv[1], api_key="none-needed", max_retries=0, timeout=60)
 LINE = "Tell me how the market was this morning."
 USER = [{"role": "user", "content": LINE}]
-checks = {}
-
-
-def check(name, call):
-    """Note whether a call gives True."""
-    try:
-        said = call()
-        checks[name] = "" if said is True else f"got {said!r}"[:200]
-    except Exception as error:  # noqa: BLE001 - every failure is a finding
-        checks[name] = f"{type(error).__name__}: {error}"[:200]
 
 
 def chat(**wish):
@@ -94,4 +84,4 @@ check("completions, streamed", streamed_text)
 check("completions, several prompts", lambda: len(text(prompt=["a walk", "a swim", "a ride"]).choices) == 3)
 check("completions, token ids", lambda: len(text(prompt=[[35, 3, 36], [35, 4, 36]]).choices) == 2)
 check("completions, echo", lambda: text(echo=True).choices[0].text.startswith("the market"))
-print(json.dumps({"version": openai.__version__, "checks": checks}))
+report("openai")
