@@ -138,10 +138,10 @@ def as_scorer(model: object) -> Scorer:
     ScoringUnsupportedError
         If it cannot: said before any work has begun; of an object of one's own the missing members are named.
     """
-    if isinstance(model, Scorer) and not isinstance(model, type):
-        return model
-    if isinstance(model, type) or not isinstance(model, Generator):
+    if isinstance(model, type) or not isinstance(model, Scorer | Generator):
         raise ScoringUnsupportedError(_no_model(model))
+    if isinstance(model, Scorer):
+        return model
     reason = getattr(model, "why_no_scores", "")
     raise ScoringUnsupportedError(
         f"{model.name} can write but not say how likely a given text is"
@@ -159,10 +159,10 @@ def as_generator(model: object) -> Generator:
     BackendError
         If it cannot; of an object of one's own the missing members are named.
     """
-    if isinstance(model, Generator) and not isinstance(model, type):
-        return model
-    if isinstance(model, type) or not isinstance(model, Scorer):
+    if isinstance(model, type) or not isinstance(model, Scorer | Generator):
         raise BackendError(_no_model(model))
+    if isinstance(model, Generator):
+        return model
     raise BackendError(f"{model.name} can score but not write responses; name a model that can generate")
 
 

@@ -18,25 +18,14 @@ from mop.backends.fake_habits import DIALECTS, FAULTS, LIES, Faults
 from mop.backends.fake_port import Reply, RunningServer, start
 from mop.backends.fake_request import Asked, Json, RefusedFieldError, read_chat, read_completion, read_generate
 from mop.backends.fake_stream import events, sglang_events
-from mop.backends.toy import (
-    CHARACTERS,
-    END,
-    REPLY,
-    TURN,
-    ToyEncoder,
-    data_of,
-    draw,
-    log_probs,
-    reply_start,
-    text_of,
-)
+from mop.backends.toy import CHARACTERS, END, ToyEncoder, data_of, draw, log_probs, reply_start, text_of
 from mop.errors import ConfigError
 from mop.randomness import derive_seed
 from mop.types import Decoding
 
 __all__ = [
-    "CHARACTERS", "DIALECTS", "END", "FAULTS", "LIES", "REPLY", "TURN", "FakeServer", "Faults", "Reply",
-    "RunningServer", "ToyEncoder", "start",
+    "CHARACTERS", "DIALECTS", "END", "FAULTS", "LIES", "FakeServer", "Faults", "Reply", "RunningServer", "ToyEncoder",
+    "start",
 ]  # fmt: skip
 
 _OWNERS = {"llamacpp": "llamacpp", "ollama": "library", "vllm": "vllm", "sglang": "sglang"}

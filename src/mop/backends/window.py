@@ -33,6 +33,11 @@ def may_exceed(longest: int, n_shown: int, max_tokens: int, task: str) -> bool:
     return (n_shown + 1) * (longest + 2 * _TURN) + max_tokens + len(task.encode()) + PERSONA > SMALLEST
 
 
+def n_bytes(record: Record) -> int:
+    """Bytes of context and response, which are no fewer than their tokens."""
+    return len(record.context.encode()) + len(record.response.encode())
+
+
 def window_of(
     model: object, *, n_shown: int, max_tokens: int, task: str = "", personas: Sequence[str] = ()
 ) -> Window | None:
@@ -157,7 +162,7 @@ class Window:
         found = np.zeros((3, len(records)), dtype=np.int64)
         empty, short = self._of(""), self.size // (16 * (self.n_shown + 1))
         for row, record in enumerate(records):
-            if _n_bytes(record) <= short:
+            if n_bytes(record) <= short:
                 context, response = (len(text.encode()) + _TURN for text in (record.context, record.response))
                 found[:, row] = context + response, context + max(response, self.max_tokens), context
                 continue
@@ -184,10 +189,6 @@ class Window:
                 f"and a response of up to {self.max_tokens} (simulate.max_tokens): lower simulate.max_tokens or "
                 "simulate.exemplars_per_prompt, or take a model with a larger window"
             )
-
-
-def _n_bytes(record: Record) -> int:
-    return len(record.context.encode("utf-8", "replace")) + len(record.response.encode("utf-8", "replace"))
 
 
 def _longest(text: str, fits: Callable[[str], bool]) -> str:

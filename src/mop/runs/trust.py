@@ -78,19 +78,18 @@ def require_word(config: RunConfig, folder: Path, *, said: Collection[str] = (),
     parts = [part for part in parts_of(config) if part[0] not in said and not _is_marked(folder, part[1], None)]
     if parts:
         code = " and ".join(f"{name!r} ({setting})" for setting, name in parts)
-        raise ConfigError(
-            f"the settings in {folder / 'config.json'} are not from a command on this machine, and would run "
-            f"Python code: {code}. If you know that code, add --trust (asked once for this folder; in Python: "
-            "read_config(PATH, trusts=True)). If not, name another with --set"
-        )
+        raise _unsaid(folder, f"run Python code: {code}. If you know that code", "name another with --set")
     asked = [server for server in servers_of(config) if server.unsaid(said)]
-    if all(_is_marked(folder, server.name, server.variable) for server in asked):
-        return
-    raise ConfigError(
-        f"the settings in {folder / 'config.json'} are not from a command on this machine, and would send "
-        + " and ".join(map(_told, asked))
-        + ". If you mean that, add --trust (asked once for this folder; in Python: read_config(PATH, trusts=True)). If "
-        "not, name a model of yours: --set " + " --set ".join(f"{server.setting}=smollm2-135m" for server in asked)
+    if not all(_is_marked(folder, server.name, server.variable) for server in asked):
+        own = " ".join(f"--set {server.setting}=smollm2-135m" for server in asked)
+        what = f"send {' and '.join(map(_told, asked))}. If you mean that"
+        raise _unsaid(folder, what, f"name a model of yours: {own}")
+
+
+def _unsaid(folder: Path, what: str, instead: str) -> ConfigError:
+    return ConfigError(
+        f"the settings in {folder / 'config.json'} are not from a command on this machine, and would {what}, add "
+        "--trust (asked once for this folder; in Python: read_config(PATH, trusts=True)). If not, " + instead
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from mop.backends.window import Window, may_exceed, window_of
+from mop.backends.window import Window, may_exceed, n_bytes, window_of
 from mop.config import RunConfig, method_and_tau
 from mop.data.records import Loaded, RowProblem
 from mop.errors import ScoringUnsupportedError
@@ -24,27 +24,28 @@ def windows(models: Models, config: RunConfig) -> list[Window]:
     asked: list[object] = [models.generator]
     with suppress(ScoringUnsupportedError):  # said where a score is needed
         asked += [models.scorer] if models.is_surrogate else []
-    path, settings = config.personas.path, config.simulate
-    personas: Sequence[str] = (
-        [] if path is None else [one.description for one in read_personas(Path(path).expanduser())]
-    )
-    n_shown = max(settings.exemplars_per_prompt, *(_n_shots(name) for name in ("mop", *settings.controls)))
+    path = config.personas.path
+    personas = [] if path is None else [one.description for one in read_personas(Path(path).expanduser())]
     found = (
-        window_of(model, n_shown=n_shown, max_tokens=settings.max_tokens, task=config.data.task, personas=personas)
+        window_of(
+            model, n_shown=_n_shown(config), max_tokens=config.simulate.max_tokens, task=config.data.task,
+            personas=personas,
+        )
         for model in asked
-    )
+    )  # fmt: skip
     return [window for window in found if window is not None]
 
 
-def _n_shots(method: str) -> int:
-    return 3 if method_and_tau(method)[0] == "few-shot-3" else 1
+def _n_shown(config: RunConfig) -> int:
+    """Exemplars in the prompts of the run that show most."""
+    methods = {method_and_tau(name)[0] for name in config.simulate.controls}
+    return max(config.simulate.exemplars_per_prompt, 3 if "few-shot-3" in methods else 1)
 
 
 def fit_to_windows(work: Work, parts: Sequence[Loaded]) -> tuple[list[Loaded], dict[str, object]]:
     """Leave out or cut what is too long, as ``data.too_long`` says; also what `still_fits` has to know."""
     everyone = [record for part in parts for record in part.records]
-    longest = max(everyone, key=lambda r: len(r.context.encode()) + len(r.response.encode()))
-    about = {"longest": len(longest.context.encode()) + len(longest.response.encode())}
+    about = {"longest": max(map(n_bytes, everyone))}
     if not _may_exceed(work.config, about["longest"]):
         return list(parts), {"window": about}
     is_cut, found = work.config.data.too_long == "cut", list(parts)
@@ -62,8 +63,7 @@ def still_fits(work: Work) -> bool:
 
 
 def _may_exceed(config: RunConfig, longest: int) -> bool:
-    n_shown = max(config.simulate.exemplars_per_prompt, 3)
-    return may_exceed(longest, n_shown, config.simulate.max_tokens, config.data.task)
+    return may_exceed(longest, _n_shown(config), config.simulate.max_tokens, config.data.task)
 
 
 def _stamp(known: Sequence[Window]) -> str:
