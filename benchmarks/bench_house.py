@@ -30,22 +30,22 @@ SRC = ROOT / "src" / "mop"
 ARCHITECTURE = ROOT / "tests" / "test_architecture.py"
 CORE_LINES = 28_000
 CAPABILITIES = {
-    "any table, the same people in every format": 1_300,
+    "any table, the same people in every format": 1_330,
     "identity, sizes and windows through the chain": 1_000,
-    "servers that err, lie or change": 1_700,
-    "run folders and models from elsewhere": 1_200,
-    "own parts, and the first hour": 800,
-    "figures that mean what readers take them for": 1_200,
-    "calibrated draws": 800,
+    "servers that err, lie or change": 1_600,
+    "run folders and models from elsewhere": 930,
+    "own parts, and the first hour": 1_040,
+    "figures that mean what readers take them for": 1_430,
+    "calibrated draws": 670,
 }
-"""What came after the core, each with the lines it may have; 3,000 are a reason to look again."""
+"""What came after the core: lines that its files may have more than then; 3,000 are a reason to look again."""
 
 LIMITS = {
     "src_lines": CORE_LINES + sum(CAPABILITIES.values()),
     "fit_lines": 3_000,
-    "settings": 92,
+    "settings": 89,
     "max_file_lines": 900,
-    "files_over_500": 18,
+    "files_over_500": 15,
     "rule_names": 15,
     "max_args_over_8": 12,
 }

@@ -1,6 +1,5 @@
 """Write docs/cli.md from the command line's own help: ``python docs/make_cli.py``."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -28,8 +27,10 @@ def page() -> str:
     assert set(PRESETS) == {"demo", "paper", "texts", "quick"}, "say what the new preset is"
     for section, cls in SECTIONS.items():
         rows = [f"### [{section}]", "", "| key | default | meaning |", "| --- | --- | --- |"]
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        rows += [f"| `{name}` | `{_shown(defaults[name])}` | {meaning} |" for name, meaning in describe(cls).items()]
+        defaults = cls()
+        rows += [
+            f"| `{name}` | `{_shown(getattr(defaults, name))}` | {meaning} |" for name, meaning in describe(cls).items()
+        ]
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
 

@@ -79,8 +79,19 @@ def test_the_changelog_of_an_unreleased_version_is_short():
     assert sum(line.startswith("- ") for line in lines) <= MAX_BULLETS
 
 
+def made(name):
+    """A page as it would be made now."""
+    spec = importlib.util.spec_from_file_location(f"make_{name}", ROOT / "docs" / f"make_{name}.py")
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    return maker.page()
+
+
 def test_what_is_where_is_current():
-    spec = importlib.util.spec_from_file_location("make_house", ROOT / "docs" / "make_house.py")
-    make_house = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_house)
-    assert (ROOT / "docs" / "house.md").read_text(encoding="utf-8") == make_house.page(), "run: make docs"
+    assert (ROOT / "docs" / "house.md").read_text(encoding="utf-8") == made("house"), "run: make docs"
+
+
+def test_the_settings_and_their_defaults_are_current(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "96")  # which the page sets for itself
+    kept, now = ((page.partition("## Settings")[2]) for page in ((ROOT / "docs" / "cli.md").read_text(), made("cli")))
+    assert kept == now, "run: make docs"

@@ -249,7 +249,7 @@ def test_the_verb_prints_the_weights_with_their_label(finished, tmp_path, capsys
     command = ["match", str(path), "--samples-per-persona", "5", "--out", str(tmp_path)]
     assert main(command) == OK
     out = capsys.readouterr().out
-    assert "for fake, surrogate: matched embeddings" in out
+    assert "personas (shares of simulated responses) for fake, surrogate: matched embeddings" in out
     assert f"mixture: {tmp_path}" in out
     assert main([*command, "--json"]) == OK
     rows = json.loads(capsys.readouterr().out)["personas"]
