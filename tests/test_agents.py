@@ -84,8 +84,7 @@ def test_plain_texts_stay_plain(tmp_path):
      ("a.csv", "", "a.csv has no personas"), ("a.csv", "name,age\n", "a.csv has no personas"),
      ("a.json", "[3]", r"a.json\[0\]: '3' is no agent; an agent is an object"),
      ("a.json", "[{}]", r"description is "), ("a.json", "{", "not a JSON object"),
-     ("a.json", "[" * 100_000, "nested too deep|not a JSON object"),
-     ("a.csv", "name,age\nCleo,5\nCleo,5\n", r"was used before, at .*a.csv:2")],
+     ("a.json", "[" * 100_000, "nested too deep|not a JSON object")],
 )  # fmt: skip
 def test_what_is_no_table_of_agents_is_told(tmp_path, name, text, message):
     with pytest.raises(DataError, match=message):

@@ -455,7 +455,6 @@ def test_another_name_is_another_model():
     [({"n_exemplars": 1}, ConfigError, "n_exemplars must be a whole number from 2 on, got 1"),
      ({"personas": []}, DataError, "each with a key of its own, got none"),
      ({"personas": [3]}, DataError, r"personas are texts or of the type mop\.Persona, got 3 at place 0"),
-     ({"personas": ["A critic", "A critic"]}, DataError, "the persona 'A critic' is there twice"),
      ({"personas": [Persona(key="p", description="a"), Persona(key="p", description="b")]}, DataError,
       "got several with the key 'p'")],
 )  # fmt: skip
@@ -463,6 +462,12 @@ def test_unusable_parts_of_a_mixture_are_named(more, error, message):
     model = MixtureOfPersonas(2, lm="fake", encoder="fake", settings=SETTINGS, **more)
     with pytest.raises(error, match=message):
         model.fit(reviews(24))
+
+
+def test_a_persona_that_is_there_twice_is_one(caplog):
+    model = MixtureOfPersonas(lm="fake", encoder="fake", settings=SETTINGS, personas=["A critic", "A fan", "A critic "])
+    assert {row["description"] for row in model.fit(reviews(24)).summary()} == {"A critic", "A fan"}
+    assert "2 of 3 personas are left: p000, p002 have the same description" in caplog.text
 
 
 @pytest.mark.parametrize("weight", [-1.0, 0.0, float("nan")])

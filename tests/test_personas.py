@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from mop.backends.fake import FakeModel
 from mop.errors import BackendError, ConfigError, DataError
 from mop.personas.ablations import random_personas, record_personas
 from mop.personas.cluster import Clustering
-from mop.personas.doubts import DOUBTS, doubts
+from mop.personas.doubts import DOUBTS, doubts, join_identical
 from mop.personas.files import read_personas, save_personas
 from mop.personas.from_cluster import N_SOURCES
+from mop.personas.given import personas_given
 from mop.personas.keywords import class_tf_idf, keyword_personas
 from mop.personas.llm import llm_personas
 from mop.storage.store import Store
@@ -567,20 +569,71 @@ def row(persona):
         ("[" * 100_000, r"mine.jsonl:1: not a JSON object"),
         ('{"description": "A.", "size": ' + "9" * 5000 + "}", r"mine.jsonl:1: not a JSON object"),
         (b'{"description": "\xff"}', "mine.jsonl:1: byte 18 of the line is not UTF-8; save the file as UTF-8"),
-        ("\n \n", "mine.jsonl has no personas; write one description per line"),
+        ("\n \n", "mine.jsonl has no personas; write one description per line, as in {"),
         (
             '{"key": "a", "description": "A."}\n{"key": "a", "description": "B."}',
             r'mine.jsonl:2: the key "a" was used before, at .*mine.jsonl:1; every',
-        ),
-        (
-            '{"description": "A."}\n\n{"description": "A."}',
-            r'mine.jsonl:3: the description "A." was used before, at .*jsonl:1; every',
         ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read_personas(write(tmp_path, text))
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".txt", ".csv", ".tsv"])
+def test_an_empty_file_says_what_a_line_is_and_such_a_line_is_read(tmp_path, suffix):
+    with pytest.raises(DataError, match="has no personas; write one description per line") as error:
+        read_personas(write(tmp_path, "\n", f"mine{suffix}"))
+    form = str(error.value).partition("per line")[2]
+    line = form.partition("as in ")[2] or "You are ..."
+    first = f"{form.rpartition(' ')[2]}\n" if "below" in form else ""
+    assert [p.description for p in read_personas(write(tmp_path, first + line, f"mine{suffix}"))] == ["You are ..."]
+
+
+IDENTICAL = {
+    "texts": lambda _: personas_given(["I am old", "I am young", "I am old "]),
+    "personas": lambda _: [
+        Persona(key=f"p00{i}", description=text) for i, text in enumerate(["I am old", "I am young", " I am  old"])
+    ],
+    "lines": lambda path: read_personas(write(path, "I am old\nI am young\n I am old", "mine.txt")),
+    "objects": lambda path: read_personas(
+        write(path, "\n".join(json.dumps({"id": "p000", "text": f"I am {how}"}) for how in ("old", "young", "old")))
+    ),
+    "table": lambda path: read_personas(write(path, "id,persona\n1,I am old\n2,I am young\n3,I am old\n", "a.csv")),
+}
+
+
+@pytest.mark.advice
+@pytest.mark.parametrize("road", IDENTICAL)
+def test_identical_personas_are_one_on_every_road_until_each_has_its_own_text(road, tmp_path, caplog):
+    personas = IDENTICAL[road](tmp_path)
+    assert [p.key for p in personas] == ["p000", "p001", "p002"]
+    assert [(p.key, p.description) for p in join_identical(personas)] == [("p000", "I am old"), ("p001", "I am young")]
+    assert "2 of 3 personas are left: p000, p002 have the same description, such as 'I am old'" in caplog.text
+    assert "Give each its own description to keep them apart" in caplog.text
+    caplog.clear()
+    apart = [*personas[:2], replace(personas[2], description="I am 90")]
+    assert join_identical(apart) == apart
+    assert not caplog.text
+
+
+def test_a_persona_of_many_clusters_has_the_records_of_all(caplog):
+    written = keyword_personas(records_of(["!!!"] * 45 + HORROR), grouped([i // 3 for i in range(45)] + [15] * 4))
+    silent, horror = join_identical(written)
+    assert silent.description == "You are a writer."
+    assert (silent.key, silent.size, len(silent.sources)) == ("p000", 45, 45)
+    assert "duplicate" not in silent.doubts
+    assert horror == written[15]
+    assert "2 of 16 personas are left: p000, p001, p002, p003, p004, ... have the same description" in caplog.text
+
+
+def test_an_object_with_one_text_is_that_text(tmp_path):
+    lines = ['{"id": "p000", "text": "old man"}', '{"ID": 7, "Persona": "old woman", "key": "w"}',
+             '{"uuid": "x", "description": "A child."}', '{"text": "old man", "age": 70}']  # fmt: skip
+    found = [(p.key, p.description) for p in read_personas(write(tmp_path, "\n".join(lines)))]
+    assert found == [("p000", "old man"), ("w", "old woman"), ("p002", "A child."), ("p003", "text: old man; age: 70")]
 
 
 def test_a_missing_file_and_a_strange_name_are_refused(tmp_path):

@@ -211,7 +211,7 @@ class MixtureOfPersonas:
         ConfigError
             For a parameter that is none.
         DataError
-            If there are too few records or groups for the personas or the splits, no persona, or one twice.
+            If there are too few records or groups for the personas or the splits, no persona, or a key twice.
         """
         from mop.backends.rehearsal import likely_taus
         from mop.backends.remote import rehearse

@@ -29,6 +29,7 @@ from mop.mixture.headroom import best_component, certificate, fit_sentence, head
 from mop.mixture.paper import fit_paper
 from mop.mixture.score import Scoring, cell_scorer, clusters
 from mop.mixture.sums import Floats
+from mop.personas.doubts import join_identical
 from mop.prompts import PROMPT_VERSION
 from mop.randomness import rng_of
 from mop.storage.store import Store
@@ -56,6 +57,7 @@ def fit_mixture(
     Parameters
     ----------
     personas, exemplars : sequences of length K and N
+        Personas of the same description become one (`mop.personas.doubts.join_identical`).
     train, valid : sequences of Record
         A record may also be an exemplar; it never sees itself.
     encoder, scorer, store
@@ -71,6 +73,7 @@ def fit_mixture(
         Its ``info`` has the history, the counts and what was chosen.
     """
     _check_personas(personas)
+    personas = join_identical(personas)
     records = [*train, *valid]
     texts = [context_text(r) for r in records]
     texts += [p.description for p in personas]

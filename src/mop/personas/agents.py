@@ -49,6 +49,10 @@ _COLUMNS = frozenset(
 """Columns by which a table is known as one, whatever its file is called."""
 LISTS = ("agent_list", "agents", "personas", "people")
 _INNER = ("persona", "traits")
+_TEXTS = frozenset(["description", "persona", "persona_description", "text"])
+"""Where an object has the whole description,"""
+_NUMBERS = frozenset(["_id", "agent_id", "id", "idx", "index", "no", "number", "persona_id", "row", "uuid"])
+"""if what else it has says nothing of anybody."""
 OURS = frozenset(field.name for field in fields(Persona))
 """What a line of a persona file may have."""
 _SILENT = frozenset({"edsl_version", "edsl_class_name", "instruction", "codebook", "type"})
@@ -131,10 +135,28 @@ def _of_json(found: Any, where: str) -> Iterator[Row]:
     yield where, agent_row(found)
 
 
+def described_row(agent: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A persona file's row of an object that has the description as one text, beside numbers and `OURS`; else None.
+
+    Examples
+    --------
+    >>> described_row({"id": 7, "text": "old man"}), described_row({"text": "old man", "age": 70})
+    ({'description': 'old man'}, None)
+    """
+    texts = [name for name in agent if str(name).lower() in _TEXTS]
+    others = {name for name in agent if name not in texts and str(name).lower() not in _NUMBERS}
+    if len(texts) != 1 or not isinstance(agent[texts[0]], str) or not others <= OURS:
+        return None
+    return {
+        "description": agent[texts[0]],
+        **{name: agent[name] for name in agent if name in others and agent[name] not in ("", None)},
+    }
+
+
 def agent_row(agent: Mapping[str, Any]) -> dict[str, Any]:
     """A persona file's row: an agent's own description if there is nothing else, else all its values."""
-    if "description" in agent and set(agent) <= OURS:
-        return {name: value for name, value in agent.items() if value not in ("", None)}
+    if (row := described_row(agent)) is not None:
+        return row
     inner = next((agent[name] for name in _INNER if isinstance(agent.get(name), Mapping)), None)
     told = agent if inner is None else {**({"name": agent["name"]} if agent.get("name") else {}), **inner}
     parts = [(name, value) for name, value in _flat(told, ()) if value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections import Counter
@@ -12,6 +13,8 @@ from types import MappingProxyType
 from mop.personas.function_words import FUNCTION_WORDS
 from mop.personas.units import is_finished, is_unspaced, units_of
 from mop.types import Persona
+
+logger = logging.getLogger(__name__)
 
 FEW_RECORDS = 3
 MAX_CHARACTERS = 1200
@@ -45,11 +48,47 @@ DOUBTS: Mapping[str, str] = MappingProxyType(
 
 
 def mark_duplicates(personas: Sequence[Persona]) -> list[Persona]:
-    """Give every persona whose description occurs again the doubt ``duplicate``."""
-    n = Counter(persona.description for persona in personas)
+    """Give every persona whose description occurs again, blanks aside, the doubt ``duplicate``."""
+    n = Counter(_said(persona) for persona in personas)
+    return [replace(p, doubts=doubts_in_order({*p.doubts, "duplicate"})) if n[_said(p)] > 1 else p for p in personas]
+
+
+def join_identical(personas: Sequence[Persona]) -> list[Persona]:
+    """Personas that differ: those whose descriptions are the same, blanks aside, become the first of them.
+
+    Two would be one component of the mixture twice. The first has the records of all; a warning says how many are left.
+
+    Examples
+    --------
+    >>> calm = Persona(key="a", description="You are calm.", size=2), Persona(key="b", description="You are calm. ")
+    >>> [persona.key for persona in join_identical(calm)]
+    ['a']
+    """
+    groups: dict[str, list[Persona]] = {}
+    for persona in personas:
+        groups.setdefault(_said(persona), []).append(persona)
+    if len(groups) == len(personas):
+        return list(personas)
+    several = [of for of in groups.values() if len(of) > 1]
+    named = "; ".join(f"{', '.join(p.key for p in of[:5])}{', ...' if len(of) > 5 else ''}" for of in several[:3])
+    logger.warning(
+        "%d of %d personas are left: %s have the same description, such as %r, and would be one persona several times. "
+        "Give each its own description to keep them apart",
+        len(groups), len(personas), f"{named}{'; ...' if len(several) > 3 else ''}", several[0][0].description[:80],
+    )  # fmt: skip
     return [
-        replace(p, doubts=doubts_in_order({*p.doubts, "duplicate"})) if n[p.description] > 1 else p for p in personas
+        replace(
+            of[0],
+            size=sum(persona.size for persona in of),
+            sources=tuple(dict.fromkeys(key for persona in of for key in persona.sources)),
+            doubts=doubts_in_order({doubt for persona in of for doubt in persona.doubts} - {"duplicate"}),
+        )
+        for of in groups.values()
     ]
+
+
+def _said(persona: Persona) -> str:
+    return " ".join(persona.description.split())
 
 
 def _any_of(*patterns: str) -> re.Pattern[str]:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mop.errors import DataError
-from mop.personas.agents import LISTS, OURS, agent_row, agents_of
+from mop.personas.agents import LISTS, OURS, agent_row, agents_of, described_row
 from mop.personas.doubts import doubts, doubts_in_order, mark_duplicates
-from mop.personas.from_cluster import persona_key
+from mop.personas.from_cluster import free_key
 from mop.storage.files import write_jsonl
 from mop.types import Persona
 
 _SUFFIXES = (".jsonl", ".txt", ".csv", ".tsv", ".json")
+_FORMS = {
+    ".jsonl": ', as in {"description": "You are ..."}',
+    ".json": ', as in {"description": "You are ..."}',
+    ".csv": ", below a first line with the word persona",
+    ".tsv": ", below a first line with the word persona",
+}
+"""What a line is, where it is not the description alone."""
 _FIELDS = tuple(field.name for field in fields(Persona))
 # A person's "a film student" needs no full stop to be a good persona.
 _OF_WRITERS_ONLY = frozenset({"too-short", "unfinished", "chatter", "voice"})
@@ -70,8 +77,7 @@ def read_personas(path: Path | str) -> list[Persona]:
     ------
     DataError
         With file and line, if the file cannot be read, has no personas, an unknown field, a field
-        of the wrong type, or a key or description that occurred before (the latter passes on lines
-        that say ``duplicate`` among their doubts).
+        of the wrong type, or a key that occurred before.
     """
     rows = _read_rows(Path(path))
     taken = {row["key"] for _, row in rows if "key" in row}
@@ -79,12 +85,13 @@ def read_personas(path: Path | str) -> list[Persona]:
     personas = []
     for i, (where, row) in enumerate(rows):
         if "key" not in row:
-            free = (persona_key(j, len(rows)) for j in range(i, i + len(rows) + 1))
-            row["key"] = next(key for key in free if key not in taken)
-            taken.add(row["key"])
-        _refuse_repeated(row, "key", first, where)
-        if "duplicate" not in row.get("doubts", ()):
-            _refuse_repeated(row, "description", first, where)
+            row["key"] = free_key(i, len(rows), taken)
+        found = first.setdefault(row["key"], where)
+        if found != where:
+            raise DataError(
+                f"{where}: the key {_shown(row['key'])} was used before, at {found}; every persona needs its own, "
+                "so change or delete one of the two"
+            )
         personas.append(_from_row(row))
     return mark_duplicates(personas)
 
@@ -102,12 +109,18 @@ def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise DataError(
             f"the persona file {path} cannot be read ({error.strerror}); give the path of a .jsonl or .txt file"
         ) from error
-    agents = _agents(raw, path)
-    rows = agents or []
+    rows = _agents(raw, path)
+    if rows is None:
+        rows = list(_lines(raw, path))
+    if not rows:
+        raise DataError(f"{path} has no personas; write one description per line{_FORMS.get(path.suffix, '')}")
+    return rows
+
+
+def _lines(raw: bytes, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of the lines that are not blank, checked."""
     # Lines end at \n alone: str.splitlines would also cut at characters that a text may hold.
-    for number, line in enumerate(
-        [] if agents is not None else raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1
-    ):
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         where = f"{path}:{number}"
         try:
             text = line.decode("utf-8").strip()
@@ -117,10 +130,7 @@ def _read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
             ) from error
         if text:
             row = {"description": text} if path.suffix == ".txt" and text[0] != "{" else _parse(text, where)
-            rows.append((where, row))
-    if not rows:
-        raise DataError(f"{path} has no personas; write one description per line")
-    return rows
+            yield where, row
 
 
 def _agents(raw: bytes, path: Path) -> list[tuple[str, dict[str, Any]]] | None:
@@ -145,17 +155,6 @@ def _is_line(text: str) -> bool:
     return not isinstance(found, dict) or not set(LISTS).intersection(found)
 
 
-def _refuse_repeated(row: Mapping[str, Any], name: str, first: dict[str, str], where: str) -> None:
-    """Note where a key or description stands, and refuse its second occurrence."""
-    value = f"{name} {_shown(row[name])}"
-    found = first.setdefault(f"{name} {row[name]}", where)
-    if found != where:
-        raise DataError(
-            f"{where}: the {value} was used before, at {found}; every persona needs its own, "
-            "so change or delete one of the two"
-        )
-
-
 def _from_row(row: Mapping[str, Any]) -> Persona:
     """Make a persona of a checked row, with its doubts found anew."""
     lists = {name: tuple(row.get(name, ())) for name in ("sources", "doubts")}
@@ -178,7 +177,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         raise DataError(
             f'{where}: a line holds {_shown(row)} instead of an object; write it as {{"description": "You are ..."}}'
         )
-    row = row if OURS.intersection(row) else agent_row(row)
+    row = described_row(row) or (row if OURS.intersection(row) else agent_row(row))
     _check_row(row, where)
     return row
 

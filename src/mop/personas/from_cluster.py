@@ -43,6 +43,13 @@ def persona_key(k: int, n: int) -> str:
     return f"p{k:0{max(3, len(str(n - 1)))}d}"
 
 
+def free_key(place: int, n: int, taken: set[str]) -> str:
+    """Key of the persona at a place of n that was given without one; it is taken from then on."""
+    key = next(key for k in range(place, place + n + 1) if (key := persona_key(k, n)) not in taken)
+    taken.add(key)
+    return key
+
+
 def persona_of(k: int, description: str, records: Sequence[Record], clustering: Clustering, writer: str) -> Persona:
     """One checked persona of cluster k."""
     rows = clustering.nearest[k]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mop.errors import DataError
-from mop.personas.from_cluster import persona_key
+from mop.personas.from_cluster import free_key
 from mop.types import Persona
 
 
@@ -15,7 +15,7 @@ def personas_given(personas: Iterable[Persona | str]) -> list[Persona]:
     Raises
     ------
     DataError
-        For anything else, a blank text, or a text that was there before.
+        For anything else, or a blank text.
 
     Examples
     --------
@@ -34,11 +34,5 @@ def personas_given(personas: Iterable[Persona | str]) -> list[Persona]:
                 f"personas are texts or of the type mop.Persona, got {row!r} at place {place}; write "
                 'personas=["You are a nurse."] or mop.Persona(key="nurse", description="You are a nurse.")'
             )
-        if any(persona.description == row for persona in found):
-            raise DataError(f"the persona {row!r} is there twice; every persona needs its own text, so leave one out")
-        key = next(
-            k for k in (persona_key(i, len(rows)) for i in range(place, place + len(rows) + 1)) if k not in taken
-        )
-        taken.add(key)
-        found.append(Persona(key=key, description=str(row)))
+        found.append(Persona(key=free_key(place, len(rows), taken), description=str(row)))
     return found
