@@ -365,3 +365,14 @@ def test_closed_answers_have_valid_ones_and_shares():
     assert found.methods["floor"]["valid_answers"] == 1.0
     assert found.closed["shares"]["m"] == [0.25, 0.25, 0.0, 0.5]
     assert judged({"m": ours}).closed is None
+
+
+def test_no_metric_of_ones_own_can_have_the_name_of_a_figure_that_there_is():
+    people = ["Yes", "No"] * 20
+    sample = Sample(people, labels=["a", "b"] * 20, cut=[False] * 40)
+    found = evaluate({"m": sample}, sample, sample, embed=FakeEncoder().encode, seed=0, n_seeds=2, n_bootstrap=8)
+    assert "wrong_label" in found.methods["m"]
+    ours = [name for name in found.methods["m"] if not name.endswith(("_interval", "_spread"))]
+    for name in ours:
+        with pytest.raises(ConfigError, match=f"there is a figure '{name}' already"):
+            judged({"m": people}, metrics={name: lambda texts, golden: 0.0})

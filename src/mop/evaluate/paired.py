@@ -90,14 +90,18 @@ def clear_best(
 
 
 def clear_winners(
-    methods: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Mapping[str, Floats]]
+    methods: Mapping[str, Mapping[str, Any]],
+    errors: Mapping[str, Mapping[str, Floats]],
+    of_clusters: Mapping[str, float],
 ) -> dict[str, str | None]:
-    """The clearly best method on each main figure of one evaluation (`clear_best`); other real texts are no method."""
+    """The clearly best method on each main figure (`clear_best`); other real texts are no method.
+
+    ``of_clusters`` is the standard deviation of the MAUVE of each method that its clusters cause.
+    """
     best = {}
     for metric, better in MAIN.items():
-        of = {name: row for name, row in methods.items() if name != "floor" and metric in errors.get(name, {})}
-        if of:
-            sds = {name: row["mauve_spread"] for name, row in of.items()} if metric == "mauve" else {}
-            values = {name: row[metric] for name, row in of.items()}
-            best[metric] = clear_best(values, {name: errors[name][metric] for name in of}, better, sds)
+        values = {m: float(row[metric]) for m, row in methods.items() if m != "floor" and metric in errors.get(m, {})}
+        if values:
+            sds = of_clusters if metric == "mauve" else {}
+            best[metric] = clear_best(values, {name: errors[name][metric] for name in values}, better, sds)
     return best

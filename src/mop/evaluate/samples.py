@@ -31,7 +31,7 @@ HISTOGRAM_EDGES = tuple(np.linspace(-1, 1, distances.N_BINS + 1).round(6).tolist
 TAKEN = frozenset((
     "energy", "fid", "fid_excess", "mauve", "kl_cosine", "kl_cosine_reverse", "sense", "improbable", "mean_words",
     "refusals", "empty", "near_copies", "duplicates", "distinct_1", "distinct_2", "self_bleu_4", "n", "n_received",
-    "cut_share", "f1",
+    "cut_share", "f1", "valid_answers", "total_variation", "wrong_label", "labels_found",
 ))  # fmt: skip
 """Names that a metric of the user's own cannot have."""
 KEPT_SHARE = 0.8
@@ -204,6 +204,8 @@ def evaluate(
     least = _least_probable(*nats[FLOOR]) if FLOOR in nats else None
     filled = {name: [i for i, text in enumerate(sample.texts) if text.strip()] for name, sample in every.items()}
     n = _common_size(filled, every)
+    is_limited = any(len(filled[name]) > n for name in scored)
+    limited_by = min(scored, key=lambda name: len(filled[name])) if is_limited else None
     rows = {name: choice(filled[name], n, seed) for name in scored} | {GOLDEN: np.arange(len(golden.texts))}
     texts = {name: [sample.texts[i] for i in rows[name]] for name, sample in every.items()}
     weights = {name: _scaled(name, sample.weights, rows[name]) for name, sample in every.items()}
@@ -262,8 +264,10 @@ def evaluate(
         methods=scores,
         n=n,
         n_golden=len(golden.texts),
-        notes=_notes({name: filled[name] for name in scored}, scored, n, None if closed else vectors[GOLDEN].shape),
-        limited_by=min(scored, key=lambda name: len(filled[name])) if any(len(filled[m]) > n for m in scored) else None,
+        notes=_notes(
+            {name: filled[name] for name in scored}, scored, n, limited_by, None if closed else vectors[GOLDEN].shape
+        ),
+        limited_by=limited_by,
         histograms=histograms,
         rows=rows,
         vectors=vectors,
@@ -465,7 +469,11 @@ def _wording(texts: Sequence[str], shown: Sequence[Shown], known: words.Copies |
 
 
 def _notes(
-    filled: Mapping[str, list[int]], samples: Mapping[str, Sample], n: int, golden: tuple[int, ...] | None
+    filled: Mapping[str, list[int]],
+    samples: Mapping[str, Sample],
+    n: int,
+    limited_by: str | None,
+    golden: tuple[int, ...] | None,
 ) -> tuple[str, ...]:
     """Say what was left out, and what the sizes (n_golden, D) of golden vectors, if they count, forbid to conclude."""
     notes = []
@@ -475,11 +483,10 @@ def _notes(
             notes.append(
                 f"{name}: {n_received - len(rows)} of {n_received} texts are empty; they are counted, not compared"
             )
-    if max(map(len, filled.values())) > n:
-        smallest, most = min(filled, key=lambda name: len(filled[name])), max(map(len, filled.values()))
+    if limited_by is not None:
         notes.append(
-            f"every set is compared on {n} texts, because {smallest} has no more that are not empty; others have up to "
-            f"{most}, and without {smallest} all figures would be of more"
+            f"every set is compared on {n} texts, because {limited_by} has no more that are not empty; others have up "
+            f"to {max(map(len, filled.values()))}, and without {limited_by} all figures would be of more"
         )
     if golden is None:
         return tuple(notes)

@@ -20,32 +20,11 @@ from mop.types import Persona
 Row = tuple[str, dict[str, Any]]
 """Where it stands, and what a persona file could hold there."""
 
-_COLUMNS = frozenset(
-    [
-        "age",
-        "agent",
-        "country",
-        "description",
-        "education",
-        "ethnicity",
-        "gender",
-        "id",
-        "income",
-        "job",
-        "key",
-        "location",
-        "name",
-        "nationality",
-        "occupation",
-        "persona",
-        "profession",
-        "race",
-        "region",
-        "sex",
-        "state",
-        "traits",
-    ]
-)
+_COLUMNS = frozenset((
+    "age", "agent", "country", "description", "education", "ethnicity", "gender", "id", "income", "job", "key",
+    "location", "name", "nationality", "occupation", "persona", "profession", "race", "region", "sex", "state",
+    "traits",
+))  # fmt: skip
 """Columns by which a table is known as one, whatever its file is called."""
 LISTS = ("agent_list", "agents", "personas", "people")
 _INNER = ("persona", "traits")

@@ -142,7 +142,7 @@ def html(
     draw: Callable[[float], Mapping[str, Figure]],
     alt: Mapping[str, str],
     *,
-    script_data: object = None,
+    script_data: object,
     **values: object,
 ) -> str:
     """Fill in one of our templates: a document that loads nothing and admits our own style and script only.
@@ -155,8 +155,8 @@ def html(
         Width in inches to figures by name. One that is drawn in one width only serves all.
     alt : mapping of str to str
         What a reader who cannot see a figure is told.
-    script_data : object, optional
-        Plain data for ``report.js``; None: the page has no script.
+    script_data : object
+        Plain data for ``report.js``.
     **values
         What the template names. Any text in it may be hostile.
     """
@@ -173,9 +173,8 @@ def html(
     # Nothing is marked safe in a template. These are the only strings that pass unescaped: our own
     # files, drawings built element by element, and JSON in which no markup can begin.
     style = _asset("report.css") + "".join(f".{name}{{{rules[name]}}}" for name in sorted(rules))
-    script = "" if script_data is None else _asset("report.js")
-    own = {"style": style, "script": script}
-    admitted = "".join(f"{what}-src {_hash(text)}; " for what, text in own.items() if text)
+    script = _asset("report.js")
+    admitted = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
@@ -191,7 +190,7 @@ def html(
         style=markup(style),
         script=markup(script),
         script_data=markup(_json_for_script(script_data)),
-        policy=f"default-src 'none'; {admitted}img-src data:; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; {admitted}; base-uri 'none'; form-action 'none'",
         figures=figures,
         **values,
     )

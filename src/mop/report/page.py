@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from mop.report.document import effective, flat, html, number, printable
 from mop.report.names import short_names
 from mop.report.palette import REAL, series_of
 from mop.report.plots import GOLDEN
-from mop.report.reading import Table, bin_table, lengths, persona_labels, turned
+from mop.report.reading import Shares, Table, bin_table, lengths, option_shares, persona_labels, turned
 from mop.report.verdicts import closed_sentences, quality_sentence
 from mop.simulate.write import is_drawn
 from mop.storage.files import write_atomic
@@ -423,14 +423,27 @@ def draw_figures(data: ReportData, *, width: float = plots.WIDE) -> dict[str, Fi
     ConfigError
         If arrays in the data do not agree.
     """
-    found = _page_figures(data, width)
+    found = _page_figures(data, _counted(data), width)
     places, kinds = _places(data)
     if not set(kinds) <= {REAL}:
         found["map"] = plots.map_panels_figure(places, kinds, series=_series(data), width=width)
     return found
 
 
-def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
+class _Counted(NamedTuple):
+    """What figures and tables count in the texts; found once for all of them."""
+
+    sizes: tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]] | None
+    written: tuple[list[str], NDArray[np.float64]] | None
+    shares: dict[str, Shares]
+
+
+def _counted(data: ReportData) -> _Counted:
+    written = persona_labels(data.responses, [row.key for row in data.personas])
+    return _Counted(lengths(data.real, data.responses), written, _shares(data))
+
+
+def _page_figures(data: ReportData, counted: _Counted, width: float) -> dict[str, Figure]:
     """The figures of the page; its map, which has no letters, in one width for all."""
     _check(data)
     series, names = _series(data), short_names([row.description for row in data.personas])
@@ -443,16 +456,14 @@ def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
         "history": _history_figure(data, width),
         "similarity": _similarity_figure(data, width),
     }
-    sizes = lengths(data.real, data.responses)
-    if sizes is not None:
+    if (sizes := counted.sizes) is not None:
         found["lengths"] = plots.histogram_figure(*sizes, series=series, x_label="words of a text", width=width)
-    for name, (_, grey, rows, of) in _shares(data).items():
-        found[name] = plots.shares_figure(of, rows, series=series, real=grey, width=width)
+    for name, of in counted.shares.items():
+        found[name] = plots.shares_figure(of.of, of.rows, series=series, real=of.real, width=width)
     if data.gates is not None and data.gates.size:
         found["gates"] = plots.gates_figure(data.gates, data.gate_groups, names, width=width)
-    written = persona_labels(data.responses, [row.key for row in data.personas])
-    if written is not None:
-        labels, counts = written
+    if counted.written is not None:
+        labels, counts = counted.written
         shares_of = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         found["persona-labels"] = plots.gates_figure(shares_of, labels, names, width=width)
     if data.map_points and width == plots.WIDE:
@@ -460,46 +471,31 @@ def _page_figures(data: ReportData, width: float) -> dict[str, Figure]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def option_shares(
-    closed: Mapping[str, Any], methods: Sequence[str]
-) -> tuple[str, str, list[str], dict[str, list[float]]]:
-    """What a figure of the answers to closed questions shows; see `_shares`."""
-    shares = closed["shares"]
-    found = {REAL: shares[GOLDEN], **{name: shares[name] for name in methods if name in shares}}
-    return "answer", "real texts", [*closed["options"], "none of them"], found
-
-
-def _shares(data: ReportData) -> dict[str, tuple[str, str, list[str], dict[str, list[float]]]]:
-    """Figure by name: what its rows and its grey bars are, the rows, and their shares by set."""
-    found: dict[str, tuple[str, str, list[str], dict[str, list[float]]]] = {}
+def _shares(data: ReportData) -> dict[str, Shares]:
+    """Shares of labels and of options, by the name of their figure."""
+    found: dict[str, Shares] = {}
     methods = _method_order(data)
     asked = Counter(row.label for row in data.responses if row.method == MOP and row.label is not None)
     labels = {name: of for name in methods if isinstance(of := data.methods[name].get("labels_found"), Mapping)}
     if len(asked) > 1 and labels:
-        shares = {REAL: [n / asked.total() for _, n in asked.most_common()]}
         rows = [label for label, _ in asked.most_common()]
-        found["labels"] = (
-            "label",
-            "asked for",
-            rows,
-            shares | {name: [_value(of, label) for label in rows] for name, of in labels.items()},
-        )
+        shares = {name: [_value(of, label) for label in rows] for name, of in labels.items()}
+        real = {REAL: [asked[label] / asked.total() for label in rows]}
+        found["labels"] = Shares("label", "asked for", rows, real | shares)
     if data.closed is not None:
         found["options"] = option_shares(data.closed, methods)
     return found
 
 
-def _tables(data: ReportData, names: Sequence[str]) -> dict[str, Table]:
+def _tables(data: ReportData, counted: _Counted, names: Sequence[str]) -> dict[str, Table]:
     """What the figures draw, as tables, by their names."""
-    sizes = lengths(data.real, data.responses)
-    written = persona_labels(data.responses, [row.key for row in data.personas])
-    found: dict[str, Table] = {} if sizes is None else {"lengths": bin_table("words", *sizes)}
-    for name, (first, grey, rows, of) in _shares(data).items():
-        found[name] = turned(first, [grey if kind == REAL else kind for kind in of], rows, list(of.values()))
+    found = {} if counted.sizes is None else {"lengths": bin_table("words", *counted.sizes)}
+    found |= {name: of.table() for name, of in counted.shares.items()}
     if data.gates is not None and data.gates.size:
         found["gates"] = turned("persona", data.gate_groups, names, data.gates.tolist())
-    if written is not None:
-        found["persona-labels"] = turned("persona", written[0], names, written[1].astype(int).tolist())
+    if counted.written is not None:
+        labels, written = counted.written
+        found["persona-labels"] = turned("persona", labels, names, written.astype(int).tolist())
     if len(data.histogram_edges) >= 2 and data.histograms:
         counts = {name: np.asarray(of, dtype=np.float64) for name, of in data.histograms.items() if name != FLOOR}
         found["similarity"] = bin_table("similarity", np.asarray(data.histogram_edges), counts)
@@ -670,9 +666,10 @@ def render_report(data: ReportData) -> str:
     _check(data)
     metrics, kinds, methods = _metric_names(data), _kinds(data), _method_order(data)
     series, names = _series(data), short_names([row.description for row in data.personas])
+    counted = _counted(data)
     return html(
         "report.html",
-        lambda width: _page_figures(data, width),
+        lambda width: _page_figures(data, counted, width),
         ALT,
         script_data=_script_data(data, names),
         data=data,
@@ -687,7 +684,7 @@ def render_report(data: ReportData) -> str:
         tables={kind: [name for name in metrics if _guide(name).table == kind] for kind in ("main", "paper", "side")},
         kinds=kinds,
         series=series,
-        figure_tables=_tables(data, names),
+        figure_tables=_tables(data, counted, names),
         names={row.key: name for row, name in zip(data.personas, names, strict=True)},
         n_points={kind: sum(point.kind == kind for point in data.map_points) for kind in kinds},
         exemplar_use=_exemplar_use(data),

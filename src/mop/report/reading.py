@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,30 @@ MOST_LABELS = 12
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 """Titles of the columns, and rows of cells; shares are from 0 to 1."""
+
+
+class Shares(NamedTuple):
+    """What `mop.report.plots.shares_figure` draws."""
+
+    what: str
+    """What the rows are, such as "label";"""
+    real: str
+    """and the grey bars."""
+    rows: list[str]
+    of: dict[str, list[float]]
+    """`REAL` and methods to the share of each row."""
+
+    def table(self) -> Table:
+        """The same as a table."""
+        names = [self.real if kind == REAL else kind for kind in self.of]
+        return turned(self.what, names, self.rows, list(self.of.values()))
+
+
+def option_shares(closed: Mapping[str, Any], methods: Iterable[str]) -> Shares:
+    """Shares of the answers to closed questions; see `mop.report.page.ReportData.closed`."""
+    shares = closed["shares"]
+    found = {REAL: shares[GOLDEN], **{name: shares[name] for name in methods if name in shares}}
+    return Shares("answer", "real texts", [*closed["options"], "none of them"], found)
 
 
 def side_by_side(records: Sequence[Record], responses: Mapping[str, Sequence[Response]]) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from mop.evaluate.samples import FLOOR
 from mop.report import plots
 from mop.report.document import ends, flat, html, number, printable
 from mop.report.names import page_title
-from mop.report.page import ALT, METRICS, MOP, PLAIN, option_shares, score_figure, titled
+from mop.report.page import ALT, METRICS, MOP, PLAIN, score_figure, titled
 from mop.report.palette import REAL, series_of
-from mop.report.reading import bin_table, lengths, side_by_side, turned
+from mop.report.reading import bin_table, lengths, option_shares, side_by_side
 from mop.report.verdicts import FOR_FREE_TEXTS
 from mop.types import Record, Response
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Method to figures and costs by name."""
+Best = Mapping[str, str | None]
+"""Figure to the method that is clearly the best on it, if one is."""
 
 COLUMNS = (
     "valid_answers", "total_variation", "energy", "fid_excess", "fid", "mauve", "kl_cosine", "f1", "sense",
@@ -87,7 +89,7 @@ def compared_on(found: Mapping[str, Any], n_golden: int) -> str:
 def _grid(
     rows: Rows,
     floor: Mapping[str, Any],
-    best: Mapping[str, str | None],
+    best: Best,
     is_short: bool,
     plain: Callable[[str], str],
     show: Callable[[str, str, bool], str],
@@ -119,17 +121,11 @@ def _grid(
 
 
 def markdown_table(
-    rows: Rows,
-    floor: Mapping[str, Any],
-    notes: Sequence[str] = (),
-    *,
-    best: Mapping[str, str | None],
-    is_short: bool = False,
+    rows: Rows, floor: Mapping[str, Any], notes: Sequence[str] = (), *, best: Best, is_short: bool = False
 ) -> str:
     """Return the table in Markdown: a row per method, other real texts last; the best of a column is bold; then notes.
 
-    ``best`` is a figure to the method that is clearly the best on it, if one is; the short form has at most
-    `N_SHORT` figures and no costs.
+    The short form has at most `N_SHORT` figures and no costs.
     """
 
     def show(text: str, spread: str, is_best: bool) -> str:
@@ -143,12 +139,7 @@ def markdown_table(
 
 
 def latex_table(
-    rows: Rows,
-    floor: Mapping[str, Any],
-    notes: Sequence[str] = (),
-    *,
-    best: Mapping[str, str | None],
-    is_short: bool = False,
+    rows: Rows, floor: Mapping[str, Any], notes: Sequence[str] = (), *, best: Best, is_short: bool = False
 ) -> str:
     """Return the table of `markdown_table` in LaTeX (``booktabs``), intervals in small type, notes as comments."""
 
@@ -219,7 +210,7 @@ def comparison_page(
     points = np.array([xy for of in places.values() for xy in of], dtype=np.float64)
     kinds = [REAL if kind == plots.GOLDEN else kind for kind, of in places.items() for _ in of]
     series = series_of([*rows, *kinds, *ablations])
-    closed = None if document.get("closed") is None else option_shares(document["closed"], list(rows))
+    closed = None if document.get("closed") is None else option_shares(document["closed"], rows)
     sizes = lengths([row.response for row in real], [row for of in texts.values() for row in of])
 
     def draw(width: float) -> dict[str, Figure]:
@@ -231,7 +222,7 @@ def comparison_page(
         if sizes is not None:
             found["lengths"] = plots.histogram_figure(*sizes, series=series, x_label="words of a text", width=width)
         if closed is not None:
-            found["options"] = plots.shares_figure(closed[3], closed[2], series=series, width=width)
+            found["options"] = plots.shares_figure(closed.of, closed.rows, series=series, width=width)
         return {name: figure for name, figure in found.items() if figure is not None}
 
     tables = [
@@ -251,8 +242,7 @@ def comparison_page(
     ]
     figure_tables = {} if sizes is None else {"lengths": bin_table("words", *sizes)}
     if closed is not None:
-        names = ["real texts" if name == REAL else name for name in closed[3]]
-        figure_tables["options"] = turned("answer", names, closed[2], list(closed[3].values()))
+        figure_tables["options"] = closed.table()
     task = document["settings"].get("data", {}).get("task", "")
     page = html(
         "compare.html",

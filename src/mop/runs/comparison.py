@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mop.config import RIVALS, method_and_tau
-from mop.evaluate.paired import MAIN, clear_best, difference, is_clear, mean_errors
+from mop.evaluate.paired import MAIN, clear_winners, difference, is_clear, mean_errors
 from mop.own_parts import is_own
 from mop.report.document import ends, signed
 from mop.report.page import METRICS
@@ -100,22 +100,31 @@ def differences(
         Figure to the method that is better than every other beyond such intervals; None if none is.
     """
     arms = arms_by_method(found)
-    pairs: dict[str, dict[str, Any]] = {}
-    best: dict[str, str | None] = {}
-    for metric, better in MAIN.items():
-        have = [name for name, of in arms.items() if all(metric in found["errors"].get(arm, {}) for arm in of)]
-        values = {name: float(rows[name][metric]) for name in have}
-        errors = {name: mean_errors([found["errors"][arm][metric] for arm in arms[name]]) for name in have}
-        sds = {name: _own_sd(found, arms[name]) for name in have} if metric == "mauve" else {}
-        if have:
-            best[metric] = clear_best(values, errors, better, sds)
-        pairs[metric] = {
-            name: difference(
-                values["mop"], values[name], errors["mop"], errors[name], sds.get("mop", 0.0), sds.get(name, 0.0)
-            )
-            for name in have
-            if name != "mop" and "mop" in have
+    errors = {
+        name: {
+            metric: mean_errors([found["errors"][arm][metric] for arm in of])
+            for metric in MAIN
+            if all(metric in found["errors"].get(arm, {}) for arm in of)
         }
+        for name, of in arms.items()
+    }
+    of_clusters = {name: _own_sd(found, of) for name, of in arms.items()}
+    mine = errors.get("mop", {})
+    pairs = {
+        metric: {
+            name: difference(
+                float(rows["mop"][metric]),
+                float(rows[name][metric]),
+                mine[metric],
+                of[metric],
+                *([of_clusters["mop"], of_clusters[name]] if metric == "mauve" else []),
+            )
+            for name, of in errors.items()
+            if name != "mop" and metric in of
+        }
+        for metric in mine
+    }
+    best = clear_winners({name: rows[name] for name in arms}, errors, of_clusters)
     return {metric: of for metric, of in pairs.items() if of}, best
 
 

@@ -348,7 +348,11 @@ def make_metrics(work: Work) -> Made:
             "failed": {name: len(rows) - len(responses[name]) for name, rows in every.items()},
             "outcomes": {name: outcomes(rows) for name, rows in every.items()},
             "closed": evaluation.closed,
-            "best": clear_winners(evaluation.methods, evaluation.errors),
+            "best": clear_winners(
+                evaluation.methods,
+                evaluation.errors,
+                {name: row["mauve_spread"] for name, row in evaluation.methods.items()},
+            ),
             "respondents": about_respondents(work, responses["mop"]),
             "written_by": work.lm.name,
             "scored_by": work.scorer.name,
