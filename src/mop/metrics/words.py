@@ -270,14 +270,14 @@ class Copies:
         self._n_runs: list[int] = []
         self._in: dict[tuple[str, ...], list[int]] = {}
         self._stretches: set[tuple[str, ...]] = set()
-        for text in dict.fromkeys(known):
+        for text, n in Counter(known).items():
             found = words(text)
+            self._short[tuple(found)] += n
             runs = set(_runs(found, COPY_RUN))
             for run in runs:
                 self._in.setdefault(run, []).append(len(self._n_runs))
             self._n_runs.append(len(runs))
             self._stretches.update(_runs(found, COPY_STRETCH))
-        self._short.update(tuple(words(text)) for text in known)
 
     def has(self, text: str) -> bool:
         """Whether a text is a near-copy of one of them, as `is_near_copy` has it.

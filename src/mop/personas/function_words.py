@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 # The most frequent articles, pronouns, prepositions and forms of "to be" and "to have"; our own choice.
 _LISTS = {
@@ -31,17 +30,16 @@ SHARE = 0.25
 """Share of the words of texts, at the least, that are function words of their language."""
 
 
-def function_words(words: Iterable[str]) -> frozenset[str]:
-    """The list of the language that texts are written in, by their words in lower case; empty if none is known.
+def function_words(counts: Counter[str]) -> frozenset[str]:
+    """The list of the language of texts, by how often each word in lower case occurs; empty if none is known.
 
     Examples
     --------
-    >>> "aber" in function_words("die rente ist zu niedrig aber wir haben keine wahl".split())
+    >>> "aber" in function_words(Counter("die rente ist zu niedrig aber wir haben keine wahl".split()))
     True
-    >>> function_words("rents rents rents".split())
+    >>> function_words(Counter("rents rents rents".split()))
     frozenset()
     """
-    counts = Counter(words)
     n = {language: sum(counts[word] for word in of) for language, of in FUNCTION_WORDS.items()}
     best = max(n, key=lambda language: n[language])
     return FUNCTION_WORDS[best] if n[best] >= SHARE * counts.total() > 0 else frozenset()

@@ -86,7 +86,7 @@ def _stop_words(keys: Iterable[str]) -> frozenset[str]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     counts = Counter(keys)
-    listed = function_words(counts.elements())
+    listed = function_words(counts)
     n_stop = sum(n for key, n in counts.items() if key in ENGLISH_STOP_WORDS)
     if not counts or n_stop < _ENGLISH_SHARE * counts.total():
         return listed
