@@ -14,7 +14,7 @@ from mop.rivals.methods import respond
 from mop.types import Record
 
 RECORDS = [
-    Record(key=f"r{i}", context=f"Film {i}.", response=text)
+    Record(key=f"r{i}", context=f"Film {i}.", response=text, weight=i + 0.5, group="g", attributes={"age": str(i)})
     for i, text in enumerate(["good fun", "dull", "a bore, a chore", "fine fine fine"])
 ]
 
@@ -79,7 +79,10 @@ def rivals(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["good", "lazy"])
 def test_a_rival_of_ones_own_answers_every_context(rivals, name):
     found = list(respond(f"some_rivals:{name}@0.5", RECORDS, ingredients(FakeModel())))
-    assert [row.id for row in found] == [record.key for record in RECORDS]
+    kept = ("key", "context", "label", "weight", "group", "attributes")
+    assert [(row.id, *(getattr(row, name) for name in kept[1:])) for row in found] == [
+        tuple(getattr(record, name) for name in kept) for record in RECORDS
+    ]
     assert found[0].response.startswith("Film 0.")
     assert {(row.method, row.temperature, row.persona) for row in found} == {(f"some_rivals:{name}@0.5", 0.5, None)}
 

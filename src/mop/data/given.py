@@ -62,13 +62,11 @@ def _require_columns(names: Sequence[str]) -> None:
         return
     free = [name for name in names if name not in ("context", "response", "label", "key", "weight", "group")]
     chosen = {name: name for name in ALSO_CALLED if name not in missing}
-    for name in missing:
-        likely = [also for also in ALSO_CALLED[name] for column in free if also == column.strip().lower()]
-        found = [column for column in free if column.strip().lower() in likely[:1]]
-        found = found or (free[:1] if name == "context" else free[-1:])
-        if found:
-            chosen[name] = found[0]
-            free.remove(found[0])
+    for name in missing[: len(free)]:
+        by_name = {column.strip().lower(): column for column in free}
+        likely = [by_name[also] for also in ALSO_CALLED[name] if also in by_name]
+        chosen[name] = likely[0] if likely else free[0 if name == "context" else -1]
+        free.remove(chosen[name])
     told = ", ".join(map(repr, names))
     what = " and ".join(f"no column {name!r}" for name in missing)
     if len(chosen) < 2:

@@ -64,11 +64,7 @@ def _sums_up(row: Row, before: Row, columns: Sequence[str] | None) -> bool:
     if stripped(str(row.get(first))).rstrip(":").casefold() not in _TOTALS:
         return False
     others = [(plain(row.get(name)), plain(value)) for name, value in before.items() if name != first]
-    return any(v is not None and (own is None or (_is_number(own) and not _is_number(v))) for own, v in others)
-
-
-def _is_number(value: object) -> bool:
-    return is_number(value) if isinstance(value, str) else isinstance(value, int | float)
+    return any(v is not None and (own is None or (is_number(str(own)) and not is_number(str(v)))) for own, v in others)
 
 
 def _is_import(row: Row | BadRow) -> bool:

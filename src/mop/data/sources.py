@@ -204,11 +204,10 @@ def _open_text(path: Path, encoding: str, *, newline: str = "\n") -> io.TextIOWr
 def line_with(path: str, names: Sequence[str]) -> int | None:
     """Which of the first lines of a text holds all these names as cells; None for none."""
     with _open_text(Path(path).expanduser(), "utf-8", newline="") as text:
-        for number, line in enumerate(itertools.islice(text, 50), start=1):
-            cells = {stripped(cell).strip('"') for cell in re.split(r"[,;\t|]", line)}
-            if cells >= set(names):
-                return number
-    return None
+        cells = [
+            {stripped(cell).strip('"') for cell in re.split(r"[,;\t|]", line)} for line in itertools.islice(text, 50)
+        ]
+    return next((number for number, found in enumerate(cells, start=1) if found >= set(names)), None)
 
 
 def _missing_file(path: Path) -> str:

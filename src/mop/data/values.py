@@ -202,9 +202,8 @@ def why_no_weight(value: object, decimal: str) -> str:
 def _as_float(value: object, decimal: str) -> float | None:
     if isinstance(value, str):
         text = value.strip(BLANKS)
-        if _GROUPED[decimal].fullmatch(text):
-            fraction = _fraction(text, decimal)
-            text = re.sub(r"[.,\s'’]", "", text.removesuffix(fraction)) + fraction
+        if grouped := _GROUPED[decimal].fullmatch(text):
+            text = re.sub(r"[.,\s'’]", "", grouped[1]) + (grouped[2] or "")
         text = text.replace(",", ".") if decimal == "," and "." not in text else text
         value = float(text) if _NUMBER.fullmatch(text) else None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -215,14 +214,9 @@ def _as_float(value: object, decimal: str) -> float | None:
         return math.inf
 
 
-def _fraction(text: str, decimal: str) -> str:
-    whole, mark, rest = text.rpartition(decimal)
-    return mark + rest if whole else ""
-
-
 _GROUPED = {
-    ",": re.compile(r"[+-]?\d{1,3}(?:[.\s'’]\d{3})+(?:,\d+)?", re.ASCII),
-    ".": re.compile(r"[+-]?\d{1,3}(?:[,\s'’]\d{3})+(?:\.\d+)?", re.ASCII),
+    ",": re.compile(r"([+-]?\d{1,3}(?:[.\s'’]\d{3})+)(,\d+)?", re.ASCII),
+    ".": re.compile(r"([+-]?\d{1,3}(?:[,\s'’]\d{3})+)(\.\d+)?", re.ASCII),
 }
 """Numbers with thousands marks, by the mark of their decimals."""
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)

@@ -188,14 +188,7 @@ def score_for_likelihood(
     scored = score_columns(
         records,
         [list(zip(*row, strict=True)) for row in zip(persona.tolist(), exemplar.tolist(), strict=True)],
-        Scoring(
-            personas=fitted.personas,
-            exemplars=fitted.exemplars,
-            scorer=scorer,
-            store=store,
-            task=fitted.task,
-            progress=progress,
-        ),
+        _scoring(fitted, scorer, store, progress),
     )
     return Table(
         persona=persona,
@@ -209,6 +202,13 @@ def score_for_likelihood(
         weight=np.array([record.weight for record in records]),
         betas=scorer.betas,
         cluster=clusters(records),
+    )
+
+
+def _scoring(fitted: FittedMixture, scorer: Scorer, store: Store, progress: Progress | None) -> Scoring:
+    personas, exemplars = fitted.personas, fitted.exemplars
+    return Scoring(
+        personas=personas, exemplars=exemplars, scorer=scorer, store=store, task=fitted.task, progress=progress
     )
 
 
@@ -517,15 +517,7 @@ def references(
     """
     table, fitted, seed = likelihood.table, likelihood.fitted, likelihood.seed
     mixtures = {"mop-uniform": uniform_mixture(fitted), "unconditional": unconditional_mixture(fitted)}
-    scoring = Scoring(
-        personas=fitted.personas,
-        exemplars=fitted.exemplars,
-        scorer=scorer,
-        store=store,
-        task=fitted.task,
-        stage="references",
-        progress=progress,
-    )
+    scoring = replace(_scoring(fitted, scorer, store, progress), stage="references")
     found: dict[str, dict[str, Any]] = {}
 
     def add(name: str, theirs: Floats, tau: float | None, n_components: int, is_exact: bool) -> None:

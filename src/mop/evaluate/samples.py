@@ -476,13 +476,11 @@ def _notes(
     golden: tuple[int, ...] | None,
 ) -> tuple[str, ...]:
     """Say what was left out, and what the sizes (n_golden, D) of golden vectors, if they count, forbid to conclude."""
-    notes = []
-    for name, rows in filled.items():
-        n_received = len(samples[name].texts)
-        if len(rows) < n_received:
-            notes.append(
-                f"{name}: {n_received - len(rows)} of {n_received} texts are empty; they are counted, not compared"
-            )
+    notes = [
+        f"{name}: {n_empty} of {len(samples[name].texts)} texts are empty; they are counted, not compared"
+        for name, rows in filled.items()
+        if (n_empty := len(samples[name].texts) - len(rows))
+    ]
     if limited_by is not None:
         notes.append(
             f"every set is compared on {n} texts, because {limited_by} has no more that are not empty; others have up "

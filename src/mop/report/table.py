@@ -245,18 +245,9 @@ def comparison_page(
         figure_tables["options"] = closed.table()
     task = document["settings"].get("data", {}).get("task", "")
     page = html(
-        "compare.html",
-        draw,
-        _ALT,
-        script_data={},
-        document=document,
-        title=page_title(task, document["source"]),
-        tables=tables,
-        n_first=N_FIRST,
-        settings=flat(document["settings"]),
-        series=series,
-        beside=side_by_side(real, texts),
-        figure_tables=figure_tables,
-        guides=METRICS,
-    )
+        "compare.html", draw, _ALT,
+        script_data={}, document=document, title=page_title(task, document["source"]), tables=tables,
+        n_first=N_FIRST, settings=flat(document["settings"]), series=series, beside=side_by_side(real, texts),
+        figure_tables=figure_tables, guides=METRICS,
+    )  # fmt: skip
     return page, draw(plots.WIDE)

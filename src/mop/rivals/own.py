@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mop.errors import ConfigError, DataError, MopError
 from mop.own_parts import own_part
-from mop.prompts import PROMPT_VERSION
 from mop.rivals.ingredients import Ingredients
-from mop.types import Record, Response
+from mop.simulate.write import response_to
+from mop.types import Generation, Record, Response
 
 
 def own_rival(rival: str, contexts: Sequence[Record], given: Ingredients, *, name: str) -> list[Response]:
@@ -43,11 +44,8 @@ def own_rival(rival: str, contexts: Sequence[Record], given: Ingredients, *, nam
             f"the method {rival!r} must give a list of {len(contexts)} texts, one for each context, got {got}; "
             "mend it (docs/plug.md)"
         )
+    drawn = [Generation(text.strip(), max(1, len(text.split())), "stop", math.nan) for text in texts]
     return [
-        Response(
-            id=record.key, context=record.context, response=text.strip(), label=record.label, persona=None,
-            exemplar=None, temperature=given.tau, log_pi=0.0, log_omega=0.0, seed=given.seed, model=given.lm.name,
-            prompt_version=PROMPT_VERSION, finish_reason="stop", n_tokens=max(1, len(text.split())), method=name,
-        )
-        for record, text in zip(contexts, texts, strict=True)
-    ]  # fmt: skip
+        response_to(record, text, "stop", model=given.lm.name, seed=given.seed, method=name, temperature=given.tau)
+        for record, text in zip(contexts, drawn, strict=True)
+    ]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mop.backends.ask import Drawing, FailedDraws, draw_requests
-from mop.prompts import PROMPT_VERSION
 from mop.randomness import derive_seed
-from mop.simulate.write import refuse_twins
+from mop.simulate.write import refuse_twins, response_to
 from mop.types import Branch, GenerateRequest, Generation, Prompt, Record, Response
 
 logger = logging.getLogger(__name__)
@@ -88,26 +88,10 @@ def write_texts(
             text = accept(i, attempt, generation.text) if isinstance(result, Generation) else ""
             if text is None:
                 rejected.append(i)
-            found[i] = Response(
-                id=contexts[i].key,
-                context=contexts[i].context,
-                response=text or "",
-                label=contexts[i].label,
-                persona=None,
-                exemplar=None,
-                temperature=temperature,
-                log_pi=0.0,
-                log_omega=0.0,
-                seed=row_seed,
-                model=drawing.generator.name,
-                prompt_version=PROMPT_VERSION,
-                finish_reason=outcome,
-                n_tokens=generation.n_tokens,
-                method=method,
-                weight=contexts[i].weight,
-                group=contexts[i].group,
-                attributes=contexts[i].attributes,
-            )
+            found[i] = response_to(
+                contexts[i], replace(generation, text=text or ""), outcome,
+                model=drawing.generator.name, seed=row_seed, method=method, temperature=temperature,
+            )  # fmt: skip
         lost.check()
         pending = rejected
         if not pending:

@@ -14,7 +14,7 @@ from mop.backends.ask import Drawing, FailedDraws, draw_requests
 from mop.errors import DataError
 from mop.prompts import PROMPT_VERSION, simulation_prompt
 from mop.randomness import derive_seed
-from mop.types import Agent, Branch, GenerateRequest, Persona, Record, Response
+from mop.types import Agent, Branch, GenerateRequest, Generation, Outcome, Persona, Record, Response
 
 logger = logging.getLogger(__name__)
 
@@ -96,26 +96,14 @@ def simulate(
             generation, outcome = failed.settle(result)
             n_drawn += outcome in _DRAWN
             n_cut += outcome == "length"
-            yield Response(
-                id=record.key,
-                context=record.context,
-                response=generation.text,
-                label=record.label,
-                seed=row_seed,
-                model=drawing.generator.name,
-                prompt_version=PROMPT_VERSION,
-                finish_reason=outcome,
-                n_tokens=generation.n_tokens,
-                method=method,
+            yield response_to(
+                record, generation, outcome, model=drawing.generator.name, seed=row_seed, method=method,
                 persona=_joined(None if a.persona is None else personas[a.persona].key for a in together),
                 exemplar=_joined(" ".join(exemplars[j].key for j in a.exemplars) for a in together),
                 temperature=math.fsum(a.temperature for a in together) / len(together),
                 log_pi=math.fsum(a.log_pi for a in together),
                 log_omega=math.fsum(a.log_omega for a in together),
-                weight=record.weight,
-                group=record.group,
-                attributes=record.attributes,
-            )
+            )  # fmt: skip
         failed.check()
     failed.tell("their rows say so, and no other persona answers instead")
     if n_cut > CUT_SHARE * n_drawn:
@@ -123,6 +111,19 @@ def simulate(
             "%s: %.0f%% of the texts were cut at %d tokens; raise simulate.max_tokens (in Python, max_tokens of the "
             "decoding)", method, 100 * n_cut / n_drawn, drawing.decoding.max_tokens,
         )  # fmt: skip
+
+
+def response_to(
+    record: Record, drawn: Generation, outcome: Outcome, *, model: str, seed: int, method: str, temperature: float,
+    persona: str | None = None, exemplar: str | None = None, log_pi: float = 0.0, log_omega: float = 0.0,
+) -> Response:  # fmt: skip
+    """The row of a draw: whose it is as its record says, and without an agent unless one is named."""
+    return Response(
+        id=record.key, context=record.context, response=drawn.text, label=record.label, weight=record.weight,
+        group=record.group, attributes=record.attributes, model=model, prompt_version=PROMPT_VERSION, seed=seed,
+        method=method, finish_reason=outcome, n_tokens=drawn.n_tokens, temperature=temperature, persona=persona,
+        exemplar=exemplar, log_pi=log_pi, log_omega=log_omega,
+    )  # fmt: skip
 
 
 def is_drawn(response: Response) -> bool:
