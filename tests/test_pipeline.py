@@ -216,7 +216,7 @@ def test_edited_personas_are_used_and_kept(finished, source, tmp_path):
     file = path / "personas.jsonl"
     first = read_personas(file)[0].description
     file.write_text(file.read_text().replace(json.dumps(first)[1:-1], "You love cats."))
-    assert run(quick(source), path)["done"] == ["fit", "simulate", "evaluate", "report"]
+    assert run(quick(source), path)["done"] == ["fit", "tune", "simulate", "evaluate", "report"]
     assert "You love cats." in file.read_text()
     assert "You love cats." in (path / "report.html").read_text()
     run(quick(source, "personas.n_personas=2"), path)
@@ -230,7 +230,7 @@ def test_a_persona_that_was_renamed_has_its_new_key_everywhere_and_nothing_is_sc
     file.write_text(file.read_text().replace(json.dumps(first), '"angry"'))
     with Store(path / "store.sqlite") as store:
         before = store.spent()["fit"]
-    assert run(quick(source), path)["done"] == ["fit", "simulate", "evaluate", "report"]
+    assert run(quick(source), path)["done"] == ["fit", "tune", "simulate", "evaluate", "report"]
     assert load_mixture(path / "mixture").personas[0].key == "angry"
     found = [row["persona"] for row in read_jsonl(path / "responses.jsonl")]
     assert "angry" in found

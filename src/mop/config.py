@@ -419,6 +419,9 @@ class SimulateConfig(Section):
     same_label: bool = False
     """Draw from the mixture given that the exemplar has the record's label, if at least two have it; the fitted model
     draws from all."""
+    tune: bool = True
+    """After the fit, pilot draws choose tau_factor, exemplars_per_prompt, exemplars_from and same_label as far as they
+    are not given. Off: as they say, by default the fitted model as in the paper."""
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
@@ -575,6 +578,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "model": {"encoder": "mpnet"},
         "personas": {"n_personas": "up to 100", "writer": "llm"},
         "fit": {"method": "paper"},
+        "simulate": {"tune": False},
     },
     "texts": {
         "data": {"exemplars": "up to 1000", "test": "up to 1500", "golden": "up to 2500"},
@@ -638,7 +642,19 @@ def merge_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for assignment in assignments:
         _merge(merged, _parse_assignment(assignment))
-    return merged
+    return _kept(merged)
+
+
+WAY = ("tau_factor", "exemplars_per_prompt", "exemplars_from", "same_label")
+"""Settings of ``simulate`` that pilot draws may choose: those at their defaults."""
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a person. Whoever writes a default of `WAY` wants it, so nothing is chosen unless they say so too."""
+    default, given = SimulateConfig(), values.get("simulate")
+    if isinstance(given, dict) and any(name in given and given[name] == getattr(default, name) for name in WAY):
+        given.setdefault("tune", False)
+    return values
 
 
 def config_from_dict(values: Mapping[str, Any]) -> RunConfig:
@@ -822,7 +838,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
         # A .json is the config.json of another run.
-        found = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        found = json.loads(text) if file.suffix == ".json" else _kept(tomllib.loads(text))
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file at {file}; give the path of a TOML file") from error
     except (ValueError, RecursionError) as error:

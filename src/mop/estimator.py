@@ -572,11 +572,11 @@ class MixtureOfPersonas:
         *,
         seed: int | None = None,
         decoding: Decoding | None = None,
-        exemplars_per_prompt: int = 1,
-        exemplars_from: Literal["gates", "similar"] = "gates",
+        exemplars_per_prompt: int | None = None,
+        exemplars_from: Literal["gates", "similar"] | None = None,
         agents_per_response: int = 1,
-        tau_factor: float = 1.0,
-        same_label: bool = False,
+        tau_factor: float | None = None,
+        same_label: bool | None = None,
         **removed: Any,
     ) -> TableList[Response]:
         """Draw one response to each context: persona, exemplar, then text.
@@ -596,7 +596,8 @@ class MixtureOfPersonas:
             (``gates`` or ``similar``), and how many agents write a response together.
         tau_factor, same_label : float, bool
             As there: what multiplies the temperatures, and whether persona and exemplar of a record with a label are
-            drawn given that the exemplar has it. What makes the draws others than the fitted model's is logged as a
+            drawn given that the exemplar has it. None, of all but the agents: as pilot draws chose in the run that the
+            mixture is from, else the default. What makes the draws others than the fitted model's is logged as a
             warning.
         **removed
             Names of earlier versions are refused, and the message says what to write instead.
@@ -619,17 +620,23 @@ class MixtureOfPersonas:
         from mop.data.labels import known_labels
         from mop.shown import TableList
         from mop.simulate.draw import draw_agents, labels_of
+        from mop.simulate.way import as_chosen
         from mop.simulate.write import simulate
 
         for name in removed:
             refuse_removed(f"simulate.{name}")
             raise TypeError(f"sample() has no parameter {name!r}")
         decoding = decoding or Decoding()
+        way: dict[str, Any] = {
+            "exemplars_per_prompt": exemplars_per_prompt, "exemplars_from": exemplars_from, "tau_factor": tau_factor,
+            "same_label": same_label,
+        }  # fmt: skip
+        way = {name: value for name, value in way.items() if value is not None}
         settings = SimulateConfig(
-            exemplars_per_prompt=exemplars_per_prompt, exemplars_from=exemplars_from,
-            agents_per_response=agents_per_response, tau_factor=tau_factor, same_label=same_label,
+            **way, agents_per_response=agents_per_response,
             min_tokens=decoding.min_tokens, top_p=decoding.top_p, top_k=decoding.top_k,
         )  # fmt: skip
+        settings = as_chosen(settings, self._fitted(), given=way)
         for departure in settings.departures():
             logger.warning("%s", departure)
         fitted, asked = self._fitted(), contexts_given(contexts)
@@ -639,7 +646,7 @@ class MixtureOfPersonas:
         asked = known_labels(asked, labels_of(fitted), where="the contexts given", remedy=remedy)
         drawing = self._drawing(seed, decoding, task=fitted.task)
         window = window_of(
-            drawing.generator, n_shown=exemplars_per_prompt, max_tokens=decoding.max_tokens, task=fitted.task,
+            drawing.generator, n_shown=settings.exemplars_per_prompt, max_tokens=decoding.max_tokens, task=fitted.task,
             personas=[persona.description for persona in fitted.personas],
         )  # fmt: skip
         if window is not None:
@@ -691,9 +698,9 @@ class MixtureOfPersonas:
             Further constructor arguments, such as ``store``; ``seed`` and ``score_components`` are
             those of the fit unless given.
         """
-        from mop.mixture.fitted import load_mixture
         from mop.own_parts import refuse_own
         from mop.runs.trust import refuse_address
+        from mop.simulate.way import load_with_way
 
         for name in ("n_personas", "task", "personas"):
             if name in params:
@@ -701,7 +708,7 @@ class MixtureOfPersonas:
         place = Path(folder).expanduser()
         if (place / "mixture").is_dir():  # a run
             place /= "mixture"
-        fitted = load_mixture(place)
+        fitted = load_with_way(place)
         if scorer is None and lm is not None:
             scorer = ""
         chosen: dict[str, Any] = {"lm": lm, "scorer": scorer, "encoder": encoder}

@@ -14,6 +14,7 @@ from typing import Any
 from mop.config import RunConfig
 from mop.errors import ConfigError
 from mop.runs import stages
+from mop.runs.tune import make_way
 from mop.runs.work import Models, open_work
 from mop.storage.store import Store
 from mop.types import Progress
@@ -22,6 +23,7 @@ STAGES: Mapping[str, stages.Stage] = {
     "records": stages.make_records,  # the source → disjoint exemplars, train, valid, test, golden
     "personas": stages.make_personas,  # exemplars → clusters → K descriptions
     "fit": stages.make_fit,  # log p(response | persona, exemplar) of train and valid → weights, temperatures
+    "tune": make_way,  # pilot texts of some ways of drawing → the one that is nearest to real texts
     "simulate": stages.make_responses,  # contexts of test → persona → exemplar → text; and by simpler methods
     "evaluate": stages.make_metrics,  # texts against golden: distances; test responses: held-out likelihood
     "report": stages.make_report,  # one page for people

@@ -16,6 +16,7 @@ STAGE_VERBS = {
     "run": ("report", "texts like those of your population, compared with real ones on a page: all stages"),
     "personas": ("personas", "a description of each group in your records, to read and edit"),
     "fit": ("fit", "how much each persona and exemplar counts, and at which temperature they write"),
+    "tune": ("tune", "the way of drawing whose texts on trial are nearest to real ones"),
     "simulate": ("simulate", "one new text for each test context, by the mixture and by simpler methods"),
     "evaluate": ("evaluate", "how close the new texts are to real ones, in figures"),
     "report": ("report", "one page with the figures, tables and examples"),

@@ -91,6 +91,11 @@ def _fit_line(info: Mapping[str, Any]) -> str:
     )
 
 
+def _tune_line(info: Mapping[str, Any]) -> str:
+    kept = ", ".join(f"{name} = {value}" for name, value in info["way"].items())
+    return f"drawn with {kept or 'the fitted sampler'} · " + "\n".join(info["says"])
+
+
 def _simulate_line(info: Mapping[str, Any]) -> str:
     cut = ", ".join(f"{name} {share:.0%}" for name, share in info.get("cut_share", {}).items())
     of = info["n_responses"]
@@ -114,6 +119,7 @@ _STAGE_LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "records": _records_line,
     "personas": _personas_line,
     "fit": _fit_line,
+    "tune": _tune_line,
     "simulate": _simulate_line,
     "evaluate": _evaluate_line,
 }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mop.storage.store import Store
 
 
+CHOSEN_WAY = "drawing.json"  # of `mop.simulate.way`, beside the mixture
 FORMAT_VERSION = 3
 """Of the folder that `save_mixture` writes. Version 2 had no check of ``mixture.json`` itself, and is read too."""
 
@@ -231,6 +232,7 @@ def save_mixture(fitted: FittedMixture, folder: Path) -> None:
         "exemplars": [asdict(record) for record in fitted.exemplars],
     }
     document["check"] = check_of(document)
+    (folder / CHOSEN_WAY).unlink(missing_ok=True)  # of another mixture
     write_atomic(folder / "gate.safetensors", weights)
     write_json(folder / "mixture.json", document)
 

@@ -16,7 +16,7 @@ from mop.data.catalogue import EMBEDDED
 from mop.data.records import read_records
 from mop.evaluate.likelihood import REFERENCES, reference_name
 from mop.metrics.bootstrap import odds_interval
-from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.mixture.fitted import FittedMixture
 from mop.mixture.headroom import fit_sentence, headroom_lines
 from mop.report.names import page_title
 from mop.report.page import ExemplarUse, MapPoint, PersonaRow, ReportData
@@ -25,6 +25,7 @@ from mop.report.plots import GOLDEN
 from mop.report.reading import side_by_side
 from mop.report.verdicts import respondent_sentence
 from mop.simulate.rows import read_responses
+from mop.simulate.way import as_chosen, load_with_way, way_notes
 from mop.simulate.write import cut_notes, cut_share, is_drawn, outcomes
 from mop.storage.files import read_json
 from mop.storage.run_folder import RunFolder
@@ -55,7 +56,7 @@ def report_data(
     -------
     ReportData
     """
-    fitted = load_mixture(folder.mixture)
+    fitted = load_with_way(folder.mixture)
     metrics, found = read_json(folder.metrics), read_json(folder.evaluation)
     held_out, golden = metrics["held_out"], read_records(folder.records / "golden.jsonl")
     every = {name: list(read_responses(path)) for name, path in response_files(folder, config).items()}
@@ -105,7 +106,7 @@ def report_data(
                 f"{len(golden)} texts to compare with, word for word. Audit it before you pass it on."
             ],
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
-            "Sampling": config.simulate.departures(),
+            "Sampling": [*as_chosen(config.simulate, fitted).departures(), *_way_notes(config, fitted)],
             "Texts cut at the length limit": cut_notes(cut, config.simulate.max_tokens),
             "Draws that failed or were refused": [
                 f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left out "
@@ -124,6 +125,10 @@ def report_data(
         origins=_origins(config),
         command=f"mop run NEW_FOLDER --config {shlex.quote(_from_here(folder.config))}",
     )
+
+
+def _way_notes(config: RunConfig, fitted: FittedMixture) -> list[str]:
+    return way_notes(fitted.info.get("drawing")) if config.simulate.tune else []
 
 
 def _personas(fitted: FittedMixture, weights: Sequence[float], respondents: Mapping[str, Any]) -> list[PersonaRow]:

@@ -51,12 +51,14 @@ from mop.runs.comparison import arms_by_method, best_rivals, differences, over_s
 from mop.runs.stages import (
     bring_up,
     bring_up_to_the_fit,
+    drawn_with,
     ingredients_of,
     judged,
     method_samples,
     other_real_texts,
     real_sample,
 )
+from mop.runs.tune import TO_THE_DRAWS
 from mop.runs.work import STAGE_VERSIONS, Models, Work, open_work
 from mop.simulate.rows import read_responses, write_responses
 from mop.simulate.write import cut_notes, is_drawn
@@ -153,7 +155,10 @@ def draw_piece(
     if piece not in pieces(config):
         raise ConfigError(f"unknown piece {piece!r}; known: {', '.join(pieces(config))}")
     if piece == "fit":
-        bring_up_to_the_fit(config, path, models=models or Models(config), progress=progress)
+        models = models or Models(config)
+        with open_work(config, path, models, until="tune", progress=progress) as work:
+            models.will_draw = True
+            bring_up(work, "tune", TO_THE_DRAWS)
         return
     with _open_bench(config, path, progress=progress, models=models) as bench:
         arms = [bench.arm(m, s) for m in bench.methods for s in range(config.compare.n_seeds)]
@@ -177,13 +182,14 @@ def _open_bench(config: RunConfig, path: Path, *, progress: Progress | None, mod
     for name in config.compare.encoders:
         open_encoder(name, device=config.model.torch_device, dtype=config.compare.encoder_dtype)
     also = ("lm", "judge")
-    with open_work(config, path, models, until="fit", also=also, progress=progress) as work:
+    with open_work(config, path, models, until="tune", also=also, progress=progress) as work:
         bring_up(work, "records")
         place = work.folder.path / "compare"
         bench = _Bench(work, place)
         bench.check()
         models.will_draw = True
-        bring_up(work, "fit")
+        bring_up(work, "tune", TO_THE_DRAWS)
+        bench.config = drawn_with(work)
         (place / "responses").mkdir(parents=True, exist_ok=True)
         yield bench
 

@@ -25,7 +25,7 @@ from mop.data.sources import BadRow, open_source
 from mop.data.values import stripped
 from mop.errors import ConfigError, DataError
 from mop.metrics.words import Copies
-from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.mixture.fitted import FittedMixture
 from mop.randomness import derive_seed, uniforms
 from mop.rivals.methods import respond
 from mop.runs.stages import counts_of, ingredients_of
@@ -33,6 +33,7 @@ from mop.runs.trust import refuse_address
 from mop.runs.work import Models, open_work
 from mop.simulate.draw import labels_of
 from mop.simulate.rows import SUFFIXES, column_of, holds_responses, write_responses
+from mop.simulate.way import as_chosen, load_with_way
 from mop.simulate.write import is_drawn
 from mop.storage.run_folder import RunFolder
 from mop.types import Progress, Record, Response
@@ -109,7 +110,10 @@ def sample(
     run = RunFolder.open(path)  # refuses what is no run, where open_work would begin one
     there = responses_there(out, run, contexts)
     folder = mixture or run.mixture
-    fitted = load_mixture(folder if mixture else run.checked(folder))
+    fitted = load_with_way(folder if mixture else run.checked(folder))
+    if mixture is None and config.simulate.tune and "tune" not in run.stages:
+        logger.warning("these are draws from the fitted mixture as it is; mop tune %s chooses a way of drawing", path)
+    config = replace(config, simulate=as_chosen(config.simulate, fitted))
     made_for: str = fitted.info.get("lm") or config.model.lm
     if mixture is not None and lm is None and made_for != config.model.lm:
         refuse_address(made_for, config.remote.api_key_env, folder, say="--lm NAME")
@@ -133,6 +137,7 @@ def sample(
             asked = window.hold(asked, fitted.exemplars, remedy=remedy, is_cut=config.data.too_long == "cut")
         given = replace(
             ingredients_of(work, "zero-shot"),  # a mixture of its own, not the run's
+            config=config,
             mixture=fitted,
             exemplars=fitted.exemplars,
         )

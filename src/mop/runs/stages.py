@@ -53,6 +53,7 @@ from mop.runs.work import (
     versions_now,
 )
 from mop.simulate.rows import read_responses, write_responses
+from mop.simulate.way import as_chosen
 from mop.simulate.write import cut_share, is_drawn, outcomes, shown_to
 from mop.storage.files import hash_of, write_json
 from mop.storage.run_folder import RunFolder
@@ -253,6 +254,7 @@ def make_fit(work: Work) -> Made:
         progress=work.progress,
     )
     info = {**fitted.info, "lm": config.model.lm, "scorer": config.model.scorer, "encoder": config.model.encoder}
+    work.folder.forget("tune")  # a way of drawing of another fit
     save_mixture(replace(fitted, info=info), work.folder.mixture)
     work.__dict__.pop("fitted", None)
     history = fitted.info["history"]
@@ -276,7 +278,7 @@ def make_responses(work: Work) -> Made:
     settings = work.config.simulate
     contexts = work.records("test")[: settings.n_responses]
     ingredients = ingredients_of(work)
-    for departure in settings.departures():
+    for departure in ingredients.config.simulate.departures():
         logger.warning("%s", departure)
     files, cut, empty = [], {}, {}
     for method in ("mop", *settings.controls):
@@ -309,7 +311,7 @@ def ingredients_of(work: Work, method: str = "mop") -> Ingredients:
     """What a method of a run is made from; by default all that any method needs."""
     config, is_fitted = work.config, needs_mixture(method)
     return Ingredients(
-        config=config,
+        config=drawn_with(work) if is_fitted else config,
         exemplars=work.fitted.exemplars if is_fitted else distinct(work.records("exemplars")),
         mixture=work.fitted if is_fitted else None,
         lm=work.lm,
@@ -319,6 +321,11 @@ def ingredients_of(work: Work, method: str = "mop") -> Ingredients:
         seed=config.seed,
         progress=work.progress,
     )
+
+
+def drawn_with(work: Work) -> RunConfig:
+    """Settings of draws from the run's mixture: those given, and what pilot draws chose for it."""
+    return replace(work.config, simulate=as_chosen(work.config.simulate, work.fitted))
 
 
 def make_metrics(work: Work) -> Made:

@@ -12,8 +12,9 @@ from mop.config import RunConfig
 from mop.errors import ArtifactError, ConfigError
 from mop.mixture.fitted import context_text, persona_shares, save_mixture
 from mop.rivals.methods import needs_mixture, needs_scorer, respond
-from mop.runs.stages import bring_up, counts_of, ingredients_of
+from mop.runs.stages import bring_up, counts_of, drawn_with, ingredients_of
 from mop.runs.trust import remember_mixture
+from mop.runs.tune import TO_THE_DRAWS
 from mop.runs.work import Models, open_work
 from mop.simulate.refit import refit_black_box
 from mop.simulate.rows import write_responses
@@ -46,11 +47,11 @@ def simulate_method(
     MopError
         Whatever stops a stage; what is drawn stays drawn.
     """
-    until = "fit" if needs_mixture(method) else "records"
+    until = "tune" if needs_mixture(method) else "records"
     also = ("lm", "scorer") if needs_scorer(method) else ("lm",)
     models = models or Models(config)
     with open_work(config, path, models, until=until, also=also, progress=progress) as work:
-        bring_up(work, until)
+        bring_up(work, until, TO_THE_DRAWS)
         contexts = work.records("test")[: config.simulate.n_responses]
         file = work.folder.method(method)
         work.progress.begin("simulate")
@@ -106,6 +107,7 @@ def match(
     models = Models(replace(config, model=replace(config.model, lm=name)))
     with open_work(config, path, models, until="records", also=("lm",), progress=progress, beside=True) as work:
         work.progress.begin("match")
+        drawing = drawn_with(work).simulate
         population = [*work.records("train"), *work.records("valid")]
         refitted = refit_black_box(
             work.fitted,
@@ -113,13 +115,14 @@ def match(
             ingredients_of(work, "zero-shot").drawing,  # asks for no scorer
             encoder=work.encoder,
             samples_per_persona=samples_per_persona,
-            tau_factor=config.simulate.tau_factor,
-            same_label=config.simulate.same_label,
+            tau_factor=drawing.tau_factor,
+            same_label=drawing.same_label,
         )
         hx = work.embed([context_text(record) for record in population])
         before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
         target = out or path / "mixture-black-box"
-        save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
+        chosen = refitted.info.get("drawing") if name == config.model.lm else None  # by texts of the run's own model
+        save_mixture(replace(refitted, info={**refitted.info, "lm": name, "drawing": chosen}), target)
         remember_mixture(name, config.remote.api_key_env, target)
     about = refitted.info["persona_weights"]
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from mop.backends.window import Window, may_exceed, n_bytes, window_of
 from mop.config import RunConfig, method_and_tau
 from mop.data.records import Loaded, RowProblem
-from mop.errors import ScoringUnsupportedError
+from mop.errors import ConfigError, ScoringUnsupportedError
 from mop.personas.files import read_personas
 from mop.runs.work import Models, Work
 from mop.storage.files import hash_of
@@ -52,6 +52,18 @@ def fit_to_windows(work: Work, parts: Sequence[Loaded]) -> tuple[list[Loaded], d
     for window in (known := windows(work.models, work.config)):
         found = _within(found, window, is_cut=is_cut)
     return found, {"window": {**about, "measured": _stamp(known)}}
+
+
+def has_room(work: Work, n_shown: int) -> bool:
+    """Whether every record of the run fits into prompts of the model that writes with so many exemplars."""
+    config, personas = work.config, [persona.description for persona in work.fitted.personas]
+    window = window_of(
+        work.lm, n_shown=n_shown, max_tokens=config.simulate.max_tokens, task=config.data.task, personas=personas
+    )
+    with suppress(ConfigError):
+        records = [record for split in ("exemplars", "train", "valid", "test") for record in work.records(split)]
+        return window is None or not window.beyond(records)
+    return False
 
 
 def still_fits(work: Work) -> bool:

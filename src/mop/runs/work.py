@@ -29,11 +29,12 @@ from mop.data.records import load_records, read_records
 from mop.data.split_files import split_files
 from mop.errors import ArtifactError, ConfigError
 from mop.evaluate.sense import JUDGED
-from mop.mixture.fitted import FittedMixture, load_mixture
+from mop.mixture.fitted import FittedMixture
 from mop.own_parts import stamp_of
 from mop.personas.files import read_personas
 from mop.prompts import PROMPT_VERSION
 from mop.runs.trust import remember, require_word
+from mop.simulate.way import load_with_way, n_pilots
 from mop.storage.files import hash_of, read_json, sha256, system_errors
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
@@ -41,8 +42,11 @@ from mop.types import Decoding, Progress, Record
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSIONS = {"records": 3, "personas": 3, "fit": 7, "simulate": 2, "evaluate": 10, "report": 5}
+STAGE_VERSIONS = {"records": 3, "personas": 3, "fit": 7, "tune": 1, "simulate": 2, "evaluate": 10, "report": 5}
 """Raised when a stage would make something else from the same inputs, so that old runs redo it."""
+
+_UNTRIED = ("n_responses", "controls")
+"""Settings of ``simulate`` that pilot draws do not depend on."""
 
 COLUMNS = (
     "context", "response", "label", "key", "weight", "group", "attributes", "duplicates",
@@ -145,8 +149,11 @@ def planned_calls(config: RunConfig, first: str, last: str, *, sizes: Mapping[st
     n_references = 2 * evaluate.test_components + 2
     n_contexts, n_sets = min(size["test"], simulate.n_responses), 1 + len(simulate.controls)
     n_draws = n_contexts * n_sets
+    n_tried, n_tried_judged = n_pilots(simulate, size["train"] + size["valid"])
     found = [
         Planned("fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round),
+        Planned("tune", "lm", n_tried, simulate.max_tokens),
+        Planned("tune", judge, n_tried_judged),
         Planned("simulate", "lm", n_draws, simulate.max_tokens),
         Planned("evaluate", scorer, n_test * (evaluate.test_components + n_references)),
     ]
@@ -247,11 +254,12 @@ class Models:
         stages = list(STAGE_VERSIONS)[: list(STAGE_VERSIONS).index(until) + 1]
         opened: dict[str, object] = {}
         writes = self._config.personas.writer == "llm" and "personas" in stages
-        if "lm" in also or "simulate" in stages or writes:
+        tunes = "tune" in stages and self._config.simulate.tune
+        if "lm" in also or "simulate" in stages or writes or tunes:
             opened["lm"] = self.generator
         if "scorer" in also or "fit" in stages:
             opened["scorer"] = self.scorer
-        if self.has_own_judge and ("judge" in also or "evaluate" in stages):
+        if self.has_own_judge and ("judge" in also or "evaluate" in stages or tunes):
             opened["judge"] = self.judge
         if self._config.simulate.agents_per_response > 1 and isinstance(opened.get("lm"), RemoteGenerator):
             raise ConfigError(
@@ -271,11 +279,12 @@ class Models:
         config, self.is_rehearsed = self._config, True
         writes = config.personas.writer == "llm" and "personas" in stages
         taus = {1.0} if writes else set()
-        if "simulate" in stages or self.will_draw:
+        tunes = "tune" in stages and config.simulate.tune
+        if "simulate" in stages or tunes or self.will_draw:
             taus |= likely_taus(self.scorer, config.simulate.tau_factor)
             taus |= {tau for name in config.simulate.controls if (tau := method_and_tau(name)[1]) is not None}
         scorers: list[object] = [self.scorer] if {"fit", "evaluate"} & set(stages) else []
-        scorers += [self.judge] if "evaluate" in stages else []
+        scorers += [self.judge] if "evaluate" in stages or tunes else []
         names = ("max_tokens", "min_tokens", "top_p", "top_k")
         decoding = Decoding(**{name: getattr(config.simulate, name) for name in names})
         rehearse(self.generator if taus else None, scorers, taus, decoding)
@@ -348,8 +357,8 @@ class Work:
 
     @cached_property
     def fitted(self) -> FittedMixture:
-        """The fitted mixture of this run."""
-        return load_mixture(self.folder.checked(self.folder.mixture))
+        """The fitted mixture of this run, with the way of drawing that was chosen for it."""
+        return load_with_way(self.folder.checked(self.folder.mixture))
 
     def inputs_of(self, stage: str) -> dict[str, Any]:
         """What a stage depends on besides the stages before it."""
@@ -373,6 +382,16 @@ class Work:
                 "lm": self.scorer.score_identity,
                 "prompts": PROMPT_VERSION,
                 "personas": hash_of(self._personas_now()),
+            }
+        if stage == "tune":
+            simulate = {name: value for name, value in config["simulate"].items() if name not in _UNTRIED}
+            return {
+                "simulate": simulate if simulate["tune"] else {},
+                "seed": seed,
+                "lm": self.lm.generate_identity,
+                "judge": self.models.judge.score_identity if simulate["tune"] else "",
+                "encoder": self.encoder.identity,
+                "prompts": PROMPT_VERSION,
             }
         if stage == "simulate":
             controls = {method_and_tau(name)[0] for name in self.config.simulate.controls}

@@ -23,6 +23,9 @@ _DRAWN = ("stop", "length")
 CUT_SHARE = 0.05
 """Share of texts cut at the length limit above which figures suffer enough to be warned about."""
 
+PILOT = "pilot"
+"""Name of draws on trial; see `mop.runs.tune`."""
+
 _CHUNK = 4096  # requests in memory at a time; large enough for a backend to sort by length
 
 
@@ -106,7 +109,7 @@ def simulate(
             )  # fmt: skip
         failed.check()
     failed.tell("their rows say so, and no other persona answers instead")
-    if n_cut > CUT_SHARE * n_drawn:
+    if n_cut > CUT_SHARE * n_drawn and method != PILOT:
         logger.warning(
             "%s: %.0f%% of the texts were cut at %d tokens; raise simulate.max_tokens (in Python, max_tokens of the "
             "decoding)", method, 100 * n_cut / n_drawn, drawing.decoding.max_tokens,

@@ -254,6 +254,11 @@ class RunFolder:
         }
         self._write_manifest()
 
+    def forget(self, name: str) -> None:
+        """Count a stage as not done, because of what comes before it."""
+        if self._manifest["stages"].pop(name, None) is not None:
+            self._write_manifest()
+
     def stage_hash(self, name: str) -> str:
         """Return the hash of what a finished stage made: an input of the stages after it.
 

@@ -1,0 +1,195 @@
+"""Fitted mixture → the way of drawing whose pilot texts are nearest to real ones; the simulation comes next.
+
+The fit makes real texts likely; which texts a model then writes is another matter. At fitted temperatures small models
+lose the thread, and one exemplar may say too little of a kind of text. So some ways are tried, one setting after
+another, on contexts of records that the fit has seen and no prompt shows: never on test or golden records.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mop.evaluate.sense import log_lik_per_token
+from mop.metrics.distances import energy_errors
+from mop.mixture.fitted import CHOSEN_WAY
+from mop.rivals.ingredients import Ingredients
+from mop.rivals.methods import respond
+from mop.runs.stages import TO_THE_FIT, Made, Stage, ingredients_of
+from mop.runs.windows import has_room
+from mop.runs.work import Work
+from mop.simulate.draw import labels
+from mop.simulate.way import MIN_PILOTS, MOST_REAL, N_PILOTS, TRIED, Way, is_free, save_way, way_notes
+from mop.simulate.write import PILOT, cut_share, is_drawn
+from mop.types import Record, Response
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """How far the texts of one way of drawing are from real ones."""
+
+    apart: Floats
+    """(2,) energy distances of embeddings, and of nats per token under the judge, each in standard deviations of the
+    distance between two samples of real texts of these sizes."""
+    errors: Floats
+    """(n + m,) what each context and each real text adds to the error of the mean of the two."""
+    cut: float = 0.0
+    """Share of texts cut at the length limit."""
+
+    @property
+    def distance(self) -> float:
+        """Both in equal shares."""
+        return float(self.apart.mean())
+
+
+def search(draw: Callable[[Way], Pilot | None], steps: Sequence[Way]) -> tuple[Way, list[dict[str, Any]]]:
+    """Try settings one after another, and keep what is nearer to real texts by more than its standard error.
+
+    Parameters
+    ----------
+    draw : callable
+        A way to its pilot; None where its texts are too few.
+    steps : sequence
+        What is tried in turn, each on top of what was kept before.
+
+    Returns
+    -------
+    way : mapping
+        What was kept; empty for the fitted sampler.
+    tried : list of dict
+        ``way``; ``distance``, and of what it is the mean: ``embeddings`` and ``sense``; ``cut``; but for the first
+        ``gain`` over the best before it, with its standard ``error``; ``is_kept``.
+    """
+    way: Way = {}
+    best, tried = draw(way), list[dict[str, Any]]()
+    if best is None:
+        return way, tried
+    tried.append(_told(way, best, is_kept=True))
+    for step in steps:
+        found, asked = draw({**way, **step}), {**way, **step}
+        if found is None:
+            continue
+        gain, error = best.distance - found.distance, float(np.linalg.norm(best.errors - found.errors))
+        is_kept = gain > error
+        tried.append(_told(asked, found, is_kept=is_kept, gain=round(gain, 4), error=round(error, 4)))
+        if is_kept:
+            way, best = asked, found
+    return way, tried
+
+
+def _told(way: Way, pilot: Pilot, *, is_kept: bool, **further: float) -> dict[str, Any]:
+    embeddings, sense = np.round(pilot.apart, 4).tolist()
+    figures = {"distance": round(pilot.distance, 4), "embeddings": embeddings, "sense": sense}
+    return {"way": dict(way), **figures, "cut": round(pilot.cut, 4), **further, "is_kept": is_kept}
+
+
+def make_way(work: Work) -> Made:
+    """Choose how texts are drawn from the fitted mixture; no file where the fitted sampler stays unasked."""
+    (work.folder.mixture / CHOSEN_WAY).unlink(missing_ok=True)
+    work.__dict__.pop("fitted", None)
+    settings, seen = work.config.simulate, [*work.records("valid"), *work.records("train")]
+    pilots = Pilots(work, seen[:N_PILOTS], seen[:MOST_REAL])
+    open_to = [step for step in TRIED if is_free(settings, step) and pilots.may_show(step)] if settings.tune else []
+    if not open_to or len(seen) < MIN_PILOTS:
+        few = f"{len(seen)} records of the fit are too few to choose a way of drawing by ({MIN_PILOTS})."
+        return [], {"way": {}, "says": [few if open_to else "No way of drawing was left to choose."]}
+    way, tried = search(pilots.draw, open_to)
+    drawing = {"way": dict(way), "n_pilots": len(pilots.contexts), "n_real": len(pilots.real), "tried": tried}
+    for note in way_notes(drawing):
+        logger.info("%s", note)
+    work.__dict__.pop("fitted", None)
+    return [save_way(work.folder.mixture, drawing)], {**drawing, "says": way_notes(drawing)}
+
+
+class Pilots:
+    """Texts drawn on trial from the mixture of a run, and the real ones that they are compared with.
+
+    All ways answer the same contexts with the same random numbers, so that luck is common to them.
+
+    Parameters
+    ----------
+    work : Work
+    contexts, real : sequence of Record
+    """
+
+    def __init__(self, work: Work, contexts: Sequence[Record], real: Sequence[Record]) -> None:
+        self.work, self.contexts, self.real = work, contexts, real
+
+    @cached_property
+    def given(self) -> Ingredients:
+        """What every pilot is drawn with; a server that fails is noticed when the run draws."""
+        config = self.work.config
+        config = replace(config, remote=replace(config.remote, max_failed_share=1.0))
+        return replace(ingredients_of(self.work), config=config)
+
+    def may_show(self, step: Way) -> bool:
+        """Whether the model takes a step's prompts, and labels are there for it."""
+        if step.get("same_label"):
+            known = labels(self.work.fitted)
+            return 2 * sum(record.label in known for record in self.contexts) > len(self.contexts)
+        return has_room(self.work, step.get("exemplars_per_prompt", 1))
+
+    def draw(self, way: Way) -> Pilot | None:
+        """Texts of a way of drawing beside the real ones; None if hardly any is one."""
+        config = self.given.config
+        given = replace(self.given, config=replace(config, simulate=replace(config.simulate, **way)))
+        drawn = list(respond("mop", self.contexts, given, name=PILOT))
+        rows = [row for row, one in enumerate(drawn) if is_drawn(one) and one.response.strip()]
+        if len(rows) < MIN_PILOTS / 2:
+            return None
+        texts = self._seen([drawn[row] for row in rows])
+        weight, real_weight = (
+            np.array([one.weight for one in some]) for some in ([drawn[row] for row in rows], self.real)
+        )
+        apart, errors = np.zeros(2), np.zeros(len(drawn) + len(self.real))
+        places = [*rows, *range(len(drawn), len(errors))]
+        for which, (ours, real) in enumerate(zip(texts, self._of_real, strict=True)):
+            unit = spread(real) * (1 / len(ours) + 1 / len(real))
+            distance, error = energy_errors(real, ours, real_weight, weight)
+            apart[which] = distance / unit
+            errors[places] += error / (2 * unit)
+        return Pilot(apart, errors, cut_share(drawn))
+
+    @cached_property
+    def _of_real(self) -> tuple[Floats, Floats]:
+        return self._seen(self.real)
+
+    def _seen(self, rows: Sequence[Response | Record]) -> tuple[Floats, Floats]:
+        """Embeddings (n, D), and nats per token under the judge (n, 1)."""
+        texts, work = [row.response.strip() for row in rows], self.work
+        nats = log_lik_per_token(
+            [row.context for row in rows],
+            texts,
+            judge=work.models.judge,
+            store=work.store,
+            task=work.config.data.task,
+            most=None,
+            progress=work.progress,
+        )
+        return work.embed(texts).astype(np.float64), np.array(nats)[:, None]
+
+
+def spread(real: Floats) -> float:
+    """By how much the energy distance of two samples of n and m such texts varies, divided by 1/n + 1/m.
+
+    For equal populations its variance is 2 (1/n + 1/m)² E h², where h are the distances |x - y| less their means over x
+    and over y. At least 1e-12, for texts that are all alike.
+    """
+    square = np.square(real).sum(axis=1)
+    apart = np.sqrt(np.maximum(square[:, None] + square - 2 * real @ real.T, 0.0))
+    centred = apart - apart.mean(axis=0) - apart.mean(axis=1)[:, None] + apart.mean()
+    return max(float(np.sqrt(2 * np.square(centred).mean())), 1e-12)
+
+
+TO_THE_DRAWS: Mapping[str, Stage] = {**TO_THE_FIT, "tune": make_way}
+"""What draws from the mixture need before them; all stages are in `mop.pipeline`."""
