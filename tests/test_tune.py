@@ -16,16 +16,16 @@ from mop.metrics.distances import energy_distance
 from mop.pipeline import run
 from mop.randomness import rng_of
 from mop.runs.sample import sample
-from mop.runs.tune import Pilot, search, spread
+from mop.runs.tune import SIMILAR, Pilot, aim, aimed_factor, just, search, spread
 from mop.runs.verbs import simulate_method
 from mop.runs.work import Models, open_work, planned_calls, read_config
 from mop.simulate.rows import read_responses
-from mop.simulate.way import TRIED, save_way
+from mop.simulate.way import save_way
 from mop.storage.files import read_json
 from mop.storage.run_folder import RunFolder
 from mop.storage.store import Store
 
-STEPS = [{"tau_factor": 0.75}, {"same_label": True}]
+STEPS = [just({"tau_factor": 0.75}), just({"same_label": True})]
 
 
 def settings(folder, *more):
@@ -45,23 +45,24 @@ def tuned(tmp_path_factory):
 
 
 def pilots(**distance):
-    """Pilots with planted distances by the names of what they change; each text's part of the error is 0.1."""
+    """Pilots with planted distances by the names of what they change; each text's part of an error is 0.1 of them."""
 
     def draw(way):
         name = "_".join(sorted(way)) or "fitted"
         if distance[name] is None:
             return None
-        return Pilot(np.full(2, distance[name]), np.full(100, 0.1) * (1 if way else -1))
+        apart = np.full(2, distance[name])
+        return Pilot(apart, np.full((2, 100), 0.01) * (1 if way else -1) * (1 + apart)[:, None])
 
     return draw
 
 
 def test_what_is_nearer_by_more_than_its_error_is_kept_and_the_next_is_tried_on_top_of_it():
-    way, tried = search(pilots(fitted=9.0, tau_factor=5.0, same_label_tau_factor=4.0), STEPS)
+    way, tried = search(pilots(fitted=9.0, tau_factor=4.0, same_label_tau_factor=3.5), STEPS)
     assert way == {"tau_factor": 0.75, "same_label": True}
     assert [row["is_kept"] for row in tried] == [True, True, True]
-    assert tried[1]["gain"] == pytest.approx(4.0)
-    assert tried[1]["error"] == pytest.approx(2.0)  # the square root of 100 × 0.2²
+    assert tried[1]["gain"] == pytest.approx(np.log(10 / 5), abs=1e-4)
+    assert tried[1]["error"] == pytest.approx(0.2)  # the square root of 100 × 0.02²
     assert tried[2]["error"] == 0.0  # in common to both
 
 
@@ -69,8 +70,31 @@ def test_the_fitted_sampler_stays_unless_another_is_better_by_more_than_chance()
     way, tried = search(pilots(fitted=9.0, tau_factor=7.5, same_label=9.5), STEPS)
     assert way == {}
     assert [row["is_kept"] for row in tried] == [True, False, False]
+    assert 0 < tried[1]["gain"] < tried[1]["error"]
     assert search(pilots(fitted=9.0, tau_factor=None, same_label=1.0), STEPS)[0] == {"same_label": True}
     assert search(pilots(fitted=None), STEPS) == ({}, [])
+
+
+def test_both_distances_count_alike():
+    """Halving 1 + distance of one is worth as much as of the other, however large it is."""
+    apart = [np.array([9.0, 99.0]), np.array([4.0, 99.0]), np.array([9.0, 49.0])]
+    one, two, three = (Pilot(of, np.zeros((2, 1))).distance for of in apart)
+    assert one - two == pytest.approx(one - three)
+    assert Pilot(np.array([-1.0, -2.0]), np.zeros((2, 1))).distance == 0.0
+
+
+def test_temperatures_are_aimed_at_texts_as_probable_as_real_ones():
+    def draw(way):
+        factor = way.get("tau_factor", 1.0)
+        nats = -4.8 - 5.0 * (factor - 1.0)
+        return Pilot(np.array([5.0, 20 * abs(nats + 4.3)]), np.zeros((2, 9)), nats)
+
+    way, tried = search(draw, [aim(-4.3)] * 2)
+    assert way == {"tau_factor": 0.9}
+    assert [row["way"].get("tau_factor") for row in tried] == [None, 0.94, 0.9]
+    assert aimed_factor([(1.0, -4.8), (0.9, -5.5)], -4.0) == 0.6  # the wrong way round, then as far as one may
+    assert aimed_factor([(1.0, -3.0)], -5.0) == 1.2
+    assert aimed_factor([(1.0, -4.05)], -4.0) is None
 
 
 def test_the_unit_is_the_standard_deviation_between_two_real_samples():
@@ -85,24 +109,26 @@ def test_the_unit_is_the_standard_deviation_between_two_real_samples():
 
 
 def test_a_run_chooses_and_says_so(tuned):
-    config, path, result = tuned
+    _config, path, result = tuned
     assert "tune" in result["done"]
     told = result["tune"]
     assert told["n_pilots"] == 50
-    assert [set(row["way"]) for row in told["tried"][:2]] == [set(), set(TRIED[0])]
+    assert [set(row["way"]) for row in told["tried"][:2]] == [set(), {"tau_factor"}]
+    assert any(set(SIMILAR) <= set(row["way"]) for row in told["tried"])
     document = read_json(path / "mixture" / "drawing.json")
     assert document["way"] == told["way"]
     assert document["tried"] == told["tried"]
-    assert any("the fitted sampler: distance" in line for line in told["says"])
+    assert any("the fitted sampler: " in line for line in told["says"])
     kept = [row["way"] for row in told["tried"] if row["is_kept"]][-1]
     assert kept == told["way"]
 
 
 def test_pilots_answer_records_of_the_fit_alone_and_are_in_the_store(tuned, tmp_path):
     config, path, result = tuned
-    assert 150 < result["tune"]["asked"]["simulate/pilot"][0] <= len(result["tune"]["tried"]) * 50  # some are equal
-    planned = {p.role: p.calls for p in planned_calls(config, "tune", "tune")}
-    assert sum(calls for calls, _ in result["tune"]["asked"].values()) <= sum(planned.values())
+    assert 100 < result["tune"]["asked"]["simulate/pilot"][0] <= len(result["tune"]["tried"]) * 50  # some are equal
+    (planned,) = planned_calls(config, "tune", "tune")
+    assert sum(calls for calls, _ in result["tune"]["asked"].values()) <= planned.calls
+    assert planned.max_tokens == config.simulate.max_tokens
     with Store(path / "store.sqlite") as store:
         before = store.spent()["simulate/pilot"]
     (path / "mixture" / "drawing.json").unlink()
@@ -156,7 +182,7 @@ def fitted_taus(config, path):
 
 
 def test_one_setting_turns_it_off_for_all_and_for_one_command(tuned, tmp_path):
-    config, path, _ = tuned
+    _config, path, _ = tuned
     path = way_in(path, tmp_path, exemplars_per_prompt=3, exemplars_from="similar")
     off = settings(tmp_path, "simulate.tune=false")
     sample(off, path, tmp_path / "out.jsonl", n=4)
@@ -196,11 +222,11 @@ def test_a_new_fit_draws_as_fitted_until_its_way_is_chosen(tuned, tmp_path, capl
 
 
 def test_the_report_and_the_terminal_name_the_choice(tuned, capsys):
-    config, path, result = tuned
+    _config, path, _result = tuned
     assert main(["report", str(path), "--json"]) == OK
     page = (path / "report.html").read_text()
     assert "The way of drawing was chosen by 50 pilot texts of each way" in page
     capsys.readouterr()
     assert main(["tune", str(path)]) == OK
-    assert "the fitted sampler: distance" in capsys.readouterr().out
+    assert "the fitted sampler: " in capsys.readouterr().out
     assert read_config(path).simulate.tune

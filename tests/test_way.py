@@ -8,7 +8,7 @@ import pytest
 from mop.config import SimulateConfig, resolve_config
 from mop.errors import ArtifactError
 from mop.mixture.fitted import save_mixture
-from mop.simulate.way import TRIED, as_chosen, is_free, load_with_way, n_pilots, save_way, way_notes
+from mop.simulate.way import STEPS, as_chosen, is_free, load_with_way, n_pilots, save_way, way_notes
 from mop.storage.files import check_of, read_json, write_json
 
 WAY = {"tau_factor": 0.75, "exemplars_per_prompt": 3, "exemplars_from": "similar"}
@@ -103,8 +103,8 @@ def test_a_default_that_a_person_writes_is_meant(tmp_path):
 
 
 def test_pilots_are_counted_before_they_are_drawn():
-    assert n_pilots(SimulateConfig(), 72) == (4 * 64, 4 * 64 + 72)
-    assert n_pilots(SimulateConfig(), 5000) == (4 * 64, 4 * 64 + 200)
+    assert n_pilots(SimulateConfig(), 72) == (5 * 51, 5 * 51 + 72)
+    assert n_pilots(SimulateConfig(), 5000) == (5 * 51, 5 * 51 + 200)
     assert n_pilots(SimulateConfig(tau_factor=0.8), 40) == (3 * 40, 3 * 40 + 40)
     assert n_pilots(SimulateConfig(), 31) == (0, 0)
     assert n_pilots(SimulateConfig(tune=False), 72) == (0, 0)
@@ -113,7 +113,7 @@ def test_pilots_are_counted_before_they_are_drawn():
 
 
 def test_settings_that_are_tried_together_are_all_free_or_none_is():
-    similar = next(step for step in TRIED if "exemplars_from" in step)
+    similar = next(names for names in STEPS if "exemplars_from" in names)
     assert is_free(SimulateConfig(), similar)
     assert not is_free(SimulateConfig(exemplars_per_prompt=2), similar)
     assert not is_free(SimulateConfig(tune=False), similar)
@@ -123,5 +123,5 @@ def test_notes_say_what_was_tried_and_what_it_gave():
     assert way_notes(None) == []
     first, fitted, colder = way_notes(DRAWING)
     assert "64 pilot texts of each way, beside 72 real texts" in first
-    assert fitted == "the fitted sampler: distance 5.00 (embeddings 4.00, sense 6.00); kept."
-    assert colder == "tau_factor = 0.75: distance 2.00 (embeddings 3.00, sense 1.00), nearer by 3.00 ± 0.50; not kept."
+    assert fitted == "the fitted sampler: 5.00 (embeddings 4.0, sense 6.0); kept."
+    assert colder == "tau_factor = 0.75: 2.00 (embeddings 3.0, sense 1.0), nearer by 3.00 ± 0.50; not kept."

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mop.config import SimulateConfig
 from mop.evaluate.sense import log_lik_per_token
 from mop.metrics.distances import energy_errors
 from mop.mixture.fitted import CHOSEN_WAY
@@ -25,13 +26,22 @@ from mop.runs.stages import TO_THE_FIT, Made, Stage, ingredients_of
 from mop.runs.windows import has_room
 from mop.runs.work import Work
 from mop.simulate.draw import labels
-from mop.simulate.way import MIN_PILOTS, MOST_REAL, N_PILOTS, TRIED, Way, is_free, save_way, way_notes
+from mop.simulate.way import MIN_PILOTS, MOST_REAL, N_PILOTS, STEPS, Way, is_free, save_way, way_notes
 from mop.simulate.write import PILOT, cut_share, is_drawn
 from mop.types import Record, Response
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
+
+
+SIMILAR: Way = {"exemplars_per_prompt": 2, "exemplars_from": "similar"}
+SAME_LABEL: Way = {"same_label": True}
+COLDER = -8.0
+"""Nats per token that a text gains if the temperatures go up by their own size, as a first guess. SmolLM2-135M on film
+reviews: -8.1 from 1 to 0.85."""
+FACTORS = 0.6, 1.2
+"""Least and largest factor on temperatures that is tried; chosen, not tuned."""
 
 
 @dataclass(frozen=True)
@@ -42,68 +52,138 @@ class Pilot:
     """(2,) energy distances of embeddings, and of nats per token under the judge, each in standard deviations of the
     distance between two samples of real texts of these sizes."""
     errors: Floats
-    """(n + m,) what each context and each real text adds to the error of the mean of the two."""
+    """(2, n + m) what each context and each real text adds to the errors of these."""
+    nats: float = 0.0
+    """Mean nats per token."""
     cut: float = 0.0
     """Share of texts cut at the length limit."""
 
     @property
+    def logs(self) -> Floats:
+        """(2,) log(1 + distance): what halves one of them counts as much as what halves the other."""
+        return np.asarray(np.log1p(np.maximum(self.apart, 0.0)))
+
+    @property
     def distance(self) -> float:
-        """Both in equal shares."""
-        return float(self.apart.mean())
+        """The mean of both."""
+        return float(self.logs.mean())
+
+    @property
+    def log_errors(self) -> Floats:
+        """(n + m,) what each text adds to the error of `distance`."""
+        return np.asarray((self.errors / (1 + np.maximum(self.apart, 0.0))[:, None]).mean(axis=0))
 
 
-def search(draw: Callable[[Way], Pilot | None], steps: Sequence[Way]) -> tuple[Way, list[dict[str, Any]]]:
-    """Try settings one after another, and keep what is nearer to real texts by more than its standard error.
+Step = Callable[[Way, Sequence[tuple[Way, Pilot]]], Way | None]
+"""From the way that is kept and all that were tried to what is tried next, if anything."""
+
+
+def just(way: Way) -> Step:
+    """Try settings on top of what is kept."""
+    return lambda kept, _: {**kept, **way}
+
+
+def aimed_factor(tried: Sequence[tuple[float, float]], real: float) -> float | None:
+    """At which factor on temperatures texts should be as probable as real ones; None if that was tried.
+
+    Parameters
+    ----------
+    tried : sequence of (float, float)
+        Factors, and mean nats per token of their texts: the last two count.
+    real : float
+        Of real texts.
+
+    Returns
+    -------
+    float or None
+        To two digits, within `FACTORS`.
+
+    Examples
+    --------
+    >>> aimed_factor([(1.0, -4.8)], -4.0)
+    0.9
+    >>> aimed_factor([(1.0, -4.8), (0.9, -4.4)], -4.0)
+    0.8
+    >>> aimed_factor([(1.0, -4.8), (0.9, -4.05)], -4.0)
+    """
+    *before, (factor, nats) = tried[-2:]
+    slope = min((nats - before[0][1]) / (factor - before[0][0]), COLDER / 8) if before else COLDER
+    aim = round(float(np.clip(factor + (real - nats) / slope, *FACTORS)), 2)
+    return None if any(abs(aim - seen) < 0.02 for seen, _ in tried) else aim
+
+
+def aim(real: float) -> Step:
+    """Try the temperatures at which texts should be as probable as real ones of ``real`` nats per token."""
+
+    def step(kept: Way, tried: Sequence[tuple[Way, Pilot]]) -> Way | None:
+        factor = aimed_factor([(way.get("tau_factor", 1.0), pilot.nats) for way, pilot in tried], real)
+        return None if factor is None else {**kept, "tau_factor": factor}
+
+    return step
+
+
+def search(draw: Callable[[Way], Pilot | None], steps: Sequence[Step]) -> tuple[Way, list[dict[str, Any]]]:
+    """Try ways one after another, and keep what is nearer to real texts by more than its standard error.
 
     Parameters
     ----------
     draw : callable
         A way to its pilot; None where its texts are too few.
-    steps : sequence
-        What is tried in turn, each on top of what was kept before.
+    steps : sequence of callable
+        What is tried in turn.
 
     Returns
     -------
     way : mapping
         What was kept; empty for the fitted sampler.
     tried : list of dict
-        ``way``; ``distance``, and of what it is the mean: ``embeddings`` and ``sense``; ``cut``; but for the first
-        ``gain`` over the best before it, with its standard ``error``; ``is_kept``.
+        ``way``; the `Pilot.distance` and of what it is made: ``embeddings``, ``sense``; ``nats``, ``cut``; but for the
+        first ``gain`` over the best before it, with its standard ``error``; ``is_kept``.
     """
     way: Way = {}
-    best, tried = draw(way), list[dict[str, Any]]()
+    best = draw(way)
     if best is None:
-        return way, tried
-    tried.append(_told(way, best, is_kept=True))
+        return way, []
+    pilots, told = [(way, best)], [_told(way, best, is_kept=True)]
     for step in steps:
-        found, asked = draw({**way, **step}), {**way, **step}
-        if found is None:
+        asked = step(way, pilots)
+        found = None if asked is None else draw(asked)
+        if asked is None or found is None:
             continue
-        gain, error = best.distance - found.distance, float(np.linalg.norm(best.errors - found.errors))
+        gain, error = best.distance - found.distance, float(np.linalg.norm(best.log_errors - found.log_errors))
         is_kept = gain > error
-        tried.append(_told(asked, found, is_kept=is_kept, gain=round(gain, 4), error=round(error, 4)))
+        pilots.append((asked, found))
+        told.append(_told(asked, found, is_kept=is_kept, gain=round(gain, 4), error=round(error, 4)))
         if is_kept:
             way, best = asked, found
-    return way, tried
+    return way, told
 
 
 def _told(way: Way, pilot: Pilot, *, is_kept: bool, **further: float) -> dict[str, Any]:
     embeddings, sense = np.round(pilot.apart, 4).tolist()
     figures = {"distance": round(pilot.distance, 4), "embeddings": embeddings, "sense": sense}
-    return {"way": dict(way), **figures, "cut": round(pilot.cut, 4), **further, "is_kept": is_kept}
+    return {
+        "way": dict(way),
+        **figures,
+        "nats": round(pilot.nats, 4),
+        "cut": round(pilot.cut, 4),
+        **further,
+        "is_kept": is_kept,
+    }
 
 
 def make_way(work: Work) -> Made:
     """Choose how texts are drawn from the fitted mixture; no file where the fitted sampler stays unasked."""
+    work.folder.forget("tune")
     (work.folder.mixture / CHOSEN_WAY).unlink(missing_ok=True)
     work.__dict__.pop("fitted", None)
     settings, seen = work.config.simulate, [*work.records("valid"), *work.records("train")]
     pilots = Pilots(work, seen[:N_PILOTS], seen[:MOST_REAL])
-    open_to = [step for step in TRIED if is_free(settings, step) and pilots.may_show(step)] if settings.tune else []
-    if not open_to or len(seen) < MIN_PILOTS:
+    steps = pilots.steps(settings) if len(seen) >= MIN_PILOTS else []
+    if not steps:
         few = f"{len(seen)} records of the fit are too few to choose a way of drawing by ({MIN_PILOTS})."
-        return [], {"way": {}, "says": [few if open_to else "No way of drawing was left to choose."]}
-    way, tried = search(pilots.draw, open_to)
+        return [], {"way": {}, "says": [few if len(seen) < MIN_PILOTS else "No way of drawing was left to choose."]}
+    way, tried = search(pilots.draw, steps)
     drawing = {"way": dict(way), "n_pilots": len(pilots.contexts), "n_real": len(pilots.real), "tried": tried}
     for note in way_notes(drawing):
         logger.info("%s", note)
@@ -132,12 +212,18 @@ class Pilots:
         config = replace(config, remote=replace(config.remote, max_failed_share=1.0))
         return replace(ingredients_of(self.work), config=config)
 
-    def may_show(self, step: Way) -> bool:
-        """Whether the model takes a step's prompts, and labels are there for it."""
-        if step.get("same_label"):
-            known = labels(self.work.fitted)
-            return 2 * sum(record.label in known for record in self.contexts) > len(self.contexts)
-        return has_room(self.work, step.get("exemplars_per_prompt", 1))
+    def steps(self, settings: SimulateConfig) -> list[Step]:
+        """What is left to try that the model's window takes, and labels are there for."""
+        of_tau, of_exemplars, of_label = (is_free(settings, names) for names in STEPS)
+        known, found = labels(self.work.fitted) if of_label else {}, list[Step]()
+        if of_tau:
+            weight = [record.weight for record in self.real]
+            found += [aim(float(np.average(self._of_real[1][:, 0], weights=weight)))] * 2  # the second is surer
+        if of_exemplars and has_room(self.work, SIMILAR["exemplars_per_prompt"]):
+            found.append(just(SIMILAR))
+        if 2 * sum(record.label in known for record in self.contexts) > len(self.contexts):
+            found.append(just(SAME_LABEL))
+        return found
 
     def draw(self, way: Way) -> Pilot | None:
         """Texts of a way of drawing beside the real ones; None if hardly any is one."""
@@ -151,14 +237,14 @@ class Pilots:
         weight, real_weight = (
             np.array([one.weight for one in some]) for some in ([drawn[row] for row in rows], self.real)
         )
-        apart, errors = np.zeros(2), np.zeros(len(drawn) + len(self.real))
-        places = [*rows, *range(len(drawn), len(errors))]
+        apart, errors = np.zeros(2), np.zeros((2, len(drawn) + len(self.real)))
+        places = [*rows, *range(len(drawn), errors.shape[1])]
         for which, (ours, real) in enumerate(zip(texts, self._of_real, strict=True)):
             unit = spread(real) * (1 / len(ours) + 1 / len(real))
             distance, error = energy_errors(real, ours, real_weight, weight)
             apart[which] = distance / unit
-            errors[places] += error / (2 * unit)
-        return Pilot(apart, errors, cut_share(drawn))
+            errors[which, places] = error / unit
+        return Pilot(apart, errors, float(np.average(texts[1][:, 0], weights=weight)), cut_share(drawn))
 
     @cached_property
     def _of_real(self) -> tuple[Floats, Floats]:

@@ -152,8 +152,8 @@ def planned_calls(config: RunConfig, first: str, last: str, *, sizes: Mapping[st
     n_tried, n_tried_judged = n_pilots(simulate, size["train"] + size["valid"])
     found = [
         Planned("fit", scorer, 0 if fit.method == "paper" else fit.n_rounds * per_round),
-        Planned("tune", "lm", n_tried, simulate.max_tokens),
-        Planned("tune", judge, n_tried_judged),
+        Planned("tune", "lm", n_tried + n_tried_judged * (judge == "lm"), simulate.max_tokens),
+        Planned("tune", judge, n_tried_judged * (judge != "lm")),
         Planned("simulate", "lm", n_draws, simulate.max_tokens),
         Planned("evaluate", scorer, n_test * (evaluate.test_components + n_references)),
     ]

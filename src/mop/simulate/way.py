@@ -5,7 +5,7 @@ It lies beside the mixture, so that whoever draws from it draws that way. `mop.r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,10 @@ from mop.storage.files import check_of, read_json, refuse_link, write_json
 Way = Mapping[str, Any]
 """Settings of ``simulate`` other than their defaults."""
 
-TRIED: Sequence[Way] = (
-    {"tau_factor": 0.75},
-    {"exemplars_per_prompt": 3, "exemplars_from": "similar"},
-    {"same_label": True},
-)
-"""What is tried in turn: what paid in docs/log.md. If a person gave one setting of a step, none of it is chosen."""
-N_PILOTS = 64
-"""Texts of each way: of the fitted sampler and three others 256."""
+STEPS = (("tau_factor",), ("exemplars_per_prompt", "exemplars_from"), ("same_label",))
+"""Settings that are tried together, in turn. If a person gave one of them, none of these is chosen."""
+N_PILOTS = 51
+"""Texts of each way: of the fitted sampler and four others, of which two are temperatures, 255."""
 MIN_PILOTS = 32
 """With fewer contexts distances say too little to choose by."""
 MOST_REAL = 200
@@ -39,8 +35,9 @@ def is_free(settings: SimulateConfig, names: Iterable[str]) -> bool:
 
 def n_pilots(settings: SimulateConfig, n_seen: int) -> tuple[int, int]:
     """Pilot draws at the most, and texts that are judged for them, where the fit has seen so many records."""
-    n_ways = sum(is_free(settings, step) for step in TRIED)
-    drawn = (1 + n_ways) * min(N_PILOTS, n_seen) if n_ways and n_seen >= MIN_PILOTS else 0
+    n_free = sum(is_free(settings, names) for names in STEPS)
+    n_ways = 1 + n_free + is_free(settings, STEPS[0]) if n_free and n_seen >= MIN_PILOTS else 0
+    drawn = n_ways * min(N_PILOTS, n_seen)
     return drawn, drawn + min(MOST_REAL, n_seen) if drawn else 0
 
 
@@ -50,8 +47,8 @@ def as_chosen(settings: SimulateConfig, fitted: FittedMixture, given: Collection
     ``given`` are names of settings that a person gave although they may be the defaults.
     """
     way = (fitted.info.get("drawing") or {}).get("way", {})
-    steps = [step for step in TRIED if is_free(settings, step) and not set(step) & set(given)]
-    return replace(settings, **{name: way[name] for step in steps for name in step if name in way})
+    open_to = [names for names in STEPS if is_free(settings, names) and not set(names) & set(given)]
+    return replace(settings, **{name: way[name] for names in open_to for name in names if name in way})
 
 
 def way_notes(drawing: Mapping[str, Any] | None) -> list[str]:
@@ -60,14 +57,14 @@ def way_notes(drawing: Mapping[str, Any] | None) -> list[str]:
         return []
     told = [
         f"The way of drawing was chosen by {drawing['n_pilots']} pilot texts of each way, beside {drawing['n_real']} "
-        "real texts of the fit (simulate.tune). A distance is the mean of two, of embeddings and of sense, each in "
-        "standard deviations between two samples of real texts."
+        "real texts of the fit (simulate.tune). Energy distances of embeddings and of sense (nats per token) are in "
+        "standard deviations between two samples of real texts; what counts is the mean of log(1 + distance)."
     ]
     for row in drawing["tried"]:
         name = ", ".join(f"{key} = {value}" for key, value in row["way"].items()) or "the fitted sampler"
         gain = f", nearer by {row['gain']:.2f} ± {row['error']:.2f}" if "gain" in row else ""
         told.append(
-            f"{name}: distance {row['distance']:.2f} (embeddings {row['embeddings']:.2f}, sense {row['sense']:.2f})"
+            f"{name}: {row['distance']:.2f} (embeddings {row['embeddings']:.1f}, sense {row['sense']:.1f})"
             f"{gain}; {'kept' if row['is_kept'] else 'not kept'}."
         )
     return told
