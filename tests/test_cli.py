@@ -50,7 +50,7 @@ def test_a_finished_run_prints_its_figures_and_the_next_command(run_folder, caps
     assert main(["run", str(run_folder)]) == OK  # the folder's own settings
     out = capsys.readouterr().out
     assert "zero-shot" in out
-    assert out.startswith(f"{run_folder} is up to date (6 stages)\nrecords: 160 of 160 rows are usable")
+    assert out.startswith(f"{run_folder} is up to date (7 stages)\nrecords: 160 of 160 rows are usable")
     assert re.search(r"\nlog-likelihood of 12 test records, which the fit never saw: -", out)
     lines = out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("method"))

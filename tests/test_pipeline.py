@@ -199,7 +199,7 @@ def copy(path, target):
 def test_a_changed_setting_redoes_its_stage_and_what_follows(finished, source, tmp_path):
     path = copy(finished[0], tmp_path / "run")
     result = run(quick(source, "simulate.max_tokens=20"), path)
-    assert result["done"] == ["simulate", "evaluate", "report"]
+    assert result["done"] == ["tune", "simulate", "evaluate", "report"]
 
 
 def test_a_damaged_file_is_noticed_and_made_again(finished, source, tmp_path):

@@ -38,7 +38,7 @@ def run(result: dict[str, Any]) -> str:
         if name in result and (name != "evaluate" or metrics is None)  # which then has a table
     ]
     if metrics is None:
-        following = list(STAGES)[len(done) + len(reused)]
+        following = next(name for name in list(STAGES)[len(done) + len(reused) :] if name != "tune")  # done on the way
         return "\n".join([*lines, f"next: mop {following} {run}"])
     if metrics["is_surrogate"]:
         lines.append(f"written by {metrics['written_by']}, fitted to {metrics['scored_by']} (a surrogate)")
