@@ -103,8 +103,8 @@ def test_a_default_that_a_person_writes_is_meant(tmp_path):
 
 
 def test_pilots_are_counted_before_they_are_drawn():
-    assert n_pilots(SimulateConfig(), 72) == (5 * 51, 5 * 51 + 72)
-    assert n_pilots(SimulateConfig(), 5000) == (5 * 51, 5 * 51 + 200)
+    assert n_pilots(SimulateConfig(), 72) == (5 * 48, 5 * 48 + 72)
+    assert n_pilots(SimulateConfig(), 5000) == (5 * 48, 5 * 48 + 200)
     assert n_pilots(SimulateConfig(tau_factor=0.8), 40) == (3 * 40, 3 * 40 + 40)
     assert n_pilots(SimulateConfig(), 31) == (0, 0)
     assert n_pilots(SimulateConfig(tune=False), 72) == (0, 0)

@@ -106,7 +106,10 @@ def report_data(
                 f"{len(golden)} texts to compare with, word for word. Audit it before you pass it on."
             ],
             "Models": _model_notes(metrics, fitted.info["betas"], folder.about.get("servers", {})),
-            "Sampling": [*as_chosen(config.simulate, fitted).departures(), *_way_notes(config, fitted)],
+            "Sampling": [
+                *as_chosen(config.simulate, fitted).departures(),
+                *way_notes(fitted.info.get("drawing") if config.simulate.tune else None),
+            ],
             "Texts cut at the length limit": cut_notes(cut, config.simulate.max_tokens),
             "Draws that failed or were refused": [
                 f"{name}: {count} of {len(every[name])} draws were refused or failed. They are left out "
@@ -125,10 +128,6 @@ def report_data(
         origins=_origins(config),
         command=f"mop run NEW_FOLDER --config {shlex.quote(_from_here(folder.config))}",
     )
-
-
-def _way_notes(config: RunConfig, fitted: FittedMixture) -> list[str]:
-    return way_notes(fitted.info.get("drawing")) if config.simulate.tune else []
 
 
 def _personas(fitted: FittedMixture, weights: Sequence[float], respondents: Mapping[str, Any]) -> list[PersonaRow]:

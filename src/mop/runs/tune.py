@@ -34,14 +34,12 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-
 SIMILAR: Way = {"exemplars_per_prompt": 2, "exemplars_from": "similar"}
 SAME_LABEL: Way = {"same_label": True}
-COLDER = -8.0
-"""Nats per token that a text gains if the temperatures go up by their own size, as a first guess. SmolLM2-135M on film
-reviews: -8.1 from 1 to 0.85."""
+SLOPE = -8.0
+"""Nats per token for a unit of the factor on temperatures, as a first guess: SmolLM2-135M on film reviews."""
 FACTORS = 0.6, 1.2
-"""Least and largest factor on temperatures that is tried; chosen, not tuned."""
+"""Least and largest factor that is tried; chosen, not tuned."""
 
 
 @dataclass(frozen=True)
@@ -49,54 +47,30 @@ class Pilot:
     """How far the texts of one way of drawing are from real ones."""
 
     apart: Floats
-    """(2,) energy distances of embeddings, and of nats per token under the judge, each in standard deviations of the
-    distance between two samples of real texts of these sizes."""
+    """(2,) energy distances of embeddings, and of nats per token under the judge, in standard deviations of those
+    between two samples of real texts of these sizes."""
     errors: Floats
-    """(2, n + m) what each context and each real text adds to the errors of these."""
+    """(2, n + m) what each context and each real text adds to their errors."""
     nats: float = 0.0
     """Mean nats per token."""
     cut: float = 0.0
     """Share of texts cut at the length limit."""
 
     @property
-    def logs(self) -> Floats:
-        """(2,) log(1 + distance): what halves one of them counts as much as what halves the other."""
-        return np.asarray(np.log1p(np.maximum(self.apart, 0.0)))
-
-    @property
     def distance(self) -> float:
-        """The mean of both."""
-        return float(self.logs.mean())
+        """Mean of log(1 + distance): what halves one of them counts as much as what halves the other."""
+        return float(np.log1p(np.maximum(self.apart, 0.0)).mean())
 
-    @property
-    def log_errors(self) -> Floats:
-        """(n + m,) what each text adds to the error of `distance`."""
-        return np.asarray((self.errors / (1 + np.maximum(self.apart, 0.0))[:, None]).mean(axis=0))
-
-
-Step = Callable[[Way, Sequence[tuple[Way, Pilot]]], Way | None]
-"""From the way that is kept and all that were tried to what is tried next, if anything."""
-
-
-def just(way: Way) -> Step:
-    """Try settings on top of what is kept."""
-    return lambda kept, _: {**kept, **way}
+    def gain(self, other: Pilot) -> tuple[float, float]:
+        """By how much another one is nearer, with the standard error: luck with contexts and real texts is common."""
+        ours, theirs = (of.errors / (1 + np.maximum(of.apart, 0.0))[:, None] for of in (self, other))
+        return self.distance - other.distance, float(np.linalg.norm((ours - theirs).mean(axis=0)))
 
 
 def aimed_factor(tried: Sequence[tuple[float, float]], real: float) -> float | None:
-    """At which factor on temperatures texts should be as probable as real ones; None if that was tried.
+    """At which factor on temperatures texts should have ``real`` nats per token; None if it was tried, or nearly.
 
-    Parameters
-    ----------
-    tried : sequence of (float, float)
-        Factors, and mean nats per token of their texts: the last two count.
-    real : float
-        Of real texts.
-
-    Returns
-    -------
-    float or None
-        To two digits, within `FACTORS`.
+    ``tried`` are factors and nats per token; a line through the last two is followed.
 
     Examples
     --------
@@ -107,52 +81,50 @@ def aimed_factor(tried: Sequence[tuple[float, float]], real: float) -> float | N
     >>> aimed_factor([(1.0, -4.8), (0.9, -4.05)], -4.0)
     """
     *before, (factor, nats) = tried[-2:]
-    slope = min((nats - before[0][1]) / (factor - before[0][0]), COLDER / 8) if before else COLDER
+    slope = min((nats - before[0][1]) / (factor - before[0][0]), SLOPE / 8) if before else SLOPE
     aim = round(float(np.clip(factor + (real - nats) / slope, *FACTORS)), 2)
     return None if any(abs(aim - seen) < 0.02 for seen, _ in tried) else aim
 
 
-def aim(real: float) -> Step:
-    """Try the temperatures at which texts should be as probable as real ones of ``real`` nats per token."""
-
-    def step(kept: Way, tried: Sequence[tuple[Way, Pilot]]) -> Way | None:
-        factor = aimed_factor([(way.get("tau_factor", 1.0), pilot.nats) for way, pilot in tried], real)
-        return None if factor is None else {**kept, "tau_factor": factor}
-
-    return step
-
-
-def search(draw: Callable[[Way], Pilot | None], steps: Sequence[Step]) -> tuple[Way, list[dict[str, Any]]]:
-    """Try ways one after another, and keep what is nearer to real texts by more than its standard error.
+def search(
+    draw: Callable[[Way], Pilot | None], steps: Sequence[Way | None], real: float
+) -> tuple[Way, list[dict[str, Any]]]:
+    """Try ways one after another; keep a departure that is nearer to real texts by more than its standard error.
 
     Parameters
     ----------
     draw : callable
         A way to its pilot; None where its texts are too few.
-    steps : sequence of callable
-        What is tried in turn.
+    steps : sequence
+        What is tried in turn on top of what was kept; None: temperatures, aimed at ``real``.
+    real : float
+        Nats per token of real texts.
 
     Returns
     -------
     way : mapping
         What was kept; empty for the fitted sampler.
     tried : list of dict
-        ``way``; the `Pilot.distance` and of what it is made: ``embeddings``, ``sense``; ``nats``, ``cut``; but for the
-        first ``gain`` over the best before it, with its standard ``error``; ``is_kept``.
+        Figures of each way, and but for the first its ``gain`` over the best before it with the standard ``error``.
     """
     way: Way = {}
-    best = draw(way)
+    best, told, nats = draw(way), list[dict[str, Any]](), list[tuple[float, float]]()
     if best is None:
-        return way, []
-    pilots, told = [(way, best)], [_told(way, best, is_kept=True)]
+        return way, told
+    told.append(_told(way, best, is_kept=True))
+    nats.append((1.0, best.nats))
     for step in steps:
-        asked = step(way, pilots)
-        found = None if asked is None else draw(asked)
-        if asked is None or found is None:
+        factor = aimed_factor(nats, real) if step is None else None
+        if step is None and factor is None:
             continue
-        gain, error = best.distance - found.distance, float(np.linalg.norm(best.log_errors - found.log_errors))
-        is_kept = gain > error
-        pilots.append((asked, found))
+        asked = {**way, **({"tau_factor": factor} if step is None else step)}
+        if (found := draw(asked)) is None:
+            continue
+        if factor is not None:
+            nats.append((factor, found.nats))
+        gain, error = best.gain(found)
+        # A departure from the fitted sampler has to be surer than another value of what departs already.
+        is_kept = gain > (0.0 if set(asked) == set(way) else error)
         told.append(_told(asked, found, is_kept=is_kept, gain=round(gain, 4), error=round(error, 4)))
         if is_kept:
             way, best = asked, found
@@ -160,16 +132,9 @@ def search(draw: Callable[[Way], Pilot | None], steps: Sequence[Step]) -> tuple[
 
 
 def _told(way: Way, pilot: Pilot, *, is_kept: bool, **further: float) -> dict[str, Any]:
-    embeddings, sense = np.round(pilot.apart, 4).tolist()
-    figures = {"distance": round(pilot.distance, 4), "embeddings": embeddings, "sense": sense}
-    return {
-        "way": dict(way),
-        **figures,
-        "nats": round(pilot.nats, 4),
-        "cut": round(pilot.cut, 4),
-        **further,
-        "is_kept": is_kept,
-    }
+    figures = {name: round(getattr(pilot, name), 4) for name in ("distance", "nats", "cut")}
+    apart = dict(zip(("embeddings", "sense"), np.round(pilot.apart, 4).tolist(), strict=True))
+    return {"way": dict(way), **figures, **apart, **further, "is_kept": is_kept}
 
 
 def make_way(work: Work) -> Made:
@@ -183,7 +148,8 @@ def make_way(work: Work) -> Made:
     if not steps:
         few = f"{len(seen)} records of the fit are too few to choose a way of drawing by ({MIN_PILOTS})."
         return [], {"way": {}, "says": [few if len(seen) < MIN_PILOTS else "No way of drawing was left to choose."]}
-    way, tried = search(pilots.draw, steps)
+    nats = np.average(pilots.of_real[1][:, 0], weights=[record.weight for record in pilots.real])
+    way, tried = search(pilots.draw, steps, float(nats))
     drawing = {"way": dict(way), "n_pilots": len(pilots.contexts), "n_real": len(pilots.real), "tried": tried}
     for note in way_notes(drawing):
         logger.info("%s", note)
@@ -195,11 +161,6 @@ class Pilots:
     """Texts drawn on trial from the mixture of a run, and the real ones that they are compared with.
 
     All ways answer the same contexts with the same random numbers, so that luck is common to them.
-
-    Parameters
-    ----------
-    work : Work
-    contexts, real : sequence of Record
     """
 
     def __init__(self, work: Work, contexts: Sequence[Record], real: Sequence[Record]) -> None:
@@ -212,17 +173,15 @@ class Pilots:
         config = replace(config, remote=replace(config.remote, max_failed_share=1.0))
         return replace(ingredients_of(self.work), config=config)
 
-    def steps(self, settings: SimulateConfig) -> list[Step]:
-        """What is left to try that the model's window takes, and labels are there for."""
+    def steps(self, settings: SimulateConfig) -> list[Way | None]:
+        """What is left to try that the model's window takes, and labels are there for; see `search`."""
         of_tau, of_exemplars, of_label = (is_free(settings, names) for names in STEPS)
-        known, found = labels(self.work.fitted) if of_label else {}, list[Step]()
-        if of_tau:
-            weight = [record.weight for record in self.real]
-            found += [aim(float(np.average(self._of_real[1][:, 0], weights=weight)))] * 2  # the second is surer
-        if of_exemplars and has_room(self.work, SIMILAR["exemplars_per_prompt"]):
-            found.append(just(SIMILAR))
+        found: list[Way | None] = [None, None] if of_tau else []  # the second is aimed better
+        if of_exemplars and has_room(self.work, **SIMILAR):
+            found.append(SIMILAR)
+        known = labels(self.work.fitted) if of_label else {}
         if 2 * sum(record.label in known for record in self.contexts) > len(self.contexts):
-            found.append(just(SAME_LABEL))
+            found.append(SAME_LABEL)
         return found
 
     def draw(self, way: Way) -> Pilot | None:
@@ -233,35 +192,29 @@ class Pilots:
         rows = [row for row, one in enumerate(drawn) if is_drawn(one) and one.response.strip()]
         if len(rows) < MIN_PILOTS / 2:
             return None
-        texts = self._seen([drawn[row] for row in rows])
-        weight, real_weight = (
-            np.array([one.weight for one in some]) for some in ([drawn[row] for row in rows], self.real)
-        )
+        texts = [drawn[row] for row in rows]
+        ours, real = self._seen(texts), self.of_real
+        weight, real_weight = (np.array([row.weight for row in some]) for some in (texts, self.real))
         apart, errors = np.zeros(2), np.zeros((2, len(drawn) + len(self.real)))
         places = [*rows, *range(len(drawn), errors.shape[1])]
-        for which, (ours, real) in enumerate(zip(texts, self._of_real, strict=True)):
-            unit = spread(real) * (1 / len(ours) + 1 / len(real))
-            distance, error = energy_errors(real, ours, real_weight, weight)
-            apart[which] = distance / unit
-            errors[which, places] = error / unit
-        return Pilot(apart, errors, float(np.average(texts[1][:, 0], weights=weight)), cut_share(drawn))
+        for which in range(2):
+            unit = spread(real[which]) * (1 / len(texts) + 1 / len(self.real))
+            distance, error = energy_errors(real[which], ours[which], real_weight, weight)
+            apart[which], errors[which, places] = distance / unit, error / unit
+        return Pilot(apart, errors, float(np.average(ours[1][:, 0], weights=weight)), cut_share(drawn))
 
     @cached_property
-    def _of_real(self) -> tuple[Floats, Floats]:
+    def of_real(self) -> tuple[Floats, Floats]:
+        """Embeddings, and nats per token, of the real texts."""
         return self._seen(self.real)
 
     def _seen(self, rows: Sequence[Response | Record]) -> tuple[Floats, Floats]:
         """Embeddings (n, D), and nats per token under the judge (n, 1)."""
         texts, work = [row.response.strip() for row in rows], self.work
         nats = log_lik_per_token(
-            [row.context for row in rows],
-            texts,
-            judge=work.models.judge,
-            store=work.store,
-            task=work.config.data.task,
-            most=None,
-            progress=work.progress,
-        )
+            [row.context for row in rows], texts,
+            judge=work.models.judge, store=work.store, task=work.config.data.task, most=None, progress=work.progress,
+        )  # fmt: skip
         return work.embed(texts).astype(np.float64), np.array(nats)[:, None]
 
 

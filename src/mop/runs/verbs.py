@@ -121,8 +121,7 @@ def match(
         hx = work.embed([context_text(record) for record in population])
         before = persona_shares(work.fitted, hx, np.array([r.weight for r in population]))
         target = out or path / "mixture-black-box"
-        chosen = refitted.info.get("drawing") if name == config.model.lm else None  # by texts of the run's own model
-        save_mixture(replace(refitted, info={**refitted.info, "lm": name, "drawing": chosen}), target)
+        save_mixture(replace(refitted, info={**refitted.info, "lm": name}), target)
         remember_mixture(name, config.remote.api_key_env, target)
     about = refitted.info["persona_weights"]
     return {

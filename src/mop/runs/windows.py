@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mop.backends.window import Window, may_exceed, n_bytes, window_of
-from mop.config import RunConfig, method_and_tau
+from mop.config import SPLITS, RunConfig, method_and_tau
 from mop.data.records import Loaded, RowProblem
 from mop.errors import ConfigError, ScoringUnsupportedError
 from mop.personas.files import read_personas
@@ -54,15 +55,12 @@ def fit_to_windows(work: Work, parts: Sequence[Loaded]) -> tuple[list[Loaded], d
     return found, {"window": {**about, "measured": _stamp(known)}}
 
 
-def has_room(work: Work, n_shown: int) -> bool:
-    """Whether every record of the run fits into prompts of the model that writes with so many exemplars."""
-    config, personas = work.config, [persona.description for persona in work.fitted.personas]
-    window = window_of(
-        work.lm, n_shown=n_shown, max_tokens=config.simulate.max_tokens, task=config.data.task, personas=personas
-    )
-    with suppress(ConfigError):
-        records = [record for split in ("exemplars", "train", "valid", "test") for record in work.records(split)]
-        return window is None or not window.beyond(records)
+def has_room(work: Work, **way: Any) -> bool:
+    """Whether every record of the run would fit into prompts with other settings of ``simulate``."""
+    config = replace(work.config, simulate=replace(work.config.simulate, **way))
+    with suppress(ConfigError):  # nothing fits at all
+        records = [record for split in SPLITS[:-1] for record in work.records(split)]
+        return not any(window.beyond(records) for window in windows(work.models, config))
     return False
 
 

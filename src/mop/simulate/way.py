@@ -20,8 +20,8 @@ Way = Mapping[str, Any]
 
 STEPS = (("tau_factor",), ("exemplars_per_prompt", "exemplars_from"), ("same_label",))
 """Settings that are tried together, in turn. If a person gave one of them, none of these is chosen."""
-N_PILOTS = 51
-"""Texts of each way: of the fitted sampler and four others, of which two are temperatures, 255."""
+N_PILOTS = 48
+"""Texts of each way: of the fitted sampler and four others, of which two are temperatures, 240."""
 MIN_PILOTS = 32
 """With fewer contexts distances say too little to choose by."""
 MOST_REAL = 200
