@@ -52,7 +52,7 @@ def pilots(**distance):
         if distance[name] is None:
             return None
         apart = np.full(2, distance[name])
-        return Pilot(apart, np.full((2, 100), 0.01) * (1 if way else -1) * (1 + apart)[:, None])
+        return Pilot(apart, np.full((2, 100), 0.01) * (1 if way else -1) * apart[:, None])
 
     return draw
 
@@ -61,7 +61,7 @@ def test_what_is_nearer_by_more_than_its_error_is_kept_and_the_next_is_tried_on_
     way, tried = search(pilots(fitted=9.0, tau_factor=4.0, same_label_tau_factor=3.5), STEPS, -4.0)
     assert way == {"tau_factor": 0.75, "same_label": True}
     assert [row["is_kept"] for row in tried] == [True, True, True]
-    assert tried[1]["gain"] == pytest.approx(np.log(10 / 5), abs=1e-4)
+    assert tried[1]["gain"] == pytest.approx(np.log(9 / 4), abs=1e-4)
     assert tried[1]["error"] == pytest.approx(0.2)  # the square root of 100 × 0.02²
     assert tried[2]["error"] == 0.0  # in common to both
 
@@ -71,7 +71,7 @@ def test_a_second_value_of_what_departs_already_need_only_be_nearer():
 
     def draw(way):
         apart = np.full(2, {1.0: 9.0, 0.9: 4.0, 0.8: 3.9}[way.get("tau_factor", 1.0)])
-        errors = np.full((2, 100), way.get("tau_factor", 1.0)) * (1 + apart)[:, None] / 2
+        errors = np.full((2, 100), way.get("tau_factor", 1.0)) * apart[:, None] / 2
         return Pilot(apart, errors)
 
     way, tried = search(draw, [{"tau_factor": 0.9}, {"tau_factor": 0.8}], -4.0)
@@ -89,11 +89,18 @@ def test_the_fitted_sampler_stays_unless_another_is_better_by_more_than_chance()
 
 
 def test_both_distances_count_alike():
-    """Halving 1 + distance of one is worth as much as of the other, however large it is."""
-    apart = [np.array([9.0, 99.0]), np.array([4.0, 99.0]), np.array([9.0, 49.0])]
+    """Halving one is worth as much as halving the other, however large it is."""
+    apart = [np.array([9.0, 99.0]), np.array([4.5, 99.0]), np.array([9.0, 49.5])]
     one, two, three = (Pilot(of, np.zeros((2, 1))).distance for of in apart)
     assert one - two == pytest.approx(one - three)
-    assert Pilot(np.array([-1.0, -2.0]), np.zeros((2, 1))).distance == 0.0
+
+
+def test_luck_with_what_is_as_near_as_real_texts_hides_no_gain_of_the_other():
+    """As measured on shifted news: sense within chance of real texts, embeddings nearer by half."""
+    errors = np.stack([np.full(100, 0.1), np.full(100, 0.3)])
+    gain, error = Pilot(np.array([13.6, -1.0]), errors).gain(Pilot(np.array([7.3, 0.3]), -errors))
+    assert gain == pytest.approx(np.log(13.6 / 7.3) / 2)
+    assert error == pytest.approx(10 * (0.1 / 13.6 + 0.1 / 7.3) / 2)
 
 
 def test_temperatures_are_aimed_at_texts_as_probable_as_real_ones():

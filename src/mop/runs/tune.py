@@ -38,6 +38,8 @@ SIMILAR: Way = {"exemplars_per_prompt": 2, "exemplars_from": "similar"}
 SAME_LABEL: Way = {"same_label": True}
 SLOPE = -8.0
 """Nats per token for a unit of the factor on temperatures, as a first guess: SmolLM2-135M on film reviews."""
+LIKE_REAL = 2.0
+"""Standard deviations up to which texts are as near to real ones as these are to one another: no gain, and no noise."""
 FACTORS = 0.6, 1.2
 """Least and largest factor that is tried; chosen, not tuned."""
 
@@ -58,12 +60,13 @@ class Pilot:
 
     @property
     def distance(self) -> float:
-        """Mean of log(1 + distance): what halves one of them counts as much as what halves the other."""
-        return float(np.log1p(np.maximum(self.apart, 0.0)).mean())
+        """Mean of the logs: halving one counts as much as halving the other. Below `LIKE_REAL` all are alike."""
+        return float(np.log(np.maximum(self.apart, LIKE_REAL)).mean())
 
     def gain(self, other: Pilot) -> tuple[float, float]:
         """By how much another one is nearer, with the standard error: luck with contexts and real texts is common."""
-        ours, theirs = (of.errors / (1 + np.maximum(of.apart, 0.0))[:, None] for of in (self, other))
+        slopes = ((of.apart > LIKE_REAL) / np.maximum(of.apart, LIKE_REAL) for of in (self, other))
+        ours, theirs = (of.errors * slope[:, None] for of, slope in zip((self, other), slopes, strict=True))
         return self.distance - other.distance, float(np.linalg.norm((ours - theirs).mean(axis=0)))
 
 

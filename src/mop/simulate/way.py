@@ -58,7 +58,7 @@ def way_notes(drawing: Mapping[str, Any] | None) -> list[str]:
     told = [
         f"The way of drawing was chosen by {drawing['n_pilots']} pilot texts of each way, beside {drawing['n_real']} "
         "real texts of the fit (simulate.tune). Energy distances of embeddings and of sense (nats per token) are in "
-        "standard deviations between two samples of real texts; what counts is the mean of log(1 + distance)."
+        "standard deviations between two samples of real texts; what counts is the mean of their logs, from 2 on."
     ]
     for row in drawing["tried"]:
         name = ", ".join(f"{key} = {value}" for key, value in row["way"].items()) or "the fitted sampler"
